@@ -1,0 +1,175 @@
+"""Reading the configuration: YAML, overrides, validation, and errors that say what to change."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from nutgraf.problems import UserError
+from nutgraf.settings import Choices, Config, Section, did_you_mean
+
+
+class ConfigError(UserError):
+    """The configuration cannot be used: the message names the field, the value, what is allowed."""
+
+
+def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> Config:
+    """The configuration of a YAML file (the pocket study without one) with overrides applied.
+
+    `overrides` maps dotted names (`train.learning_rate`) to YAML text (`2e-4`, `[4, 8]`, `null`);
+    each replaces one field and leaves its siblings. Raises ConfigError.
+    """
+    raw = _read_yaml(path) if path else {}
+    if any(name.startswith("search.space.") for name in overrides or {}):
+        _default_space(raw)
+    for name, text in (overrides or {}).items():
+        _set(raw, name, _parse(name, text))
+    return build(raw)
+
+
+def build(raw: Mapping[str, Any]) -> Config:
+    """The configuration of plain nested mappings. Raises ConfigError, one line a problem."""
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, Config)) from None
+    for name, domain in config.search.space.items():
+        ends = domain.choices if isinstance(domain, Choices) else (domain.low, domain.high)
+        for value in ends:
+            replace(config, {name: value})
+    return config
+
+
+def replace(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with dotted fields replaced, e.g. `{"train.learning_rate": 2e-4}`.
+
+    Raises ConfigError for a value that does not validate.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, field = name.split(".", 1)
+        sections.setdefault(section, {})[field] = value
+    update: dict[str, Section] = {}
+    for section, fresh in sections.items():
+        old: Section = getattr(config, section)
+        try:
+            update[section] = type(old).model_validate({**old.model_dump(), **fresh})
+        except ValidationError as error:
+            raise ConfigError(_explain(error, type(old), prefix=section)) from None
+    return config.model_copy(update=update)
+
+
+def to_yaml(config: Config) -> str:
+    """Every setting, resolved, as YAML that `load` reads back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(dotted name, sentence, default) of every field, in order, for help and documents."""
+    for name, info in model.model_fields.items():
+        section = info.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            yield from fields(section, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info.description or "", info.default
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not a silent last-one-wins."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ConfigError(f"line {node.start_mark.line + 1}: {', '.join(twice)} stands twice")
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds a {type(raw).__name__}: it must be `section: …` mappings")
+    return raw
+
+
+def _default_space(raw: dict[str, Any]) -> None:
+    """Give `raw` the default search space, so that overriding one domain keeps the others."""
+    section = raw.setdefault("search", {})
+    if isinstance(section, dict) and "space" not in section:
+        section["space"] = Config().model_dump(mode="json")["search"]["space"]
+
+
+def _parse(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{name}: {text!r} cannot be read as a value") from None
+
+
+def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    # The names of a search space contain a dot themselves: search.space.train.learning_rate.
+    parts = dotted.split(".", 2) if dotted.startswith("search.space.") else dotted.split(".")
+    names = {name for name, _, _ in fields()}
+    if not (dotted in names or dotted.startswith("search.space.")):
+        raise ConfigError(f"{dotted!r} is not a setting{did_you_mean(dotted, names)}")
+    *sections, last = parts
+    here = raw
+    for section in sections:
+        inner = here.get(section)
+        inner = dict(inner) if isinstance(inner, dict) else {}
+        here[section] = inner
+        here = inner
+    here[last] = value
+
+
+def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """Pydantic's problems as one line each: field, value, what is allowed."""
+    lines = []
+    for problem in error.errors(include_url=False, include_context=True):
+        where = [str(part) for part in problem["loc"] if part not in ("range", "choices")]
+        name = ".".join(([prefix] if prefix else []) + where)
+        if problem["type"] == "extra_forbidden":
+            known = _siblings(model, problem["loc"][:-1])
+            lines.append(f"{name!r} is not a setting{did_you_mean(where[-1], known)}")
+        elif problem["type"] == "value_error":
+            text = str(problem["ctx"]["error"])
+            lines.append(f"{name}: {text}" if name else text)
+        else:
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            lines.append(f"{name} is {problem['input']!r}: {message}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _siblings(model: Any, loc: Sequence[int | str]) -> list[str]:
+    for part in loc:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+        info = model.model_fields.get(str(part))
+        if info is None:
+            return []
+        model = info.annotation
+        if isinstance(model, types.UnionType):
+            return []
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return list(model.model_fields)
+    return []

@@ -1,0 +1,301 @@
+"""The settings of a study, typed and immutable, a section a class.
+
+The defaults are the pocket study. Every field carries one sentence, with its unit; the command
+line's help and the documents show the same sentences. `config` reads and checks them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`: did you mean 'x'?` where a known name is close, else nothing."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and unknown names are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _number(value: object) -> object:
+    """YAML 1.1 reads `2e-4` (no dot) as text; accept it as the number it is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Float = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[Float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class DataConfig(Section):
+    source: str = Field(
+        "newswire",
+        description="Where articles come from: `newswire` (embedded, synthetic), a Hub data set "
+        "such as `abisee/cnn_dailymail`, or one local .jsonl, .csv or .parquet with a split column.",
+    )
+    name: str | None = Field(None, description="Configuration of the Hub data set, e.g. `3.0.0`.")
+    revision: str | None = Field(
+        None, description="Commit of the Hub data set, so that a later run reads the same rows."
+    )
+    train: str | None = Field(
+        None, description="Local file for training; given together with the other two splits."
+    )
+    validation: str | None = Field(None, description="Local file for validation.")
+    test: str | None = Field(None, description="Local file for the test.")
+    id_column: str = Field(
+        "id", description="Column of the article's id; numbered where a file has none."
+    )
+    article_column: str = Field("article", description="Column of the article's text.")
+    summary_column: str = Field(
+        "highlights", description="Column of the reference summary, one sentence a line."
+    )
+    split_column: str = Field("split", description="Column of the split in a single local file.")
+    train_examples: Count | None = Field(
+        1200, description="Articles drawn for training, at random with `seed`; null takes all."
+    )
+    validation_examples: Count | None = Field(
+        64, description="Articles drawn for validation; null takes all."
+    )
+    test_examples: Count | None = Field(
+        120, description="Articles drawn for the test, the same for every system; null takes all."
+    )
+    seed: int = Field(42, description="Seed of the draws.")
+
+    @model_validator(mode="after")
+    def _three_files(self) -> DataConfig:
+        given = [n for n in ("train", "validation", "test") if getattr(self, n)]
+        if given and len(given) < 3:
+            missing = [n for n in ("train", "validation", "test") if n not in given]
+            raise ValueError(
+                f"only {', '.join(given)} given: set {', '.join(f'data.{n}' for n in missing)} too, "
+                "or put all rows in one file with a split column and set data.source"
+            )
+        return self
+
+
+class PromptConfig(Section):
+    template: Literal["plain", "chat"] = Field(
+        "plain",
+        description="`plain` is `Summarize: {article}\\n\\nSummary: {summary}`; `chat` puts the same "
+        "request into the tokenizer's chat template.",
+    )
+    max_tokens: Count = Field(
+        896, description="Longest training row, prompt and summary together, in tokens."
+    )
+    max_article_tokens: Count = Field(
+        736, description="Longest article in a prompt, in tokens; the rest of its end is cut."
+    )
+
+    @model_validator(mode="after")
+    def _room_for_a_summary(self) -> PromptConfig:
+        if self.max_article_tokens >= self.max_tokens:
+            raise ValueError(
+                f"max_article_tokens is {self.max_article_tokens}, max_tokens {self.max_tokens}: no "
+                "room for a summary; lower prompt.max_article_tokens or raise prompt.max_tokens"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    base: str = Field(
+        "pocket", description="`pocket` (embedded), a Hub id, or a local folder with safetensors."
+    )
+    revision: str | None = Field(None, description="Commit of the Hub model.")
+    quantization: Literal["none", "nf4"] = Field(
+        "none", description="`nf4` holds the frozen base in 4 bits a weight (bitsandbytes)."
+    )
+    double_quantization: bool = Field(
+        True, description="Quantize the 4-bit scales too, which saves about 0.4 bit a weight."
+    )
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="Number format of the arithmetic; `auto` takes the best of the device."
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="`auto` takes a CUDA device where there is one."
+    )
+
+
+class LoraSettings(Section):
+    r: Count = Field(16, description="Rank of the adapter's matrices.")
+    alpha: Positive = Field(32, description="Scale of the adapter: its output counts alpha / r.")
+    dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of the adapter's inputs dropped in training, 0 to 1."
+    )
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear",
+        description="Layers that get an adapter: `all-linear` (all but the output layer) or names.",
+    )
+
+
+class TrainConfig(Section):
+    max_examples: Count | None = Field(
+        800,
+        description="Articles seen in one training, repeats counted; the budget of every trial.",
+    )
+    max_steps: Count | None = Field(
+        None, description="Optimizer steps of one training, instead of max_examples."
+    )
+    micro_batch_size: Count = Field(4, description="Articles in one forward pass.")
+    gradient_accumulation_steps: Count = Field(
+        2, description="Forward passes summed into one optimizer step."
+    )
+    learning_rate: Positive = Field(2e-4, description="Peak step size of AdamW.")
+    weight_decay: Annotated[Float, Field(ge=0)] = Field(
+        0.01, description="Decoupled weight decay of AdamW, per unit of learning rate."
+    )
+    warmup_steps: Annotated[Float, Field(ge=0)] = Field(
+        0.05, description="Rise of the learning rate: optimizer steps, or below 1 a share of all."
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the learning rate goes on after the rise."
+    )
+    max_grad_norm: Positive = Field(1.0, description="Gradients are scaled down to this norm.")
+    eval_every: Count = Field(
+        200, description="Articles trained on between two evaluations on the validation rows."
+    )
+    eval_examples: Count = Field(
+        64, description="Validation articles in each evaluation, always the same ones."
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Recompute activations instead of keeping them: about 20% slower, less memory.",
+    )
+    seed: int = Field(42, description="Seed of adapter initialization, data order and dropout.")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainConfig:
+        if (self.max_examples is None) == (self.max_steps is None):
+            raise ValueError(
+                f"max_examples is {self.max_examples} and max_steps {self.max_steps}: "
+                "set exactly one of them, the other to null"
+            )
+        return self
+
+
+class Choices(Section):
+    choices: tuple[Any, ...] = Field(description="The values to choose from.", min_length=1)
+
+
+class Range(Section):
+    low: Float = Field(description="Smallest value.")
+    high: Float = Field(description="Largest value.")
+    log: bool = Field(False, description="Draw the logarithm uniformly.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low is {self.low}, high {self.high}: low must be the smaller")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low}: a logarithmic range starts above 0")
+        return self
+
+
+def _kind(value: Any) -> str:
+    choices = "choices" in value if isinstance(value, dict) else isinstance(value, Choices)
+    return "choices" if choices else "range"
+
+
+Domain = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")], Discriminator(_kind)
+]
+Space = dict[str, Domain]
+
+
+class SearchConfig(Section):
+    trials: Count = Field(4, description="Settings tried.")
+    space: Space = Field(
+        default={
+            "train.learning_rate": Range(low=5e-4, high=1e-2, log=True),
+            "train.gradient_accumulation_steps": Choices(choices=(1, 2, 4)),
+            "train.weight_decay": Range(low=1e-3, high=1e-1, log=True),
+        },
+        description="What is searched: a field of `train` or `lora`, and its choices or range.",
+    )
+    concurrent: Count = Field(2, description="Trials at the same time.")
+    cpus_per_trial: Positive = Field(1, description="CPU cores, and so threads, of one trial.")
+    gpus_per_trial: Annotated[Float, Field(ge=0)] = Field(
+        0, description="GPUs of one trial; a fraction lets several share one."
+    )
+    grace_evaluations: Count = Field(
+        1,
+        description="Evaluations before ASHA may stop a trial (`train.eval_every` articles each).",
+    )
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(
+        2, description="At each rung ASHA keeps one in this many trials."
+    )
+    finalists: Count = Field(
+        2, description="Best trials by loss whose summaries are also scored with ROUGE."
+    )
+    rouge_examples: Count = Field(
+        32, description="Validation articles that finalists summarize, always the same ones."
+    )
+    seed: int = Field(42, description="Seed of the proposals.")
+
+    @field_validator("space")
+    @classmethod
+    def _known_fields(cls, space: Space) -> Space:
+        allowed = [f"train.{n}" for n in TrainConfig.model_fields if n not in _FIXED] + [
+            f"lora.{n}" for n in LoraSettings.model_fields
+        ]
+        for name in space:
+            if name not in allowed:
+                raise ValueError(f"{name!r} cannot be searched{did_you_mean(name, allowed)}")
+        return space
+
+
+# The budget and what is evaluated are equal for every trial, so they are not searched.
+_FIXED = {"max_examples", "max_steps", "eval_every", "eval_examples", "seed"}
+
+
+class GenerateConfig(Section):
+    max_new_tokens: Count = Field(120, description="Longest summary, in tokens.")
+    num_beams: Count = Field(1, description="Beams of the decoder; 1 is greedy.")
+    batch_size: Count = Field(32, description="Articles decoded together.")
+
+
+class ScoreConfig(Section):
+    resamples: Count = Field(10_000, description="Bootstrap resamples of the articles.")
+    seed: int = Field(42, description="Seed of the bootstrap.")
+
+
+class Config(Section):
+    run: str = Field("runs/pocket", description="The run folder.")
+    data: DataConfig = Field(DataConfig(), description="Articles and their reference summaries.")
+    prompt: PromptConfig = Field(PromptConfig(), description="From an article to a prompt.")
+    model: ModelConfig = Field(ModelConfig(), description="The frozen base.")
+    lora: LoraSettings = Field(LoraSettings(), description="The adapter of the baseline.")
+    train: TrainConfig = Field(TrainConfig(), description="The training of the baseline.")
+    search: SearchConfig = Field(SearchConfig(), description="What may differ in the best model.")
+    generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
+    score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.train.eval_examples > (self.data.validation_examples or self.train.eval_examples):
+            raise ValueError(
+                f"train.eval_examples is {self.train.eval_examples}, data.validation_examples "
+                f"{self.data.validation_examples}: lower the first or raise the second"
+            )
+        return self
