@@ -53,7 +53,7 @@ class DataConfig(Section):
     source: str = Field(
         "newswire",
         description="Where articles come from: `newswire` (embedded, synthetic), a Hub data set "
-        "such as `abisee/cnn_dailymail`, or one local .jsonl, .csv or .parquet with a split column.",
+        "like `abisee/cnn_dailymail`, or one local .jsonl, .csv or .parquet with a split column.",
     )
     name: str | None = Field(None, description="Configuration of the Hub data set, e.g. `3.0.0`.")
     revision: str | None = Field(
@@ -89,8 +89,8 @@ class DataConfig(Section):
         if given and len(given) < 3:
             missing = [n for n in ("train", "validation", "test") if n not in given]
             raise ValueError(
-                f"only {', '.join(given)} given: set {', '.join(f'data.{n}' for n in missing)} too, "
-                "or put all rows in one file with a split column and set data.source"
+                f"only {', '.join(given)} given: set {', '.join(f'data.{n}' for n in missing)} "
+                "too, or put all rows in one file with a split column and set data.source"
             )
         return self
 
@@ -98,8 +98,8 @@ class DataConfig(Section):
 class PromptConfig(Section):
     template: Literal["plain", "chat"] = Field(
         "plain",
-        description="`plain` is `Summarize: {article}\\n\\nSummary: {summary}`; `chat` puts the same "
-        "request into the tokenizer's chat template.",
+        description="`plain` is `Summarize: {article}\\n\\nSummary: {summary}`; `chat` puts the "
+        "same request into the tokenizer's chat template.",
     )
     max_tokens: Count = Field(
         896, description="Longest training row, prompt and summary together, in tokens."
@@ -112,8 +112,8 @@ class PromptConfig(Section):
     def _room_for_a_summary(self) -> PromptConfig:
         if self.max_article_tokens >= self.max_tokens:
             raise ValueError(
-                f"max_article_tokens is {self.max_article_tokens}, max_tokens {self.max_tokens}: no "
-                "room for a summary; lower prompt.max_article_tokens or raise prompt.max_tokens"
+                f"max_article_tokens is {self.max_article_tokens}, max_tokens {self.max_tokens}: "
+                "no room for a summary; lower prompt.max_article_tokens or raise prompt.max_tokens"
             )
         return self
 
