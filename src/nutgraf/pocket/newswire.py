@@ -57,7 +57,7 @@ MONTHS = (
 )
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
-_FIELD = re.compile(r"\{([a-z_]+)(\.last)?\}")
+_FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ class Template:
     def say(self, rng: random.Random, values: Mapping[str, str]) -> str:
         """One reading of the line."""
         worded = _CHOICE.sub(lambda m: rng.choice(m.group(1).split("|")), self.text)
-        return _FIELD.sub(
-            lambda m: values[m.group(1)].split(" ")[-1] if m.group(2) else values[m.group(1)],
-            worded,
-        )
+        return _FIELD.sub(lambda m: values[m.group(1)], worded)
 
 
 @dataclass(frozen=True)
@@ -233,16 +230,17 @@ def _fields(templates: Iterable[Template]) -> tuple[str, ...]:
 
 def _compose(rng: random.Random, names: Names, event: Event) -> Draft:
     values = {field: names.draw(spec) for field, spec in event.facts.items()}
-    keys = [rng.choice(block) for block in event.key]
-    rng.shuffle(keys)
+    event_line, *keys = [rng.choice(block) for block in event.key]
     asides = (
-        rng.sample(event.details, rng.randint(2, 4))
-        + rng.sample(event.quotes, rng.randint(1, 2))
-        + rng.sample(event.background, rng.randint(1, 2))
+        rng.sample(event.details, rng.randint(3, 4))
+        + rng.sample(event.quotes, 1)
+        + rng.sample(event.background, rng.randint(2, 3))
     )
     rng.shuffle(asides)
-    # Two asides directly after the lead: the first three sentences alone must not tell the story.
-    opening, rest = asides[:2], keys + asides[2:]
+    # What happened comes early, as in a newspaper; whom and how many it concerned comes anywhere,
+    # so that the first three sentences alone do not tell the story.
+    opening, rest = [event_line, asides[0]], keys + asides[1:]
+    rng.shuffle(opening)
     rng.shuffle(rest)
     parts = [rng.choice(event.lead), *opening, *rest]
     stated = set(_fields(parts))
@@ -263,8 +261,8 @@ def draft(split: str, rng: random.Random, kind: str | None = None) -> Draft:
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
+    event = events()[kind or rng.choice(KINDS)]
     while True:
-        event = events()[kind or rng.choice(KINDS)]
         made = _compose(rng, Names(rng, held_out=split == "test"), event)
         # Stories of the seen space fall to validation by a checksum of their facts, one in ten:
         # train and validation can then never share one, whatever their seeds.

@@ -1,0 +1,1 @@
+"""The embedded default: a synthetic newswire and a small language model pretrained on it."""
