@@ -1,0 +1,180 @@
+"""From an article to token ids: one renderer for training, search, evaluation and serving.
+
+A prompt is a fixed head, the article and a fixed tail. Only the article is ever cut, at its end,
+because news leads with its point; the head, the tail, the summary and its end-of-sequence token
+always survive. Each part is turned into ids by itself, so the ids of a prompt are the same with
+and without a summary behind them. Text of articles and summaries is never read as a special
+token: `</s>` in an article is four characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from nutgraf.articles import clean
+from nutgraf.problems import UserError
+from nutgraf.settings import PromptConfig
+
+REQUEST = "Summarize: "
+ANSWER = "\n\nSummary:"
+IGNORED = -100  # the label of a position that the loss leaves out
+
+_ARTICLE = "\ue000"  # a private-use character that holds the article's place in a template
+
+
+class PromptError(UserError):
+    """An article and its summary cannot be put within the limits."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`ids` of a whole prompt; `article_tokens` of them are the article, `trimmed_tokens` cut."""
+
+    ids: list[int]
+    article_tokens: int
+    trimmed_tokens: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training row: prompt, summary, end of sequence.
+
+    `labels` is as long as `input_ids`: -100 on the first `prompt_tokens`, then the ids.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    prompt_tokens: int
+    trimmed_tokens: int
+
+
+class Renderer:
+    """Renders articles for one tokenizer within the limits of one PromptConfig."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
+        """Raise PromptError where template and tokenizer do not go together, or leave no room."""
+        if tokenizer.eos_token_id is None:
+            raise PromptError("the tokenizer has no end-of-sequence token: choose another base")
+        self._tokenizer = tokenizer
+        self._config = config
+        head, tail = _frame(tokenizer, config)
+        self._head = _opening(tokenizer, head) + self._ids(head, special=True)
+        self._tail = self._after("a", tail, special=True)
+        # A chat template that ends its line is followed by the answer, anything else by a space.
+        self._gap = "" if tail[-1:].isspace() else " "
+        self._article_limit = min(
+            config.max_article_tokens, config.max_tokens - len(self._head) - len(self._tail)
+        )
+        if self._article_limit < 1:
+            raise PromptError(
+                f"the prompt's own words take {len(self._head) + len(self._tail):,} tokens, limit "
+                f"{config.max_tokens:,}: raise prompt.max_tokens"
+            )
+
+    def prompt(self, article: str) -> Prompt:
+        """The prompt that asks for a summary of `article`. Raises PromptError on an empty one."""
+        return self._render(self._article(article), self._article_limit)
+
+    def example(self, article: str, summary: str) -> Example:
+        """The training row of an article and its reference summary.
+
+        Its prompt is `prompt(article)`, unless a long summary needs some of the article's room.
+        Raises PromptError where not one token of the article would be left.
+        """
+        answer = self._summary(summary)
+        fixed = len(self._head) + len(self._tail) + len(answer)
+        room = self._config.max_tokens - fixed
+        if room < 1:
+            raise PromptError(
+                f"summary is {len(answer):,} tokens, limit {len(answer) - 1 + room:,} beside the "
+                f"prompt's words: raise prompt.max_tokens (now {self._config.max_tokens:,})"
+            )
+        prompt = self._render(self._article(article), min(self._article_limit, room))
+        return Example(
+            input_ids=prompt.ids + answer,
+            labels=[IGNORED] * len(prompt.ids) + answer,
+            prompt_tokens=len(prompt.ids),
+            trimmed_tokens=prompt.trimmed_tokens,
+        )
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The summary that generated `ids` (those after the prompt) stand for."""
+        text = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return text.strip()
+
+    def _render(self, article: list[int], limit: int) -> Prompt:
+        kept = article[:limit]
+        return Prompt(self._head + kept + self._tail, len(kept), len(article) - len(kept))
+
+    def _article(self, article: str) -> list[int]:
+        text = clean(article)
+        if not text:
+            raise PromptError("the article is empty: give a text to summarize")
+        return self._after("\n", f" {text}")
+
+    def _summary(self, summary: str) -> list[int]:
+        text = clean(summary)
+        if not text:
+            raise PromptError("the summary is empty: a training row needs one")
+        return [*self._after("\n", self._gap + text), self._tokenizer.eos_token_id]
+
+    def _after(self, before: str, text: str, special: bool = False) -> list[int]:
+        """The ids of `text` in the middle of a line of text, where it follows `before`.
+
+        A tokenizer of the SentencePiece kind puts a space before all that it is given; behind
+        `before` it reads `text` as it stands.
+        """
+        ids = self._ids(before + text, special)
+        prefix = self._ids(before, special)
+        if ids[: len(prefix)] != prefix:
+            raise PromptError(
+                f"the tokenizer joins {before!r} with {text[:10]!r} into one token, so a prompt "
+                "has no fixed parts: choose another base"
+            )
+        return ids[len(prefix) :]
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        encoded = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=not special, verbose=False
+        )
+        ids = encoded["input_ids"]
+        assert isinstance(ids, list)
+        return ids
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, head: str) -> list[int]:
+    """The beginning-of-sequence token, if the tokenizer puts it before a text and `head` has none.
+
+    A chat template may begin with it itself.
+    """
+    bos = tokenizer.bos_token_id
+    if bos is None or head.startswith(str(tokenizer.bos_token)):
+        return []
+    return [bos] if tokenizer("a")["input_ids"][0] == bos else []
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> tuple[str, str]:
+    """What stands before the article and its space, and what stands between it and the summary."""
+    request = f"{REQUEST}{_ARTICLE}"
+    if config.template == "plain":
+        text = f"{request}{ANSWER}"
+    elif tokenizer.chat_template is None:
+        raise PromptError("the tokenizer has no chat template: set prompt.template to plain")
+    else:
+        message = [{"role": "user", "content": request}]
+        rendered = tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True
+        )
+        text = str(rendered)
+    head, place, tail = text.partition(f" {_ARTICLE}")
+    if not place or _ARTICLE in tail:
+        raise PromptError(
+            "the chat template does not repeat the request once: set prompt.template to plain"
+        )
+    return head, tail

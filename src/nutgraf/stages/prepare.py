@@ -1,0 +1,89 @@
+"""Prepare: the articles of the three splits, cleaned, drawn and counted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nutgraf import articles
+from nutgraf.articles import SPLITS, Article
+from nutgraf.model import load_tokenizer
+from nutgraf.progress import say
+from nutgraf.prompts import PromptError, Renderer
+from nutgraf.runfolder import RunFolder, write_json
+from nutgraf.settings import Config, DataConfig
+
+
+def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make data/: train, validation and test .parquet, and card.json.
+
+    Every row is put into tokens once, so that one that cannot fit is known before any training.
+    """
+    made = folder.artefact(
+        "data",
+        settings={
+            "data": config.data.model_dump(mode="json"),
+            "files": _contents(config.data),
+            "prompt": config.prompt.model_dump(mode="json"),
+            "tokenizer": [config.model.base, config.model.revision],
+        },
+    )
+    if made.is_current and not force:
+        return False
+    splits = {name: articles.load(config.data, name) for name in SPLITS}
+    renderer = Renderer(load_tokenizer(config.model), config.prompt)
+    card = articles.card(splits)
+    for name, split in splits.items():
+        card["splits"][name]["tokens"] = _tokens(renderer, name, split.articles)
+    with made.writing() as scratch:
+        for name, split in splits.items():
+            articles.write(split.articles, scratch / "data" / f"{name}.parquet")
+        write_json(scratch / "data" / "card.json", card)
+    for name, counts in card["splits"].items():
+        say(
+            f"{name}: {counts['sampled']:,} articles of {counts['rows_read']:,}, the article cut "
+            f"in {counts['tokens']['rows_trimmed']:,}"
+        )
+    for warning in card["warnings"]:
+        say(f"warning: {warning}")
+    return True
+
+
+def _tokens(renderer: Renderer, split: str, rows: Sequence[Article]) -> dict[str, Any]:
+    """Lengths in tokens, and what was cut: articles in training rows, for the test in prompts."""
+    article, summary, row, trimmed = [], [], [], []
+    for here in rows:
+        try:
+            example = renderer.example(here.article, here.highlights)
+        except PromptError as error:
+            raise PromptError(f"{split} article {here.id!r}: {error}") from None
+        prompt = renderer.prompt(here.article)
+        article.append(prompt.article_tokens + prompt.trimmed_tokens)
+        summary.append(len(example.input_ids) - example.prompt_tokens)
+        row.append(len(example.input_ids))
+        trimmed.append((prompt if split == "test" else example).trimmed_tokens)
+    return {
+        "article_mean": round(float(np.mean(article)), 1),
+        "summary_mean": round(float(np.mean(summary)), 1),
+        "summary_longest": max(summary),
+        "row_longest": max(row),
+        "rows_trimmed": sum(n > 0 for n in trimmed),
+        "tokens_trimmed": sum(trimmed),
+        "tokens_trimmed_share": round(sum(trimmed) / sum(article), 4),
+    }
+
+
+def _contents(data: DataConfig) -> dict[str, str]:
+    """SHA-256 of each local file, so that a changed one is read again."""
+    found = {}
+    for name in filter(None, [data.train, data.validation, data.test, data.source]):
+        path = Path(name)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with file.open("rb") as opened:
+                    found[str(file)] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found
