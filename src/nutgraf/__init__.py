@@ -1,3 +1,18 @@
 """nutgraf: fine-tune a small language model to summarize news, and show how good the result is."""
 
+import logging
+import os
+import warnings
+
 __version__ = "0.1.0"
+
+# Before the libraries are imported: what they would say or send without being asked.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# bitsandbytes tries to fetch an optional CPU kernel when imported and logs that it could not.
+logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")

@@ -139,7 +139,7 @@ class ModelConfig(Section):
 
 class LoraSettings(Section):
     r: Count = Field(16, description="Rank of the adapter's matrices.")
-    alpha: Positive = Field(32, description="Scale of the adapter: its output counts alpha / r.")
+    alpha: Count = Field(32, description="Scale of the adapter: its output counts alpha / r.")
     dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the adapter's inputs dropped in training, 0 to 1."
     )

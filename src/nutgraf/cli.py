@@ -1,0 +1,154 @@
+"""The command line: parse, call, print errors on one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nutgraf import __version__
+from nutgraf.config import ConfigError, fields, load
+from nutgraf.problems import Failure, UserError
+from nutgraf.settings import Config
+from nutgraf.study import STAGES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for a failure, 2 for a user's mistake."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    try:
+        return int(args.call(args, rest) or 0)
+    except (UserError, Failure) as error:
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
+        return _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+    except KeyboardInterrupt:
+        return _complain("stopped; the same command carries on from here", 130)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"nutgraf: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nutgraf",
+        description="Fine-tune a small language model to summarize news, on one modest GPU, "
+        "and show with evidence how good it is.",
+    )
+    parser.add_argument("--version", action="version", version=f"nutgraf {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _study_command(
+        commands, "run", "the whole study; carries on where an earlier one stopped"
+    )
+    run.set_defaults(call=_run, stages=tuple(STAGES))
+    for name, what in STAGES.items():
+        stage = _study_command(commands, name, f"one stage of it: {what}")
+        stage.set_defaults(call=_run, stages=(name,))
+    summarize = commands.add_parser("summarize", help="summaries of new articles")
+    summarize.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="text files; - reads one article from standard input",
+    )
+    summarize.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        type=Path,
+        help="a run folder or its final_best_model",
+    )
+    summarize.add_argument("--json", action="store_true", help="one JSON object an article")
+    summarize.set_defaults(call=_summarize)
+    return parser
+
+
+def _study_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_settings_help(),
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG.yaml",
+        help="settings; without one those of the run folder, or the pocket study's",
+    )  # fmt: skip
+    command.add_argument("--run", metavar="DIR", help="the run folder")
+    command.add_argument("--force", action="store_true", help="do again what is done")
+    return command
+
+
+def _settings_help() -> str:
+    lines = ["settings, as --section.field VALUE:"]
+    for name, sentence, default in fields():
+        if name != "run":
+            shown = "see configs/" if name == "search.space" else default
+            lines.append(f"  --{name.replace('_', '-')}  [{shown}]\n        {sentence}")
+    return "\n".join(lines)
+
+
+def _run(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from nutgraf import study
+
+    config = _configuration(args, rest)
+    made = study.run(config, args.stages, force=args.force)
+    if args.stages == tuple(STAGES):
+        _print_table(config, made)
+
+
+def _configuration(args: argparse.Namespace, rest: Sequence[str]) -> Config:
+    overrides = _overrides(rest)
+    path = args.config
+    if args.run:
+        overrides["run"] = args.run
+        saved = Path(args.run) / "config.yaml"
+        if path is None and saved.exists():
+            path = saved
+    return load(path, overrides)
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, str]:
+    """`--train.learning-rate 2e-4 --lora.r=8` as {"train.learning_rate": "2e-4", "lora.r": "8"}."""
+    found: dict[str, str] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or "." not in name:
+            raise ConfigError(f"{word!r} is not an option: settings are --section.field VALUE")
+        if not equals:
+            if not words:
+                raise ConfigError(f"{word} has no value: give one behind it")
+            value = words.pop(0)
+        found[name.removeprefix("--").replace("-", "_")] = value
+    return found
+
+
+def _print_table(config: Config, made: bool) -> None:
+    from nutgraf.results import as_text
+
+    folder = Path(config.run)
+    print(as_text(folder / "model_comparison_results.csv", config))
+    print(f"\n{'Report' if made else 'All is done. Report'}: {folder / 'report.html'}")
+    print(f"Model:  {folder / 'final_best_model'}")
+
+
+def _summarize(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from nutgraf.apps import summarize
+
+    if rest:
+        raise UserError(f"{rest[0]!r} is not an option of summarize: see nutgraf summarize --help")
+    summarize.run(args.model, args.files or ["-"], as_json=args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Prompts to summaries, and losses of given summaries, both batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch.nn import functional
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from nutgraf.model import Device
+from nutgraf.prompts import Example
+from nutgraf.settings import GenerateConfig
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The new tokens for one prompt, without the end of sequence.
+
+    `finish_reason` is `stop` where the model ended the summary itself, `length` where it was cut.
+    """
+
+    ids: list[int]
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """Negative log-likelihood of one summary: sum over its tokens (nats) and their number."""
+
+    nll: float
+    tokens: int
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerateConfig,
+    device: Device,
+) -> Iterator[tuple[int, Generated]]:
+    """Summaries of prompts as (index of the prompt, its summary), batch by batch as they finish.
+
+    Prompts of similar length are decoded together, longest first, so that a batch that does not
+    fit in memory fails at once. Decoding is deterministic: greedy, or beam search.
+    """
+    decoding = GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=False,
+        use_cache=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    for batch in _batches([len(ids) for ids in prompts], settings.batch_size):
+        ids, mask = _left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, device)
+        with device.autocast():
+            out = cast(Any, model).generate(
+                input_ids=ids, attention_mask=mask, generation_config=decoding
+            )
+        for index, tokens in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
+            yield index, _ended(tokens, tokenizer.eos_token_id)
+
+
+def _ended(tokens: list[int], eos: int) -> Generated:
+    if eos in tokens:
+        return Generated(tokens[: tokens.index(eos)], "stop")
+    return Generated(tokens, "length")
+
+
+@torch.no_grad()
+def summary_losses(
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    pad: int,
+    device: Device,
+    batch_size: int = 16,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> list[RowLoss]:
+    """Loss of each row's summary, end of sequence included, in the order of the rows.
+
+    Rows are padded on the left, so that all summaries end together and logits are computed for
+    the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
+    """
+    losses: list[RowLoss | None] = [None] * len(rows)
+    for batch in _batches([len(row.input_ids) for row in rows], batch_size):
+        ids, mask = _left_padded([rows[i].input_ids for i in batch], pad, device)
+        labels = [[t for t in rows[i].labels if t != -100] for i in batch]
+        longest = max(map(len, labels))
+        with device.autocast():
+            logits = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                logits_to_keep=longest + 1,
+                use_cache=False,
+            ).logits
+        for index, wanted, scores in zip(batch, labels, logits[:, :-1], strict=True):
+            target = torch.tensor(wanted, device=scores.device)
+            nll = functional.cross_entropy(scores[-len(wanted) :].float(), target, reduction="sum")
+            losses[index] = RowLoss(nll.item(), len(wanted))
+        progress(len(batch))
+    return [loss for loss in losses if loss is not None]
+
+
+def mean_loss(losses: Sequence[RowLoss]) -> float:
+    """Nats per summary token over all rows together; its exponential is the perplexity."""
+    return sum(row.nll for row in losses) / sum(row.tokens for row in losses)
+
+
+def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _left_padded(
+    rows: Sequence[Sequence[int]], pad: int, device: Device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, [batch, longest], the rows at the right end."""
+    longest = max(map(len, rows))
+    ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device.name), torch.tensor(mask, device=device.name)

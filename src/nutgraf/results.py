@@ -1,0 +1,40 @@
+"""model_comparison_results.csv as a table for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nutgraf.card import SYNTHETIC, is_synthetic
+from nutgraf.settings import Config
+
+
+def as_text(path: Path, config: Config) -> str:
+    """The measured rows, then the published ones apart, with what the numbers are."""
+    table = pd.read_csv(path)
+    measured = table[table["source"] == "measured"]
+    lines = [
+        f"ROUGE F1 (0 to 100, stemmed) on {int(measured['n'].iloc[0])} test articles; "
+        "R-Lsum with its 95% bootstrap interval",
+        f"{'system':<14}{'R-1':>7}{'R-2':>7}{'R-L':>7}{'R-Lsum':>8}{'interval':>16}{'ppl':>9}{'train s':>9}",
+    ]
+    for row in measured.itertuples():
+        interval = f"{row.rougeLsum_low:.1f} to {row.rougeLsum_high:.1f}"
+        lines.append(
+            f"{row.system:<14}{row.rouge1:7.2f}{row.rouge2:7.2f}{row.rougeL:7.2f}{row.rougeLsum:8.2f}"
+            f"{interval:>16}{_or_blank(row.perplexity, '9.2f')}{_or_blank(row.train_seconds, '9.0f')}"
+        )
+    lines.append("published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum):")
+    for row in table[table["source"] == "published"].itertuples():
+        lines.append(
+            f"{row.system:<14}{row.rouge1:7.2f}{row.rouge2:7.2f}{'':7}{row.rougeLsum:8.2f}"
+        )
+    if is_synthetic(config):
+        lines.append(SYNTHETIC)
+    return "\n".join(lines)
+
+
+def _or_blank(value: Any, form: str) -> str:
+    return " " * int(form.split(".")[0]) if pd.isna(value) else f"{value:{form}}"

@@ -1,0 +1,43 @@
+"""Score: ROUGE and indicators of every summary, one row an article."""
+
+from __future__ import annotations
+
+from nutgraf import articles, errors, metrics
+from nutgraf.runfolder import RunFolder, read_records, write_records
+from nutgraf.settings import Config
+from nutgraf.systems import SYSTEMS
+
+
+def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make scores/<system>.jsonl for every system."""
+    anything = False
+    for system in SYSTEMS:
+        made = folder.artefact(
+            f"scores/{system}",
+            outputs=[f"scores/{system}.jsonl"],
+            inputs=["data", f"summaries/{system}"],
+        )
+        if made.is_current and not force:
+            continue
+        test = articles.read(folder.data("test"))
+        summaries = read_records(folder.summaries(system))
+        rouge = metrics.rouge_many(
+            [a.highlights for a in test], [s["text"] for s in summaries], progress=system
+        )
+        with made.writing() as scratch:
+            rows = [
+                {
+                    "id": article.id,
+                    **scores,
+                    **errors.indicators(
+                        article.article,
+                        article.highlights,
+                        summary["text"],
+                        summary["finish_reason"],
+                    ),
+                }
+                for article, summary, scores in zip(test, summaries, rouge, strict=True)
+            ]
+            write_records(scratch / "scores" / f"{system}.jsonl", rows)
+        anything = True
+    return anything

@@ -1,0 +1,60 @@
+"""Search: which settings to train the best model with. Sees train and validation only."""
+
+from __future__ import annotations
+
+import pandas as pd
+import yaml
+
+from nutgraf import articles, metrics, tuner
+from nutgraf.inference import generate
+from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
+from nutgraf.progress import say
+from nutgraf.prompts import Renderer
+from nutgraf.runfolder import RunFolder
+from nutgraf.settings import Config
+
+SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
+
+
+def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make search/: trials.csv, history.csv, best.yaml and Ray's own folder."""
+    made = folder.artefact(
+        "search", inputs=["data"], settings=config.model_dump(mode="json", include=SETTINGS)
+    )
+    if made.is_current and not force:
+        return False
+    with made.writing() as scratch:
+        out = scratch / "search"
+        tokenizer = load_tokenizer(config.model)
+        renderer = Renderer(tokenizer, config.prompt)
+        train = [
+            renderer.example(a.article, a.highlights) for a in articles.read(folder.data("train"))
+        ]
+        held_out = articles.read(folder.data("validation"))
+        validation = [renderer.example(a.article, a.highlights) for a in held_out]
+        trials = tuner.search(config, train, validation, out / "trials", say)
+
+        completed = [trial for trial in trials if trial.status == "completed"]
+        finalists = sorted(completed, key=lambda t: t.loss or 0)[: config.search.finalists]
+        base, device = load_base(config.model), choose_device(config.model)
+        sample = held_out[: config.search.rouge_examples]
+        prompts = [renderer.prompt(a.article).ids for a in sample]
+        for trial in finalists:
+            with with_adapter(base, out / "trials" / str(trial.number) / "adapter") as model:
+                found = dict(generate(model, tokenizer, prompts, config.generate, device))
+            scores = metrics.rouge_many(
+                [a.highlights for a in sample],
+                [renderer.text(found[i].ids) for i in range(len(sample))],
+            )
+            trial.rouge = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
+            say(f"trial {trial.number}  ROUGE-Lsum {trial.rouge['rougeLsum']:.1f} on {len(sample)}")
+
+        chosen = tuner.choose(trials)
+        say(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")
+        rows = pd.DataFrame([t.record(t is chosen) for t in trials])
+        rows.to_csv(out / "trials.csv", index=False)
+        history = [(t.number, *point) for t in trials for point in t.history]
+        columns = ["trial", "examples", "validation_loss"]
+        pd.DataFrame(history, columns=columns).to_csv(out / "history.csv", index=False)
+        (out / "best.yaml").write_text(yaml.safe_dump(chosen.values, sort_keys=False))
+    return True

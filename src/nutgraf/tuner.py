@@ -1,0 +1,299 @@
+"""The search over settings: Ray Tune runs it, Optuna's TPE proposes, ASHA stops the losers.
+
+TPE: Bergstra et al. 2011. ASHA: Li et al. 2020 (arXiv:1810.05934).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nutgraf import config as configuration
+from nutgraf.metrics import perplexity
+from nutgraf.problems import Failure
+from nutgraf.prompts import Example
+from nutgraf.settings import Choices, Config, LoraSettings, Range, TrainConfig
+
+# Before Ray is imported: no usage report, no port beyond loopback, results as they come.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+
+@dataclass
+class Trial:
+    """One trial as the table shows it: settings by dotted name, and how far it came."""
+
+    number: int
+    values: dict[str, Any]
+    status: str  # completed, stopped (by ASHA) or error
+    history: list[tuple[int, float]] = field(default_factory=list)  # examples, validation loss
+    seconds: float = 0.0
+    error: str = ""
+    row_nll: list[float] = field(default_factory=list)  # per validation row, at its best evaluation
+    row_tokens: list[int] = field(default_factory=list)
+    rouge: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float | None:
+        """Lowest validation loss, nats per summary token; None before the first evaluation."""
+        return min((loss for _, loss in self.history), default=None)
+
+    def record(self, chosen: bool) -> dict[str, Any]:
+        """A row of trials.csv."""
+        loss = self.loss
+        return {
+            "trial": self.number,
+            "status": self.status,
+            "error": self.error,
+            **self.values,
+            "examples": self.history[-1][0] if self.history else 0,
+            "validation_loss": loss,
+            "perplexity": None if loss is None else perplexity(loss, 1),
+            **{name: self.rouge.get(name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
+            "seconds": round(self.seconds, 2),
+            "chosen": chosen,
+        }
+
+
+def search(
+    config: Config,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    out: Path,
+    say: Callable[[str], None],
+) -> list[Trial]:
+    """Try `config.search.trials` settings and return all trials in the order of their start.
+
+    The adapter of a completed trial lies in `out/<number>/adapter`. A trial that fails is a Trial
+    with its error; raises Failure only if all fail, or if Ray cannot start.
+    """
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    cores = os.cpu_count() or 1
+    at_once = min(config.search.concurrent, max(1, int(cores / config.search.cpus_per_trial)))
+    if at_once < config.search.concurrent:
+        say(f"{cores} cores: {at_once} instead of {config.search.concurrent} trials at a time")
+    _start_ray(math.ceil(at_once * config.search.cpus_per_trial), config.search.gpus_per_trial)
+    try:
+        watch = _Watch(out, config, say)
+        rows = {"train": list(train), "validation": list(validation)}
+        trainable = tune.with_resources(
+            tune.with_parameters(
+                _trial, config=config.model_dump(mode="json"), rows=rows, out=str(out)
+            ),
+            {"cpu": config.search.cpus_per_trial, "gpu": config.search.gpus_per_trial},
+        )
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                num_samples=config.search.trials,
+                max_concurrent_trials=at_once,
+                reuse_actors=True,  # the next trial finds the frozen base in memory
+                search_alg=OptunaSearch(
+                    space=_space(config.search.space),
+                    metric="validation_loss",
+                    mode="min",
+                    seed=config.search.seed,
+                ),
+                scheduler=ASHAScheduler(
+                    time_attr="evaluation",
+                    metric="validation_loss",
+                    mode="min",
+                    max_t=1_000_000,  # the budget ends a trial, not the scheduler
+                    grace_period=config.search.grace_evaluations,
+                    reduction_factor=config.search.reduction_factor,
+                ),
+            ),
+            run_config=tune.RunConfig(
+                name="ray", storage_path=str(out.parent), verbose=0, callbacks=[watch]
+            ),
+        ).fit()
+    finally:
+        ray.shutdown()
+    trials = watch.finished()
+    if all(trial.status == "error" for trial in trials):
+        raise Failure(f"all {len(trials)} trials failed, the first with: {trials[0].error}")
+    return trials
+
+
+def choose(trials: Sequence[Trial]) -> Trial:
+    """The trial to train: lowest validation loss, then highest ROUGE-Lsum within the noise.
+
+    A completed trial is within the noise of the lowest loss where the mean of its losses' paired
+    differences, row by row of the same validation rows, is at most one standard error of that
+    mean. Trials without ROUGE (no finalists) do not win over the lowest loss.
+    """
+    completed = [trial for trial in trials if trial.status == "completed"]
+    lowest = min(completed, key=lambda trial: trial.loss or math.inf)
+    close = [t for t in completed if t.rouge and _within_noise(t, lowest)]
+    return max(close, key=lambda t: t.rouge["rougeLsum"], default=lowest)
+
+
+def _within_noise(trial: Trial, lowest: Trial) -> bool:
+    tokens = sum(trial.row_tokens) / len(trial.row_tokens)
+    gaps = [(a - b) / tokens for a, b in zip(trial.row_nll, lowest.row_nll, strict=True)]
+    n, mean = len(gaps), sum(gaps) / len(gaps)
+    variance = sum((gap - mean) ** 2 for gap in gaps) / max(1, n - 1)
+    return mean <= math.sqrt(variance / n)
+
+
+def _start_ray(cpus: int, gpus: float) -> None:
+    try:
+        ray.init(
+            num_cpus=cpus,
+            num_gpus=None if gpus else 0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray raises many kinds; each means that there is no search
+        reason = " ".join(str(error).split())[:200]
+        raise Failure(
+            f"Ray could not start ({reason}): free memory and space in /dev/shm and /tmp, "
+            "or stop other Ray processes with `ray stop`"
+        ) from error
+
+
+def _space(space: Mapping[str, Range | Choices]) -> dict[str, Any]:
+    return {name: _domain(name, domain) for name, domain in space.items()}
+
+
+def _domain(name: str, domain: Range | Choices) -> Any:
+    if isinstance(domain, Choices):
+        # As JSON text, since Optuna's categories are scalars and a choice may be a list of layers.
+        return tune.choice([json.dumps(choice) for choice in domain.choices])
+    section, last = name.split(".")
+    fields = (TrainConfig if section == "train" else LoraSettings).model_fields
+    if fields[last].annotation is int:
+        draw = tune.lograndint if domain.log else tune.randint
+        return draw(int(domain.low), int(domain.high) + 1)
+    return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
+
+
+def _decoded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: json.loads(v) if isinstance(v, str) else v for k, v in values.items()}
+
+
+def _trial(values: dict[str, Any], config: dict[str, Any], rows: Any, out: str) -> None:
+    """One trial, in a worker that keeps the base for the next one."""
+    from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+    from nutgraf.trainer import Evaluation, fit
+
+    settings = configuration.replace(configuration.build(config), _decoded(values))
+    folder = Path(out) / tune.get_context().get_trial_id()
+    count = 0
+
+    def report(found: Evaluation) -> None:
+        nonlocal count
+        count += 1
+        tune.report(
+            {"evaluation": count, "examples": found.examples, "validation_loss": found.loss}
+        )
+
+    try:
+        base = load_base(settings.model)
+        with fresh_adapter(base, settings.lora, settings.train.seed) as model:
+            done = fit(
+                model,
+                load_tokenizer(settings.model),
+                rows["train"],
+                rows["validation"],
+                settings.train,
+                choose_device(settings.model),
+                folder / "adapter",
+                on_eval=report,
+            )
+    except Exception as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(traceback.format_exc())
+        raise error
+    (folder / "rows.json").write_text(
+        json.dumps(
+            {"nll": [r.nll for r in done.best.rows], "tokens": [r.tokens for r in done.best.rows]}
+        )
+    )
+
+
+class _Watch(tune.Callback):
+    """Collects trials as Ray reports them and says one line a result."""
+
+    def __init__(self, out: Path, config: Config, say: Callable[[str], None]) -> None:
+        self.out = out
+        self.say = say
+        self.budget = config.search.trials
+        self.trials: dict[str, Trial] = {}
+        self.started: dict[str, float] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number = len(self.trials) + 1
+        self.trials.setdefault(trial.trial_id, Trial(number, _decoded(trial.config), "stopped"))
+        self.started.setdefault(trial.trial_id, time.monotonic())
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        here = self.trials[trial.trial_id]
+        if (
+            "validation_loss" not in result
+            or (result["examples"], result["validation_loss"]) in here.history
+        ):
+            return
+        here.history.append((result["examples"], result["validation_loss"]))
+        here.seconds = time.monotonic() - self.started[trial.trial_id]
+        self.say(
+            f"trial {here.number}/{self.budget}  {result['examples']:>6,} articles  "
+            f"validation loss {result['validation_loss']:.3f}  {here.seconds:.0f} s  "
+            + ", ".join(f"{k.split('.')[-1]} {_short(v)}" for k, v in here.values.items())
+        )
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        here = self.trials[trial.trial_id]
+        here.status = "error"
+        here.seconds = time.monotonic() - self.started[trial.trial_id]
+        file = self.out / trial.trial_id / "error.txt"
+        lines = file.read_text().strip().splitlines() if file.exists() else [str(trial.error_file)]
+        here.error = lines[-1]
+        self.say(f"trial {here.number}/{self.budget}  failed: {here.error}")
+
+    def finished(self) -> list[Trial]:
+        """All trials; the folders of the completed ones renamed to their numbers."""
+        for key, trial in self.trials.items():
+            folder = self.out / key
+            rows = folder / "rows.json"
+            if trial.status != "error" and rows.exists():
+                found = json.loads(rows.read_text())
+                trial.row_nll, trial.row_tokens = found["nll"], found["tokens"]
+                trial.status = "completed"
+                folder.rename(self.out / str(trial.number))
+            elif folder.exists():
+                shutil.rmtree(folder)
+        return list(self.trials.values())
+
+
+@functools.singledispatch
+def _short(value: Any) -> str:
+    return str(value)
+
+
+@_short.register
+def _(value: float) -> str:
+    return f"{value:.2g}"
