@@ -62,6 +62,7 @@ def model_card(
             }
         ],
     }
+    batch = record["micro_batch_size"] * record["gradient_accumulation_steps"]
     rows = "\n".join(
         f"| {row['system']} | {row['n']} | {row['rouge1']} | {row['rouge2']} | {row['rougeLsum']} "
         f"({row['rougeLsum_low']} to {row['rougeLsum_high']}) | {_or_dash(row['perplexity'])} |"
@@ -74,8 +75,8 @@ def model_card(
 # A news summarizer: LoRA adapter on {config.model.base}
 
 Trained by nutgraf on {describe_data(config)}: {record["examples"]:,} articles seen, learning rate
-{record["learning_rate"]:.2g}, effective batch {record["micro_batch_size"] * record["gradient_accumulation_steps"]},
-LoRA rank {record["lora_r"]}, {record["seconds"]:.0f} s. Settings were chosen on validation data.
+{record["learning_rate"]:.2g}, effective batch {batch}, LoRA rank {record["lora_r"]},
+{record["seconds"]:.0f} s. Settings were chosen on validation data.
 
 {SYNTHETIC if is_synthetic(config) else ""}
 
@@ -93,9 +94,9 @@ ROUGE F1, 0 to 100, stemmed; R-Lsum with its 95% bootstrap interval over article
 nutgraf summarize --model THIS_FOLDER article.txt
 ```
 
-The prompt is `Summarize: {{article}}\\n\\nSummary:` ({config.prompt.template} template), the article
-cut at its end to {config.prompt.max_article_tokens:,} tokens. `nutgraf.json` holds every setting that
-serving needs. With peft and transformers:
+The prompt is `Summarize: {{article}}\\n\\nSummary:` ({config.prompt.template} template), the
+article cut at its end to {config.prompt.max_article_tokens:,} tokens. `nutgraf.json` holds every
+setting that serving needs. With peft and transformers:
 
 ```python
 from peft import PeftModel

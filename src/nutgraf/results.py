@@ -18,13 +18,15 @@ def as_text(path: Path, config: Config) -> str:
     lines = [
         f"ROUGE F1 (0 to 100, stemmed) on {int(measured['n'].iloc[0])} test articles; "
         "R-Lsum with its 95% bootstrap interval",
-        f"{'system':<14}{'R-1':>7}{'R-2':>7}{'R-L':>7}{'R-Lsum':>8}{'interval':>16}{'ppl':>9}{'train s':>9}",
+        f"{'system':<14}{'R-1':>7}{'R-2':>7}{'R-L':>7}{'R-Lsum':>8}{'interval':>16}"
+        f"{'ppl':>9}{'train s':>9}",
     ]
     for row in measured.itertuples():
         interval = f"{row.rougeLsum_low:.1f} to {row.rougeLsum_high:.1f}"
         lines.append(
-            f"{row.system:<14}{row.rouge1:7.2f}{row.rouge2:7.2f}{row.rougeL:7.2f}{row.rougeLsum:8.2f}"
-            f"{interval:>16}{_or_blank(row.perplexity, '9.2f')}{_or_blank(row.train_seconds, '9.0f')}"
+            f"{row.system:<14}{row.rouge1:7.2f}{row.rouge2:7.2f}{row.rougeL:7.2f}"
+            f"{row.rougeLsum:8.2f}{interval:>16}{_or_blank(row.perplexity, '9.2f')}"
+            f"{_or_blank(row.train_seconds, '9.0f')}"
         )
     lines.append("published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum):")
     for row in table[table["source"] == "published"].itertuples():

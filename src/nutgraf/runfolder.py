@@ -153,6 +153,7 @@ class Artefact:
 
 
 def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -185,6 +186,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSONL, one object a line, in one atomic step."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -198,6 +200,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
+    """The machine in words."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
 
 

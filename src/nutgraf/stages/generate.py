@@ -1,4 +1,4 @@
-"""Generate: every system's summaries of the same test articles. No stage before opens the test split."""
+"""Generate: every system's summaries of the same test articles; no stage before opens them."""
 
 from __future__ import annotations
 
