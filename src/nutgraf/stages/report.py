@@ -1,0 +1,115 @@
+"""Report: figures/, report.html and report.md from what the other stages left."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from nutgraf import errors, figures, metrics, published, report
+from nutgraf.card import SYNTHETIC, describe_data, is_synthetic
+from nutgraf.config import to_yaml
+from nutgraf.runfolder import RunFolder, read_json, read_records, write_text
+from nutgraf.settings import Config
+from nutgraf.systems import SYSTEMS, TRAINED
+
+
+def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make figures/, report.html and report.md."""
+    models = [f"models/{name}" for name in TRAINED]
+    scores = [f"scores/{system}" for system in SYSTEMS]
+    made = folder.artefact(
+        "report",
+        outputs=["figures", "report.html", "report.md"],
+        inputs=["data", "search", *models, *scores, "comparison"],
+        settings=config.model_dump(mode="json"),
+    )
+    if made.is_current and not force:
+        return False
+    with made.writing() as scratch:
+        (scratch / "figures").mkdir()
+        drawn = {}
+        for name, figure in _figures(config, folder):
+            figures.save(figure, scratch / "figures" / name)
+            drawn[name] = (scratch / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+        page, plain = report.render(_study(config, folder, drawn))
+        write_text(scratch / "report.html", page)
+        write_text(scratch / "report.md", plain)
+    return True
+
+
+def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, Figure]]:
+    data = describe_data(config)
+    table = pd.read_csv(folder / "model_comparison_results.csv")
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    history = pd.read_csv(folder / "search" / "history.csv")
+    curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED}
+    found = pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str})
+    note = report.published_note(data, int(table.loc[table["system"] == "best", "n"].iloc[0]))
+    yield "rouge_by_system", figures.rouge_by_system(table, data)
+    yield "loss_perplexity_time", figures.loss_perplexity_time(table, data)
+    yield "against_published", figures.against_published(table, data, note)
+    yield "gaps", figures.gaps(table, data, note)
+    yield "loss_against_rouge", figures.loss_against_rouge(trials, data)
+    yield "scores_by_trial", figures.scores_by_trial(trials, data)
+    yield "search_history", figures.search_history(history, trials, data)
+    yield "training_curves", figures.training_curves(curves, data)
+    yield "error_rates", figures.error_rates(report.rates(found), found["id"].nunique(), data)
+
+
+def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.Study:
+    manifests = folder.manifests()
+    trained = manifests["models/best"]
+    return report.Study(
+        run=str(folder.path),
+        command=f"nutgraf run {shlex.quote(str(folder.config))}",
+        data=describe_data(config),
+        caution=SYNTHETIC if is_synthetic(config) else "",
+        table=_records(pd.read_csv(folder / "model_comparison_results.csv")),
+        paired=_paired(config, folder),
+        trials=_records(pd.read_csv(folder / "search" / "trials.csv")),
+        searched=list(config.search.space),
+        models={name: read_json(folder.model(name) / "train.json") for name in TRAINED},
+        published=[asdict(cited) for cited in published.PUBLISHED],
+        errors=pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str}),
+        meanings=errors.MEANINGS,
+        examples=read_records(folder / "analysis" / "examples.jsonl"),
+        card=read_json(folder / "data" / "card.json"),
+        figures=drawn,
+        signature=metrics.signature(config.score.seed, config.score.resamples),
+        configuration=to_yaml(config),
+        artefacts=[made for name, made in manifests.items() if name != "report"],
+        versions=trained["versions"],
+        machine=trained["machine"],
+    )
+
+
+def _paired(config: Config, folder: RunFolder) -> list[dict[str, Any]]:
+    """ROUGE-Lsum of best less that of each other system, on the same articles."""
+    lsum = {s: [row["rougeLsum"] for row in read_records(folder.scores(s))] for s in SYSTEMS}
+    rows = []
+    for other in (system for system in SYSTEMS if system != "best"):
+        found = metrics.paired_difference(
+            lsum["best"], lsum[other], config.score.resamples, config.score.seed
+        )
+        rows.append(
+            {
+                "system": "best",
+                "other": other,
+                "n": len(lsum["best"]),
+                "difference": found.mean,
+                "low": found.low,
+                "high": found.high,
+            }
+        )
+    return rows
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain dictionaries, None where a cell is empty."""
+    filled = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in filled.to_dict("records")]
