@@ -1,0 +1,82 @@
+"""The prepare stage: what it leaves in the run folder, and when it does so again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from nutgraf import articles
+from nutgraf.config import build
+from nutgraf.problems import UserError
+from nutgraf.runfolder import RunFolder, read_json
+from nutgraf.settings import Config
+from nutgraf.stages import prepare
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tokenizer of one token a byte."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["</s>", *letters])}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    folder = tmp_path_factory.mktemp("base")
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>").save_pretrained(folder)
+    return str(folder)
+
+
+def study(tmp_path: Path, base: str, **prompt: int) -> tuple[Config, RunFolder]:
+    path = tmp_path / "news.jsonl"
+    if not path.exists():
+        rows = [{"article": "a" * 50 * i, "highlights": "b" * 10} for i in range(1, 5)]
+        rows.append({"article": "", "highlights": "x"})
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = build(
+        {
+            "run": str(tmp_path / "run"),
+            "data": {"train": str(path), "validation": str(path), "test": str(path)},
+            "model": {"base": base},
+            "prompt": {"max_tokens": 200, "max_article_tokens": 120} | prompt,
+        }
+    )
+    return config, RunFolder(config.run)
+
+
+def test_articles_and_card_are_made_once(tmp_path, base):
+    config, folder = study(tmp_path, base)
+    assert prepare.run(config, folder)
+    for split in articles.SPLITS:
+        assert len(articles.read(folder.data(split))) == 4
+    card = read_json(folder / "data" / "card.json")
+    train = card["splits"]["train"]
+    assert (train["rows_read"], train["rejected"]) == (5, {"article empty": 1})
+    # Articles of 51, 101, 151 and 201 tokens with their space; two are cut to 120.
+    tokens = train["tokens"]
+    assert (tokens["rows_trimmed"], tokens["tokens_trimmed"]) == (2, 31 + 81)
+    assert (tokens["article_mean"], tokens["summary_mean"]) == (126.0, 12.0)
+    assert tokens["row_longest"] <= 200
+    assert any(line.startswith("OVERLAP") for line in card["warnings"])
+    assert not prepare.run(config, folder)
+    assert prepare.run(config, folder, force=True)
+
+
+def test_a_changed_file_or_setting_is_read_again(tmp_path, base):
+    config, folder = study(tmp_path, base)
+    prepare.run(config, folder)
+    with Path(config.data.train).open("a") as file:
+        file.write('{"article": "new", "highlights": "n"}\n')
+    assert prepare.run(config, folder)
+    assert len(articles.read(folder.data("train"))) == 5
+    shorter, _ = study(tmp_path, base, max_article_tokens=60)
+    assert prepare.run(shorter, folder)
+    assert read_json(folder / "data" / "card.json")["splits"]["test"]["tokens"]["rows_trimmed"] == 3
+
+
+def test_a_summary_that_cannot_fit_is_named_before_training(tmp_path, base):
+    config, folder = study(tmp_path, base, max_tokens=32, max_article_tokens=5)
+    with pytest.raises(UserError, match=r"train article 'train-00000\d': summary is 12 tokens"):
+        prepare.run(config, folder)
+    assert not (folder / "data").exists()
