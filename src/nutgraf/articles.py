@@ -157,16 +157,15 @@ class _Reader:
         for number, row in enumerate(rows, 1):
             self.rows_read = number
             self.columns.update(dict.fromkeys(row))
-            reason = self._problem(row)
-            article = None if reason else self._article(row, number)
-            if article and article.id in seen:
+            found = self._article(row, number)
+            if isinstance(found, Article) and found.id in seen:
                 # Summaries and scores are joined by id, so it has to be one row's alone.
-                reason = "id of an earlier row"
-            if article and not reason:
-                seen.add(article.id)
-                yield article
+                found = "id of an earlier row"
+            if isinstance(found, str):
+                self.rejected[found] += 1
             else:
-                self.rejected[str(reason)] += 1
+                seen.add(found.id)
+                yield found
 
     def check(self, found: int) -> None:
         """Raise UserError where a column was in no row, or nothing could be used."""
@@ -187,7 +186,9 @@ class _Reader:
                 + (f", rejected: {why}" if why else "")
             )
 
-    def _problem(self, row: Mapping[str, Any]) -> str | None:
+    def _article(self, row: Mapping[str, Any], number: int) -> Article | str:
+        """The row's article, or the reason why it cannot be used."""
+        texts = []
         for kind, column in (
             ("article", self.data.article_column),
             ("summary", self.data.summary_column),
@@ -197,18 +198,12 @@ class _Reader:
                 return f"{kind} missing"
             if not isinstance(value, str):
                 return f"{kind} not text"
-            if not clean(value):
+            texts.append(clean(value))
+            if not texts[-1]:
                 return f"{kind} empty"
-        return None
-
-    def _article(self, row: Mapping[str, Any], number: int) -> Article:
         given = row.get(self.data.id_column)
         name = clean(str(given)) if given is not None else ""
-        return Article(
-            id=name or f"{self.split}-{number:06d}",
-            article=clean(row[self.data.article_column]),
-            highlights=clean(row[self.data.summary_column]),
-        )
+        return Article(name or f"{self.split}-{number:06d}", *texts)
 
 
 def _newswire(split: str, n: int | None, seed: int) -> list[Article]:
