@@ -27,7 +27,7 @@ from nutgraf.pocket.tokenizer import BOS, EOS, PAD, name_pieces, train_tokenizer
 
 def save_model(model: LlamaForCausalLM, out: Path) -> None:
     """Write the model in fp16 safetensors with its configuration; `model` stays as it is."""
-    half = copy.deepcopy(model).to("cpu", torch.float16)
+    half = copy.deepcopy(model).cpu().half()
     half.config.use_cache = True
     half.generation_config = GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False
@@ -88,6 +88,7 @@ def build(
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m nutgraf.pocket.build", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

@@ -190,12 +190,13 @@ class Names:
 
     def number(self, low: int, high: int, step: int = 1) -> str:
         """A number from low to high, both included, with thousands set off by commas."""
-        while True:
+        for _ in range(10_000):
             value = self.rng.randrange(low, high + 1, step)
             wrong_split = value >= 10 and held_out_number(value) != self.held_out
             if value not in self._used and not wrong_split:
                 self._used.add(value)
                 return f"{value:,}"
+        raise ValueError(f"no unused number from {low} to {high} is left: draw this range earlier")
 
     def draw(self, spec: str) -> str:
         """The surface string of one fact, from its description in an event file."""

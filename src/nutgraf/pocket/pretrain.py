@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nutgraf.pocket import lessons, probes
@@ -155,12 +155,13 @@ def _loss(model: LlamaForCausalLM, ids: Tensor, weights: Tensor) -> Tensor:
     # Over half of the tokens are article text without weight: their logits are never computed.
     states = model.model(input_ids=ids[:, :-1]).last_hidden_state[trained]
     logits = model.lm_head(states).float()
-    each = F.cross_entropy(logits, ids[:, 1:][trained], reduction="none")
+    each = cross_entropy(logits, ids[:, 1:][trained], reduction="none")
     return (each * worth[trained]).sum() / worth.sum()
 
 
 def _optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
-    matrices, others = [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for name, weight in model.named_parameters():
         (matrices if weight.ndim == 2 and "embed" not in name else others).append(weight)
     rate = settings.learning_rate
@@ -192,11 +193,13 @@ def pretrain(
     floor. `keep` is called with the model after each probe. The curve is a CSV file, a row a probe.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]
     model.config.use_cache = False
     optimizers = _optimizers(model, settings)
     started = time.monotonic()
-    tokens, average, result, step = 0, None, {}, 0
+    tokens, step, average = 0, 0, 0.0
+    result: dict[str, float] = {}
+    marks = {settings.curriculum_steps, settings.curriculum_steps + settings.warm_copy_steps}
     source = batches(tokenizer, settings)
     with curve.open("w", newline="") as file:
         rows: csv.DictWriter | None = None
@@ -204,17 +207,13 @@ def pretrain(
             seconds = time.monotonic() - started
             progress = max(tokens / settings.tokens, seconds / (60 * minutes))
             finished = progress >= 1
-            marks = (
-                settings.curriculum_steps,
-                settings.curriculum_steps + settings.warm_copy_steps,
-            )
             if step and (finished or step % settings.probe_every == 0 or step in marks):
                 result = {
                     "step": step,
                     "tokens": tokens,
                     "seconds": round(seconds, 1),
                     "loss": round(average, 4),
-                    **probes.probe(model, tokenizer, _device_type(device)),
+                    **probes.probe(model, tokenizer, device),
                 }
                 if rows is None:
                     rows = csv.DictWriter(file, list(result), lineterminator="\n")
@@ -231,7 +230,7 @@ def pretrain(
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * share
             ids, weights = next(source)
-            with torch.autocast(_device_type(device), dtype=torch.bfloat16):
+            with torch.autocast(device, dtype=torch.bfloat16):
                 loss = _loss(model, ids.to(device), weights.to(device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -239,11 +238,7 @@ def pretrain(
                 optimizer.step()
                 optimizer.zero_grad()
             tokens += ids.numel()
-            average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
+            average = loss.item() if step == 0 else 0.95 * average + 0.05 * loss.item()
             step += 1
     model.config.use_cache = True
     return result
-
-
-def _device_type(device: str) -> str:
-    return device.split(":")[0]
