@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nutgraf import __version__
-from nutgraf.config import ConfigError, fields, load
+from nutgraf.config import fields, load
 from nutgraf.problems import Failure, UserError
 from nutgraf.settings import Config
 from nutgraf.study import STAGES
@@ -16,16 +16,41 @@ from nutgraf.study import STAGES
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a user's mistake."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
     try:
-        return int(args.call(args, rest) or 0)
+        words, settings = _split(sys.argv[1:] if argv is None else argv)
+        args = _parser().parse_args(words)
+        if settings and args.call is not _run:
+            raise UserError(f"--{next(iter(settings))} is a setting of a study: not taken here")
+        args.call(args, settings)
+        return 0
     except (UserError, Failure) as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
         return _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
     except KeyboardInterrupt:
         return _complain("stopped; the same command carries on from here", 130)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words for the parser, and the settings apart.
+
+    `--train.learning-rate 2e-4 --lora.r=8` are {"train.learning_rate": "2e-4", "lora.r": "8"}.
+    """
+    words: list[str] = []
+    settings: dict[str, str] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if not (name.startswith("--") and "." in name):
+            words.append(word)
+            continue
+        if not equals:
+            if not rest:
+                raise UserError(f"{word} has no value: give one behind it")
+            value = rest.pop(0)
+        settings[name.removeprefix("--").replace("-", "_")] = value
+    return words, settings
 
 
 def _complain(message: str, status: int) -> int:
@@ -96,41 +121,23 @@ def _settings_help() -> str:
     return "\n".join(lines)
 
 
-def _run(args: argparse.Namespace, rest: Sequence[str]) -> None:
+def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
     from nutgraf import study
 
-    config = _configuration(args, rest)
+    config = _configuration(args, settings)
     made = study.run(config, args.stages, force=args.force)
     if args.stages == tuple(STAGES):
         _print_table(config, made)
 
 
-def _configuration(args: argparse.Namespace, rest: Sequence[str]) -> Config:
-    overrides = _overrides(rest)
+def _configuration(args: argparse.Namespace, settings: dict[str, str]) -> Config:
     path = args.config
     if args.run:
-        overrides["run"] = args.run
+        settings = {**settings, "run": args.run}
         saved = Path(args.run) / "config.yaml"
         if path is None and saved.exists():
             path = saved
-    return load(path, overrides)
-
-
-def _overrides(rest: Sequence[str]) -> dict[str, str]:
-    """`--train.learning-rate 2e-4 --lora.r=8` as {"train.learning_rate": "2e-4", "lora.r": "8"}."""
-    found: dict[str, str] = {}
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.partition("=")
-        if not name.startswith("--") or "." not in name:
-            raise ConfigError(f"{word!r} is not an option: settings are --section.field VALUE")
-        if not equals:
-            if not words:
-                raise ConfigError(f"{word} has no value: give one behind it")
-            value = words.pop(0)
-        found[name.removeprefix("--").replace("-", "_")] = value
-    return found
+    return load(path, settings)
 
 
 def _print_table(config: Config, made: bool) -> None:
@@ -142,11 +149,9 @@ def _print_table(config: Config, made: bool) -> None:
     print(f"Model:  {folder / 'final_best_model'}")
 
 
-def _summarize(args: argparse.Namespace, rest: Sequence[str]) -> None:
+def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
     from nutgraf.apps import summarize
 
-    if rest:
-        raise UserError(f"{rest[0]!r} is not an option of summarize: see nutgraf summarize --help")
     summarize.run(args.model, args.files or ["-"], as_json=args.json)
 
 

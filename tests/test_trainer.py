@@ -1,0 +1,210 @@
+"""fit(): what it trains on, what it leaves, and what its result must not depend on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nutgraf.inference import generate, mean_loss, summary_losses
+from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer, with_adapter
+from nutgraf.problems import Failure
+from nutgraf.prompts import Example, Renderer
+from nutgraf.settings import GenerateConfig, LoraSettings, ModelConfig, PromptConfig, TrainConfig
+from nutgraf.trainer import Evaluation, evaluation_steps, fit, steps_of, training_order
+
+SETTINGS = TrainConfig(
+    max_examples=48,
+    micro_batch_size=4,
+    gradient_accumulation_steps=2,
+    learning_rate=5e-3,
+    eval_every=16,
+    eval_examples=8,
+)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_base: Path) -> ModelConfig:
+    return ModelConfig(base=str(tiny_base), dtype="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def renderer(config: ModelConfig) -> Renderer:
+    return Renderer(load_tokenizer(config), PromptConfig(max_tokens=200, max_article_tokens=120))
+
+
+@pytest.fixture(scope="module")
+def rows(renderer: Renderer) -> list[Example]:
+    story = "On day {0} the council of town {0} met and spoke of {1}. " + "It went on. " * 6
+    return [
+        renderer.example(story.format(n, "roads" * (1 + n % 3)), f"Town {n} talks.")
+        for n in range(40)
+    ]
+
+
+def train(
+    config: ModelConfig, rows: list[Example], out: Path, lora: Any = None, **changes: Any
+) -> Any:
+    settings = TrainConfig.model_validate({**SETTINGS.model_dump(), **changes})
+    device = choose_device(config)
+    with fresh_adapter(load_base(config), lora or LoraSettings(r=4, alpha=8), 1) as model:
+        done = fit(model, load_tokenizer(config), rows[8:], rows[:8], settings, device, out)
+        weights = {k: v.clone() for k, v in model.state_dict().items() if "lora" in k}
+    return done, weights
+
+
+def losses(done: Any) -> list[float]:
+    return [row.train_loss for row in done.history if row.train_loss is not None]
+
+
+def test_learns_and_saves_the_adapter_with_the_lowest_loss(
+    config: ModelConfig, rows: list[Example], tmp_path: Path
+) -> None:
+    base, device = load_base(config), choose_device(config)
+    pad = load_tokenizer(config).pad_token_id
+    before = mean_loss(summary_losses(base, rows[:8], pad, device))
+    done, _ = train(config, rows, tmp_path / "a")
+    assert done.best.loss < before - 0.1
+    assert done.examples == 48
+    with with_adapter(base, tmp_path / "a") as model:
+        saved = mean_loss(summary_losses(model, rows[:8], pad, device))
+    assert saved == pytest.approx(done.best.loss, abs=1e-6)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]  # no checkpoints left behind
+
+
+def test_the_base_is_as_before_after_a_training(
+    config: ModelConfig, rows: list[Example], tmp_path: Path
+) -> None:
+    base = load_base(config)
+    before = {k: v.clone() for k, v in base.state_dict().items()}
+    train(config, rows, tmp_path / "a")
+    after = base.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert "forward" not in base.__dict__
+    assert not any(p.requires_grad for p in base.parameters())
+
+
+def test_same_seed_same_weights(config: ModelConfig, rows: list[Example], tmp_path: Path) -> None:
+    lora = LoraSettings(r=4, alpha=8, dropout=0.1)
+    _, one = train(config, rows, tmp_path / "a", lora)
+    _, two = train(config, rows, tmp_path / "b", lora)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_1_x_8_is_8_x_1(config: ModelConfig, rows: list[Example], tmp_path: Path) -> None:
+    small, _ = train(
+        config, rows, tmp_path / "a", micro_batch_size=1, gradient_accumulation_steps=8
+    )
+    large, _ = train(
+        config, rows, tmp_path / "b", micro_batch_size=8, gradient_accumulation_steps=1
+    )
+    assert losses(small) == pytest.approx(losses(large), abs=1e-4)
+    assert small.best.loss == pytest.approx(large.best.loss, abs=1e-4)
+
+
+def test_the_loss_is_on_the_summary_alone(
+    config: ModelConfig, rows: list[Example], renderer: Renderer
+) -> None:
+    """summary_losses, in padded batches, equals the plain definition row by row."""
+    base, device = load_base(config), choose_device(config)
+    found = summary_losses(base, rows, load_tokenizer(config).pad_token_id, device, batch_size=7)
+    for row, loss in zip(rows[:10], found, strict=False):
+        with torch.no_grad():
+            logits = base(input_ids=torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
+        wanted = -sum(
+            logits[i - 1, token].item()
+            for i, token in enumerate(row.input_ids)
+            if i >= row.prompt_tokens
+        )
+        assert loss.nll == pytest.approx(wanted, rel=1e-4)
+        assert loss.tokens == len(row.input_ids) - row.prompt_tokens
+
+
+def test_generation_in_a_padded_batch_is_generation_alone(
+    config: ModelConfig, renderer: Renderer
+) -> None:
+    tokenizer, base, device = load_tokenizer(config), load_base(config), choose_device(config)
+    prompts = [renderer.prompt("word " * n).ids for n in (3, 40, 11, 25)]
+    settings = GenerateConfig(max_new_tokens=12, batch_size=4)
+    together = dict(generate(base, tokenizer, prompts, settings, device))
+    for index, ids in enumerate(prompts):
+        ((_, alone),) = generate(base, tokenizer, [ids], settings, device)
+        assert together[index] == alone
+
+
+def test_evaluations_and_what_a_callback_may_do(
+    config: ModelConfig, rows: list[Example], tmp_path: Path
+) -> None:
+    seen: list[Evaluation] = []
+
+    def stop_after_two(found: Evaluation) -> None:
+        seen.append(found)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        fresh_adapter(load_base(config), LoraSettings(r=4), 1) as model,
+    ):
+        fit(
+            model, load_tokenizer(config), rows[8:], rows[:8], SETTINGS,
+            choose_device(config), tmp_path / "a", on_eval=stop_after_two,
+        )  # fmt: skip
+    assert [e.examples for e in seen] == [16, 32]
+    assert len(seen[0].rows) == 8
+    assert "forward" not in load_base(config).__dict__
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training_and_says_where(
+    config: ModelConfig, rows: list[Example], tmp_path: Path
+) -> None:
+    with fresh_adapter(load_base(config), LoraSettings(r=4), 1) as model:
+        weight = next(p for p in model.parameters() if p.requires_grad)
+        weight.data.fill_(math.nan)
+        with pytest.raises(Failure, match=r"the loss is nan at step 1, learning rate"):
+            fit(
+                model, load_tokenizer(config), rows[8:], rows[:8], SETTINGS,
+                choose_device(config), tmp_path / "a",
+            )  # fmt: skip
+
+
+def test_order_depends_on_the_effective_batch_alone() -> None:
+    lengths = [5, 9, 1, 7, 3, 8, 2, 6, 4, 10]
+    order = training_order(lengths, batch=4, steps=5, seed=1)
+    assert len(order) == 20
+    assert sorted(order) == sorted(list(range(10)) * 2)  # two whole epochs
+    for start in range(0, 20, 4):
+        step = [lengths[i] for i in order[start : start + 4]]
+        assert step == sorted(step, reverse=True)
+    assert order != training_order(lengths, batch=4, steps=5, seed=2)
+
+
+@pytest.mark.parametrize(("micro", "accumulation"), [(1, 4), (4, 1), (4, 2), (4, 4), (1, 16)])
+def test_equal_budgets(micro: int, accumulation: int) -> None:
+    settings = SETTINGS.model_copy(
+        update={
+            "max_examples": 800,
+            "eval_every": 200,
+            "micro_batch_size": micro,
+            "gradient_accumulation_steps": accumulation,
+        }
+    )
+    batch = micro * accumulation
+    assert steps_of(settings) * batch == 800
+    seen = [step * batch for step in evaluation_steps(settings)]
+    assert len(seen) == 4
+    assert all(abs(n - 200 * k) < batch for k, n in enumerate(seen, 1))
+    assert seen[-1] == 800
+
+
+def test_max_steps_is_an_alternative_budget() -> None:
+    settings = TrainConfig(max_examples=None, max_steps=25, micro_batch_size=1)
+    assert steps_of(settings) == 25
