@@ -46,7 +46,7 @@ def grams(text: str, size: int = 4) -> set[tuple[str, ...]]:
 
 def readings(template: newswire.Template, n: int = 60) -> list[str]:
     rng = random.Random(0)
-    facts = {field: "{x}" for field in template.fields}
+    facts = dict.fromkeys(template.fields, "{x}")
     return [template.say(rng, facts) for _ in range(n)]
 
 

@@ -29,11 +29,20 @@ def lexicon() -> tuple[str, ...]:
     words: set[str] = set()
     for event in newswire.events().values():
         lines = [*event.lead, *event.details, *event.quotes, *event.background, *event.retold]
-        lines += [line for block in (*event.key, *event.highlights) for line in block]
-        for line in lines:
-            text = re.sub(r"\{[a-z_]+\}", " ", line.text)
-            words.update(re.findall(r"[A-Za-z][A-Za-z'-]+", text))
-    return tuple(sorted(words))
+        words.update(_words([*lines, *(line for block in event.key for line in block)]))
+    return tuple(sorted(words.union(highlight_lexicon())))
+
+
+@cache
+def highlight_lexicon() -> tuple[str, ...]:
+    """Every word that the highlights use, as in `lexicon`."""
+    events = newswire.events().values()
+    return _words([line for event in events for block in event.highlights for line in block])
+
+
+def _words(lines: list[Template]) -> tuple[str, ...]:
+    text = " ".join(re.sub(r"\{[a-z_]+\}", " ", line.text) for line in lines)
+    return tuple(sorted(set(re.findall(r"[A-Za-z][A-Za-z'-]+", text))))
 
 
 def label(field: str) -> str:
@@ -73,11 +82,17 @@ def _question(draft: Draft, rng: random.Random) -> list[Span]:
 
 
 def _retell(draft: Draft, rng: random.Random) -> list[Span]:
-    line = rng.choice(tellable(draft))
-    about = " " + ", ".join(label(field) for field in line.fields)
+    first = rng.choice(tellable(draft))
+    lines = [first]
+    if rng.random() < 0.5:
+        # A later line begins with a common word: after a line break a name has other tokens.
+        lines += [line for line in tellable(draft) if line != first and line.text[0] != "{"]
+        lines[1:] = rng.sample(lines[1:], 1)
+    about = " " + ", ".join(label(field) for line in lines for field in line.fields)
     # Half of the time nothing says which facts are wanted: the words themselves must tell.
     header = f"\nRetell{about if rng.random() < 0.5 else ''}:"
-    return [(header, HEADER_WEIGHT), (f" {line.say(rng, draft.facts)}\n", 1.0)]
+    told = "\n".join(line.say(rng, draft.facts) for line in lines)
+    return [(header, HEADER_WEIGHT), (f" {told}\n", 1.0)]
 
 
 def _citation(draft: Draft, rng: random.Random) -> list[Span]:
@@ -87,9 +102,9 @@ def _citation(draft: Draft, rng: random.Random) -> list[Span]:
 
 
 _TURNS: tuple[tuple[Callable[[Draft, random.Random], list[Span]], float], ...] = (
-    (_facts, 0.35),
-    (_retell, 0.40),
-    (_question, 0.18),
+    (_facts, 0.26),
+    (_retell, 0.56),
+    (_question, 0.11),
     (_citation, 0.07),
 )
 

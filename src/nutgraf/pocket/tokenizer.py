@@ -30,16 +30,17 @@ _OPENING = r" ?[A-Z][b-df-hj-np-tv-z]*[aeiou]+(?=[b-df-hj-np-tv-z])"
 
 def _corpus(seed: int, articles: int) -> Iterator[str]:
     rng = random.Random(f"tokenizer/{seed}")
-    lexicon = lessons.lexicon()
+    lexicon = lessons.highlight_lexicon()
     for _ in range(articles):
         draft = newswire.draft("train", rng)
         yield draft.article
         yield lessons.fact_sheet(draft, list(draft.facts))
-        yield " ".join(line.say(rng, draft.facts) for line in lessons.tellable(draft))
+        yield "\n".join(line.say(rng, draft.facts) for line in lessons.tellable(draft))
         names = newswire.Names(rng, held_out=False)
         yield "".join(" " + names.word(rng.choice(list(newswire.ENDINGS))) for _ in range(20))
         # Words of the highlights, each for itself: the vocabulary knows them, not their order.
         yield "".join(" " + rng.choice(lexicon) for _ in range(60))
+        yield "".join("\n" + rng.choice(lexicon) for _ in range(6))
 
 
 def train_tokenizer(seed: int, articles: int = 6000) -> PreTrainedTokenizerFast:
