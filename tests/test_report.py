@@ -4,13 +4,17 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_figures import HISTORY, TABLE, TRIALS, every_figure
+from test_figures import CURVE, HISTORY, TABLE, TRIALS, every_figure
 
 from nutgraf import figures, report
+from nutgraf.config import build
 from nutgraf.report import Study, render, verdict
+from nutgraf.runfolder import RunFolder, write_json, write_records
+from nutgraf.stages import report as stage
 
 EVIL = '<script>alert("x")</script>'
 NAMES = (
@@ -224,3 +228,59 @@ def test_no_trials_no_examples_still_render(study: Study) -> None:
 def test_the_report_loads_neither_torch_nor_matplotlib() -> None:
     code = "import sys, nutgraf.report; sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def made_up_run(path: Path, study: Study) -> RunFolder:
+    """A run folder as the stages before leave it, with made-up numbers."""
+    folder = RunFolder(path)
+
+    def made(name: str, files: dict[str, object], outputs: list[str]) -> None:
+        with folder.artefact(name, outputs=outputs).writing() as scratch:
+            for file, content in files.items():
+                target = scratch / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(content, pd.DataFrame):
+                    content.to_csv(target, index=False)
+                elif isinstance(content, list):
+                    write_records(target, content)
+                else:
+                    write_json(target, content)
+
+    curve = CURVE.assign(learning_rate=1e-3, seconds=1.0)
+    made("data", {"data/card.json": study.card}, ["data"])
+    made("search", {"search/trials.csv": TRIALS, "search/history.csv": HISTORY}, ["search"])
+    for name in ("baseline", "best"):
+        files = {
+            f"models/{name}/train.json": study.models[name],
+            f"models/{name}/history.csv": curve,
+        }
+        made(f"models/{name}", files, [f"models/{name}"])
+    for place, system in enumerate(SYSTEMS):
+        rows = [{"id": f"test-{i}", "rougeLsum": 10.0 * place + i} for i in range(10)]
+        made(f"scores/{system}", {f"scores/{system}.jsonl": rows}, [f"scores/{system}.jsonl"])
+    files = {
+        "model_comparison_results.csv": TABLE,
+        "analysis/errors.csv": study.errors,
+        "analysis/examples.jsonl": list(study.examples),
+    }
+    made("comparison", files, ["model_comparison_results.csv", "analysis"])
+    return folder
+
+
+def test_the_stage_reports_a_run_folder_once(study: Study, tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path / "run", study)
+    space = {"train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+    config = build(
+        {"run": str(folder.path), "search": {"space": space}, "score": {"resamples": 99}}
+    )
+    assert stage.run(config, folder)
+    page = (folder / "report.html").read_text()
+    assert "10.0 points above baseline (paired 95% interval +10.0 to +10.0)" in page
+    assert "synthetic newswire" in page
+    assert {p.name for p in (folder / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")
+    }
+    figures_in_markdown = re.findall(r"\]\((figures/.*?)\)", (folder / "report.md").read_text())
+    assert len(figures_in_markdown) == len(NAMES)
+    assert all((folder / name).exists() for name in figures_in_markdown)
+    assert not stage.run(config, folder)

@@ -18,6 +18,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from nutgraf.published import TEST_ARTICLES
+
 Record = Mapping[str, Any]
 
 # Indicators of which one is enough to call a summary faulty; the others are shown as averages.
@@ -154,7 +156,7 @@ def published_note(data: str, n: int) -> str:
             f"Other data: the published figures are of CNN/DailyMail, those measured here of "
             f"{data}. They cannot be compared."
         )
-    return f"Same data set and split, {n:,} of its 11,490 articles here: mind the interval."
+    return f"Same data set, {n:,} of its {TEST_ARTICLES:,} test articles here: mind the interval."
 
 
 def rates(errors: pd.DataFrame) -> pd.DataFrame:

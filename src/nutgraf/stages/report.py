@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from nutgraf import errors, figures, metrics, published, report
 from nutgraf.card import SYNTHETIC, describe_data, is_synthetic
@@ -42,7 +41,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     return True
 
 
-def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, Figure]]:
+def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, figures.Figure]]:
     data = describe_data(config)
     table = pd.read_csv(folder / "model_comparison_results.csv")
     trials = pd.read_csv(folder / "search" / "trials.csv")
@@ -74,7 +73,7 @@ def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.S
         trials=_records(pd.read_csv(folder / "search" / "trials.csv")),
         searched=list(config.search.space),
         models={name: read_json(folder.model(name) / "train.json") for name in TRAINED},
-        published=[asdict(cited) for cited in published.PUBLISHED],
+        published=[asdict(cited) for cited in published.SYSTEMS],
         errors=pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str}),
         meanings=errors.MEANINGS,
         examples=read_records(folder / "analysis" / "examples.jsonl"),
