@@ -95,8 +95,9 @@ def words(figure: Figure) -> str:
 
 def test_every_figure_names_its_data_and_draws() -> None:
     for figure in every_figure(TABLE, TRIALS, HISTORY):
-        assert DATA in words(figure)
-        assert figure.get_suptitle() in words(figure)
+        text = words(figure)
+        assert DATA in text
+        assert figure.get_suptitle() in text
 
 
 @pytest.mark.parametrize(
@@ -110,14 +111,14 @@ def test_every_figure_names_its_data_and_draws() -> None:
     ids=["one trial", "only a failed trial", "only a stopped trial", "no trial"],
 )
 def test_degenerate_searches_draw(trials: pd.DataFrame, history: pd.DataFrame) -> None:
-    for figure in every_figure(TABLE, trials, history):
+    for figure in every_figure(TABLE, trials, history)[4:7]:
         assert DATA in words(figure)
 
 
 @pytest.mark.parametrize("rows", [["lead3"], ["best"], ["lead3", "zero_shot"], ["BART-large"]])
 def test_degenerate_tables_draw(rows: list[str]) -> None:
     table = TABLE[TABLE.system.isin(rows)]
-    for figure in every_figure(table, TRIALS, HISTORY):
+    for figure in every_figure(table, TRIALS, HISTORY)[:4]:
         assert DATA in words(figure)
 
 
