@@ -22,7 +22,7 @@ FLOORS = [
     ("inference",),
     ("model", "prompts", "results"),
     ("articles", "card", "figures", "errors"),
-    ("metrics", "published", "systems", "tables", "pocket"),
+    ("budget", "metrics", "published", "systems", "tables", "pocket", "facts"),
     ("config", "runfolder"),
     ("settings",),
     ("problems", "progress"),

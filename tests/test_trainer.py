@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from nutgraf.budget import evaluation_steps, steps_of, training_order
 from nutgraf.inference import generate, mean_loss, summary_losses
 from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer, with_adapter
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example, Renderer
 from nutgraf.settings import GenerateConfig, LoraSettings, ModelConfig, PromptConfig, TrainConfig
-from nutgraf.trainer import Evaluation, evaluation_steps, fit, steps_of, training_order
+from nutgraf.trainer import Evaluation, fit
 
 SETTINGS = TrainConfig(
     max_examples=48,

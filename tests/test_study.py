@@ -1,0 +1,216 @@
+"""A whole study, for real, on the embedded model and newswire with a small budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nutgraf import articles
+from nutgraf.runfolder import RunFolder, read_json, read_records
+from nutgraf.systems import SYSTEMS
+
+SMALL = {
+    "data.train-examples": "80",
+    "data.validation-examples": "12",
+    "data.test-examples": "16",
+    "train.max-examples": "48",
+    "train.eval-every": "16",
+    "train.eval-examples": "8",
+    "search.trials": "3",
+    "search.rouge-examples": "4",
+    # The second choice names a layer that the base does not have: those trials must fail.
+    "search.space.lora.target_modules": '{choices: ["all-linear", ["no_such_proj"]]}',
+    "generate.max-new-tokens": "48",
+}
+
+
+def nutgraf(*words: str, status: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "nutgraf.cli", *words],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def study(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    settings = {**SMALL, **{k.replace("__", "."): v for k, v in changes.items()}}
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    return nutgraf("run", "--run", str(folder), *words)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str, str]:
+    """The run folder of one study, what it printed and what it said while it worked."""
+    folder = tmp_path_factory.mktemp("runs") / "pocket"
+    done = study(folder)
+    return RunFolder(folder), done.stdout, done.stderr
+
+
+def test_the_folder_holds_what_the_design_promises(first: tuple[RunFolder, str, str]) -> None:
+    folder, printed, _ = first
+    for name in (
+        "config.yaml", "data/card.json", "data/train.parquet", "search/trials.csv",
+        "search/best.yaml", "models/baseline/adapter_model.safetensors",
+        "models/best/history.csv", "models/best/train.json", "analysis/errors.csv",
+        "analysis/examples.jsonl", "model_comparison_results.csv",
+        "final_best_model/adapter_model.safetensors", "final_best_model/tokenizer.json",
+        "final_best_model/README.md", "report.html", "report.md",
+    ):  # fmt: skip
+        assert (folder / name).is_file(), name
+    assert list((folder / "figures").glob("*.svg"))
+    assert list((folder / "figures").glob("*.png"))
+    assert "synthetic newswire" in printed
+    assert "synthetic newswire" in (folder / "report.html").read_text()
+    assert not (folder / ".making").exists() or not any((folder / ".making").iterdir())
+
+
+def test_every_system_is_measured_on_the_same_articles(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, *_ = first
+    ids = [a.id for a in articles.read(folder.data("test"))]
+    assert len(ids) == 16
+    for system in SYSTEMS:
+        summaries, scores = (
+            read_records(path) for path in (folder.summaries(system), folder.scores(system))
+        )
+        assert [s["id"] for s in summaries] == ids
+        assert [s["id"] for s in scores] == ids
+        assert all(0 <= s["rougeLsum"] <= 100 for s in scores)
+
+
+def test_the_table(first: tuple[RunFolder, str, str]) -> None:
+    folder, printed, _ = first
+    table = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")
+    assert list(table.columns) == [
+        "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
+        "rougeLsum_high", "loss", "perplexity", "learning_rate", "gradient_accumulation_steps",
+        "weight_decay", "lora_r", "train_examples", "train_seconds",
+    ]  # fmt: skip
+    measured = table[table["source"] == "measured"]
+    assert list(measured.index) == list(SYSTEMS)
+    assert (measured["n"] == 16).all()
+    assert (measured["rougeLsum_low"] <= measured["rougeLsum"]).all()
+    assert (measured["rougeLsum"] <= measured["rougeLsum_high"]).all()
+    assert len(table[table["source"] == "published"]) >= 2
+    models = measured.loc[["zero_shot", "baseline", "best"]]
+    assert models["perplexity"].notna().all()
+    assert models.loc["baseline", "train_examples"] == models.loc["best", "train_examples"] == 48
+    assert models.loc["baseline", "loss"] < models.loc["zero_shot", "loss"]
+    for system in SYSTEMS:
+        assert f"\n{system}" in printed
+        row = pd.DataFrame(read_records(folder.scores(system)))
+        assert table.loc[system, "rouge1"] == pytest.approx(row["rouge1"].mean(), abs=0.006)
+
+
+def test_a_failed_trial_is_a_row_with_its_error(first: tuple[RunFolder, str, str]) -> None:
+    folder, _, said = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    assert len(trials) == 3
+    failed = trials[trials["status"] == "error"]
+    assert 1 <= len(failed) <= 2
+    assert failed["error"].str.contains("no_such_proj").all()
+    assert failed["validation_loss"].isna().all()
+    assert "failed: " in said
+    chosen = trials[trials["chosen"]]
+    assert len(chosen) == 1
+    assert chosen["status"].item() == "completed"
+    assert chosen["rougeLsum"].notna().all()
+
+
+def test_best_was_trained_with_the_chosen_settings(first: tuple[RunFolder, str, str]) -> None:
+    folder, *_ = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    rate = trials.loc[trials["chosen"], "train.learning_rate"].item()
+    assert read_json(folder.model("best") / "train.json")["learning_rate"] == pytest.approx(rate)
+
+
+def test_again_all_is_done_in_seconds(first: tuple[RunFolder, str, str]) -> None:
+    folder, printed, _ = first
+    before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*.jsonl")}
+    started = time.monotonic()
+    again = nutgraf("run", "--run", str(folder.path))
+    assert time.monotonic() - started < 20
+    assert "All is done" in again.stdout
+    assert again.stderr.count("unchanged, skipped") == 7
+    assert again.stdout.splitlines()[:8] == printed.splitlines()[:8]
+    assert before == {p: p.stat().st_mtime_ns for p in folder.path.rglob("*.jsonl")}
+
+
+def test_plain_peft_and_transformers_write_the_same_summaries(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from nutgraf.model import choose_device, source
+    from nutgraf.settings import ModelConfig
+
+    folder, *_ = first
+    final = folder / "final_best_model"
+    tokenizer = AutoTokenizer.from_pretrained(str(final))
+    base = AutoModelForCausalLM.from_pretrained(source(ModelConfig()), dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(final)).eval()
+    article = articles.read(folder.data("test"))[0]
+    ids = tokenizer(f"Summarize: {article.article}\n\nSummary:", return_tensors="pt").input_ids
+    with torch.no_grad(), choose_device(ModelConfig()).autocast():
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=48, do_sample=False
+        )
+    text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    served = json.loads(
+        nutgraf("summarize", "--model", str(final), "--json", "-", stdin=article.article).stdout
+    )
+    assert served["summary"] == text
+    assert served["prompt_tokens"] == ids.shape[1]
+    assert read_records(folder.summaries("best"))[0]["prompt_tokens"] == ids.shape[1]
+
+
+def test_summarize_takes_files_and_a_run_folder(
+    first: tuple[RunFolder, str, str], tmp_path: Path
+) -> None:
+    folder, *_ = first
+    names = []
+    for n, article in enumerate(articles.read(folder.data("test"))[:2]):
+        (tmp_path / f"{n}.txt").write_text(article.article)
+        names.append(str(tmp_path / f"{n}.txt"))
+    printed = nutgraf("summarize", "--model", str(folder.path), *names).stdout
+    assert f"== {names[0]}" in printed
+    assert f"== {names[1]}" in printed
+
+
+def test_an_adapter_on_the_wrong_base_is_refused(
+    first: tuple[RunFolder, str, str], tiny_base: Path, tmp_path: Path
+) -> None:
+    folder, *_ = first
+    final = tmp_path / "final_best_model"
+    final.mkdir()
+    for file in (folder / "final_best_model").iterdir():
+        (final / file.name).write_bytes(file.read_bytes())
+    recipe = read_json(final / "nutgraf.json")
+    recipe["model"]["base"] = str(tiny_base)
+    (final / "nutgraf.json").write_text(json.dumps(recipe))
+    done = nutgraf("summarize", "--model", str(final), "-", stdin="News.", status=2)
+    assert "an adapter works on its own base only" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_matters_later_redoes_only_what_follows(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, *_ = first
+    done = nutgraf("run", "--run", str(folder.path), "--score.resamples", "500")
+    skipped = [line.split()[1] for line in done.stderr.splitlines() if "unchanged, skipped" in line]
+    assert skipped == ["prepare", "search", "train", "generate", "score"]

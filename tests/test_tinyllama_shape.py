@@ -1,0 +1,90 @@
+"""configs/tinyllama-cnndm.yaml on a checkpoint of TinyLlama's form, in 4 bits, on real articles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+from conftest import ROOT
+
+TINYLLAMA = {
+    "vocab_size": 32_000,
+    "hidden_size": 2_048,
+    "intermediate_size": 5_632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2_048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10_000.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+
+
+def write_checkpoint(folder: Path, tokenizer: Path, layers: int) -> None:
+    """A checkpoint of TinyLlama-1.1B-Chat's form with random weights, in bf16 safetensors."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    with torch.device("cpu"):
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            model = LlamaForCausalLM(LlamaConfig(**{**TINYLLAMA, "num_hidden_layers": layers}))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    model.save_pretrained(str(folder))
+    for file in tokenizer.iterdir():
+        shutil.copy(file, folder)
+
+
+def test_the_shipped_configuration_runs_on_the_real_shape(shared: Path, tmp_path: Path) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    write_checkpoint(base, shared / "llama-tokenizer", layers=2)
+    real = str(shared / "cnndm-train-100.parquet")
+    settings = {
+        "model.base": str(base),
+        "model.revision": "null",
+        "model.device": "cpu",
+        "data.train": real,
+        "data.validation": real,
+        "data.test": real,
+        "data.train-examples": "8",
+        "data.validation-examples": "2",
+        "data.test-examples": "2",
+        "train.max-examples": "4",
+        "train.micro-batch-size": "2",
+        "train.gradient-accumulation-steps": "2",
+        "train.eval-every": "4",
+        "train.eval-examples": "2",
+        "search.trials": "1",
+        "search.concurrent": "1",
+        "search.finalists": "1",
+        "search.rouge-examples": "1",
+        "search.cpus-per-trial": "2",
+        "search.gpus-per-trial": "0",
+        "search.space": "{train.learning_rate: {low: 1.0e-4, high: 1.0e-3, log: true}}",
+        "prompt.max-tokens": "512",
+        "prompt.max-article-tokens": "256",
+        "generate.max-new-tokens": "4",
+    }
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    config = str(ROOT / "configs" / "tinyllama-cnndm.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "nutgraf.cli", "run", config, "--run", str(run), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(run / "model_comparison_results.csv").set_index("system")
+    assert table.loc["baseline", "lora_r"] == 16
+    assert table.loc["best", "loss"] > 0
+    # Random weights know nothing: their perplexity is near the size of the vocabulary.
+    assert table.loc["zero_shot", "perplexity"] > 5_000
