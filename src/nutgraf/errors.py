@@ -1,0 +1,193 @@
+"""What is wrong with a summary, from the texts alone: indicators, not verdicts.
+
+References themselves show some of what is counted here (spelling variants, facts that the article
+lacks), so a rate means something only beside the references' own. Extraction, coverage, density
+and compression follow Grusky et al. (2018), "Newsroom: A Dataset of 1.3 Million Summaries with
+Diverse Extractive Strategies".
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+
+from nutgraf.facts import Facts
+from nutgraf.metrics import sentences
+
+# Every key that `indicators` gives, with what it means.
+MEANINGS: dict[str, str] = {
+    "words": "Words of the summary, punctuation not counted.",
+    "length_ratio": "Words of the summary for each word of the reference.",
+    "unfinished": "1 where the summary was cut at the length limit or ends without a full stop.",
+    "repeated_trigrams": "Share of the summary's three-word sequences seen before in it, 0 to 1.",
+    "repeated_sentences": "Sentences of the summary that stand in it before.",
+    "numbers": "Numbers in the summary, in figures or words (from two on).",
+    "unsupported_numbers": "Numbers in the summary whose value the article does not have.",
+    "cased": "1 where the summary has capitals, 0 where it is lower-cased and hides its names.",
+    "names": "Capitalized names in the summary; none are found in lower-cased text.",
+    "unsupported_names": "Names in the summary that the article does not have.",
+    "key_facts": "Different names and numbers of the reference that the article has.",
+    "missing_key_facts": "Those of them that the summary lacks.",
+    "coverage": "Share of the summary's tokens inside fragments copied from the article, 0 to 1.",
+    "density": "Mean length, over the summary's tokens, of the copied fragment around each.",
+    "compression": "Tokens of the article for each token of the summary.",
+    "novel_1grams": "Share of the summary's tokens that the article does not have, 0 to 1.",
+    "novel_2grams": "Share of its two-token sequences that the article does not have, 0 to 1.",
+    "novel_3grams": "Share of its three-token sequences that the article does not have, 0 to 1.",
+    "novel_4grams": "Share of its four-token sequences that the article does not have, 0 to 1.",
+}
+
+# Clitics are tokens of their own, as tokenized corpora have them, so that `don't` and `do n't`
+# are the same; so are punctuation marks.
+_CLITIC = r"'(?:s|re|ve|ll|d|m)\b"
+_TOKEN = re.compile(
+    rf"``|''|\w+(?=n't\b)|n't\b|{_CLITIC}|[^\W_]+(?:(?!{_CLITIC})[.,:/'-][^\W_]+)*|[^\w\s]", re.I
+)
+_TYPOGRAPHIC = str.maketrans("’‘“”", "''\"\"")
+_QUOTES = ("``", "''")
+_FINISHED = re.compile(r"[.!?…][\s\"'’”)\]]*$")
+
+Span = tuple[int, int, str]
+
+
+def tokens(text: str) -> list[str]:
+    """Lower-cased tokens, punctuation among them; the same for plain and tokenized text."""
+    return [token for token, _, _ in _placed_tokens(text)]
+
+
+def _placed_tokens(text: str) -> list[tuple[str, int, int]]:
+    matches = _TOKEN.finditer(text.translate(_TYPOGRAPHIC))
+    return [
+        ('"' if m.group() in _QUOTES else m.group().lower(), m.start(), m.end()) for m in matches
+    ]
+
+
+def fragments(article: Sequence[str], summary: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Copied fragments F(A, S): start in the summary, start in the article, length, in tokens.
+
+    Grusky et al. (2018), figure 3: from left to right, at each token the longest sequence that
+    the article has too, its first occurrence where there are several.
+    """
+    places = defaultdict(list)
+    for place, token in enumerate(article):
+        places[token].append(place)
+    found = []
+    at = 0
+    while at < len(summary):
+        length, source = 0, 0
+        for place in places.get(summary[at], ()):
+            shared = 1
+            while (
+                at + shared < len(summary)
+                and place + shared < len(article)
+                and summary[at + shared] == article[place + shared]
+            ):
+                shared += 1
+            if shared > length:
+                length, source = shared, place
+        if length:
+            found.append((at, source, length))
+        at += max(length, 1)
+    return found
+
+
+def indicators(
+    article: str, reference: str, summary: str, finish_reason: str | None = None
+) -> dict[str, float]:
+    """The numbers that `MEANINGS` explains, for one summary.
+
+    With A the article's tokens, S the summary's and F(A, S) the copied fragments f:
+    coverage = (sum of |f|) / |S|, density = (sum of |f|^2) / |S|, compression = |A| / |S|.
+    Shares and ratios of an empty summary are 0. `finish_reason` is `length` where generation was
+    stopped at the limit.
+    """
+    source, written = tokens(article), tokens(summary)
+    lengths = [length for _, _, length in fragments(source, written)]
+    words = _words(written)
+    known = Facts(article)
+    told = Facts(summary, known)
+    key = known.shared(Facts(reference, known))
+    trigrams = _grams(written, 3)
+    told_sentences = [words for words, _, _ in _placed_sentences(summary)]
+    found: dict[str, float] = {
+        "words": words,
+        "length_ratio": _ratio(words, _words(tokens(reference))),
+        "unfinished": int(finish_reason == "length" or not _FINISHED.search(summary)),
+        "repeated_trigrams": _ratio(len(_repeated(trigrams)), len(trigrams)),
+        "repeated_sentences": len(_repeated(told_sentences)),
+        "numbers": len(told.numbers),
+        "unsupported_numbers": sum(not known.supports(n) for n in told.numbers),
+        "cased": int(told.cased),
+        "names": len(told.names),
+        "unsupported_names": sum(not known.supports(n) for n in told.names),
+        "key_facts": len(key),
+        "missing_key_facts": sum(not told.mentions(fact) for fact in key),
+        "coverage": _ratio(sum(lengths), len(written)),
+        "density": _ratio(sum(n * n for n in lengths), len(written)),
+        "compression": _ratio(len(source), len(written)),
+    }
+    for n in (1, 2, 3, 4):
+        had, grams = set(_grams(source, n)), _grams(written, n)
+        found[f"novel_{n}grams"] = _ratio(sum(g not in had for g in grams), len(grams))
+    return found
+
+
+def spans(article: str, summary: str) -> list[Span]:
+    """Where the summary goes wrong: start, end (characters) and kind, in order; they may overlap.
+
+    Kinds are keys of `MEANINGS`: unsupported_numbers, unsupported_names, repeated_sentences and
+    repeated_trigrams. What the summary lacks has no place in it.
+    """
+    known = Facts(article)
+    told = Facts(summary, known)
+    found = [(n.start, n.end, "unsupported_numbers") for n in told.numbers if not known.supports(n)]
+    found += [(n.start, n.end, "unsupported_names") for n in told.names if not known.supports(n)]
+    placed_sentences = list(_placed_sentences(summary))
+    for at in _repeated([words for words, _, _ in placed_sentences]):
+        _, start, end = placed_sentences[at]
+        found.append((start, end, "repeated_sentences"))
+    placed = _placed_tokens(summary)
+    trigrams = _grams([token for token, _, _ in placed], 3)
+    covered = sorted({at + i for at in _repeated(trigrams) for i in range(3)})
+    for first, last in _stretches(covered):
+        found.append((placed[first][1], placed[last][2], "repeated_trigrams"))
+    return sorted(found)
+
+
+def _placed_sentences(text: str) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """Each sentence as its words, with its start and end in the text."""
+    end = 0
+    for sentence in sentences(text):
+        match = re.compile(r"\s*".join(map(re.escape, sentence.split()))).search(text, end)
+        assert match, "the splitter changes white space only"
+        end = match.end()
+        words = tuple(token for token in tokens(sentence) if token[0].isalnum())
+        if words:
+            yield words, match.start(), end
+
+
+def _words(found: Sequence[str]) -> int:
+    return sum(token[0].isalnum() for token in found)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _grams(found: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(found[at : at + n]) for at in range(len(found) - n + 1)]
+
+
+def _repeated(found: Sequence[Hashable]) -> list[int]:
+    """Indices of the elements that stand before already."""
+    first: dict[Hashable, int] = {}
+    return [at for at, element in enumerate(found) if first.setdefault(element, at) != at]
+
+
+def _stretches(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of each run of consecutive indices."""
+    for _, group in itertools.groupby(enumerate(indices), lambda pair: pair[1] - pair[0]):
+        run = [index for _, index in group]
+        yield run[0], run[-1]

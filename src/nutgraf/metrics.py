@@ -1,0 +1,220 @@
+"""ROUGE for each article, what it means over all of them, and perplexity.
+
+ROUGE (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries") is computed by
+`rouge_score`, which reproduces the original Perl script; this is the only module that uses it.
+rougeL takes a summary as one sentence, rougeLsum sentence by sentence: papers print the latter
+as "R-L". All ROUGE figures are F-measures on 0-100.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import multiprocessing
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+import sentencex
+from nltk.stem.porter import PorterStemmer
+from rouge_score import rouge_scorer, tokenize, tokenizers
+from tqdm.auto import tqdm
+
+from nutgraf.problems import UserError
+
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+# A full stop that stands alone, as tokenized text has it (`it ended . '' he left`), ends a
+# sentence even where no capital follows; closing quotes belong to what they close.
+_TOKENIZED_STOP = re.compile(r"(?<=\s[.!?])(\s+''|\s+”)?\s+(?=\S)")
+_WORD = re.compile(r"\w")
+
+# Starting a process and its imports costs as much as scoring about this many pairs.
+_PAIRS_PER_PROCESS = 500
+_CHUNK = 32
+# Draws of one chunk of resamples: 2**22 indices of 4 bytes are 16 MB.
+_DRAWS = 2**22
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text: its lines where it has several, else as the splitter cuts it.
+
+    The splitter is sentencex (Wikimedia): offline, rule-based, aware of abbreviations, initials,
+    decimal numbers and quotes. Cased and lower-cased, plain and tokenized text all work.
+    """
+    if "\n" in text.strip():
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    return list(_cut(text))
+
+
+def _cut(line: str) -> Iterator[str]:
+    """Sentences of one line. Punctuation that stands alone joins the sentence before it."""
+    sentence = ""
+    for piece in _TOKENIZED_STOP.sub(lambda stop: (stop.group(1) or "") + "\n", line).split("\n"):
+        for part in sentencex.segment("en", piece):
+            if sentence and _WORD.search(part):
+                yield sentence
+                sentence = ""
+            sentence = f"{sentence} {part.strip()}".strip()
+    if sentence:
+        yield sentence
+
+
+def lead3(article: str) -> str:
+    """The first three sentences of an article, one a line. Lines of an article are paragraphs."""
+    found = [sentence for line in article.splitlines() for sentence in _cut(line)]
+    return "\n".join(found[:3])
+
+
+class _Tokenizer(tokenizers.Tokenizer):
+    """rouge_score's own tokenizer; stems are kept, for stemming takes most of the time."""
+
+    def __init__(self) -> None:
+        self.stem = functools.lru_cache(maxsize=2**16)(PorterStemmer().stem)
+
+    def tokenize(self, text: str) -> list[str]:
+        return tokenize.tokenize(text, self)
+
+
+@functools.cache
+def _scorer() -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(list(ROUGE_TYPES), tokenizer=_Tokenizer())
+
+
+def rouge(reference: str, summary: str) -> dict[str, float]:
+    """rouge1, rouge2, rougeL and rougeLsum of one summary: F-measures on 0-100, stemmed.
+
+    An empty summary scores 0. Raises UserError where the reference has no word to compare with
+    (rouge_score counts the letters a-z and digits only), since 0 would blame the summary.
+    """
+    reference, summary = ("\n".join(sentences(text)) for text in (reference, summary))
+    if not tokenize.tokenize(reference, None):
+        raise UserError(
+            f"reference {reference[:40]!r} has no word that ROUGE counts (a-z, 0-9): "
+            "leave the row out or give it a reference"
+        )
+    scores = _scorer().score(reference, summary)
+    return {kind: 100 * scores[kind].fmeasure for kind in ROUGE_TYPES}
+
+
+def rouge_many(
+    references: Sequence[str],
+    summaries: Sequence[str],
+    processes: int | None = None,
+    progress: str | None = None,
+) -> list[dict[str, float]]:
+    """`rouge` of each pair, in order, over all cores (or `processes`) where there are many.
+
+    Processes are spawned, not forked, so threads of torch or Ray do no harm; a script that calls
+    this with over 500 pairs needs the usual `if __name__ == "__main__":`. `progress` labels a bar.
+    Raises UserError naming the row of an empty reference, ValueError for unequal lengths.
+    """
+    if len(references) != len(summaries):
+        raise ValueError(f"{len(references)} references, {len(summaries)} summaries")
+    pairs = list(zip(range(1, len(references) + 1), references, summaries, strict=True))
+    cores = processes or os.cpu_count() or 1
+    workers = min(cores, math.ceil(len(pairs) / _PAIRS_PER_PROCESS))
+    bar = functools.partial(tqdm, total=len(pairs), desc=progress, disable=progress is None)
+    if workers <= 1:
+        return list(bar(map(_score_row, pairs)))
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        return list(bar(pool.imap(_score_row, pairs, chunksize=_CHUNK)))
+
+
+def _score_row(row: tuple[int, str, str]) -> dict[str, float]:
+    number, reference, summary = row
+    try:
+        return rouge(reference, summary)
+    except UserError as error:
+        raise UserError(f"row {number}: {error}") from None
+
+
+def signature(seed: int, resamples: int) -> dict[str, str | int | bool]:
+    """What a ROUGE figure and its interval depend on, to be stored beside them."""
+    return {
+        "package": "rouge-score",
+        "version": metadata.version("rouge-score"),
+        "stemmer": True,
+        "splitter": f"lines, else sentencex {metadata.version('sentencex')}",
+        "bootstrap_seed": seed,
+        "bootstrap_resamples": resamples,
+    }
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over articles with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference over the same articles, its 95% interval, and two-sided p."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def bootstrap(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> Interval:
+    """Mean of `values`, one an article, with its 95% percentile bootstrap interval.
+
+    Efron & Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13. The generator is
+    its own, so equal seeds and lengths resample the same articles. One article gives an interval
+    without width, which says nothing. Raises ValueError for no values or values not finite.
+    """
+    sample = _checked(values)
+    low, high = np.percentile(_resampled_means(sample, resamples, seed), [2.5, 97.5])
+    return Interval(float(sample.mean()), float(low), float(high))
+
+
+def paired_difference(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, resamples: int, seed: int
+) -> Difference:
+    """Mean of a - b over the same articles in the same order, by paired bootstrap.
+
+    Koehn (2004), "Statistical Significance Tests for Machine Translation Evaluation". p is twice
+    the share of resamples on the far side of zero, the observed sample counted among them so that
+    it is never 0 (Davison & Hinkley 1997, section 4.2). Raises ValueError for unequal lengths.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values are not pairs over the same articles")
+    sample = _checked(a) - _checked(b)
+    means = _resampled_means(sample, resamples, seed)
+    low, high = np.percentile(means, [2.5, 97.5])
+    tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    p = min(1.0, 2 * (tail + 1) / (resamples + 1))
+    return Difference(float(sample.mean()), float(low), float(high), p)
+
+
+def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
+        raise ValueError(f"need one finite number an article, got shape {sample.shape}")
+    return sample
+
+
+def _resampled_means(sample: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of `resamples` draws of all articles with replacement, shape [resamples]."""
+    rng = np.random.default_rng(seed)
+    n, rows = len(sample), max(1, _DRAWS // len(sample))
+    return np.concatenate(
+        [
+            sample[rng.integers(0, n, (min(rows, resamples - done), n), dtype=np.int32)].mean(1)
+            for done in range(0, resamples, rows)
+        ]
+    )
+
+
+def perplexity(total_nll: float, tokens: int) -> float:
+    """exp of the mean negative log-likelihood (in nats) over `tokens` tokens."""
+    if tokens < 1:
+        raise ValueError(f"perplexity over {tokens} tokens is undefined")
+    return math.exp(total_nll / tokens)

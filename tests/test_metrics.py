@@ -1,0 +1,175 @@
+import math
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from nutgraf import metrics
+from nutgraf.problems import UserError
+
+
+@pytest.fixture(scope="module")
+def half(shared):
+    return pd.read_parquet(shared / "cnndm-test-a.parquet")
+
+
+def library(reference, summary):
+    scores = RougeScorer(list(metrics.ROUGE_TYPES), use_stemmer=True).score(reference, summary)
+    return {kind: 100 * score.fmeasure for kind, score in scores.items()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mr. Smith met Dr. J. R. Jones in Washington, D.C. on Tuesday.|They spoke for 2.5 hours.",
+        '"We will win," said Prime Minister A. B. Carter.|"It is certain."|He left at 5 p.m.',
+        "The U.S. economy grew 3.2 percent.|The U.K. did not.",
+        "Shares rose to $1.25 from $1.10.|Apple Inc. fell.",
+        "'Are you sure?' he asked.|She wasn't.",
+        "Gen. Lee and Sen. Warren agreed, e.g. on tariffs.|No. 10 declined to comment.",
+        'He said: "Stop! I can\'t go on."|Then he left.',
+        "Born on Jan. 5, 1970, in St. Louis.|Her father, George W. Bush Jr., was a lawyer.",
+        "“I was scared,” said Lt. Col. Ann Brown.|“Very scared.”",
+        "Is it over?|Yes!|It is.",
+        # Lower-cased and tokenized, as in the data of See et al.
+        "he met mr. smith in the u.s. senate .|it 's late , he said .|is it ?|2.5 percent left .",
+        "`` no other way . ''|the city settled for $ 4.5 million .",
+        # The end of a caption in the original data.
+        "The churches were exposed to hepatitis A .|State officials say the risk is low.",
+    ],
+)
+def test_sentences_of_one_line(text):
+    expected = text.split("|")
+    assert metrics.sentences(" ".join(expected)) == expected
+
+
+def test_lines_are_sentences_where_there_are_several():
+    assert metrics.sentences("One. Two.\n\n  three \n") == ["One. Two.", "three"]
+    assert metrics.sentences("One. Two.\n") == ["One.", "Two."]
+    assert metrics.sentences(" \n ") == []
+
+
+def test_a_paragraph_is_not_a_sentence_for_lead3():
+    article = "One is here. Two is here.\nThree is here. Four is here."
+    assert metrics.lead3(article) == "One is here.\nTwo is here.\nThree is here."
+
+
+def test_equal_to_the_library_called_directly(half):
+    rows = half.sample(40, random_state=3)
+    for reference, summary in zip(rows["highlights"], rows["pgn_cov"], strict=True):
+        direct = ["\n".join(metrics.sentences(text)) for text in (reference, summary)]
+        assert metrics.rouge(reference, summary) == library(*direct)
+
+
+def test_published_figures_within_the_sampling_error(half):
+    rows = half.sample(300, random_state=42)
+    leads = [metrics.lead3(article) for article in rows["article"]]
+    for summaries, published in (
+        (list(rows["pgn_cov"]), {"rouge1": 39.27, "rouge2": 17.27, "rougeLsum": 36.18}),
+        (leads, {"rouge1": 40.07, "rouge2": 17.60, "rougeLsum": 36.37}),
+    ):
+        scores = metrics.rouge_many(list(rows["highlights"]), summaries, processes=1)
+        for kind, known in published.items():
+            values = [score[kind] for score in scores]
+            assert abs(np.mean(values) - known) < 3 * statistics.stdev(values) / math.sqrt(300)
+
+
+def test_sentences_matter_to_rougelsum_alone():
+    reference, summary = "The cat sat. A dog ran.", "A dog ran. The cat sat."
+    scores = metrics.rouge(reference, summary)
+    assert scores["rougeLsum"] == scores["rouge1"] == 100
+    assert scores["rougeL"] < 100
+
+
+def test_an_empty_summary_scores_zero_and_an_empty_reference_is_an_error():
+    assert set(metrics.rouge("A cat.", "").values()) == {0}
+    for reference in ("", "...", "Кошка."):
+        with pytest.raises(UserError, match="has no word that ROUGE counts"):
+            metrics.rouge(reference, "A cat.")
+
+
+def test_many_names_the_row_without_a_reference():
+    with pytest.raises(UserError, match=r"^row 2: "):
+        metrics.rouge_many(["A cat.", " "], ["A cat.", "A dog."])
+    with pytest.raises(ValueError, match="2 references, 1 summaries"):
+        metrics.rouge_many(["A cat.", "A dog."], ["A cat."])
+
+
+def test_processes_keep_the_order():
+    references = [f"Number {n} of many came home." for n in range(1001)]
+    summaries = [f"Number {n} of" + " many" * (n % 7) for n in range(1001)]
+    alone = metrics.rouge_many(references, summaries, processes=1)
+    assert metrics.rouge_many(references, summaries, processes=2) == alone
+    assert len({score["rouge2"] for score in alone}) > 1
+
+
+def test_interval_agrees_with_the_normal_approximation():
+    values = np.random.default_rng(5).normal(36, 12, 400)
+    found = metrics.bootstrap(values, resamples=4000, seed=1)
+    assert found.mean == pytest.approx(values.mean())
+    half_width = 1.96 * values.std(ddof=1) / math.sqrt(400)
+    assert (found.high - found.low) / 2 == pytest.approx(half_width, rel=0.05)
+    assert found.low < found.mean < found.high
+
+
+def test_bootstrap_repeats_with_its_seed_whatever_numpys_own_state():
+    values = list(range(50))
+    first = metrics.bootstrap(values, 500, seed=1)
+    np.random.seed(0)
+    assert metrics.bootstrap(values, 500, seed=1) == first
+    assert metrics.bootstrap(values, 500, seed=2) != first
+
+
+def test_chunks_change_nothing(monkeypatch):
+    values = np.arange(30.0)
+    whole = metrics.bootstrap(values, 100, seed=1)
+    monkeypatch.setattr(metrics, "_DRAWS", 64)
+    assert metrics.bootstrap(values, 100, seed=1) == whole
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0]]])
+def test_bootstrap_refuses_what_is_no_sample(values):
+    with pytest.raises(ValueError, match="one finite number an article"):
+        metrics.bootstrap(values, 10, seed=1)
+
+
+def test_paired_difference_sees_what_two_intervals_hide():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(36, 12, 200)  # how hard the articles are
+    a, b = hard + 1 + rng.normal(0, 2, 200), hard + rng.normal(0, 2, 200)
+    found = metrics.paired_difference(a, b, 2000, seed=1)
+    assert found.low < found.mean < found.high
+    assert found.low > 0
+    assert found.p < 0.01
+    assert metrics.bootstrap(a, 2000, 1).low < metrics.bootstrap(b, 2000, 1).high
+    back = metrics.paired_difference(b, a, 2000, seed=1)
+    assert (back.mean, back.low, back.p) == pytest.approx((-found.mean, -found.high, found.p))
+
+
+def test_no_difference_is_never_significant():
+    values = np.arange(20.0)
+    assert metrics.paired_difference(values, values, 100, seed=1).p == 1
+    rng = np.random.default_rng(0)
+    ps = [
+        metrics.paired_difference(rng.normal(size=50), rng.normal(size=50), 400, seed=1).p
+        for _ in range(100)
+    ]
+    assert 0 < sum(p < 0.05 for p in ps) / 100 < 0.15
+    with pytest.raises(ValueError, match="not pairs"):
+        metrics.paired_difference([1.0], [1.0, 2.0], 10, seed=1)
+
+
+def test_perplexity():
+    assert metrics.perplexity(10 * math.log(7), 10) == pytest.approx(7)
+    with pytest.raises(ValueError, match="0 tokens"):
+        metrics.perplexity(0.0, 0)
+
+
+def test_signature_names_what_a_figure_depends_on():
+    found = metrics.signature(seed=42, resamples=10_000)
+    assert found["package"] == "rouge-score"
+    assert found["stemmer"] is True
+    assert "sentencex" in str(found["splitter"])
+    assert (found["bootstrap_seed"], found["bootstrap_resamples"]) == (42, 10_000)
