@@ -130,10 +130,7 @@ def _examples(folder: RunFolder, test: list[Article], count: int = 10) -> list[d
                 "article": article.article,
                 "reference": article.highlights,
                 "summaries": {s: texts[s][i] for s in SYSTEMS},
-                "flags": {
-                    s: errors.spans(article.article, article.highlights, texts[s][i])
-                    for s in SYSTEMS
-                },
+                "flags": {s: errors.spans(article.article, texts[s][i]) for s in SYSTEMS},
                 "why": f"rank {rank + 1} of {len(best)} by ROUGE-Lsum of best "
                 f"({best[i]['rougeLsum']:.1f}), from the worst",
             }

@@ -40,8 +40,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             say(f"{system}: done before")
             continue
         test = articles.read(folder.data("test"))
-        rows = _by_model(system, config, folder, test) if system in MODELS else _lead3(test)
         with made.writing() as scratch:
+            rows = _by_model(system, config, folder, test) if system in MODELS else _lead3(test)
             write_records(scratch / "summaries" / f"{system}.jsonl", rows)
         anything = True
     return anything

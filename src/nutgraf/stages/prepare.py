@@ -34,13 +34,12 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     )
     if made.is_current and not force:
         return False
-    splits = {name: articles.load(config.data, name) for name in SPLITS}
-    renderer = Renderer(load_tokenizer(config.model), config.prompt)
-    card = articles.card(splits)
-    for name, split in splits.items():
-        card["splits"][name]["tokens"] = _tokens(renderer, name, split.articles)
     with made.writing() as scratch:
+        splits = {name: articles.load(config.data, name) for name in SPLITS}
+        renderer = Renderer(load_tokenizer(config.model), config.prompt)
+        card = articles.card(splits)
         for name, split in splits.items():
+            card["splits"][name]["tokens"] = _tokens(renderer, name, split.articles)
             articles.write(split.articles, scratch / "data" / f"{name}.parquet")
         write_json(scratch / "data" / "card.json", card)
     for name, counts in card["splits"].items():

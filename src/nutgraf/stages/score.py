@@ -21,22 +21,17 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             continue
         test = articles.read(folder.data("test"))
         summaries = read_records(folder.summaries(system))
-        rouge = metrics.rouge_many(
-            [a.highlights for a in test], [s["text"] for s in summaries], progress=system
-        )
         with made.writing() as scratch:
+            rouge = metrics.rouge_many(
+                [a.highlights for a in test], [s["text"] for s in summaries], progress=system
+            )
             rows = [
                 {
-                    "id": article.id,
+                    "id": a.id,
                     **scores,
-                    **errors.indicators(
-                        article.article,
-                        article.highlights,
-                        summary["text"],
-                        summary["finish_reason"],
-                    ),
+                    **errors.indicators(a.article, a.highlights, s["text"], s["finish_reason"]),
                 }
-                for article, summary, scores in zip(test, summaries, rouge, strict=True)
+                for a, s, scores in zip(test, summaries, rouge, strict=True)
             ]
             write_records(scratch / "scores" / f"{system}.jsonl", rows)
         anything = True
