@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -156,5 +155,9 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
             "train": record,
         },
     )
-    table = pd.read_csv(folder / TABLE).replace({math.nan: None}).to_dict("records")
-    write_text(out / "README.md", model_card(config, table, record))
+    table = pd.read_csv(folder / TABLE)
+    rows = [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+    write_text(out / "README.md", model_card(config, rows, record))
