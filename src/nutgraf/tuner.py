@@ -31,10 +31,13 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import optuna
 import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass
@@ -158,6 +161,7 @@ def _within_noise(trial: Trial, lowest: Trial) -> bool:
 def _start_ray(cpus: int, gpus: float) -> None:
     try:
         ray.init(
+            address="local",
             num_cpus=cpus,
             num_gpus=None if gpus else 0,
             include_dashboard=False,
