@@ -21,11 +21,11 @@ FLOORS = [
     ("trainer",),
     ("inference",),
     ("model", "prompts", "results"),
-    ("articles", "card", "figures", "errors"),
+    ("articles", "card", "differences", "figures", "errors"),
     ("budget", "metrics", "published", "systems", "tables", "pocket", "facts"),
     ("config", "runfolder"),
     ("settings",),
-    ("problems", "progress"),
+    ("cores", "problems", "progress"),
 ]
 HOME = {
     "datasets": {"articles"},
@@ -38,7 +38,8 @@ HOME = {
     "ray": {"tuner"},
 }
 WITHOUT_TORCH = (
-    "metrics errors figures published config settings runfolder study articles report card cli"
+    "metrics differences errors figures published config settings runfolder study articles report "
+    "card cli"
 ).split()
 
 

@@ -135,32 +135,6 @@ def test_bootstrap_refuses_what_is_no_sample(values):
         metrics.bootstrap(values, 10, seed=1)
 
 
-def test_paired_difference_sees_what_two_intervals_hide():
-    rng = np.random.default_rng(0)
-    hard = rng.normal(36, 12, 200)  # how hard the articles are
-    a, b = hard + 1 + rng.normal(0, 2, 200), hard + rng.normal(0, 2, 200)
-    found = metrics.paired_difference(a, b, 2000, seed=1)
-    assert found.low < found.mean < found.high
-    assert found.low > 0
-    assert found.p < 0.01
-    assert metrics.bootstrap(a, 2000, 1).low < metrics.bootstrap(b, 2000, 1).high
-    back = metrics.paired_difference(b, a, 2000, seed=1)
-    assert (back.mean, back.low, back.p) == pytest.approx((-found.mean, -found.high, found.p))
-
-
-def test_no_difference_is_never_significant():
-    values = np.arange(20.0)
-    assert metrics.paired_difference(values, values, 100, seed=1).p == 1
-    rng = np.random.default_rng(0)
-    ps = [
-        metrics.paired_difference(rng.normal(size=50), rng.normal(size=50), 400, seed=1).p
-        for _ in range(100)
-    ]
-    assert 0 < sum(p < 0.05 for p in ps) / 100 < 0.15
-    with pytest.raises(ValueError, match="not pairs"):
-        metrics.paired_difference([1.0], [1.0, 2.0], 10, seed=1)
-
-
 def test_perplexity():
     assert metrics.perplexity(10 * math.log(7), 10) == pytest.approx(7)
     with pytest.raises(ValueError, match="0 tokens"):

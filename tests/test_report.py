@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from test_figures import CURVE, HISTORY, TABLE, TRIALS, every_figure
 
-from nutgraf import figures, report
+from nutgraf import differences, figures, report
 from nutgraf.config import build
 from nutgraf.report import Study, render, verdict
 from nutgraf.runfolder import RunFolder, write_json, write_records
@@ -26,6 +26,12 @@ SYSTEMS = ("lead3", "zero_shot", "baseline", "best")
 
 def records(frame: pd.DataFrame) -> list[dict]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def difference(other: str, low: float, high: float) -> dict:
+    return {"system": "best", "other": other, "metric": "rougeLsum", "n": 120, "low": low,
+            "high": high, "difference": (low + high) / 2, "p": 0.0002, "p_holm": 0.0004,
+            "verdict": "better"}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +84,7 @@ def study(svgs: dict[str, str]) -> Study:
         data="the embedded synthetic newswire",
         caution="These scores are of a synthetic newswire and say nothing about CNN/DailyMail.",
         table=records(TABLE),
-        paired=[],
+        differences=[difference(other, 2.0, 4.0) for other in SYSTEMS[:3]],
         trials=[*records(TRIALS)[:3], {**records(TRIALS)[3], "error": f"loss is NaN {EVIL}"}],
         searched=["train.learning_rate"],
         models={"baseline": trained, "best": trained},
@@ -101,34 +107,30 @@ def study(svgs: dict[str, str]) -> Study:
     )  # fmt: skip
 
 
-def difference(other: str, low: float, high: float) -> dict:
-    return {"system": "best", "other": other, "n": 120, "difference": (low + high) / 2,
-            "low": low, "high": high}  # fmt: skip
-
-
 def test_the_verdict_leads_with_the_score_and_its_interval(study: Study) -> None:
     assert next(verdict(study)).endswith("ROUGE-Lsum 57.10 (95% interval 55.10 to 59.10).")
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "says"),
-    [
-        (2.0, 4.0, "3.0 points above baseline (paired 95% interval +2.0 to +4.0)"),
-        (-4.0, -2.0, "3.0 points below baseline (paired 95% interval −4.0 to −2.0)"),
-        (-1.0, 2.0, "No significant difference from baseline at n = 120: +0.5 points"),
-    ],
-)
-def test_paired_differences_decide(study: Study, low: float, high: float, says: str) -> None:
-    paired = dataclasses.replace(study, paired=[difference("baseline", low, high)])
-    assert any(says in sentence for sentence in verdict(paired))
-
-
-def test_overlapping_intervals_are_called_uncertain(study: Study) -> None:
-    table = [{**row, "rougeLsum_high": 56.0} if row["system"] == "baseline" else row
-             for row in study.table]  # fmt: skip
-    sentences = list(verdict(dataclasses.replace(study, table=table)))
-    assert any("baseline, which is uncertain" in sentence for sentence in sentences)
-    assert any("lead3 (the 95% intervals do not overlap)" in sentence for sentence in sentences)
+def test_the_verdict_says_for_each_system_whether_best_is_better(study: Study) -> None:
+    told = (
+        "no significant difference at n = 120; "
+        "about 480 articles would show a difference of this size"
+    )
+    rows = [
+        {**difference("lead3", 2, 4), "metric": "rouge1"},
+        difference("zero_shot", 2, 4),
+        {**difference("baseline", -1, 2), "p_holm": 0.51, "verdict": told},
+    ]
+    sentences = list(verdict(dataclasses.replace(study, differences=rows)))
+    assert (
+        "Against zero_shot: better (+3.00 points, paired 95% interval +2.00 to +4.00, p < 0.001 "
+        "corrected for 3 comparisons)." in sentences
+    )
+    assert (
+        f"Against baseline: {told} (+0.50 points, paired 95% interval −1.00 to +2.00, p = 0.510 "
+        "corrected for 3 comparisons)." in sentences
+    )
+    assert not any("lead3" in sentence for sentence in sentences)
 
 
 def test_errors_stand_beside_the_references_own(study: Study) -> None:
@@ -192,7 +194,8 @@ def test_the_caution_stands_wherever_scores_do(study: Study) -> None:
 def test_both_pages_tell_the_whole_story(study: Study) -> None:
     for text in render(study):
         for fact in (
-            "57.10", "55.10 to 59.10", "11,490", "loss is NaN", "0.00213", "1.2 GB", "OVERLAP",
+            "57.10", "55.10 to 59.10", "11,490", "+2.00 to +4.00", "p &lt; 0.001",
+            "best against lead3", "loss is NaN", "0.00213", "1.2 GB", "OVERLAP",
             "empty summary: 2", "nutgraf run runs/pocket/config.yaml", "learning_rate: 0.0002",
             "torch 2.13.0", "abababababababab", "Meaning of words.", "Lewis et al. 2020",
         ):  # fmt: skip
@@ -202,7 +205,7 @@ def test_both_pages_tell_the_whole_story(study: Study) -> None:
 def test_markdown_tables_are_whole(study: Study) -> None:
     _, plain = render(study)
     tables = re.findall(r"(?:^\|.*\|\n)+", plain, re.M)
-    assert len(tables) == 8
+    assert len(tables) == 9
     for table in tables:
         cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(cells) == 1
@@ -222,7 +225,7 @@ def test_marks_are_in_the_page(study: Study) -> None:
 
 
 def test_no_trials_no_examples_still_render(study: Study) -> None:
-    render(dataclasses.replace(study, trials=[], examples=[], paired=[], models={}))
+    render(dataclasses.replace(study, trials=[], examples=[], differences=[], models={}))
 
 
 def test_the_report_loads_neither_torch_nor_matplotlib() -> None:
@@ -255,12 +258,20 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
             f"models/{name}/history.csv": curve,
         }
         made(f"models/{name}", files, [f"models/{name}"])
-    for place, system in enumerate(SYSTEMS):
-        rows = [{"id": f"test-{i}", "rougeLsum": 10.0 * place + i} for i in range(10)]
+    scores = {
+        system: [
+            {"id": f"test-{i}", "rouge1": 10 + 7.5 * (i % 2) * place, "rouge2": 5.0 + i,
+             "rougeLsum": 10.0 * place + i}
+            for i in range(10)
+        ]
+        for place, system in enumerate(SYSTEMS)
+    }  # fmt: skip
+    for system, rows in scores.items():
         made(f"scores/{system}", {f"scores/{system}.jsonl": rows}, [f"scores/{system}.jsonl"])
     files = {
         "model_comparison_results.csv": TABLE,
         "analysis/errors.csv": study.errors,
+        "analysis/differences.csv": pd.DataFrame(differences.table(scores, "best", 400, seed=1)),
         "analysis/examples.jsonl": list(study.examples),
     }
     made("comparison", files, ["model_comparison_results.csv", "analysis"])
@@ -270,12 +281,12 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
 def test_the_stage_reports_a_run_folder_once(study: Study, tmp_path: Path) -> None:
     folder = made_up_run(tmp_path / "run", study)
     space = {"train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
-    config = build(
-        {"run": str(folder.path), "search": {"space": space}, "score": {"resamples": 99}}
-    )
+    config = build({"run": str(folder.path), "search": {"space": space}})
     assert stage.run(config, folder)
     page = (folder / "report.html").read_text()
-    assert "10.0 points above baseline (paired 95% interval +10.0 to +10.0)" in page
+    assert "Against baseline: better (+10.00 points" in page
+    # ROUGE-2 is the same for all of them: it has to be said.
+    assert page.count("no significant difference at n = 10") == 3
     assert "synthetic newswire" in page
     assert {p.name for p in (folder / "figures").iterdir()} == {
         f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-import multiprocessing
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,10 +18,14 @@ from importlib import metadata
 import numpy as np
 import sentencex
 from nltk.stem.porter import PorterStemmer
-from rouge_score import rouge_scorer, tokenize, tokenizers
-from tqdm.auto import tqdm
 
-from nutgraf.problems import UserError
+from nutgraf.cores import spread
+from nutgraf.problems import Failure, UserError
+
+try:
+    from rouge_score import rouge_scorer, tokenize, tokenizers
+except ModuleNotFoundError as error:
+    raise Failure(f"{error.name} is not installed: pip install rouge-score") from error
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -34,7 +36,6 @@ _WORD = re.compile(r"\w")
 
 # Starting a process and its imports costs as much as scoring about this many pairs.
 _PAIRS_PER_PROCESS = 500
-_CHUNK = 32
 # Draws of one chunk of resamples: 2**22 indices of 4 bytes are 16 MB.
 _DRAWS = 2**22
 
@@ -106,22 +107,20 @@ def rouge_many(
     processes: int | None = None,
     progress: str | None = None,
 ) -> list[dict[str, float]]:
-    """`rouge` of each pair, in order, over all cores (or `processes`) where there are many.
+    """`rouge` of each pair, in order, over all cores (or `processes`), as `cores.spread` does it.
 
-    Processes are spawned, not forked, so threads of torch or Ray do no harm; a script that calls
-    this with over 500 pairs needs the usual `if __name__ == "__main__":`. `progress` labels a bar.
     Raises UserError naming the row of an empty reference, ValueError for unequal lengths.
     """
     if len(references) != len(summaries):
         raise ValueError(f"{len(references)} references, {len(summaries)} summaries")
     pairs = list(zip(range(1, len(references) + 1), references, summaries, strict=True))
-    cores = processes or os.cpu_count() or 1
-    workers = min(cores, math.ceil(len(pairs) / _PAIRS_PER_PROCESS))
-    bar = functools.partial(tqdm, total=len(pairs), desc=progress, disable=progress is None)
-    if workers <= 1:
-        return list(bar(map(_score_row, pairs)))
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        return list(bar(pool.imap(_score_row, pairs, chunksize=_CHUNK)))
+    return spread(
+        _score_row,
+        pairs,
+        rows_per_process=_PAIRS_PER_PROCESS,
+        processes=processes,
+        progress=progress,
+    )
 
 
 def _score_row(row: tuple[int, str, str]) -> dict[str, float]:
@@ -153,16 +152,6 @@ class Interval:
     high: float
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference over the same articles, its 95% interval, and two-sided p."""
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
 def bootstrap(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> Interval:
     """Mean of `values`, one an article, with its 95% percentile bootstrap interval.
 
@@ -170,39 +159,18 @@ def bootstrap(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -
     its own, so equal seeds and lengths resample the same articles. One article gives an interval
     without width, which says nothing. Raises ValueError for no values or values not finite.
     """
-    sample = _checked(values)
-    low, high = np.percentile(_resampled_means(sample, resamples, seed), [2.5, 97.5])
-    return Interval(float(sample.mean()), float(low), float(high))
+    low, high = np.percentile(resampled_means(values, resamples, seed), [2.5, 97.5])
+    return Interval(float(np.mean(values)), float(low), float(high))
 
 
-def paired_difference(
-    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, resamples: int, seed: int
-) -> Difference:
-    """Mean of a - b over the same articles in the same order, by paired bootstrap.
+def resampled_means(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of `resamples` draws of all articles with replacement, shape [resamples].
 
-    Koehn (2004), "Statistical Significance Tests for Machine Translation Evaluation". p is twice
-    the share of resamples on the far side of zero, the observed sample counted among them so that
-    it is never 0 (Davison & Hinkley 1997, section 4.2). Raises ValueError for unequal lengths.
+    Raises ValueError for no values or values not finite.
     """
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} values are not pairs over the same articles")
-    sample = _checked(a) - _checked(b)
-    means = _resampled_means(sample, resamples, seed)
-    low, high = np.percentile(means, [2.5, 97.5])
-    tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    p = min(1.0, 2 * (tail + 1) / (resamples + 1))
-    return Difference(float(sample.mean()), float(low), float(high), p)
-
-
-def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
         raise ValueError(f"need one finite number an article, got shape {sample.shape}")
-    return sample
-
-
-def _resampled_means(sample: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of `resamples` draws of all articles with replacement, shape [resamples]."""
     rng = np.random.default_rng(seed)
     n, rows = len(sample), max(1, _DRAWS // len(sample))
     return np.concatenate(

@@ -53,8 +53,8 @@ class Study:
     """What has to be said wherever scores appear; empty where nothing has."""
     table: Sequence[Record]
     """Rows of model_comparison_results.csv, None where a cell is empty."""
-    paired: Sequence[Record]
-    """system, other, n, difference, low, high: ROUGE-Lsum on the same articles, 95% interval."""
+    differences: Sequence[Record]
+    """Rows of analysis/differences.csv: best against every other system, on the same articles."""
     trials: Sequence[Record]
     """Rows of search/trials.csv."""
     searched: Sequence[str]
@@ -90,6 +90,7 @@ def render(study: Study) -> tuple[str, str]:
         "measured": [row for row in study.table if row["source"] == "measured"],
         "systems": SYSTEMS,
         "verdict": list(verdict(study)),
+        "fitted": {name: model["validation_loss"] for name, model in study.models.items()},
         "published_note": published_note(study.data, _best(study)["n"]),
         "rates": rates(study.errors),
         "averages": averages(study.errors),
@@ -109,10 +110,13 @@ def verdict(study: Study) -> Iterator[str]:
         f"On {best['n']:,} test articles of {study.data}, the best model reaches ROUGE-Lsum "
         f"{number(best['rougeLsum'])}{_interval(best['rougeLsum_low'], best['rougeLsum_high'])}."
     )
-    paired = {row["other"]: row for row in study.paired if row["system"] == "best"}
-    others = [row for row in study.table if row["source"] == "measured" and row is not best]
-    for other in others:
-        yield _difference(best, other, paired.get(other["system"]))
+    for row in study.differences:
+        if row["metric"] == "rougeLsum":
+            yield (
+                f"Against {row['other']}: {row['verdict']} ({signed(row['difference'])} points, "
+                f"paired 95% interval {signed(row['low'])} to {signed(row['high'])}, "
+                f"{probability(row['p_holm'])} corrected for {len(study.differences)} comparisons)."
+            )
     flagged = study.errors[["unsupported_numbers", "unsupported_names"]].gt(0).any(axis=1)
     share = 100 * flagged.groupby(study.errors["system"]).mean()
     yield (
@@ -121,32 +125,10 @@ def verdict(study: Study) -> Iterator[str]:
         f"the references."
     )
     yield (
-        "The winner was chosen on validation articles and measured on test articles; each training "
-        "ran once, with one seed, so the spread between seeds is not known."
+        "The winner was chosen on validation articles and measured on test articles (the table has "
+        "both losses); each training ran once, with one seed, so the spread between seeds is not "
+        "known."
     )
-
-
-def _difference(best: Record, other: Record, paired: Record | None) -> str:
-    """One sentence: best against another system, and how sure that is."""
-    gap = paired["difference"] if paired else best["rougeLsum"] - other["rougeLsum"]
-    points = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {other['system']}"
-    if paired:
-        span = f"paired 95% interval {signed(paired['low'])} to {signed(paired['high'])}"
-        if paired["low"] > 0 or paired["high"] < 0:
-            return f"It is {points} ({span})."
-        return (
-            f"No significant difference from {other['system']} at n = {paired['n']:,}: "
-            f"{signed(gap)} points ({span})."
-        )
-    if best["rougeLsum_low"] is None or other["rougeLsum_low"] is None:
-        return f"It is {points}, with no interval measured: uncertain."
-    apart = (
-        best["rougeLsum_low"] > other["rougeLsum_high"]
-        or best["rougeLsum_high"] < other["rougeLsum_low"]
-    )
-    if apart:
-        return f"It is {points} (the 95% intervals do not overlap)."
-    return f"It is {points}, which is uncertain: the 95% intervals overlap."
 
 
 def published_note(data: str, n: int) -> str:
@@ -208,8 +190,13 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float) -> str:
-    """+1.2 or −1.2."""
-    return f"{value:+.1f}".replace("-", "−")
+    """+1.23 or −1.23."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """p < 0.001 or p = 0.012."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def setting(value: Any) -> str:
@@ -247,6 +234,6 @@ def _environment(finalize: Callable[[Any], Any] | None = None) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for show in (number, signed, setting, memory, code):
+    for show in (number, signed, probability, setting, memory, code):
         environment.filters[show.__name__] = show
     return environment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from nutgraf.settings import Config
 
 
 def as_text(path: Path, config: Config) -> str:
-    """The measured rows, then the published ones apart, with what the numbers are."""
+    """The measured rows, best against the others (analysis/differences.csv, beside the table),
+    then the published rows apart, with what the numbers are."""
     table = pd.read_csv(path)
     measured = table[table["source"] == "measured"]
     lines = [
@@ -28,6 +30,7 @@ def as_text(path: Path, config: Config) -> str:
             f"{row.rougeLsum:8.2f}{interval:>16}{_or_blank(row.perplexity, '9.2f')}"
             f"{_or_blank(row.train_seconds, '9.0f')}"
         )
+    lines += _differences(pd.read_csv(path.parent / "analysis" / "differences.csv"))
     lines.append("published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum):")
     for row in table[table["source"] == "published"].itertuples():
         lines.append(
@@ -36,6 +39,17 @@ def as_text(path: Path, config: Config) -> str:
     if is_synthetic(config):
         lines.append(SYNTHETIC)
     return "\n".join(lines)
+
+
+def _differences(table: pd.DataFrame) -> Iterator[str]:
+    yield (
+        "best against the others, R-Lsum points on the same articles, paired 95% interval, "
+        f"p Holm-corrected over {len(table)} comparisons"
+    )
+    for row in table[table["metric"] == "rougeLsum"].itertuples():
+        interval = f"{row.low:+.2f} to {row.high:+.2f}"
+        surely = f"{interval:>18}  p {row.p_holm:.4f}"
+        yield f"{row.other:<14}{row.difference:+7.2f}{surely}  {row.verdict}"
 
 
 def _or_blank(value: Any, form: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import articles, errors, metrics, published
+from nutgraf import articles, differences, errors, metrics, published
 from nutgraf.articles import Article
 from nutgraf.card import model_card
 from nutgraf.runfolder import (
@@ -43,7 +43,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     if force or not table.is_current:
         with table.writing() as scratch:
             _table(config, folder).to_csv(scratch / TABLE, index=False)
-            _analysis(folder, scratch / "analysis")
+            _analysis(config, folder, scratch / "analysis")
         anything = True
     final = folder.artefact("final_best_model", inputs=["comparison", "models/best"])
     if force or not final.is_current:
@@ -92,9 +92,11 @@ def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     return row
 
 
-def _analysis(folder: RunFolder, out: Path) -> None:
-    """errors.csv for the systems and the references themselves; examples.jsonl to read."""
+def _analysis(config: Config, folder: RunFolder, out: Path) -> None:
+    """errors.csv for the systems and the references themselves, examples.jsonl to read, and
+    differences.csv: best against every other system."""
     test = articles.read(folder.data("test"))
+    scores = {system: read_records(folder.scores(system)) for system in SYSTEMS}
     rows = [
         {
             "id": a.id,
@@ -104,11 +106,13 @@ def _analysis(folder: RunFolder, out: Path) -> None:
         for a in test
     ]
     for system in SYSTEMS:
-        for score in read_records(folder.scores(system)):
+        for score in scores[system]:
             indicators = {k: v for k, v in score.items() if not k.startswith("rouge")}
             rows.append({"id": score["id"], "system": system, **indicators})
     out.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(out / "errors.csv", index=False)
+    against = differences.table(scores, "best", config.score.resamples, config.score.seed)
+    pd.DataFrame(against).to_csv(out / "differences.csv", index=False)
     write_records(out / "examples.jsonl", _examples(folder, test))
 
 

@@ -69,7 +69,7 @@ def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.S
         data=describe_data(config),
         caution=SYNTHETIC if is_synthetic(config) else "",
         table=_records(pd.read_csv(folder / "model_comparison_results.csv")),
-        paired=_paired(config, folder),
+        differences=_records(pd.read_csv(folder / "analysis" / "differences.csv")),
         trials=_records(pd.read_csv(folder / "search" / "trials.csv")),
         searched=list(config.search.space),
         models={name: read_json(folder.model(name) / "train.json") for name in TRAINED},
@@ -85,27 +85,6 @@ def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.S
         versions=trained["versions"],
         machine=trained["machine"],
     )
-
-
-def _paired(config: Config, folder: RunFolder) -> list[dict[str, Any]]:
-    """ROUGE-Lsum of best less that of each other system, on the same articles."""
-    lsum = {s: [row["rougeLsum"] for row in read_records(folder.scores(s))] for s in SYSTEMS}
-    rows = []
-    for other in (system for system in SYSTEMS if system != "best"):
-        found = metrics.paired_difference(
-            lsum["best"], lsum[other], config.score.resamples, config.score.seed
-        )
-        rows.append(
-            {
-                "system": "best",
-                "other": other,
-                "n": len(lsum["best"]),
-                "difference": found.mean,
-                "low": found.low,
-                "high": found.high,
-            }
-        )
-    return rows
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

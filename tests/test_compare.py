@@ -1,0 +1,94 @@
+"""The compare stage on a made-up run folder: known scores in, the table and its verdicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nutgraf import articles
+from nutgraf.articles import Article
+from nutgraf.config import build
+from nutgraf.results import as_text
+from nutgraf.runfolder import RunFolder, write_json, write_records
+from nutgraf.settings import Config
+from nutgraf.stages import compare
+
+# Every article's scores: best is ahead of lead3, behind zero_shot, and baseline goes both ways.
+GAPS: dict[str, Callable[[int], float]] = {
+    "lead3": lambda i: -4.0 - i % 3,
+    "zero_shot": lambda i: 2.0 + i % 5,
+    "baseline": lambda i: 3.0 if i % 2 else -2.5,
+    "best": lambda i: 0.0,
+}
+TRAINED = {
+    "learning_rate": 1e-3, "gradient_accumulation_steps": 2, "micro_batch_size": 4,
+    "weight_decay": 0.01, "lora_r": 16, "examples": 800, "seconds": 48.2, "base": {},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[RunFolder, Config]:
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "made-up")
+    test = [Article(f"test-{i}", f"The mayor met {i} voters.", "She met them.") for i in range(40)]
+    with folder.artefact("data").writing() as scratch:
+        articles.write(test, scratch / "data" / "test.parquet")
+    for name in ("baseline", "best"):
+        with folder.artefact(f"models/{name}").writing() as scratch:
+            (scratch / "models" / name).mkdir(parents=True)
+            write_json(scratch / "models" / name / "train.json", TRAINED)
+    for system, gap in GAPS.items():
+        texts, scores = [], []
+        for i, article in enumerate(test):
+            row = {"id": article.id, "text": "She did.", "reference_nll": 8, "reference_tokens": 4}
+            texts.append(row)
+            rouge = dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), 30 + i / 8 + gap(i))
+            scores.append({"id": article.id, **rouge, "words": 2})
+        for kind, rows in (("summaries", texts), ("scores", scores)):
+            name = f"{kind}/{system}"
+            with folder.artefact(name, outputs=[f"{name}.jsonl"]).writing() as scratch:
+                write_records(scratch / f"{name}.jsonl", rows)
+    config = build({"run": str(folder.path), "model": {"base": str(tiny_base)}})
+    assert compare.run(config, folder)
+    return folder, config
+
+
+def test_it_is_done_once(compared: tuple[RunFolder, Config]) -> None:
+    folder, config = compared
+    assert not compare.run(config, folder)
+    assert compare.run(config, folder, force=True)
+
+
+def test_best_is_compared_with_every_other_system(compared: tuple[RunFolder, Config]) -> None:
+    folder, _ = compared
+    table = pd.read_csv(folder / "analysis" / "differences.csv")
+    assert list(table.columns) == [
+        "system", "other", "metric", "n", "difference", "low", "high", "p", "p_holm", "verdict",
+    ]  # fmt: skip
+    assert len(table) == 9
+    assert (table["system"] == "best").all()
+    assert (table["n"] == 40).all()
+    said = table.groupby("other")["verdict"].unique()
+    assert said["lead3"].tolist() == ["better"]
+    assert said["zero_shot"].tolist() == ["worse"]
+    (undecided,) = said["baseline"]
+    assert undecided.startswith("no significant difference at n = 40; about ")
+    assert (table["p_holm"] >= table["p"]).all()
+    means = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")["rougeLsum"]
+    for row in table[table["metric"] == "rougeLsum"].itertuples():
+        assert row.difference == pytest.approx(means["best"] - means[row.other], abs=0.011)
+        assert row.low < row.difference < row.high
+
+
+def test_the_terminal_tells_the_verdicts(compared: tuple[RunFolder, Config]) -> None:
+    folder, config = compared
+    lines = as_text(folder / "model_comparison_results.csv", config).splitlines()
+    assert "Holm-corrected over 9 comparisons" in "\n".join(lines)
+    told = {line.split()[0]: line for line in lines if "  p 0." in line or "  p 1." in line}
+    assert list(told) == ["lead3", "zero_shot", "baseline"]
+    assert told["lead3"].endswith("  better")
+    assert "+4.97" in told["lead3"]
+    assert told["zero_shot"].endswith("  worse")
+    assert "no significant difference at n = 40" in told["baseline"]
