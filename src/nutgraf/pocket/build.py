@@ -2,10 +2,11 @@
 
     python -m nutgraf.pocket.build --out DIR                 about 80 minutes on two CPU cores
     python -m nutgraf.pocket.build --out DIR --minutes 10    a rougher one
+    python -m nutgraf.pocket.build --out DIR --resume        goes on where a build was stopped
 
 Writes `model.safetensors` (fp16), the configuration and tokenizer files, `recipe.json` (settings,
 seeds, versions, machine) and `curve.csv` (losses and probes). Every probe also writes the model as
-it is then to DIR, so an interrupted build leaves a checkpoint that works.
+it is then to DIR, so an interrupted build leaves a checkpoint that works and can be resumed.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 import transformers
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nutgraf.pocket.pretrain import Settings, new_model, pretrain
+from nutgraf.pocket.pretrain import Settings, new_model, pretrain, read_curve
 from nutgraf.pocket.tokenizer import BOS, EOS, PAD, name_pieces, train_tokenizer
 
 
@@ -59,27 +60,36 @@ def build(
     out: Path,
     settings: Settings,
     minutes: float,
-    tokenizer: PreTrainedTokenizerFast | None = None,
     articles: int = 6000,
+    resume: bool = False,
 ) -> dict[str, float]:
-    """Build into `out`; returns the last probes. `articles` is for training the tokenizer."""
+    """Build into `out`; returns the last probes. `articles` is for training the tokenizer.
+
+    With `resume`, tokenizer and weights in `out` are taken up again.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = tokenizer or train_tokenizer(settings.seed, articles)
-    tokenizer.save_pretrained(out)
+    if resume:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+        model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
+    else:
+        tokenizer = train_tokenizer(settings.seed, articles)
+        tokenizer.save_pretrained(out)
+        model = new_model(settings)
     pieces = {
         "seen": name_pieces(tokenizer, held_out=False),
         "held_out": name_pieces(tokenizer, held_out=True),
     }
-    model = new_model(settings)
+    resumed_at = int(read_curve(out / "curve.csv")[-1]["step"]) if resume else None
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{parameters:,} parameters; names by number of tokens: {pieces}", flush=True)
     started = time.monotonic()
     result = pretrain(
-        model, tokenizer, settings, out / "curve.csv", minutes, lambda m: save_model(m, out)
+        model, tokenizer, settings, out / "curve.csv", minutes, lambda m: save_model(m, out), resume
     )
     recipe = _recipe(settings, minutes, pieces)
     recipe["result"] = {
         "parameters": parameters,
+        "resumed_at_step": resumed_at,
         **result,
         "wall_seconds": round(time.monotonic() - started, 1),
     }
@@ -95,13 +105,14 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=120.0, help="longest wall time of pretraining (minutes)"
     )
+    parser.add_argument("--resume", action="store_true", help="carry on with the build in OUT")
     for field in fields(Settings):
         option = "--" + field.name.replace("_", "-")
         kind = type(field.default)
         parser.add_argument(option, type=kind, default=field.default, help="default %(default)s")
     options = parser.parse_args()
     chosen = {field.name: getattr(options, field.name) for field in fields(Settings)}
-    build(options.out, replace(Settings(), **chosen), options.minutes)
+    build(options.out, replace(Settings(), **chosen), options.minutes, resume=options.resume)
 
 
 if __name__ == "__main__":

@@ -132,14 +132,19 @@ def _lists(rng: random.Random) -> list[lessons.Span]:
     return rng.choice([lessons.name_list, lessons.recall])(rng)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Iterator[Batch]:
-    """Ids and loss weights, both (rows, tokens), without end: curriculum first, then lessons."""
-    rng = random.Random(f"pretrain/{settings.seed}")
-    for step in range(settings.curriculum_steps):
+def batches(
+    tokenizer: PreTrainedTokenizerFast, settings: Settings, start: int = 0
+) -> Iterator[Batch]:
+    """Ids and loss weights, both (rows, tokens), without end: curriculum first, then lessons.
+
+    `start` is the step at which a resumed run goes on; it reads other lessons than the first part.
+    """
+    rng = random.Random(f"pretrain/{settings.seed}/{start}")
+    for step in range(start, settings.curriculum_steps):
         part = step / settings.curriculum_steps
         vocabulary = 60 if part < 0.3 else 300 if part < 0.6 else VOCABULARY
         yield random_copies(rng, rng.randint(5, 12), vocabulary, settings.copy_batch_tokens)
-    for step in range(settings.warm_copy_steps):
+    for step in range(max(0, start - settings.curriculum_steps), settings.warm_copy_steps):
         if step % 2:
             yield _rows(rng, tokenizer, settings, _lists)
         else:
@@ -156,7 +161,7 @@ def _loss(model: LlamaForCausalLM, ids: Tensor, weights: Tensor) -> Tensor:
     states = model.model(input_ids=ids[:, :-1]).last_hidden_state[trained]
     logits = model.lm_head(states).float()
     each = cross_entropy(logits, ids[:, 1:][trained], reduction="none")
-    return (each * worth[trained]).sum() / worth.sum()
+    return (each * worth[trained]).sum() / worth.sum().clamp(min=1.0)
 
 
 def _optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -179,6 +184,22 @@ def _rate_share(step: int, progress: float, settings: Settings) -> float:
     return warm * max(settings.floor, min(1.0, fall))
 
 
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """The rows of a curve."""
+    with path.open(newline="") as file:
+        return [
+            {name: int(cell) if cell.isdigit() else float(cell) for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _write_curve(path: Path, rows: list[dict[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def pretrain(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -186,59 +207,58 @@ def pretrain(
     curve: Path,
     minutes: float,
     keep: Callable[[LlamaForCausalLM], None] | None = None,
+    resume: bool = False,
 ) -> dict[str, float]:
     """Train in place until the tokens or the minutes are used up; returns the last probes.
 
     The rate follows whichever of the two is nearer to its end, so that it always falls to the
-    floor. `keep` is called with the model after each probe. The curve is a CSV file, a row a probe.
+    floor. `keep` is called with the model after each probe. The curve is a CSV file, a row a probe;
+    with `resume` the run goes on after its last row, with fresh optimizers.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)  # type: ignore[arg-type]
     model.config.use_cache = False
     optimizers = _optimizers(model, settings)
-    started = time.monotonic()
-    tokens, step, average = 0, 0, 0.0
-    result: dict[str, float] = {}
+    rows = read_curve(curve) if resume else []
+    result: dict[str, float] = rows[-1] if rows else {}
+    first = step = int(result.get("step", 0))
+    tokens, average = int(result.get("tokens", 0)), 0.0
+    started = time.monotonic() - result.get("seconds", 0.0)
     marks = {settings.curriculum_steps, settings.curriculum_steps + settings.warm_copy_steps}
-    source = batches(tokenizer, settings)
-    with curve.open("w", newline="") as file:
-        rows: csv.DictWriter | None = None
-        while True:
-            seconds = time.monotonic() - started
-            progress = max(tokens / settings.tokens, seconds / (60 * minutes))
-            finished = progress >= 1
-            if step and (finished or step % settings.probe_every == 0 or step in marks):
-                result = {
-                    "step": step,
-                    "tokens": tokens,
-                    "seconds": round(seconds, 1),
-                    "loss": round(average, 4),
-                    **probes.probe(model, tokenizer, device),
-                }
-                if rows is None:
-                    rows = csv.DictWriter(file, list(result), lineterminator="\n")
-                    rows.writeheader()
-                rows.writerow(result)
-                file.flush()
-                print(" ".join(f"{name} {value}" for name, value in result.items()), flush=True)
-                if keep:
-                    keep(model)
-            if finished:
-                break
-            share = _rate_share(step, progress, settings)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * share
-            ids, weights = next(source)
-            with torch.autocast(device, dtype=torch.bfloat16):
-                loss = _loss(model, ids.to(device), weights.to(device))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            tokens += ids.numel()
-            average = loss.item() if step == 0 else 0.95 * average + 0.05 * loss.item()
-            step += 1
+    source = batches(tokenizer, settings, first)
+    while True:
+        seconds = time.monotonic() - started
+        progress = max(tokens / settings.tokens, seconds / (60 * minutes))
+        finished = progress >= 1
+        if step > first and (finished or step % settings.probe_every == 0 or step in marks):
+            result = {
+                "step": step,
+                "tokens": tokens,
+                "seconds": round(seconds, 1),
+                "loss": round(average, 4),
+                **probes.probe(model, tokenizer, device),
+            }
+            rows.append(result)
+            _write_curve(curve, rows)
+            print(" ".join(f"{name} {value}" for name, value in result.items()), flush=True)
+            if keep:
+                keep(model)
+        if finished:
+            break
+        share = _rate_share(step - first, progress, settings)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * share
+        ids, weights = next(source)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss = _loss(model, ids.to(device), weights.to(device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        tokens += ids.numel()
+        average = loss.item() if step == first else 0.95 * average + 0.05 * loss.item()
+        step += 1
     model.config.use_cache = True
     return result
