@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words, settings = _split(sys.argv[1:] if argv is None else argv)
         args = _parser().parse_args(words)
-        if settings and args.call is not _run:
+        if settings and not hasattr(args, "stages"):
             raise UserError(f"--{next(iter(settings))} is a setting of a study: not taken here")
         args.call(args, settings)
         return 0
@@ -71,8 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(call=_run, stages=tuple(STAGES))
     for name, what in STAGES.items():
-        stage = _study_command(commands, name, f"one stage of it: {what}")
+        any_file = "; or those of any FILE of summaries" if name == "score" else ""
+        stage = _study_command(commands, name, f"one stage of it: {what}{any_file}")
         stage.set_defaults(call=_run, stages=(name,))
+        if name == "score":
+            _also_any_file(stage)
     summarize = commands.add_parser("summarize", help="summaries of new articles")
     summarize.add_argument(
         "files",
@@ -112,6 +115,23 @@ def _study_command(
     return command
 
 
+def _also_any_file(score: argparse.ArgumentParser) -> None:
+    score.usage = (
+        "nutgraf score [CONFIG.yaml] [--run DIR] [--force] [--section.field VALUE ...]\n"
+        "       nutgraf score FILE --reference COL --summary COL [--article COL] [--json]"
+    )
+    score.description = (
+        "One stage of a study; or, given a FILE of summaries from anywhere (.jsonl, .csv, .parquet)"
+        "\nwith the names of its columns, ROUGE with 95% intervals, and indicators."
+    )
+    file = score.add_argument_group("for a FILE in place of CONFIG.yaml")
+    file.add_argument("--reference", metavar="COL", help="the column of references")
+    file.add_argument("--summary", metavar="COL", help="the column of summaries")
+    file.add_argument("--article", metavar="COL", help="that of articles: indicators are found too")
+    file.add_argument("--json", action="store_true", help="one JSON object, not a table")
+    score.set_defaults(call=_score)
+
+
 def _settings_help() -> str:
     lines = ["settings, as --section.field VALUE:"]
     for name, sentence, default in fields():
@@ -128,6 +148,25 @@ def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
     made = study.run(config, args.stages, force=args.force)
     if args.stages == tuple(STAGES):
         _print_table(config, made)
+
+
+def _score(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    """The stage of that name, or the scores of a file of summaries."""
+    from nutgraf.tables import SUFFIXES
+
+    for_file = [name for name in ("reference", "summary", "article", "json") if vars(args)[name]]
+    if not (for_file or (args.config and args.config.suffix in SUFFIXES)):
+        return _run(args, settings)
+    if args.config is None:
+        raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
+    for_study = [*settings, *(name for name in ("run", "force") if vars(args)[name])]
+    if for_study:
+        raise UserError(f"--{for_study[0]} is of a study: not taken with a file of summaries")
+    if not (args.reference and args.summary):
+        raise UserError(f"{args.config}: name its columns with --reference COL and --summary COL")
+    from nutgraf.apps import score
+
+    score.run(args.config, args.reference, args.summary, args.article, as_json=args.json)
 
 
 def _configuration(args: argparse.Namespace, settings: dict[str, str]) -> Config:
