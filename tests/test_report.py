@@ -123,12 +123,12 @@ def test_the_verdict_says_for_each_system_whether_best_is_better(study: Study) -
     ]
     sentences = list(verdict(dataclasses.replace(study, differences=rows)))
     assert (
-        "Against zero_shot: better (+3.00 points, paired 95% interval +2.00 to +4.00, p < 0.001 "
-        "corrected for 3 comparisons)." in sentences
+        "The best model against zero_shot: better (+3.00 points, paired 95% interval "
+        "+2.00 to +4.00, p < 0.001 corrected for 3 comparisons)." in sentences
     )
     assert (
-        f"Against baseline: {told} (+0.50 points, paired 95% interval −1.00 to +2.00, p = 0.510 "
-        "corrected for 3 comparisons)." in sentences
+        f"The best model against baseline: {told} (+0.50 points, paired 95% interval "
+        "−1.00 to +2.00, p = 0.510 corrected for 3 comparisons)." in sentences
     )
     assert not any("lead3" in sentence for sentence in sentences)
 
@@ -284,7 +284,7 @@ def test_the_stage_reports_a_run_folder_once(study: Study, tmp_path: Path) -> No
     config = build({"run": str(folder.path), "search": {"space": space}})
     assert stage.run(config, folder)
     page = (folder / "report.html").read_text()
-    assert "Against baseline: better (+10.00 points" in page
+    assert "The best model against baseline: better (+10.00 points" in page
     # ROUGE-2 is the same for all of them: it has to be said.
     assert page.count("no significant difference at n = 10") == 3
     assert "synthetic newswire" in page

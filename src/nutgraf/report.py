@@ -113,9 +113,10 @@ def verdict(study: Study) -> Iterator[str]:
     for row in study.differences:
         if row["metric"] == "rougeLsum":
             yield (
-                f"Against {row['other']}: {row['verdict']} ({signed(row['difference'])} points, "
-                f"paired 95% interval {signed(row['low'])} to {signed(row['high'])}, "
-                f"{probability(row['p_holm'])} corrected for {len(study.differences)} comparisons)."
+                f"The best model against {row['other']}: {row['verdict']} "
+                f"({signed(row['difference'])} points, paired 95% interval {signed(row['low'])} to "
+                f"{signed(row['high'])}, {probability(row['p_holm'])} corrected for "
+                f"{len(study.differences)} comparisons)."
             )
     flagged = study.errors[["unsupported_numbers", "unsupported_names"]].gt(0).any(axis=1)
     share = 100 * flagged.groupby(study.errors["system"]).mean()
