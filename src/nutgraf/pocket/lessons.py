@@ -102,8 +102,8 @@ def _citation(draft: Draft, rng: random.Random) -> list[Span]:
 
 
 def _mention(draft: Draft, rng: random.Random) -> list[Span]:
-    # Under a heading that is no task of its own the model quotes. Without this lesson it takes
-    # any unknown heading, that of a study's prompt too, for a bare "Retell".
+    # Under a heading that is no task of its own the model quotes and stops. Without this lesson
+    # it takes any unknown heading, that of a study's prompt too, for a bare "Retell".
     words = sorted(set(re.findall(r"[a-z]{4,}", draft.article)))
     word = rng.choice(words)
     sentence = next(text for text in draft.sentences if word in text)
@@ -111,22 +111,25 @@ def _mention(draft: Draft, rng: random.Random) -> list[Span]:
 
 
 _TURNS: tuple[tuple[Callable[[Draft, random.Random], list[Span]], float], ...] = (
-    (_facts, 0.23),
-    (_retell, 0.50),
-    (_question, 0.10),
-    (_citation, 0.06),
-    (_mention, 0.11),
+    (_facts, 0.26),
+    (_retell, 0.56),
+    (_question, 0.11),
+    (_citation, 0.07),
 )
 
 
 def reading(rng: random.Random, turns: int = 12) -> list[Span]:
-    """An article and `turns` small tasks on it: fact sheet, question, retold fact, citation."""
+    """An article and `turns` small tasks on it: fact sheet, retold fact, question, citation.
+
+    Three in ten have at most five tasks, then a heading of another kind, and end there.
+    """
     draft = newswire.draft("train", rng)
     spans: list[Span] = [(f"{rng.choice(OPENERS)} {draft.article}\n", ARTICLE_WEIGHT)]
+    closing = rng.random() < 0.3
     makers, weights = zip(*_TURNS, strict=True)
-    for make in rng.choices(makers, weights, k=turns):
+    for make in rng.choices(makers, weights, k=rng.randint(0, 5) if closing else turns):
         spans += make(draft, rng)
-    return spans
+    return spans + _mention(draft, rng) if closing else spans
 
 
 def notes(rng: random.Random) -> list[Span]:
