@@ -44,8 +44,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple
         for i, article in enumerate(test):
             row = {"id": article.id, "text": "She did.", "reference_nll": 8, "reference_tokens": 4}
             texts.append(row)
-            rouge = dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), 30 + i / 8 + gap(i))
-            scores.append({"id": article.id, **rouge, "words": 2})
+            score = 30 + i / 8 + gap(i)
+            rouge = {"rouge1": score + gap(i), "rouge2": score - 10, "rougeL": score - 5}
+            scores.append({"id": article.id, **rouge, "rougeLsum": score, "words": 2})
         for kind, rows in (("summaries", texts), ("scores", scores)):
             name = f"{kind}/{system}"
             with folder.artefact(name, outputs=[f"{name}.jsonl"]).writing() as scratch:

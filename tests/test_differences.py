@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def test_paired_agrees_with_all_resamples_of_a_small_sample(seed):
     a, b = np.random.default_rng(seed).normal(0.5, 1, (2, 6))
     means = every_resample(a - b)
     found = paired(a, b, resamples=40_000, seed=7)
-    assert found.mean == pytest.approx(np.mean(a - b))
+    assert (found.n, found.mean) == (6, pytest.approx(np.mean(a - b)))
+    assert found.sd == pytest.approx(statistics.stdev(a - b))
     assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.06)
     exact = 2 * min((means <= 0).mean(), (means >= 0).mean())
     assert found.p == pytest.approx(max(exact, 2**-5), abs=0.01)
@@ -97,6 +99,14 @@ def test_so_many_articles_do_show_the_difference_four_times_in_five():
     assert 0.7 < np.mean(shown) < 0.9
 
 
+def test_more_comparisons_need_more_articles():
+    found = Difference(50, mean=1.0, low=0, high=0, sd=4.0, p=0.1)
+    # The normal quantile of 1 - 0.05 / 18, in place of that of 1 - 0.05 / 2.
+    assert articles_needed(found, comparisons=9) == math.ceil((2.772943 + 0.841621) ** 2 * 16)
+    assert "about 210 articles" in verdict(found, 0.9, comparisons=9)
+    assert "about 130 articles" in verdict(found, 0.9)
+
+
 def test_more_articles_are_needed_than_did_not_show_it():
     rng = np.random.default_rng(5)
     asked = 0
@@ -153,6 +163,20 @@ def test_the_table_holds_best_against_every_other_system(scores):
         means = [np.mean([s[row["metric"]] for s in scores[x]]) for x in ("best", row["other"])]
         assert row["difference"] == pytest.approx(means[0] - means[1], abs=1e-3)
         assert row["low"] < row["difference"] < row["high"]
+
+
+def test_what_would_be_significant_alone_is_not_among_many(scores):
+    behind = 2.4 / math.sqrt(150)  # standard errors
+    baseline = [
+        {"id": row["id"], **{m: row[m] - behind + (-1) ** i for m in differences.METRICS}}
+        for i, row in enumerate(scores["best"])
+    ]
+    same = dict.fromkeys(scores, scores["best"])
+    row = next(r for r in table({**same, "baseline": baseline}, "best", 2000, 1) if r["p"] < 1)
+    assert row["other"] == "baseline"
+    assert row["p"] < 0.03
+    assert row["p_holm"] > 0.05
+    assert row["verdict"].startswith("no significant difference at n = 150; about ")
 
 
 def test_the_table_wants_the_same_articles_and_enough_resamples(scores):
