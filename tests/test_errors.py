@@ -48,6 +48,7 @@ def test_the_reference_of_a_sound_article_has_no_slip():
         ("It ended.", "length", 1),
         ("It ended", "stop", 1),
         ("he said so . ''", None, 0),
+        ("he said so . ``", None, 0),
         ("He said “so.”\n", None, 0),
         ("Is it?)", "extract", 0),
         ("", "stop", 1),
@@ -76,6 +77,29 @@ def test_copying_by_hand():
     assert found["novel_1grams"] == pytest.approx(1 / 6)
     assert found["novel_2grams"] == pytest.approx(2 / 5)
     assert found["novel_4grams"] == 1
+
+
+def test_where_copied_tokens_come_from():
+    article = "a b c d e f g h i j k"  # places 0, 0.1 ... 1
+    for summary, place in [("a", 0), ("k", 1), ("a b c", 0.1), ("a z k", 0.5), ("b d j k", 0.575)]:
+        assert errors.indicators(article, "a", summary)["copied_from"] == pytest.approx(place)
+    assert errors.indicators(article, "a", "z y")["copied_from"] == 0.5
+    assert errors.indicators("a", "a", "a")["copied_from"] == 0
+
+
+def test_least_support_is_that_of_the_sentence_least_at_home_in_one_stretch():
+    filler = " ".join(f"filler{n}" for n in range(200))
+    article = f"The mayor of Kent opened a bridge. {filler} A dog bit the baker of Dover."
+    for summary, support in [
+        ("The mayor opened the bridge.", 1),
+        ("The mayor opened the bridge. The dog bit the baker.", 1),
+        ("The mayor bit the baker.", 2 / 3),
+        ("The mayor opened the bridge. The mayor bit the dog of Dover.", 3 / 4),
+        ("Nobody swam.", 0),
+        ("", 0),
+    ]:
+        found = errors.indicators(article, "A.", summary)["least_support"]
+        assert found == pytest.approx(support), summary
 
 
 def test_fragments_are_the_longest_and_cover_what_is_copied():
@@ -109,6 +133,22 @@ def test_lower_cased_text_says_that_it_hides_its_names():
     assert (found["cased"], found["names"], found["unsupported_names"]) == (0, 0, 0)
     assert found["unsupported_numbers"] == 1
     assert found["key_facts"] == 1  # 2,500: numbers are seen all the same
+
+
+def test_capitals_after_full_stops_only_hide_the_names_too():
+    recased = "John smith told the senate on monday that 2,500 sheep died .\nAlan brown agreed ."
+    found = indicators(recased)
+    assert found["cased"] == 0
+    assert found["missing_key_facts"] == 0
+    assert indicators("Smith told the Senate on Monday.")["cased"] == 1
+    assert indicators("Sheep died.")["cased"] == 1
+    # One common word that a name of the article has too does not make a text lower-cased.
+    assert indicators("A smith told the Senate on Monday.")["cased"] == 1
+
+
+def test_a_surname_is_enough_in_text_that_hides_its_names():
+    assert indicators("The farmer smith told the senate on monday .")["missing_key_facts"] == 2
+    assert indicators("The farmer smith told the Senate on Monday.")["missing_key_facts"] == 3
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 
-from nutgraf.facts import Facts
+from nutgraf.facts import FUNCTION_WORDS, Facts
 from nutgraf.metrics import sentences
 
 # Every key that `indicators` gives, with what it means.
@@ -25,13 +25,15 @@ MEANINGS: dict[str, str] = {
     "repeated_sentences": "Sentences of the summary that stand in it before.",
     "numbers": "Numbers in the summary, in figures or words (from two on).",
     "unsupported_numbers": "Numbers in the summary whose value the article does not have.",
-    "cased": "1 where the summary has capitals, 0 where it is lower-cased and hides its names.",
+    "cased": "1 where the summary capitalizes names, 0 where it is lower-cased and hides them.",
     "names": "Capitalized names in the summary; none are found in lower-cased text.",
     "unsupported_names": "Names in the summary that the article does not have.",
     "key_facts": "Different names and numbers of the reference that the article has.",
     "missing_key_facts": "Those of them that the summary lacks.",
     "coverage": "Share of the summary's tokens inside fragments copied from the article, 0 to 1.",
     "density": "Mean length, over the summary's tokens, of the copied fragment around each.",
+    "copied_from": "Mean place in the article of the copied tokens, 0 its start to 1 its end.",
+    "least_support": "Lowest share of a sentence's content words that stand close in the article.",
     "compression": "Tokens of the article for each token of the summary.",
     "novel_1grams": "Share of the summary's tokens that the article does not have, 0 to 1.",
     "novel_2grams": "Share of its two-token sequences that the article does not have, 0 to 1.",
@@ -47,7 +49,10 @@ _TOKEN = re.compile(
 )
 _TYPOGRAPHIC = str.maketrans("’‘“”", "''\"\"")
 _QUOTES = ("``", "''")
-_FINISHED = re.compile(r"[.!?…][\s\"'’”)\]]*$")
+_FINISHED = re.compile(r"[.!?…][\s\"'`’”)\]]*$")
+
+# Tokens of an article, two or three sentences, that a summary's sentence may draw on as one.
+_CLOSE = 80
 
 Span = tuple[int, int, str]
 
@@ -100,11 +105,12 @@ def indicators(
 
     With A the article's tokens, S the summary's and F(A, S) the copied fragments f:
     coverage = (sum of |f|) / |S|, density = (sum of |f|^2) / |S|, compression = |A| / |S|.
-    Shares and ratios of an empty summary are 0. `finish_reason` is `length` where generation was
-    stopped at the limit.
+    Shares and ratios of an empty summary are 0; copied_from is 0.5, the middle, where nothing is
+    copied. `finish_reason` is `length` where generation was stopped at the limit.
     """
     source, written = tokens(article), tokens(summary)
-    lengths = [length for _, _, length in fragments(source, written)]
+    copied = fragments(source, written)
+    lengths = [length for _, _, length in copied]
     words = _words(written)
     known = Facts(article)
     told = Facts(summary, known)
@@ -126,6 +132,8 @@ def indicators(
         "missing_key_facts": sum(not told.mentions(fact) for fact in key),
         "coverage": _ratio(sum(lengths), len(written)),
         "density": _ratio(sum(n * n for n in lengths), len(written)),
+        "copied_from": _copied_from(copied, len(source)),
+        "least_support": _least_support(source, told_sentences),
         "compression": _ratio(len(source), len(written)),
     }
     for n in (1, 2, 3, 4):
@@ -154,6 +162,26 @@ def spans(article: str, summary: str) -> list[Span]:
     for first, last in _stretches(covered):
         found.append((placed[first][1], placed[last][2], "repeated_trigrams"))
     return sorted(found)
+
+
+def _copied_from(copied: Sequence[tuple[int, int, int]], of: int) -> float:
+    """Mean place of the copied tokens among the article's `of` tokens, 0 the first, 1 the last."""
+    places = [source + i for _, source, length in copied for i in range(length)]
+    return sum(places) / len(places) / max(of - 1, 1) if places else 0.5
+
+
+def _least_support(source: Sequence[str], told: Sequence[Sequence[str]]) -> float:
+    """For each sentence the largest share of its content words in one stretch; the lowest of all.
+
+    A sentence made of pieces from far apart, or of words the article lacks, has little support.
+    """
+    starts = range(0, max(len(source) - _CLOSE // 2, 1), _CLOSE // 2)
+    stretches = [set(source[start : start + _CLOSE]) for start in starts]
+    contents = [content for words in told if (content := set(words) - FUNCTION_WORDS)]
+    return min(
+        (max(len(content & had) for had in stretches) / len(content) for content in contents),
+        default=0.0,
+    )
 
 
 def _placed_sentences(text: str) -> Iterator[tuple[tuple[str, ...], int, int]]:

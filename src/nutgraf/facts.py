@@ -61,7 +61,7 @@ _TITLES = set(
     "mayor chief".split()
 )
 # Capitals of grammar, not of a name.
-_FUNCTION_WORDS = set(
+FUNCTION_WORDS = set(
     "a an the this that these those i i'm i've i'd i'll he she it we you they his her its our your "
     "their my me him us them who whom whose which what when where why how if then but and or nor "
     "so yet as at by for from in into of off on onto out over to up upon with within without under "
@@ -105,6 +105,7 @@ class Facts:
     word of a sentence is taken for a name only where the article has it capitalized inside a
     sentence, or has another first name before the surname that follows: a lone `Obama` that the
     article lacks cannot be told from `Blaze` there. Lower-cased text has numbers, but no names.
+    `cased` is False for it, and for text that has most of the article's names in lower case.
     """
 
     def __init__(self, text: str, article: Facts | None = None) -> None:
@@ -125,6 +126,8 @@ class Facts:
         self._singles = self._lower | _TITLES | {words[-1] for words in self._runs}
         self._acronyms = {_acronym(match.group()) for match in _LONG_NAME.finditer(plain)}
         if article:
+            hidden = self._lower & (article._inner - article._lower)
+            self.cased = self.cased and len(hidden) <= len(self._inner & article._inner)
             runs = [_without_opening(plain, run, self, article) for run in runs]
         self.names = [name for run in runs if (name := _name(run))]
         numbers = [(match, _values(match)) for match in _NUMBER.finditer(plain)]
@@ -158,7 +161,7 @@ class Facts:
     def mentions(self, fact: Fact) -> bool:
         """Whether this text has the fact, if need be by a shorter name: `Smith` for `John Smith`.
 
-        In lower-cased text the last word of a name is enough.
+        In text that hides its names the last word of one is enough.
         """
         if self.supports(fact):
             return True
@@ -187,7 +190,7 @@ def _runs(plain: str, found: list[Match[str]]) -> Iterator[list[Match[str]]]:
     run: list[Match[str]] = []
     for match in found:
         word = match.group()
-        capitalized = word != word.lower() and _normal(word) not in _FUNCTION_WORDS
+        capitalized = word != word.lower() and _normal(word) not in FUNCTION_WORDS
         if run and not (capitalized and _continues(run[-1], plain[run[-1].end() : match.start()])):
             yield run
             run = []
