@@ -1,4 +1,4 @@
-"""What several tests share: a tiny model and tokenizer of the real form, and where real data lies."""
+"""What several tests share: a tiny model of the real form, and where real data lies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of two small layers with random weights and a byte-level tokenizer, in safetensors."""
+    """A Llama of two small layers, random weights, byte-level tokenizer, in safetensors."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")

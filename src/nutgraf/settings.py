@@ -161,7 +161,7 @@ class TrainConfig(Section):
     gradient_accumulation_steps: Count = Field(
         2, description="Forward passes summed into one optimizer step."
     )
-    learning_rate: Positive = Field(2e-4, description="Peak step size of AdamW.")
+    learning_rate: Positive = Field(1e-3, description="Peak step size of AdamW.")
     weight_decay: Annotated[Float, Field(ge=0)] = Field(
         0.01, description="Decoupled weight decay of AdamW, per unit of learning rate."
     )
@@ -227,7 +227,7 @@ class SearchConfig(Section):
     trials: Count = Field(4, description="Settings tried.")
     space: Space = Field(
         default={
-            "train.learning_rate": Range(low=5e-4, high=1e-2, log=True),
+            "train.learning_rate": Range(low=2e-3, high=3e-2, log=True),
             "train.gradient_accumulation_steps": Choices(choices=(1, 2, 4)),
             "train.weight_decay": Range(low=1e-3, high=1e-1, log=True),
         },

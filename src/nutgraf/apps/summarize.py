@@ -72,17 +72,26 @@ def read_recipe(model: Path) -> Recipe:
     folder = next((f for f in folders if (f / "nutgraf.json").is_file()), None)
     if folder is None:
         raise UserError(f"{model} holds no model: give a finished run folder or final_best_model")
-    raw = json.loads((folder / "nutgraf.json").read_text(encoding="utf-8"))
-    recipe = Recipe(
-        folder,
-        ModelConfig.model_validate(raw["model"]),
-        PromptConfig.model_validate(raw["prompt"]),
-        GenerateConfig.model_validate(raw["generate"]),
-    )
-    found = identity(recipe.model)
-    if found != raw["base"]:
+    file = folder / "nutgraf.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        trained_on = raw["base"]
+        recipe = Recipe(
+            folder,
+            ModelConfig.model_validate(raw["model"]),
+            PromptConfig.model_validate(raw["prompt"]),
+            GenerateConfig.model_validate(raw["generate"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{folder} was trained on base {raw['base']} and {recipe.model.base!r} is now {found}: "
+            f"{file} is damaged ({type(error).__name__}: {reason}): make the model again with "
+            "`nutgraf compare --force`"
+        ) from None
+    found = identity(recipe.model)
+    if found != trained_on:
+        raise UserError(
+            f"{folder} was trained on base {trained_on} and {recipe.model.base!r} is now {found}: "
             "an adapter works on its own base only"
         )
     return recipe

@@ -17,7 +17,7 @@ from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import MODELS, SYSTEMS
+from nutgraf.systems import MODELS, SYSTEMS, TRAINED
 
 SETTINGS = {"prompt", "model", "generate"}
 
@@ -33,7 +33,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         made = folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data"] + ([f"models/{system}"] if (folder.model(system)).exists() else []),
+            inputs=["data", *([f"models/{system}"] if system in TRAINED else [])],
             settings=config.model_dump(mode="json", include=SETTINGS) if system in MODELS else {},
         )
         if made.is_current and not force:

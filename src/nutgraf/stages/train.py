@@ -19,6 +19,7 @@ SETTINGS = {"prompt", "model", "lora", "train"}
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make models/baseline and models/best: adapter, history.csv, train.json."""
+    folder.manifest("search")  # a Failure that says what to run, where there is none
     chosen = yaml.safe_load((folder / "search" / "best.yaml").read_text(encoding="utf-8"))
     models = {"baseline": (config, ["data"]), "best": (replace(config, chosen), ["data", "search"])}
     anything = False
