@@ -73,13 +73,13 @@ class DataConfig(Section):
     )
     split_column: str = Field("split", description="Column of the split in a single local file.")
     train_examples: Count | None = Field(
-        1200, description="Articles drawn for training, at random with `seed`; null takes all."
+        600, description="Articles drawn for training, at random with `seed`; null takes all."
     )
     validation_examples: Count | None = Field(
         64, description="Articles drawn for validation; null takes all."
     )
     test_examples: Count | None = Field(
-        120, description="Articles drawn for the test, the same for every system; null takes all."
+        100, description="Articles drawn for the test, the same for every system; null takes all."
     )
     seed: int = Field(42, description="Seed of the draws.")
 
@@ -151,7 +151,7 @@ class LoraSettings(Section):
 
 class TrainConfig(Section):
     max_examples: Count | None = Field(
-        800,
+        480,
         description="Articles seen in one training, repeats counted; the budget of every trial.",
     )
     max_steps: Count | None = Field(
@@ -161,7 +161,7 @@ class TrainConfig(Section):
     gradient_accumulation_steps: Count = Field(
         2, description="Forward passes summed into one optimizer step."
     )
-    learning_rate: Positive = Field(1e-3, description="Peak step size of AdamW.")
+    learning_rate: Positive = Field(2e-3, description="Peak step size of AdamW.")
     weight_decay: Annotated[Float, Field(ge=0)] = Field(
         0.01, description="Decoupled weight decay of AdamW, per unit of learning rate."
     )
@@ -173,10 +173,10 @@ class TrainConfig(Section):
     )
     max_grad_norm: Positive = Field(1.0, description="Gradients are scaled down to this norm.")
     eval_every: Count = Field(
-        200, description="Articles trained on between two evaluations on the validation rows."
+        120, description="Articles trained on between two evaluations on the validation rows."
     )
     eval_examples: Count = Field(
-        64, description="Validation articles in each evaluation, always the same ones."
+        48, description="Validation articles in each evaluation, always the same ones."
     )
     activation_checkpointing: bool = Field(
         False,
@@ -270,7 +270,7 @@ _FIXED = {"max_examples", "max_steps", "eval_every", "eval_examples", "seed"}
 
 
 class GenerateConfig(Section):
-    max_new_tokens: Count = Field(120, description="Longest summary, in tokens.")
+    max_new_tokens: Count = Field(96, description="Longest summary, in tokens.")
     num_beams: Count = Field(1, description="Beams of the decoder; 1 is greedy.")
     batch_size: Count = Field(32, description="Articles decoded together.")
 
