@@ -181,7 +181,8 @@ def test_lessons_never_hold_a_highlight_sentence():
     rng = random.Random(5)
     for _ in range(400):
         text = "".join(span for span, _ in lessons.lesson(rng))
-        assert not reserved & grams(text)
+        for sentence in re.split(r"[.!?]\s", text):  # a wording does not run over a full stop
+            assert not reserved & grams(sentence)
 
 
 def test_lessons_use_seen_names_only():

@@ -151,7 +151,7 @@ class LoraSettings(Section):
 
 class TrainConfig(Section):
     max_examples: Count | None = Field(
-        480,
+        560,
         description="Articles seen in one training, repeats counted; the budget of every trial.",
     )
     max_steps: Count | None = Field(
@@ -173,7 +173,7 @@ class TrainConfig(Section):
     )
     max_grad_norm: Positive = Field(1.0, description="Gradients are scaled down to this norm.")
     eval_every: Count = Field(
-        120, description="Articles trained on between two evaluations on the validation rows."
+        140, description="Articles trained on between two evaluations on the validation rows."
     )
     eval_examples: Count = Field(
         48, description="Validation articles in each evaluation, always the same ones."
@@ -227,7 +227,7 @@ class SearchConfig(Section):
     trials: Count = Field(4, description="Settings tried.")
     space: Space = Field(
         default={
-            "train.learning_rate": Range(low=2e-3, high=3e-2, log=True),
+            "train.learning_rate": Range(low=3e-3, high=3e-2, log=True),
             "train.gradient_accumulation_steps": Choices(choices=(1, 2, 4)),
             "train.weight_decay": Range(low=1e-3, high=1e-1, log=True),
         },
@@ -272,7 +272,7 @@ _FIXED = {"max_examples", "max_steps", "eval_every", "eval_examples", "seed"}
 class GenerateConfig(Section):
     max_new_tokens: Count = Field(96, description="Longest summary, in tokens.")
     num_beams: Count = Field(1, description="Beams of the decoder; 1 is greedy.")
-    batch_size: Count = Field(32, description="Articles decoded together.")
+    batch_size: Count = Field(50, description="Articles decoded together.")
 
 
 class ScoreConfig(Section):
