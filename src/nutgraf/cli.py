@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _study_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+    commands: argparse._SubParsersAction[_Parser], name: str, what: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
