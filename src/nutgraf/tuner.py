@@ -5,7 +5,6 @@ TPE: Bergstra et al. 2011. ASHA: Li et al. 2020 (arXiv:1810.05934).
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
@@ -86,7 +85,7 @@ def search(
     """Try `config.search.trials` settings and return all trials in the order of their start.
 
     The adapter of a completed trial lies in `out/<number>/adapter`. A trial that fails is a Trial
-    with its error; raises Failure only if all fail, or if Ray cannot start.
+    with its error; raises Failure only if none is completed, or if Ray cannot start.
     """
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -132,9 +131,19 @@ def search(
     finally:
         ray.shutdown()
     trials = watch.finished()
-    if all(trial.status == "error" for trial in trials):
-        raise Failure(f"all {len(trials)} trials failed, the first with: {trials[0].error}")
+    if not any(trial.status == "completed" for trial in trials):
+        errors = [trial.error for trial in trials if trial.status == "error"]
+        raise Failure(
+            f"none of {len(trials)} trials was completed, {len(errors)} failed, the first with: "
+            f"{errors[0] if errors else 'no error'}; change search.space or raise search.trials"
+        )
     return trials
+
+
+def by_loss(trials: Sequence[Trial]) -> list[Trial]:
+    """The completed trials, lowest validation loss first."""
+    completed = [(t.loss, t.number, t) for t in trials if t.status == "completed"]
+    return [trial for _, _, trial in sorted(completed)]
 
 
 def choose(trials: Sequence[Trial]) -> Trial:
@@ -144,8 +153,8 @@ def choose(trials: Sequence[Trial]) -> Trial:
     differences, row by row of the same validation rows, is at most one standard error of that
     mean. Trials without ROUGE (no finalists) do not win over the lowest loss.
     """
-    completed = [trial for trial in trials if trial.status == "completed"]
-    lowest = min(completed, key=lambda trial: trial.loss or math.inf)
+    completed = by_loss(trials)
+    lowest = completed[0]
     close = [t for t in completed if t.rouge and _within_noise(t, lowest)]
     return max(close, key=lambda t: t.rouge["rougeLsum"], default=lowest)
 
@@ -226,10 +235,10 @@ def _trial(values: dict[str, Any], config: dict[str, Any], rows: Any, out: str) 
                 folder / "adapter",
                 on_eval=report,
             )
-    except Exception as error:
+    except Exception:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc())
-        raise error
+        raise
     (folder / "rows.json").write_text(
         json.dumps(
             {"nll": [r.nll for r in done.best.rows], "tokens": [r.tokens for r in done.best.rows]}
@@ -293,11 +302,5 @@ class _Watch(tune.Callback):
         return list(self.trials.values())
 
 
-@functools.singledispatch
 def _short(value: Any) -> str:
-    return str(value)
-
-
-@_short.register
-def _(value: float) -> str:
-    return f"{value:.2g}"
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

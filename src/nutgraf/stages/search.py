@@ -34,8 +34,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         validation = [renderer.example(a.article, a.highlights) for a in held_out]
         trials = tuner.search(config, train, validation, out / "trials", say)
 
-        completed = [trial for trial in trials if trial.status == "completed"]
-        finalists = sorted(completed, key=lambda t: t.loss or 0)[: config.search.finalists]
+        finalists = tuner.by_loss(trials)[: config.search.finalists]
         base, device = load_base(config.model), choose_device(config.model)
         sample = held_out[: config.search.rouge_examples]
         prompts = [renderer.prompt(a.article).ids for a in sample]
