@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -211,6 +212,25 @@ class _SummaryTrainer(SFTTrainer):
         )
         self.on_eval(found)
         return metrics
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Nats of the summaries over the number of their tokens in the whole optimizer step.
+
+        trl computes the output layer for the articles' tokens too, and then masks them: a third of
+        a step of the pocket model. Here it begins with the first summary of the batch. The padding
+        is on the right, where causal attention never looks, so that no mask slows it down.
+        """
+        labels = inputs["labels"]
+        summaries = labels.shape[1] - int((labels != -100).int().argmax(1).min())
+        logits = model(
+            input_ids=inputs["input_ids"],
+            logits_to_keep=summaries + 1,  # the token before a summary foretells its first one
+            use_cache=False,
+        ).logits[:, :-1]
+        targets = labels[:, -summaries:]
+        told = targets != -100
+        nll = functional.cross_entropy(logits[told].float(), targets[told], reduction="sum")
+        return nll / kwargs["num_items_in_batch"]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints need no model card; the final model gets one with its scores."""

@@ -109,7 +109,12 @@ def main() -> None:
     for field in fields(Settings):
         option = "--" + field.name.replace("_", "-")
         kind = type(field.default)
-        parser.add_argument(option, type=kind, default=field.default, help="default %(default)s")
+        if kind is bool:
+            parser.add_argument(option, action="store_true", help="off unless given")
+        else:
+            parser.add_argument(
+                option, type=kind, default=field.default, help="default %(default)s"
+            )
     options = parser.parse_args()
     chosen = {field.name: getattr(options, field.name) for field in fields(Settings)}
     build(options.out, replace(Settings(), **chosen), options.minutes, resume=options.resume)

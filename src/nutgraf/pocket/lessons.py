@@ -20,6 +20,7 @@ Span = tuple[str, float]
 
 ARTICLE_WEIGHT = 0.0
 HEADER_WEIGHT = 0.05
+WORD_WEIGHT = 0.3
 OPENERS = ("News:", "Report:", "Article:", "Wire:", "Read:", "")
 
 
@@ -179,12 +180,21 @@ def recall(rng: random.Random) -> list[Span]:
     return spans
 
 
+def words(rng: random.Random) -> list[Span]:
+    """Words in random order: to be spelt to their end with no text to copy them from."""
+    row = [rng.choice(lexicon()) for _ in range(rng.randint(15, 40))]
+    row = [word.capitalize() if rng.random() < 0.3 else word for word in row]
+    # Which word comes next cannot be foreseen, only how it goes on.
+    return [("Words:", HEADER_WEIGHT), (f" {' '.join(row)}\n", WORD_WEIGHT)]
+
+
 MIXTURE: tuple[tuple[Callable[[random.Random], list[Span]], float], ...] = (
-    (reading, 0.78),
+    (reading, 0.76),
     (notes, 0.05),
     (plain, 0.07),
     (name_list, 0.05),
     (recall, 0.05),
+    (words, 0.02),
 )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ class Settings:
     hold: float = 0.3  # share of the run at the peak rate, before the linear fall
     floor: float = 0.01  # last rate as a share of the peak
     probe_every: int = 300
+    compile: bool = False  # needs a C compiler; 1.2 times as fast on a CPU, after half a minute
 
 
 def new_model(settings: Settings) -> LlamaForCausalLM:
@@ -154,11 +156,13 @@ def batches(
         yield _rows(rng, tokenizer, settings, lessons.lesson)
 
 
-def _loss(model: LlamaForCausalLM, ids: Tensor, weights: Tensor) -> Tensor:
+def _loss(
+    model: LlamaForCausalLM, layers: Callable[..., Any], ids: Tensor, weights: Tensor
+) -> Tensor:
     worth = weights[:, 1:]
     trained = worth > 0
     # Over half of the tokens are article text without weight: their logits are never computed.
-    states = model.model(input_ids=ids[:, :-1]).last_hidden_state[trained]
+    states = layers(input_ids=ids[:, :-1]).last_hidden_state[trained]
     logits = model.lm_head(states).float()
     each = cross_entropy(logits, ids[:, 1:][trained], reduction="none")
     return (each * worth[trained]).sum() / worth.sum().clamp(min=1.0)
@@ -226,6 +230,7 @@ def pretrain(
     started = time.monotonic() - result.get("seconds", 0.0)
     marks = {settings.curriculum_steps, settings.curriculum_steps + settings.warm_copy_steps}
     source = batches(tokenizer, settings, first)
+    compiled = torch.compile(model.model, dynamic=False) if settings.compile else model.model
     while True:
         seconds = time.monotonic() - started
         progress = max(tokens / settings.tokens, seconds / (60 * minutes))
@@ -250,8 +255,10 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * share
         ids, weights = next(source)
+        # The curriculum's rows have many lengths, each of which would be compiled anew.
+        layers = compiled if ids.shape[1] == settings.row_tokens else model.model
         with torch.autocast(device, dtype=torch.bfloat16):
-            loss = _loss(model, ids.to(device), weights.to(device))
+            loss = _loss(model, layers, ids.to(device), weights.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
