@@ -1,0 +1,166 @@
+"""How fast a training is: nutgraf against the original notebook's recipe and TRL's quick start.
+
+Each contestant trains in a process of its own on the same articles, from the same checkpoint, and
+reports rows with a loss a second, without the loading. Two comparisons, since rows differ in
+length: at the notebook's 256 tokens, and at TRL's 1,024.
+
+    python bench/train.py                               pocket model, newswire, about 3 minutes
+    python bench/train.py --base DIR --articles FILE.parquet [--nf4] --examples 8
+
+DIR is a checkpoint of any shape; tests/test_tinyllama_shape.py writes one of TinyLlama's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+CONTESTANTS = {
+    "original, 256 tokens": "original",
+    "nutgraf, 256 tokens": "ours-256",
+    "TRL quick start, 1,024 tokens": "quick_start",
+    "nutgraf, 1,024 tokens": "ours-1024",
+}
+
+
+def contest(name: str, options: argparse.Namespace) -> None:
+    """One contestant, in this process; the last line printed is its cost."""
+    import peers
+
+    pairs = _pairs(options)
+    with tempfile.TemporaryDirectory() as scratch:
+        out, base = Path(scratch) / "out", Path(options.base)
+        if name == "original":
+            cost, _, _ = peers.original(base, pairs, options.examples, out, options.nf4)
+        elif name == "quick_start":
+            cost = peers.quick_start(base, pairs, options.examples, out, options.nf4)
+        else:
+            cost = _ours(int(name.removeprefix("ours-")), pairs, options, out)
+    print(json.dumps(asdict(cost)))
+
+
+def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
+    if options.articles:
+        import pandas as pd
+
+        rows = pd.read_parquet(options.articles)
+        return list(zip(rows["article"], rows["highlights"], strict=True))
+    from nutgraf.pocket import newswire
+
+    return [(s.article, s.highlights) for s in newswire.stories("train", 200, seed=1)]
+
+
+def _ours(limit: int, pairs: list[tuple[str, str]], options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-def]
+    import peers
+
+    from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+    from nutgraf.prompts import Renderer
+    from nutgraf.settings import LoraSettings, ModelConfig, PromptConfig, TrainConfig
+    from nutgraf.trainer import fit
+
+    model = ModelConfig(base=options.base, quantization="nf4" if options.nf4 else "none")
+    tokenizer = load_tokenizer(model)
+    renderer = Renderer(tokenizer, PromptConfig(max_tokens=limit, max_article_tokens=limit - 1))
+    rows = [renderer.example(article, summary) for article, summary in pairs]
+    batch = min(8, options.examples)
+    settings = TrainConfig(
+        max_examples=options.examples,
+        micro_batch_size=min(batch, options.micro),
+        gradient_accumulation_steps=max(1, batch // options.micro),
+        eval_every=10 * options.examples,
+        eval_examples=1,
+    )
+    with fresh_adapter(load_base(model), LoraSettings(), seed=0) as adapted:
+        done = fit(adapted, tokenizer, rows, rows[:1], settings, choose_device(model), out)
+    length = sum(len(row.input_ids) for row in rows) / len(rows)
+    return peers.Cost(
+        done.examples, round(done.examples * length), done.seconds, done.peak_memory_bytes
+    )
+
+
+def matrix_product_peak() -> float:
+    """Floating-point operations a second of this machine in one large bf16 product."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    n = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best = 0.0
+    for _ in range(6):
+        started = time.perf_counter()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * n**3 / (time.perf_counter() - started))
+    return best
+
+
+def operations(base: str, tokens: int) -> float:
+    """Of a LoRA training on `tokens` tokens: two products with each frozen weight, times two.
+
+    Attention, adapters, norms and the output layer are left out: a lower bound.
+    """
+    from transformers import AutoConfig
+
+    shape = AutoConfig.from_pretrained(base)
+    width, head = shape.hidden_size, shape.hidden_size // shape.num_attention_heads
+    attention = 2 * width * head * (shape.num_attention_heads + shape.num_key_value_heads)
+    weights = shape.num_hidden_layers * (attention + 3 * width * shape.intermediate_size)
+    return 4.0 * weights * tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", help="checkpoint folder (default: the pocket model)")
+    parser.add_argument("--articles", help="Parquet with article and highlights")
+    parser.add_argument("--examples", type=int, default=160, help="rows with a loss")
+    parser.add_argument("--micro", type=int, default=4, help="rows of nutgraf's forward pass")
+    parser.add_argument("--nf4", action="store_true", help="4-bit base, for all")
+    parser.add_argument("--only", choices=sorted(CONTESTANTS.values()), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.base:
+        from nutgraf.model import source
+        from nutgraf.settings import ModelConfig
+
+        options.base = source(ModelConfig())
+    if options.only:
+        contest(options.only, options)
+        return
+    costs = {}
+    for title, name in CONTESTANTS.items():
+        print(f"{title} ...", flush=True)
+        command = [sys.executable, *sys.argv, "--base", options.base, "--only", name]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        costs[title] = json.loads(printed.strip().splitlines()[-1])
+    _print(costs, options)
+
+
+def _print(costs: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
+    best = matrix_product_peak()
+    print(f"\n{'':<32}{'examples/s':>11}{'tokens/s':>10}{'times':>7}{'peak MB':>9}{'of peak':>9}")
+    result = {}
+    rival = 1.0
+    for title, cost in costs.items():
+        rate = cost["examples"] / cost["seconds"]
+        rival = rival if title.startswith("nutgraf") else rate
+        share = operations(options.base, int(cost["tokens"])) / cost["seconds"] / best
+        print(
+            f"{title:<32}{rate:11.2f}{cost['tokens'] / cost['seconds']:10.0f}{rate / rival:7.2f}"
+            f"{cost['peak_bytes'] / 1e6:9.0f}{share:9.0%}"
+        )
+        result[title] = {"examples_per_second": round(rate, 3), "times": round(rate / rival, 3)}
+        result[title] |= {"peak_mb": round(cost["peak_bytes"] / 1e6), "share": round(share, 3)}
+    print(f"peak: a bf16 product of this machine, {best / 1e9:,.0f} GFLOP/s")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
