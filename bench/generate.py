@@ -1,0 +1,98 @@
+"""How fast summaries are written: nutgraf's batches against one by one, and the wait for one.
+
+The model of a finished run folder summarizes articles of the embedded newswire, greedily. `one by
+one` is transformers' `generate` on one article at a time, the way of the notebook that the project
+grew from (there with sampling). For the wait of a single article, prompt lookup (Saxena 2023;
+`prompt_lookup_num_tokens` of transformers) is tried with several lengths; it must give the same
+text.
+
+    python bench/generate.py [--model runs/pocket] [--articles 100]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from nutgraf.apps.summarize import read_recipe
+from nutgraf.inference import generate
+from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
+from nutgraf.pocket import newswire
+from nutgraf.prompts import Renderer
+
+SINGLE = 12
+LOOKUPS = (2, 4, 8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("--articles", type=int, default=100)
+    options = parser.parse_args()
+    recipe = read_recipe(options.model)
+    tokenizer, device = load_tokenizer(recipe.model), choose_device(recipe.model)
+    renderer = Renderer(tokenizer, recipe.prompt)
+    stories = newswire.stories("test", options.articles, seed=11)
+    prompts = [renderer.prompt(story.article).ids for story in stories]
+
+    def plainly(model: Any, ids: list[int], lookup: int | None = None) -> list[int]:
+        prompt = torch.tensor([ids], device=device.name)
+        decoding = GenerationConfig(
+            max_new_tokens=recipe.generate.max_new_tokens,
+            do_sample=False,
+            prompt_lookup_num_tokens=lookup,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.no_grad(), device.autocast():
+            out = model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=decoding,
+            )
+        return out[0, len(ids) :].tolist()
+
+    with with_adapter(load_base(recipe.model), recipe.folder) as model:
+        plainly(model, prompts[0])
+        one, single = _timed(lambda: [plainly(model, ids) for ids in prompts])
+        many, batched = _timed(
+            lambda: dict(generate(model, tokenizer, prompts, recipe.generate, device))
+        )
+        wait, first = _timed(lambda: [plainly(model, ids) for ids in prompts[:SINGLE]])
+        waits = {"plain": wait / SINGLE}
+        for lookup in LOOKUPS:
+            took, texts = _timed(lambda n=lookup: [plainly(model, i, n) for i in prompts[:SINGLE]])
+            same = sum(a == b for a, b in zip(first, texts, strict=True))
+            waits[f"prompt lookup, {lookup} tokens, {same} of {SINGLE} the same"] = took / SINGLE
+    n = len(prompts)
+    texts = [renderer.text(ids) for ids in single]
+    same = sum(texts[i] == renderer.text(batched[i].ids) for i in range(n))
+    print(f"{n} articles\n{'':<48}{'seconds':>9}{'a second':>10}{'times':>7}")
+    print(f"{'one by one':<48}{one:9.1f}{n / one:10.2f}{1:7.2f}")
+    print(
+        f"{f'nutgraf, {same} of {n} the same text':<48}{many:9.1f}{n / many:10.2f}{one / many:7.2f}"
+    )
+    print(f"\n{'the wait for one summary':<48}{'seconds':>9}{'times':>17}")
+    for name, seconds in waits.items():
+        print(f"{name:<48}{seconds:9.2f}{waits['plain'] / seconds:17.2f}")
+    print(json.dumps({"one_by_one": one, "batched": many, "times": one / many, "waits": waits}))
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
+
+if __name__ == "__main__":
+    main()
