@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nutgraf import articles, tables
+from nutgraf import articles, datacard, tables
 from nutgraf.articles import Article, clean
 from nutgraf.problems import Failure, UserError
 from nutgraf.settings import DataConfig
@@ -95,7 +95,7 @@ def test_unusable_rows_are_counted_by_reason(tmp_path):
         "summary not text": 1,
     }
     assert split.rows_read == len(split.articles) + sum(split.rejected.values())
-    warnings = articles.card({"train": split})["warnings"]
+    warnings = datacard.card({"train": split})["warnings"]
     assert any("of 10 rows rejected: 1 article empty, " in line for line in warnings)
 
 
@@ -135,7 +135,7 @@ def test_other_column_names(tmp_path):
 def test_the_same_file_three_times_is_shouted(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [*rows(50), {"id": "twin", **_text(3)}])
     config = of(path, train_examples=None, validation_examples=20, test_examples=50)
-    card = articles.card({split: articles.load(config, split) for split in SPLITS})
+    card = datacard.card({split: articles.load(config, split) for split in SPLITS})
     train = card["splits"]["train"]
     assert (train["sampled"], train["duplicates"]) == (51, 1)
     assert train["shared"]["validation"] == card["splits"]["validation"]["shared"]["train"] == 20
@@ -151,7 +151,7 @@ def _text(i: int) -> dict[str, str]:
 
 def test_fewer_than_asked_are_all_taken_and_said_so(tmp_path):
     config = of(jsonl(tmp_path / "a.jsonl", rows(5)), train_examples=9)
-    card = articles.card({"train": articles.load(config, "train")})
+    card = datacard.card({"train": articles.load(config, "train")})
     assert card["splits"]["train"]["sampled"] == 5
     assert card["splits"]["train"]["asked"] == 9
     assert card["warnings"] == [
@@ -255,9 +255,10 @@ def test_real_articles_keep_their_wording():
 def test_neither_torch_nor_datasets_is_imported_for_local_files(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", rows(3))
     code = (
-        "import sys; from nutgraf import articles; from nutgraf.settings import DataConfig\n"
+        "import sys; from nutgraf import articles, datacard\n"
+        "from nutgraf.settings import DataConfig\n"
         f"c = DataConfig(train={path!r}, validation={path!r}, test={path!r})\n"
-        "articles.card({'train': articles.load(c, 'train')})\n"
+        "datacard.card({'train': articles.load(c, 'train')})\n"
         "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ FLOORS = [
     ("tuner", "report"),
     ("trainer",),
     ("inference",),
-    ("model", "prompts", "results"),
+    ("model", "prompts", "results", "datacard"),
     ("articles", "card", "differences", "figures", "errors"),
     ("budget", "metrics", "published", "systems", "tables", "pocket", "facts"),
     ("config", "runfolder"),

@@ -75,8 +75,26 @@ def test_a_changed_file_or_setting_is_read_again(tmp_path, base):
     assert read_json(folder / "data" / "card.json")["splits"]["test"]["tokens"]["rows_trimmed"] == 3
 
 
-def test_a_summary_that_cannot_fit_is_named_before_training(tmp_path, base):
+def test_summaries_that_cannot_fit_are_a_mistake_where_they_are_many(tmp_path, base):
     config, folder = study(tmp_path, base, max_tokens=32, max_article_tokens=5)
-    with pytest.raises(UserError, match=r"train article 'train-00000\d': summary is 12 tokens"):
+    said = r"4 of 4 train summaries are too long, more than 5%; of article 'train-00000\d', the "
+    with pytest.raises(UserError, match=said + "summary is 12 tokens, .*raise prompt.max_tokens"):
         prepare.run(config, folder)
     assert not (folder / "data").exists()
+
+
+def test_a_summary_that_cannot_fit_is_counted_where_it_is_one_of_many(tmp_path, base):
+    rows = [{"id": f"{i}", "article": f"a{i}", "highlights": "b" * 10} for i in range(30)]
+    rows[7]["highlights"] = "b" * 300
+    (tmp_path / "news.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config, folder = study(tmp_path, base)
+    prepare.run(config, folder)
+    assert "7" not in {a.id for a in articles.read(folder.data("train"))}
+    card = read_json(folder / "data" / "card.json")
+    assert card["splits"]["train"]["rejected"] == {"summary too long": 1}
+    assert any("rows rejected: 1 summary too long" in line for line in card["warnings"])
+    fewer = config.model_copy(
+        update={"data": config.data.model_copy(update={"train_examples": 28})}
+    )
+    prepare.run(fewer, folder)
+    assert len(articles.read(folder.data("train"))) == 28

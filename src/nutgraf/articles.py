@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLITS = ("train", "validation", "test")
+TOO_LONG_SHARE = 0.05  # of the drawn summaries; more is taken for a mistake in the settings
 
 # Line ends of other systems become "\n"; other control characters and byte order marks go. A
 # lone surrogate, which JSON can hold and UTF-8 cannot, becomes the replacement character.
@@ -66,61 +68,36 @@ def clean(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_CHARACTERS).strip()
 
 
-def load(data: DataConfig, split: str) -> Split:
+def load(
+    data: DataConfig, split: str, too_long: Callable[[Article], str | None] = lambda article: None
+) -> Split:
     """Draw the articles of `split`: "train", "validation" or "test".
 
     All rows are read, rows without an article or a summary are counted by reason, and
     `data.<split>_examples` of the others are drawn at random with `data.seed` (all of them where
-    there are fewer). A larger draw from the same rows begins with the smaller one.
+    there are fewer). A larger draw from the same rows begins with the smaller one. `too_long`
+    gives the reason why a summary leaves no room in a training row, if it does not: such an
+    article is counted, and the next takes its place.
 
-    Raises UserError for a file, column or split that is not there, Failure where the Hub cannot
-    be reached.
+    Raises UserError for a file, column or split that is not there and where over 5% of the drawn
+    summaries are too long, Failure where the Hub cannot be reached.
     """
     asked = getattr(data, f"{split}_examples")
+    spare = None if asked is None else asked + math.ceil(asked / (1 / TOO_LONG_SHARE - 1))
     if data.source == "newswire" and not data.train:
-        articles = _newswire(split, asked, data.seed)
-        return Split(articles, "newswire", None, asked, data.seed, len(articles), {})
+        drawn = _newswire(split, spare, data.seed)
+        fitting, refused = _fitting(drawn, asked, too_long, split)
+        read = len(fitting) + sum(refused.values())
+        return Split(fitting, "newswire", None, asked, data.seed, read, refused)
     rows, source, revision = _rows(data, split)
     reader = _Reader(data, split, source)
     random = np.random.default_rng([data.seed, zlib.crc32(split.encode())])
     keyed = ((random.random(), place, a) for place, a in enumerate(reader.articles(rows)))
-    drawn = sorted(keyed) if asked is None else heapq.nsmallest(asked, keyed)
-    reader.check(found=len(drawn))
-    return Split(
-        [article for _, _, article in drawn],
-        source,
-        revision,
-        asked,
-        data.seed,
-        reader.rows_read,
-        dict(sorted(reader.rejected.items())),
-    )
-
-
-def card(splits: Mapping[str, Split]) -> dict[str, Any]:
-    """What is known of the data: `{"warnings": [sentence, …], "splits": {split: counts}}`.
-
-    Two articles are the same when their texts are, apart from case and white space. `duplicates`
-    counts a split's articles that repeat an earlier one of it, `shared` its different texts that
-    stand in another split too; both are counted here, not removed.
-    """
-    texts = {name: {_fingerprint(a) for a in split.articles} for name, split in splits.items()}
-    described = {}
-    for name, split in splits.items():
-        described[name] = {
-            "source": split.source,
-            "revision": split.revision,
-            "rows_read": split.rows_read,
-            "rejected": split.rejected,
-            "asked": split.asked,
-            "sampled": len(split.articles),
-            "seed": split.seed,
-            "duplicates": len(split.articles) - len(texts[name]),
-            "shared": {o: len(texts[name] & texts[o]) for o in splits if o != name},
-            "article_words_mean": _mean_words(a.article for a in split.articles),
-            "summary_words_mean": _mean_words(a.highlights for a in split.articles),
-        }
-    return {"warnings": list(_warnings(described)), "splits": described}
+    first = sorted(keyed) if spare is None else heapq.nsmallest(spare, keyed)
+    reader.check(found=len(first))
+    fitting, refused = _fitting([article for _, _, article in first], asked, too_long, split)
+    rejected = dict(sorted((reader.rejected + refused).items()))
+    return Split(fitting, source, revision, asked, data.seed, reader.rows_read, rejected)
 
 
 def write(articles: Iterable[Article], path: Path) -> None:
@@ -141,6 +118,32 @@ def as_dataset(rows: Sequence[Mapping[str, Any]]) -> Dataset:
     import datasets
 
     return datasets.Dataset.from_list([dict(row) for row in rows])
+
+
+def _fitting(
+    drawn: Sequence[Article],
+    asked: int | None,
+    too_long: Callable[[Article], str | None],
+    split: str,
+) -> tuple[list[Article], Counter[str]]:
+    """The first `asked` articles that fit, and the count of those passed over."""
+    fitting: list[Article] = []
+    refused: list[tuple[str, str]] = []
+    for article in drawn:
+        if len(fitting) == asked:
+            break
+        if reason := too_long(article):
+            refused.append((article.id, reason))
+        else:
+            fitting.append(article)
+    tried = len(fitting) + len(refused)
+    if len(refused) > TOO_LONG_SHARE * tried:
+        name, reason = refused[0]
+        raise UserError(
+            f"{len(refused):,} of {tried:,} {split} summaries are too long, more than "
+            f"{TOO_LONG_SHARE:.0%}; of article {name!r}, the {reason}"
+        )
+    return fitting, Counter({"summary too long": len(refused)} if refused else {})
 
 
 class _Reader:
@@ -282,32 +285,3 @@ def _revision(downloads: Mapping[str, Any] | None) -> str | None:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _fingerprint(article: Article) -> str:
-    return " ".join(article.article.casefold().split())
-
-
-def _mean_words(texts: Iterable[str]) -> float:
-    return round(float(np.mean([len(text.split()) for text in texts])), 1)
-
-
-def _warnings(described: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    for name, split in described.items():
-        if split["asked"] is not None and split["sampled"] < split["asked"]:
-            yield (
-                f"{name} has {split['sampled']:,} usable articles, "
-                f"data.{name}_examples asks for {split['asked']:,}: all are taken"
-            )
-        if split["rejected"]:
-            reasons = ", ".join(f"{n:,} {reason}" for reason, n in split["rejected"].items())
-            yield f"{name}: of {split['rows_read']:,} rows rejected: {reasons}"
-        if split["duplicates"]:
-            yield f"{name}: {split['duplicates']:,} articles repeat another of the same split"
-    for one, other in itertools.combinations(described, 2):
-        shared = described[one]["shared"][other]
-        if shared:
-            yield (
-                f"OVERLAP: {shared:,} of the {described[other]['sampled']:,} {other} articles "
-                f"are in {one} too: scores on {other} say nothing about unseen articles"
-            )

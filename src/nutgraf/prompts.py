@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from nutgraf.articles import clean
+from nutgraf.articles import Article, clean
 from nutgraf.problems import UserError
 from nutgraf.settings import PromptConfig
 
@@ -99,6 +99,14 @@ class Renderer:
             prompt_tokens=len(prompt.ids),
             trimmed_tokens=prompt.trimmed_tokens,
         )
+
+    def too_long(self, article: Article) -> str | None:
+        """Why the article's summary leaves no room in a training row; None where it does."""
+        try:
+            self.example(article.article, article.highlights)
+        except PromptError as error:
+            return str(error)
+        return None
 
     def text(self, ids: Sequence[int]) -> str:
         """The summary that generated `ids` (those after the prompt) stand for."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nutgraf import articles
+from nutgraf import articles, datacard
 from nutgraf.articles import SPLITS, Article
 from nutgraf.model import load_tokenizer
 from nutgraf.progress import say
-from nutgraf.prompts import PromptError, Renderer
+from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, write_json
 from nutgraf.settings import Config, DataConfig
 
@@ -35,9 +35,9 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     if made.is_current and not force:
         return False
     with made.writing() as scratch:
-        splits = {name: articles.load(config.data, name) for name in SPLITS}
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
-        card = articles.card(splits)
+        splits = {name: articles.load(config.data, name, renderer.too_long) for name in SPLITS}
+        card = datacard.card(splits)
         for name, split in splits.items():
             card["splits"][name]["tokens"] = _tokens(renderer, name, split.articles)
             articles.write(split.articles, scratch / "data" / f"{name}.parquet")
@@ -56,10 +56,7 @@ def _tokens(renderer: Renderer, split: str, rows: Sequence[Article]) -> dict[str
     """Lengths in tokens, and what was cut: articles in training rows, for the test in prompts."""
     article, summary, row, trimmed = [], [], [], []
     for here in rows:
-        try:
-            example = renderer.example(here.article, here.highlights)
-        except PromptError as error:
-            raise PromptError(f"{split} article {here.id!r}: {error}") from None
+        example = renderer.example(here.article, here.highlights)
         prompt = renderer.prompt(here.article)
         article.append(prompt.article_tokens + prompt.trimmed_tokens)
         summary.append(len(example.input_ids) - example.prompt_tokens)
