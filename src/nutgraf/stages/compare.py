@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import articles, differences, errors, metrics, published
+from nutgraf import articles, breakdown, differences, errors, examples, metrics, published
 from nutgraf.articles import Article
 from nutgraf.card import model_card
 from nutgraf.runfolder import (
@@ -21,6 +21,8 @@ from nutgraf.runfolder import (
 )
 from nutgraf.settings import Config
 from nutgraf.systems import MODELS, SYSTEMS, TRAINED
+
+Rows = dict[str, list[dict[str, Any]]]
 
 TABLE = "model_comparison_results.csv"
 COLUMNS = [
@@ -93,52 +95,48 @@ def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
 
 
 def _analysis(config: Config, folder: RunFolder, out: Path) -> None:
-    """errors.csv for the systems and the references themselves, examples.jsonl to read, and
-    differences.csv: best against every other system."""
+    """errors.csv for the systems and the references themselves, rates.csv of it, what to read
+    (examples.jsonl, error_examples.jsonl), and differences.csv: best against every other system."""
     test = articles.read(folder.data("test"))
     scores = {system: read_records(folder.scores(system)) for system in SYSTEMS}
-    rows = [
-        {
-            "id": a.id,
-            "system": "reference",
-            **errors.indicators(a.article, a.highlights, a.highlights),
-        }
-        for a in test
-    ]
-    for system in SYSTEMS:
-        for score in scores[system]:
-            indicators = {k: v for k, v in score.items() if not k.startswith("rouge")}
-            rows.append({"id": score["id"], "system": system, **indicators})
+    summaries = {system: read_records(folder.summaries(system)) for system in SYSTEMS}
+    found = _errors(test, scores, summaries)
     out.mkdir(parents=True)
-    pd.DataFrame(rows).to_csv(out / "errors.csv", index=False)
+    found.to_csv(out / "errors.csv", index=False)
+    breakdown.by_group(found).to_csv(out / "rates.csv", index=False)
     against = differences.table(scores, "best", config.score.resamples, config.score.seed)
     pd.DataFrame(against).to_csv(out / "differences.csv", index=False)
-    write_records(out / "examples.jsonl", _examples(folder, test))
+    write_records(
+        out / "examples.jsonl",
+        examples.along_the_range(test, summaries, scores["best"], "best"),
+    )
+    write_records(
+        out / "error_examples.jsonl",
+        examples.of_each_kind(test, summaries["best"], scores["best"], "best"),
+    )
 
 
-def _examples(folder: RunFolder, test: list[Article], count: int = 10) -> list[dict[str, Any]]:
-    """Articles along the range of the best model's ROUGE-Lsum, evenly by rank, worst to best."""
-    best = read_records(folder.scores("best"))
-    by_score = sorted(range(len(best)), key=lambda i: best[i]["rougeLsum"])
-    count = min(count, len(best))
-    ranks = sorted({round(k * (len(best) - 1) / max(1, count - 1)) for k in range(count)})
-    texts = {s: [row["text"] for row in read_records(folder.summaries(s))] for s in SYSTEMS}
-    chosen = []
-    for rank in ranks:
-        i = by_score[rank]
-        article = test[i]
-        chosen.append(
-            {
-                "id": article.id,
-                "article": article.article,
-                "reference": article.highlights,
-                "summaries": {s: texts[s][i] for s in SYSTEMS},
-                "flags": {s: errors.spans(article.article, texts[s][i]) for s in SYSTEMS},
-                "why": f"rank {rank + 1} of {len(best)} by ROUGE-Lsum of best "
-                f"({best[i]['rougeLsum']:.1f}), from the worst",
-            }
-        )
-    return chosen
+def _errors(test: list[Article], scores: Rows, summaries: Rows) -> pd.DataFrame:
+    """A row a system and article: id, system, words of the article, tokens cut off it before the
+    system read it, indicators. The references are a system too, which read all of it."""
+    references = errors.indicators_many(
+        [(a.article, a.highlights, a.highlights, None) for a in test],
+        progress="references, indicators",
+    )
+    rows = [
+        {"id": a.id, "system": "reference", **_read(a, 0), **indicators}
+        for a, indicators in zip(test, references, strict=True)
+    ]
+    for system in scores:
+        for a, score, row in zip(test, scores[system], summaries[system], strict=True):
+            indicators = {name: score[name] for name in errors.MEANINGS}
+            read = _read(a, row["trimmed_tokens"])
+            rows.append({"id": a.id, "system": system, **read, **indicators})
+    return pd.DataFrame(rows)
+
+
+def _read(article: Article, trimmed_tokens: int | None) -> dict[str, int | None]:
+    return {"article_words": len(article.article.split()), "trimmed_tokens": trimmed_tokens}
 
 
 def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
