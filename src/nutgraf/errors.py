@@ -30,7 +30,7 @@ MEANINGS: dict[str, str] = {
     "names": "Capitalized names in the summary; none are found in lower-cased text.",
     "unsupported_names": "Names in the summary that the article does not have.",
     "key_facts": "Different names and numbers of the reference that the article has.",
-    "missing_key_facts": "Those of them that the summary lacks.",
+    "missing_key_facts": "Key facts of the reference that the summary lacks.",
     "coverage": "Share of the summary's tokens inside fragments copied from the article, 0 to 1.",
     "density": "Mean length, over the summary's tokens, of the copied fragment around each.",
     "copied_from": "Mean place in the article of the copied tokens, 0 its start to 1 its end.",

@@ -39,11 +39,10 @@ def inline(svg: str) -> str:
 
 
 def mark_class(kinds: str) -> str:
-    """How to show a piece with these kinds: copied, lacking, wrong, or several of them."""
-    names = set(kinds.split(", "))
-    found = {"copied": "copied" in names, "lacking": "missing_key_facts" in names}
-    found["wrong"] = bool(names - {"copied", "missing_key_facts"})
-    return " ".join(name for name, shown in found.items() if shown)
+    """How to show a piece with these kinds: copied, repeated, lacking, wrong, or several."""
+    looks = {"repeated_trigrams": "repeated", "repeated_sentences": "repeated"}
+    looks |= {"copied": "copied", "missing_key_facts": "lacking"}
+    return " ".join(sorted({looks.get(kind, "wrong") for kind in kinds.split(", ")}))
 
 
 def shortened(text: str) -> str:
@@ -66,7 +65,7 @@ def with_marks(text: str, spans: Sequence[Sequence[Any]]) -> Markup:
     for piece, kinds in marked(text.rstrip(), spans):
         names = mark_class(kinds).split() if kinds else []
         inner = _escaped(piece)
-        if {"wrong", "lacking"} & set(names):
+        if set(names) - {"copied"}:
             inner = Markup("<b>") + inner + Markup("</b>")
         shown += Markup("<ins>") + inner + Markup("</ins>") if "copied" in names else inner
     return shown

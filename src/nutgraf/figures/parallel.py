@@ -43,10 +43,13 @@ def search_settings(trials: pd.DataFrame, searched: Sequence[str], data: str) ->
     columns = [*searched, "validation_loss"]
     coordinates = [_coordinate(name, list(trials[name])) for name in columns]
     for place, coordinate in enumerate(coordinates):
-        axis.axvline(place, color=INK, linewidth=1)
+        axis.plot([place, place], [0, 1], color=INK, linewidth=1)
         for height, label in coordinate.labels:
-            text: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            axis.annotate(label, (place, height), fontsize=7, **text)
+            text: Any = {"xytext": (4, 0), "va": "center"}
+            if height in (0, 1):  # beyond the end of the axis, where no line runs
+                text = {"xytext": (0, 8 * height - 4), "ha": "center"}
+                text["va"] = "bottom" if height else "top"
+            axis.annotate(label, (place, height), fontsize=7, textcoords="offset points", **text)
     order = trials["chosen"].astype(bool).to_numpy().argsort(kind="stable")
     for row in order:
         trial = trials.iloc[row]
@@ -58,7 +61,7 @@ def search_settings(trials: pd.DataFrame, searched: Sequence[str], data: str) ->
             linestyle="-" if trial["status"] == "completed" else "--",
         )
     say_if_empty(axis, trials, "no trial")
-    axis.set(xlim=(-0.1, len(columns) - 0.6), ylim=(-0.05, 1.05))
+    axis.set(xlim=(-0.2, len(columns) - 0.6), ylim=(-0.12, 1.12))
     names = [name.rpartition(".")[2].replace("_", "\n") for name in columns]
     axis.set_xticks(range(len(columns)), names, fontsize=8)
     axis.set_yticks([])

@@ -19,11 +19,11 @@ def relative_performance(
     those it was published for, and no share can be given.
     """
     rows = table[table["source"] == "measured"]
-    n = int(rows["n"].max())
+    n = f"n = {int(rows['n'].max()):,} articles" if len(rows) else "no articles"
     lead = rows.loc[rows["system"] == "lead3", "rougeLsum"]
     figure, axes = canvas(
         "ROUGE-Lsum relative to others",
-        f"Percent; mean over n = {n:,} articles of {data}. Whiskers: the system's own 95% interval "
+        f"Percent; mean over {n} of {data}. Whiskers: the system's own 95% interval "
         "as a share. Published: CNN/DailyMail test, n = 11,490."
         + ("" if published else " No share of it is given: other data."),
         columns=2,

@@ -49,12 +49,8 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, figures.F
     curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED}
     found = pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str})
     note = report.published_note(data, int(table.loc[table["system"] == "best", "n"].iloc[0]))
-    bart = (published.BART.system, float(published.BART.rougeLsum or 0))
     yield "rouge_by_system", figures.rouge_by_system(table, data)
-    yield (
-        "relative_performance",
-        figures.relative_performance(table, data, bart if published.comparable(data) else None),
-    )
+    yield "relative_performance", figures.relative_performance(table, data, _bart(data))
     yield "loss_perplexity_time", figures.loss_perplexity_time(table, data)
     yield "against_published", figures.against_published(table, data, note)
     yield "gaps", figures.gaps(table, data, note)
@@ -64,6 +60,14 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, figures.F
     yield "search_settings", figures.search_settings(trials, list(config.search.space), data)
     yield "training_curves", figures.training_curves(curves, data)
     yield "error_rates", figures.error_rates(breakdown.rates(found), found["id"].nunique(), data)
+
+
+def _bart(data: str) -> tuple[str, float] | None:
+    """BART-large's name and ROUGE-Lsum, where a share of it may be given."""
+    bart = published.BART
+    if not published.comparable(data) or bart.rougeLsum is None:
+        return None
+    return bart.system, bart.rougeLsum
 
 
 def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.Study:
