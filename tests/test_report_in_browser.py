@@ -62,16 +62,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def page(study: Study, tmp_path: Path) -> Path:  # noqa: F811
     """A report on articles full of markup, scripts and words without an end."""
     word = "x" * 400
+    summaries = dict.fromkeys(study.examples[0]["summaries"], HOSTILE)
     texts = {"article": f"{HOSTILE} {word} {study.examples[0]['article']}", "reference": HOSTILE}
-    examples = [
-        {
-            **row,
-            **texts,
-            "id": HOSTILE + word,
-            "summaries": dict.fromkeys(row["summaries"], HOSTILE),
-        }
-        for row in study.examples
-    ]
+    shown = {**texts, "summaries": summaries, "id": HOSTILE + word}
+    examples = [{**row, **shown} for row in study.examples]
     faults = [{**row, **texts, "summary": HOSTILE + word} for row in study.error_examples]
     hostile = dataclasses.replace(
         study, examples=examples, error_examples=faults, configuration=f"{HOSTILE}\n{word}"
