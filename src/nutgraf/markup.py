@@ -56,7 +56,7 @@ def as_markdown(value: Any) -> Markup:
     """Text that Markdown shows as it is: no markup, no tags, on one line."""
     if isinstance(value, Markup):
         return value
-    return _escaped(str(value).strip())
+    return _escaped(str(value))
 
 
 def with_marks(text: str, spans: Sequence[Sequence[Any]]) -> Markup:

@@ -26,9 +26,10 @@ Rows = dict[str, list[dict[str, Any]]]
 
 TABLE = "model_comparison_results.csv"
 COLUMNS = [
-    "system", "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
-    "rougeLsum_high", "loss", "perplexity", "learning_rate", "gradient_accumulation_steps",
-    "weight_decay", "lora_r", "train_examples", "train_seconds",
+    "system", "source", "n", *metrics.ROUGE_TYPES,
+    *(f"{kind}_{end}" for kind in metrics.ROUGE_TYPES for end in ("low", "high")),
+    "loss", "perplexity", "learning_rate", "gradient_accumulation_steps", "weight_decay", "lora_r",
+    "train_examples", "train_seconds",
 ]  # fmt: skip
 
 
@@ -74,12 +75,11 @@ def _table(config: Config, folder: RunFolder) -> pd.DataFrame:
 def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     scores = read_records(folder.scores(system))
     row: dict[str, Any] = {"system": system, "source": "measured", "n": len(scores)}
-    for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
-        row[name] = round(sum(s[name] for s in scores) / len(scores), 2)
-    interval = metrics.bootstrap(
-        [s["rougeLsum"] for s in scores], config.score.resamples, config.score.seed
-    )
-    row["rougeLsum_low"], row["rougeLsum_high"] = round(interval.low, 2), round(interval.high, 2)
+    for kind in metrics.ROUGE_TYPES:
+        values = [s[kind] for s in scores]
+        interval = metrics.bootstrap(values, config.score.resamples, config.score.seed)
+        row[kind] = round(interval.mean, 2)
+        row[f"{kind}_low"], row[f"{kind}_high"] = round(interval.low, 2), round(interval.high, 2)
     if system in MODELS:
         summaries = read_records(folder.summaries(system))
         nll = sum(s["reference_nll"] for s in summaries)
