@@ -26,11 +26,12 @@ Rows = dict[str, list[dict[str, Any]]]
 
 TABLE = "model_comparison_results.csv"
 COLUMNS = [
-    "system", "source", "n", *metrics.ROUGE_TYPES,
-    *(f"{kind}_{end}" for kind in metrics.ROUGE_TYPES for end in ("low", "high")),
-    "loss", "perplexity", "learning_rate", "gradient_accumulation_steps", "weight_decay", "lora_r",
-    "train_examples", "train_seconds",
+    "system", "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
+    "rougeLsum_high", "loss", "perplexity", "learning_rate", "gradient_accumulation_steps",
+    "weight_decay", "lora_r", "train_examples", "train_seconds",
 ]  # fmt: skip
+# The table is read by other programs and keeps its columns; the other intervals lie beside it.
+INTERVALS = [f"{kind}_{end}" for kind in ("rouge1", "rouge2", "rougeL") for end in ("low", "high")]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -45,8 +46,11 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     anything = False
     if force or not table.is_current:
         with table.writing() as scratch:
-            _table(config, folder).to_csv(scratch / TABLE, index=False)
+            rows = _table(config, folder)
+            rows[COLUMNS].to_csv(scratch / TABLE, index=False)
             _analysis(config, folder, scratch / "analysis")
+            intervals = rows.loc[rows["source"] == "measured", ["system", *INTERVALS]]
+            intervals.to_csv(scratch / "analysis" / "intervals.csv", index=False)
         anything = True
     final = folder.artefact("final_best_model", inputs=["comparison", "models/best"])
     if force or not final.is_current:
@@ -69,7 +73,7 @@ def _table(config: Config, folder: RunFolder) -> pd.DataFrame:
         }
         for cited in published.in_table()
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows)
 
 
 def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:

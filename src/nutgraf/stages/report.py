@@ -49,7 +49,9 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, figures.F
     curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED}
     found = pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str})
     note = report.published_note(data, int(table.loc[table["system"] == "best", "n"].iloc[0]))
-    yield "rouge_by_system", figures.rouge_by_system(table, data)
+    intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
+    whiskers = table.merge(intervals, on="system", how="left")
+    yield "rouge_by_system", figures.rouge_by_system(whiskers, data)
     yield "relative_performance", figures.relative_performance(table, data, _bart(data))
     yield "loss_perplexity_time", figures.loss_perplexity_time(table, data)
     yield "against_published", figures.against_published(table, data, note)
