@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nutgraf import articles
+from nutgraf import articles, errors
 from nutgraf.articles import Article
 from nutgraf.config import build
 from nutgraf.results import as_text
-from nutgraf.runfolder import RunFolder, write_json, write_records
+from nutgraf.runfolder import RunFolder, read_records, write_json, write_records
 from nutgraf.settings import Config
 from nutgraf.stages import compare
 
@@ -42,11 +42,14 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple
     for system, gap in GAPS.items():
         texts, scores = [], []
         for i, article in enumerate(test):
-            row = {"id": article.id, "text": "She did.", "reference_nll": 8, "reference_tokens": 4}
+            row = {"id": article.id, "text": "She did.", "reference_nll": 8, "reference_tokens": 4,
+                   "trimmed_tokens": 5 if system == "best" and i < 10 else 0,
+                   "finish_reason": "stop"}  # fmt: skip
             texts.append(row)
             score = 30 + i / 8 + gap(i)
             rouge = {"rouge1": score + gap(i), "rouge2": score - 10, "rougeL": score - 5}
-            scores.append({"id": article.id, **rouge, "rougeLsum": score, "words": 2})
+            found = dict.fromkeys(errors.MEANINGS, 0) | {"unsupported_names": int(i >= 30)}
+            scores.append({"id": article.id, **rouge, "rougeLsum": score, **found})
         for kind, rows in (("summaries", texts), ("scores", scores)):
             name = f"{kind}/{system}"
             with folder.artefact(name, outputs=[f"{name}.jsonl"]).writing() as scratch:
@@ -81,6 +84,42 @@ def test_best_is_compared_with_every_other_system(compared: tuple[RunFolder, Con
     for row in table[table["metric"] == "rougeLsum"].itertuples():
         assert row.difference == pytest.approx(means["best"] - means[row.other], abs=0.011)
         assert row.low < row.difference < row.high
+
+
+def test_errors_tell_how_long_each_article_was_and_how_much_of_it_was_cut(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, _ = compared
+    found = pd.read_csv(folder / "analysis" / "errors.csv")
+    assert list(found.columns[:4]) == ["id", "system", "article_words", "trimmed_tokens"]
+    assert (found["article_words"] == 5).all()
+    assert list(found["system"].unique()) == ["reference", *GAPS]
+    cut = found[found["trimmed_tokens"] > 0]
+    assert set(cut["system"]) == {"best"}
+    assert len(cut) == 10
+
+
+def test_rates_stand_beside_the_references_own_by_length_and_trimming(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, _ = compared
+    rates = pd.read_csv(folder / "analysis" / "rates.csv").set_index(["group", "kind", "system"])
+    names = rates.xs("unsupported_names", level="kind")
+    assert names.loc[("all articles", "best"), ["n", "rate", "reference"]].tolist() == [40, 25, 0]
+    assert names.loc[("trimmed articles", "best"), ["n", "rate"]].tolist() == [10, 0]
+    assert names.loc[("whole articles", "lead3"), ["n", "rate"]].tolist() == [30, 33.33]
+
+
+def test_there_are_examples_along_the_range_and_of_each_kind(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, _ = compared
+    along = read_records(folder / "analysis" / "examples.jsonl")
+    assert [row["id"] for row in along][:1] == ["test-0"]
+    assert len(along) == 10
+    wrong = read_records(folder / "analysis" / "error_examples.jsonl")
+    assert {row["kind"] for row in wrong} == {"unsupported_names"}
+    assert [row["place"] for row in wrong] == ["worst"] * 5 + ["typical"] * 5
 
 
 def test_the_terminal_tells_the_verdicts(compared: tuple[RunFolder, Config]) -> None:

@@ -68,6 +68,39 @@ def test_repetition_is_counted_and_marked():
     assert summary.rindex("Sheep") == errors.spans(ARTICLE, summary)[0][0]
 
 
+def test_where_an_unfinished_summary_stops_is_marked():
+    assert marked("It rained. Then the", "unfinished") == ["the"]
+    assert marked("It rained.", "unfinished") == []
+    assert errors.spans(ARTICLE, "It rained.", "length") == [(9, 10, "unfinished")]
+    assert errors.spans(ARTICLE, "") == []
+
+
+def test_what_a_summary_misses_is_marked_in_the_reference():
+    def missed(summary):
+        found = errors.missed(ARTICLE, REFERENCE, summary)
+        assert len(found) == indicators(summary)["missing_key_facts"]
+        assert all(kind == "missing_key_facts" for _, _, kind in found)
+        return [REFERENCE[start:end] for start, end, _ in found]
+
+    assert missed(REFERENCE) == []
+    assert missed("Smith told the Senate.") == ["Monday", "2,500", "Alan Brown"]
+    assert missed("") == ["John Smith", "Senate", "Monday", "2,500", "Alan Brown"]
+
+
+def test_copied_fragments_are_marked_from_the_length_asked_for():
+    summary = "A farmer said the loss came to much, John Smith said."
+    found = [(summary[a:b], kind) for a, b, kind in errors.copied(ARTICLE, summary, 4)]
+    assert found == [("said the loss came to", "copied")]  # `A farmer` is another
+    assert ("John Smith", "copied") in [
+        (summary[a:b], kind) for a, b, kind in errors.copied(ARTICLE, summary, 2)
+    ]
+
+
+def test_many_rows_are_as_one_by_one():
+    rows = [(ARTICLE, REFERENCE, REFERENCE, None), (ARTICLE, REFERENCE, "It ended.", "length")]
+    assert errors.indicators_many(rows) == [errors.indicators(*row) for row in rows]
+
+
 def test_copying_by_hand():
     # Grusky et al. 2018: fragments `a b` and `c d e` of six tokens.
     found = errors.indicators("a b x c d e y y y y y y", "a", "a b c d e z")

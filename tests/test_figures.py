@@ -1,5 +1,6 @@
 """Figures from small made-up records, degenerate ones included."""
 
+import math
 import re
 import subprocess
 import sys
@@ -84,6 +85,8 @@ def every_figure(table: pd.DataFrame, trials: pd.DataFrame, history: pd.DataFram
         figures.search_history(history, trials, DATA),
         figures.training_curves({"baseline": CURVE, "best": CURVE}, DATA),
         figures.error_rates(RATES, 120, DATA),
+        figures.relative_performance(table, DATA, None),
+        figures.search_settings(trials, ["train.learning_rate"], DATA),
     ]
 
 
@@ -111,14 +114,16 @@ def test_every_figure_names_its_data_and_draws() -> None:
     ids=["one trial", "only a failed trial", "only a stopped trial", "no trial"],
 )
 def test_degenerate_searches_draw(trials: pd.DataFrame, history: pd.DataFrame) -> None:
-    for figure in every_figure(TABLE, trials, history)[4:7]:
+    drawn = every_figure(TABLE, trials, history)
+    for figure in (*drawn[4:7], drawn[-1]):
         assert DATA in words(figure)
 
 
 @pytest.mark.parametrize("rows", [["lead3"], ["best"], ["lead3", "zero_shot"], ["BART-large"]])
 def test_degenerate_tables_draw(rows: list[str]) -> None:
     table = TABLE[TABLE.system.isin(rows)]
-    for figure in every_figure(table, TRIALS, HISTORY)[:4]:
+    drawn = every_figure(table, TRIALS, HISTORY)
+    for figure in (*drawn[:4], drawn[-2]):
         assert DATA in words(figure)
 
 
@@ -148,6 +153,32 @@ def test_gaps_are_differences_in_points() -> None:
 def test_whiskers_are_the_intervals() -> None:
     axis = figures.rouge_by_system(TABLE, DATA).axes[3]
     assert [tuple(line.get_xdata()) for line in axis.lines][-1] == (55.1, 59.1)
+
+
+def test_a_line_a_trial_runs_through_its_settings_to_its_loss() -> None:
+    targets = ["all-linear", "q_proj", "all-linear", "q_proj"]
+    trials = TRIALS.assign(**{"lora.target_modules": targets})
+    searched = ["train.learning_rate", "lora.target_modules"]
+    axis = figures.search_settings(trials, searched, DATA).axes[0]
+    lines = [list(line.get_ydata()) for line in axis.lines if len(line.get_xdata()) == 3]
+    # Chosen last, so that it lies on top. Rates from 0.0006 to 0.01 stand on a log scale.
+    rate = math.log(0.005 / 0.0006) / math.log(0.01 / 0.0006)
+    assert lines[-1] == pytest.approx([rate, 0.75, 0])
+    assert lines[0][1:] == pytest.approx([0.25, (0.75 - 0.70) / (1.90 - 0.70)])
+    assert math.isnan(lines[2][2])  # the failed one has no loss
+    assert [line.get_linestyle() for line in axis.lines[-4:]] == ["-", "--", "--", "-"]
+
+
+def test_a_share_of_a_published_score_is_drawn_for_the_same_data_only() -> None:
+    figure = figures.relative_performance(TABLE, DATA, ("BART-large", 40.90))
+    of_lead, of_bart = ([bar.get_width() for bar in axis.patches] for axis in figure.axes)
+    assert of_lead[-1] == pytest.approx(100 * 57.1 / 18.2)
+    assert of_bart[-1] == pytest.approx(100 * 57.1 / 40.90)
+    whisker = figure.axes[1].lines[-2].get_xdata()
+    assert list(whisker) == pytest.approx([100 * 55.1 / 40.90, 100 * 59.1 / 40.90])
+    without = figures.relative_performance(TABLE, DATA, None)
+    assert "not given: other data" in words(without)
+    assert not without.axes[1].patches
 
 
 def test_a_system_keeps_its_colour() -> None:

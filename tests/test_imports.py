@@ -20,12 +20,12 @@ FLOORS = [
     ("tuner", "report"),
     ("trainer",),
     ("inference",),
-    ("model", "prompts", "results", "datacard"),
+    ("model", "prompts", "results", "datacard", "breakdown", "examples"),
     ("articles", "card", "differences", "figures", "errors"),
     ("budget", "metrics", "published", "systems", "tables", "pocket", "facts"),
     ("config", "runfolder"),
     ("settings",),
-    ("cores", "problems", "progress"),
+    ("cores", "problems", "progress", "markup"),
 ]
 HOME = {
     "datasets": {"articles"},

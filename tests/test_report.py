@@ -12,6 +12,8 @@ from test_figures import CURVE, HISTORY, TABLE, TRIALS, every_figure
 
 from nutgraf import differences, figures, report
 from nutgraf.config import build
+from nutgraf.errors import KINDS
+from nutgraf.markup import as_markdown, mark_class, marked, with_marks
 from nutgraf.report import Study, render, verdict
 from nutgraf.runfolder import RunFolder, write_json, write_records
 from nutgraf.stages import report as stage
@@ -19,7 +21,8 @@ from nutgraf.stages import report as stage
 EVIL = '<script>alert("x")</script>'
 NAMES = (
     "rouge_by_system loss_perplexity_time against_published gaps loss_against_rouge "
-    "scores_by_trial search_history training_curves error_rates"
+    "scores_by_trial search_history training_curves error_rates relative_performance "
+    "search_settings"
 ).split()
 SYSTEMS = ("lead3", "zero_shot", "baseline", "best")
 
@@ -51,7 +54,9 @@ def study(svgs: dict[str, str]) -> Study:
         {
             "id": f"test-{i}",
             "system": system,
-            **dict.fromkeys(report.KINDS, 0),
+            "article_words": 100 + 10 * i,
+            "trimmed_tokens": 12 if i == 9 and system == "best" else 0,
+            **dict.fromkeys(KINDS, 0),
             "unsupported_names": int(system == "best" and i < 3),
             "words": 30 + i,
             "length_ratio": 1.1,
@@ -64,9 +69,18 @@ def study(svgs: dict[str, str]) -> Study:
         "article": story + EVIL,
         "reference": "Garehouse builds homes.\nThe mayor said so.",
         "summaries": dict.fromkeys(SYSTEMS, "Graehouse builds 25 homes."),
-        "flags": {**{name: [] for name in SYSTEMS}, "best": [[0, 9, "unsupported name"]]},
+        "flags": {
+            **{name: [] for name in ("reference", *SYSTEMS)},
+            "best": [[0, 9, "unsupported_names"], [10, 19, "copied"]],
+        },
         "why": "rank 1 of 120",
     }
+    fault = {
+        "system": "best", "kind": "missing_key_facts", "flagged": 7, "place": "worst",
+        "value": 2, "rougeLsum": 12.3, "id": "test-7", "article": story, "summary": f"So {EVIL}.",
+        "reference": "The mayor of Garehouse spoke.",
+        "flags": {"reference": [[13, 22, "missing_key_facts"]], "summary": []},
+    }  # fmt: skip
     split = {
         "source": "newswire", "revision": None, "rows_read": 120, "rejected": {"empty summary": 2},
         "asked": 120, "sampled": 118, "seed": 42, "duplicates": 0, "shared": {"train": 3},
@@ -95,13 +109,21 @@ def study(svgs: dict[str, str]) -> Study:
             }
         ],
         errors=errors,
-        meanings={name: f"Meaning of {name}." for name in (*report.KINDS, "words", "length_ratio")},
+        meanings={name: f"Meaning of {name}." for name in (*KINDS, "words", "length_ratio")},
         examples=[{**example, "id": f"{example['id']} {i}"} for i in range(10)],
-        card={"warnings": ["OVERLAP: 3 of 118"], "splits": {"train": split, "test": split}},
+        error_examples=[fault, {**fault, "place": "typical"}],
+        validated_on={"loss": 48, "rouge": 32},
+        card={
+            "warnings": ["OVERLAP: 3 of 118"],
+            "splits": {"train": split, "validation": split, "test": split},
+        },
         figures=svgs,
         signature={"package": "rouge-score", "stemmer": True},
         configuration="run: runs/pocket\ntrain:\n  learning_rate: 0.0002\n",
-        artefacts=[{"artefact": "data", "seconds": 1.2, "digest": "ab" * 32}],
+        artefacts=[
+            {"artefact": "data", "seconds": 1.2, "digest": "ab" * 32},
+            {"artefact": "models/best", "seconds": 50.0, "digest": "cd" * 32},
+        ],
         versions={"nutgraf": "0.1.0", "torch": "2.13.0"},
         machine="Linux x86_64, 2 CPU cores",
     )  # fmt: skip
@@ -111,7 +133,7 @@ def test_the_verdict_leads_with_the_score_and_its_interval(study: Study) -> None
     assert next(verdict(study)).endswith("ROUGE-Lsum 57.10 (95% interval 55.10 to 59.10).")
 
 
-def test_the_verdict_says_for_each_system_whether_best_is_better(study: Study) -> None:
+def test_the_verdict_says_in_three_sentences_whether_best_is_better(study: Study) -> None:
     told = (
         "no significant difference at n = 120; "
         "about 480 articles would show a difference of this size"
@@ -119,25 +141,62 @@ def test_the_verdict_says_for_each_system_whether_best_is_better(study: Study) -
     rows = [
         {**difference("lead3", 2, 4), "metric": "rouge1"},
         difference("zero_shot", 2, 4),
+        difference("bart", 3, 5),
+        {**difference("pegasus", -4, -2), "verdict": "worse"},
         {**difference("baseline", -1, 2), "p_holm": 0.51, "verdict": told},
     ]
     sentences = list(verdict(dataclasses.replace(study, differences=rows)))
-    assert (
-        "The best model against zero_shot: better (+3.00 points, paired 95% interval "
-        "+2.00 to +4.00, p < 0.001 corrected for 3 comparisons)." in sentences
+    assert len(sentences) == 3
+    assert sentences[1].startswith(
+        "By ROUGE-Lsum on the same articles the best model is better than zero_shot (+3.00, +2.00 "
+        "to +4.00) and bart (+4.00, +3.00 to +5.00); worse than pegasus (−3.00, −4.00 to −2.00); "
+        "not significantly different from baseline (+0.50, −1.00 to +2.00; about 480 articles "
+        "would show a difference of this size)"
     )
-    assert (
-        f"The best model against baseline: {told} (+0.50 points, paired 95% interval "
-        "−1.00 to +2.00, p = 0.510 corrected for 3 comparisons)." in sentences
-    )
-    assert not any("lead3" in sentence for sentence in sentences)
+    assert "5 comparisons" in sentences[1]
+    assert "lead3" not in sentences[1]
+
+
+def test_the_winner_was_chosen_on_validation_and_that_stands_beside_test(study: Study) -> None:
+    assert "chosen among 4 trials on validation articles" in report.caveat(study)
+    baseline, best = report.validation_beside_test(study)
+    assert (best["validation_rouge"], best["test_rouge"], best["test_low"]) == (57.0, 57.1, 55.1)
+    assert (best["validation_loss"], best["test_loss"]) == (0.71, 0.71)
+    assert baseline["validation_rouge"] is None
+    for text in render(study):
+        assert report.caveat(study) in " ".join(text.split())
+        assert "Validation beside test" in text
+
+
+def test_a_share_of_bart_is_given_with_its_interval_for_the_same_data_only(study: Study) -> None:
+    assert "%" not in report.share_of_published(study)
+    real = dataclasses.replace(study, data="abisee/cnn_dailymail 3.0.0")
+    said = report.share_of_published(real)
+    assert "57.10 is 139.6% of the 40.90 published for BART-large" in said
+    assert "95% interval 134.7% to 144.5%" in said
 
 
 def test_errors_stand_beside_the_references_own(study: Study) -> None:
     assert any("30% of the best" in s and "0% of the references" in s for s in verdict(study))
-    rates = report.rates(study.errors)
-    assert list(rates.columns) == ["reference", *SYSTEMS]
-    assert rates.loc["unsupported_names", "best"] == pytest.approx(30)
+    for text in render(study):
+        assert "10.8 to 60.3" in text  # of 3 in 10
+
+
+def test_rates_by_group_of_articles_are_on_both_pages(study: Study) -> None:
+    for text in render(study):
+        assert "articles of up to 130 words" in text
+        assert "1 of 10 articles were trimmed" in text
+        assert "trimmed articles" in text
+    whole = dataclasses.replace(study, errors=study.errors.assign(trimmed_tokens=0))
+    for text in render(whole):
+        assert "No article was trimmed" in text
+        assert "trimmed articles" not in text
+
+
+def test_a_long_article_is_shown_from_its_beginning_and_that_is_said(study: Study) -> None:
+    long = dict(study.examples[0]) | {"article": "word " * 10_000}
+    for text in render(dataclasses.replace(study, examples=[long])):
+        assert "(42,000 characters more)" in text
 
 
 def test_published_figures_compare_only_on_the_same_data() -> None:
@@ -154,7 +213,7 @@ def test_nothing_from_outside_becomes_markup(study: Study) -> None:
 
 
 def test_outside_text_cannot_leave_its_place_in_markdown() -> None:
-    text = report.as_markdown("a | b\n# not a heading\n[x](javascript:y) `c` <b> *d*")
+    text = as_markdown("a | b\n# not a heading\n[x](javascript:y) `c` <b> *d*")
     assert text == r"a \| b \# not a heading \[x\](javascript:y) \`c\` &lt;b&gt; \*d\*"
 
 
@@ -173,6 +232,7 @@ def test_the_page_is_small_whole_and_has_its_figures(study: Study) -> None:
     assert len(page.encode()) < 3_000_000
     assert page.count("<svg") == page.count("</svg>") == len(NAMES)
     assert page.count('<article class="example"') == 10
+    assert page.count('<article class="example fault"') == 2
     assert page.lstrip().startswith("<!doctype html>")
 
 
@@ -198,6 +258,7 @@ def test_both_pages_tell_the_whole_story(study: Study) -> None:
             "best against lead3", "loss is NaN", "0.00213", "1.2 GB", "OVERLAP",
             "empty summary: 2", "nutgraf run runs/pocket/config.yaml", "learning_rate: 0.0002",
             "torch 2.13.0", "abababababababab", "Meaning of words.", "Lewis et al. 2020",
+            "51 seconds", "missing_key_facts", "7 of 10 summaries of best", "docs/indicators.md",
         ):  # fmt: skip
             assert fact in text.replace(r"\_", "_")
 
@@ -205,7 +266,7 @@ def test_both_pages_tell_the_whole_story(study: Study) -> None:
 def test_markdown_tables_are_whole(study: Study) -> None:
     _, plain = render(study)
     tables = re.findall(r"(?:^\|.*\|\n)+", plain, re.M)
-    assert len(tables) == 9
+    assert len(tables) == 11
     for table in tables:
         cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(cells) == 1
@@ -213,19 +274,38 @@ def test_markdown_tables_are_whole(study: Study) -> None:
 
 
 def test_spans_are_marked_where_they_are() -> None:
-    assert report.marked("abcdef", [[1, 3, "x"], [2, 4, "y"]]) == [
+    assert marked("abcdef", [[1, 3, "x"], [2, 4, "y"]]) == [
         ("a", ""), ("b", "x"), ("c", "x, y"), ("d", "y"), ("ef", ""),
     ]  # fmt: skip
-    assert report.marked("abc", []) == [("abc", "")]
-    assert report.marked("", []) == []
+    assert marked("abc", []) == [("abc", "")]
+    assert marked("", []) == []
 
 
 def test_marks_are_in_the_page(study: Study) -> None:
-    assert '<mark title="unsupported name">Graehouse</mark> builds' in render(study)[0]
+    page, plain = render(study)
+    assert (
+        '<mark class="wrong" title="unsupported_names">Graehouse</mark> <mark class="copied"'
+        in page
+    )
+    assert "<b>Graehouse</b> <ins>builds 25</ins> homes" in plain
+    missing = '<mark class="lacking" title="missing_key_facts">Garehouse</mark> spoke'
+    assert page.count(missing) == 2
+    assert plain.count("The mayor of <b>Garehouse</b> spoke") == 2
+
+
+def test_marks_of_several_kinds_show_all_of_them() -> None:
+    assert mark_class("copied, unsupported_numbers") == "copied wrong"
+    assert mark_class("repeated_trigrams, repeated_sentences") == "repeated"
+
+
+def test_marked_text_stays_in_its_place_in_markdown() -> None:
+    text = with_marks("a|b <i>c</i>\n# d", [[0, 3, "copied"], [2, 7, "unfinished"]])
+    assert text == r"<ins>a\|</ins><ins><b>b</b></ins><b> &lt;i&gt;</b>c&lt;/i&gt; \# d"
 
 
 def test_no_trials_no_examples_still_render(study: Study) -> None:
-    render(dataclasses.replace(study, trials=[], examples=[], differences=[], models={}))
+    nothing = {"trials": [], "examples": [], "error_examples": [], "differences": []}
+    render(dataclasses.replace(study, models={}, **nothing))
 
 
 def test_the_report_loads_neither_torch_nor_matplotlib() -> None:
@@ -273,6 +353,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
         "analysis/errors.csv": study.errors,
         "analysis/differences.csv": pd.DataFrame(differences.table(scores, "best", 400, seed=1)),
         "analysis/examples.jsonl": list(study.examples),
+        "analysis/error_examples.jsonl": list(study.error_examples),
     }
     made("comparison", files, ["model_comparison_results.csv", "analysis"])
     return folder
@@ -284,7 +365,7 @@ def test_the_stage_reports_a_run_folder_once(study: Study, tmp_path: Path) -> No
     config = build({"run": str(folder.path), "search": {"space": space}})
     assert stage.run(config, folder)
     page = (folder / "report.html").read_text()
-    assert "The best model against baseline: better (+10.00 points" in page
+    assert "and baseline (+10.00, +10.00 to +10.00)" in page
     # ROUGE-2 is the same for all of them: it has to be said.
     assert page.count("no significant difference at n = 10") == 3
     assert "synthetic newswire" in page

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 
+from nutgraf.cores import spread
 from nutgraf.facts import FUNCTION_WORDS, Facts
 from nutgraf.metrics import sentences
 
@@ -29,7 +30,7 @@ MEANINGS: dict[str, str] = {
     "names": "Capitalized names in the summary; none are found in lower-cased text.",
     "unsupported_names": "Names in the summary that the article does not have.",
     "key_facts": "Different names and numbers of the reference that the article has.",
-    "missing_key_facts": "Those of them that the summary lacks.",
+    "missing_key_facts": "Key facts of the reference that the summary lacks.",
     "coverage": "Share of the summary's tokens inside fragments copied from the article, 0 to 1.",
     "density": "Mean length, over the summary's tokens, of the copied fragment around each.",
     "copied_from": "Mean place in the article of the copied tokens, 0 its start to 1 its end.",
@@ -40,6 +41,16 @@ MEANINGS: dict[str, str] = {
     "novel_3grams": "Share of its three-token sequences that the article does not have, 0 to 1.",
     "novel_4grams": "Share of its four-token sequences that the article does not have, 0 to 1.",
 }
+
+# Indicators of which one is enough to call a summary faulty; the others are read as averages.
+KINDS = (
+    "unfinished",
+    "repeated_trigrams",
+    "repeated_sentences",
+    "unsupported_numbers",
+    "unsupported_names",
+    "missing_key_facts",
+)
 
 # Clitics are tokens of their own, as tokenized corpora have them, so that `don't` and `do n't`
 # are the same; so are punctuation marks.
@@ -53,8 +64,12 @@ _FINISHED = re.compile(r"[.!?…][\s\"'`’”)\]]*$")
 
 # Tokens of an article, two or three sentences, that a summary's sentence may draw on as one.
 _CLOSE = 80
+# A start of a process takes as long as this many rows.
+_ROWS_PER_PROCESS = 200
 
 Span = tuple[int, int, str]
+# article, reference, summary, finish reason
+Row = tuple[str, str, str, str | None]
 
 
 def tokens(text: str) -> list[str]:
@@ -120,7 +135,7 @@ def indicators(
     found: dict[str, float] = {
         "words": words,
         "length_ratio": _ratio(words, _words(tokens(reference))),
-        "unfinished": int(finish_reason == "length" or not _FINISHED.search(summary)),
+        "unfinished": int(_unfinished(summary, finish_reason)),
         "repeated_trigrams": _ratio(len(_repeated(trigrams)), len(trigrams)),
         "repeated_sentences": len(_repeated(told_sentences)),
         "numbers": len(told.numbers),
@@ -142,11 +157,20 @@ def indicators(
     return found
 
 
-def spans(article: str, summary: str) -> list[Span]:
+def indicators_many(rows: Sequence[Row], progress: str | None = None) -> list[dict[str, float]]:
+    """`indicators` of each row, in order, over all cores as `cores.spread` does it."""
+    return spread(_of_row, rows, rows_per_process=_ROWS_PER_PROCESS, progress=progress)
+
+
+def _of_row(row: Row) -> dict[str, float]:
+    return indicators(*row)
+
+
+def spans(article: str, summary: str, finish_reason: str | None = None) -> list[Span]:
     """Where the summary goes wrong: start, end (characters) and kind, in order; they may overlap.
 
-    Kinds are keys of `MEANINGS`: unsupported_numbers, unsupported_names, repeated_sentences and
-    repeated_trigrams. What the summary lacks has no place in it.
+    Kinds are those of `KINDS`, but for what the summary lacks, which has no place in it: `missed`.
+    Of an unfinished summary the last token is meant.
     """
     known = Facts(article)
     told = Facts(summary, known)
@@ -161,7 +185,32 @@ def spans(article: str, summary: str) -> list[Span]:
     covered = sorted({at + i for at in _repeated(trigrams) for i in range(3)})
     for first, last in _stretches(covered):
         found.append((placed[first][1], placed[last][2], "repeated_trigrams"))
+    if placed and _unfinished(summary, finish_reason):
+        found.append((*placed[-1][1:], "unfinished"))
     return sorted(found)
+
+
+def missed(article: str, reference: str, summary: str) -> list[Span]:
+    """Where the reference has the key facts that the summary lacks, of kind missing_key_facts."""
+    known = Facts(article)
+    told = Facts(summary, known)
+    lacking = [f for f in known.shared(Facts(reference, known)) if not told.mentions(f)]
+    return sorted((fact.start, fact.end, "missing_key_facts") for fact in lacking)
+
+
+def copied(article: str, summary: str, shortest: int) -> list[Span]:
+    """Where the summary has fragments of at least `shortest` tokens of the article; kind copied."""
+    placed = _placed_tokens(summary)
+    found = fragments(tokens(article), [token for token, _, _ in placed])
+    return [
+        (placed[at][1], placed[at + length - 1][2], "copied")
+        for at, _, length in found
+        if length >= shortest
+    ]
+
+
+def _unfinished(summary: str, finish_reason: str | None) -> bool:
+    return finish_reason == "length" or not _FINISHED.search(summary)
 
 
 def _copied_from(copied: Sequence[tuple[int, int, int]], of: int) -> float:

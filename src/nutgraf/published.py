@@ -114,3 +114,8 @@ ORIGINAL_NOTEBOOK = (
 def in_table() -> tuple[Published, ...]:
     """The published rows of the comparison: the two that summarization is mostly held against."""
     return (BART, PEGASUS)
+
+
+def comparable(data: str) -> bool:
+    """Whether figures published for CNN/DailyMail compare with those of `data`, in words."""
+    return "cnn_dailymail" in data

@@ -6,10 +6,6 @@ on both pages; only our own figures go in as they are. The pages ask no host for
 
 from __future__ import annotations
 
-import html
-import itertools
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,19 +14,28 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nutgraf.published import TEST_ARTICLES
+from nutgraf.breakdown import averages, by_group, rates, wilson
+from nutgraf.differences import ALPHA
+from nutgraf.errors import KINDS
+from nutgraf.examples import COPIED
+from nutgraf.markup import (
+    as_markdown,
+    code,
+    inline,
+    mark_class,
+    marked,
+    memory,
+    number,
+    probability,
+    setting,
+    shortened,
+    signed,
+    with_marks,
+)
+from nutgraf.published import BART, TEST_ARTICLES, comparable
 
 Record = Mapping[str, Any]
 
-# Indicators of which one is enough to call a summary faulty; the others are shown as averages.
-KINDS = (
-    "unfinished",
-    "repeated_trigrams",
-    "repeated_sentences",
-    "unsupported_numbers",
-    "unsupported_names",
-    "missing_key_facts",
-)
 SYSTEMS = {
     "lead3": "the article's first three sentences, no model",
     "zero_shot": "the base model as it came, untrained",
@@ -64,11 +69,17 @@ class Study:
     published: Sequence[Record]
     """system, rouge1, rouge2, rougeLsum, n, variant, citation."""
     errors: pd.DataFrame
-    """analysis/errors.csv: id, system, indicators; the references are the system `reference`."""
+    """analysis/errors.csv: id, system, article_words, trimmed_tokens, indicators; the references
+    are the system `reference`."""
     meanings: Mapping[str, str]
     """A sentence an indicator."""
     examples: Sequence[Record]
-    """id, article, reference, summaries and flags by system, why; a flag is start, end, kind."""
+    """id, article, reference, summaries by system, flags by system and for `reference`, why; a flag
+    is start, end, kind."""
+    error_examples: Sequence[Record]
+    """Rows of analysis/error_examples.jsonl, by kind of error, as `examples.of_each_kind` says."""
+    validated_on: Record
+    """How many validation articles were behind `loss` and, in the search, behind `rouge`."""
     card: Record
     """data/card.json: warnings, and counts by split."""
     figures: Mapping[str, str]
@@ -90,13 +101,23 @@ def render(study: Study) -> tuple[str, str]:
         "measured": [row for row in study.table if row["source"] == "measured"],
         "systems": SYSTEMS,
         "verdict": list(verdict(study)),
+        "caveat": caveat(study),
         "fitted": {name: model["validation_loss"] for name, model in study.models.items()},
+        "validation": list(validation_beside_test(study)),
+        "peaks": {f"models/{name}": m["peak_memory_bytes"] for name, m in study.models.items()},
+        "seconds": sum(made["seconds"] for made in study.artefacts),
         "published_note": published_note(study.data, _best(study)["n"]),
+        "share": share_of_published(study),
         "rates": rates(study.errors),
+        "wilson": wilson,
+        "crosstab": list(crosstab(study.errors)),
+        "trimmed": study.errors.loc[study.errors["trimmed_tokens"] > 0, "id"].nunique(),
         "averages": averages(study.errors),
+        "error_examples": _by_kind(study.error_examples),
         "articles": study.errors["id"].nunique(),
         "figures": {name: Markup(inline(svg)) for name, svg in study.figures.items()},
         "marked": marked,
+        "copied": COPIED,
     }
     page = _environment().get_template("report.html")
     plain = _environment(finalize=as_markdown).get_template("report.md")
@@ -104,20 +125,27 @@ def render(study: Study) -> tuple[str, str]:
 
 
 def verdict(study: Study) -> Iterator[str]:
-    """The study in a few sentences, from the figures alone."""
+    """The study in three sentences, from the figures alone: score, comparison, errors."""
     best = _best(study)
     yield (
         f"On {best['n']:,} test articles of {study.data}, the best model reaches ROUGE-Lsum "
         f"{number(best['rougeLsum'])}{_interval(best['rougeLsum_low'], best['rougeLsum_high'])}."
     )
+    compared: dict[str, list[str]] = {}
     for row in study.differences:
         if row["metric"] == "rougeLsum":
-            yield (
-                f"The best model against {row['other']}: {row['verdict']} "
-                f"({signed(row['difference'])} points, paired 95% interval {signed(row['low'])} to "
-                f"{signed(row['high'])}, {probability(row['p_holm'])} corrected for "
-                f"{len(study.differences)} comparisons)."
-            )
+            points = f"{signed(row['difference'])}, {signed(row['low'])} to {signed(row['high'])}"
+            # Undecided verdicts say how many articles would be needed: one for each system.
+            words, _, needed = row["verdict"].partition("; ")
+            named = f"{row['other']} ({points}{needed and '; '}{needed})"
+            compared.setdefault(_than(words), []).append(named)
+    if compared:
+        said = "; ".join(f"{words} {_and(named)}" for words, named in compared.items())
+        yield (
+            f"By ROUGE-Lsum on the same articles the best model is {said} (points with paired 95% "
+            f"intervals, p below {ALPHA} after correction for {len(study.differences)} comparisons "
+            "wherever it says better or worse)."
+        )
     flagged = study.errors[["unsupported_numbers", "unsupported_names"]].gt(0).any(axis=1)
     share = 100 * flagged.groupby(study.errors["system"]).mean()
     yield (
@@ -125,16 +153,58 @@ def verdict(study: Study) -> Iterator[str]:
         f"{share['best']:.0f}% of the best model's summaries and in {share['reference']:.0f}% of "
         f"the references."
     )
-    yield (
-        "The winner was chosen on validation articles and measured on test articles (the table has "
-        "both losses); each training ran once, with one seed, so the spread between seeds is not "
-        "known."
+
+
+def caveat(study: Study) -> str:
+    """What the verdict rests on."""
+    return (
+        f"The winner of the search was chosen among {len(study.trials)} trials on validation "
+        "articles and measured on test articles that no choice has seen; each training ran once, "
+        "with one seed, so the spread between seeds is not known."
+    )
+
+
+def validation_beside_test(study: Study) -> Iterator[Record]:
+    """Rows of model, loss and ROUGE-Lsum on validation and on test, None where not measured.
+
+    The search measures ROUGE on validation for its finalists only, so the best model has it and
+    the baseline has not.
+    """
+    measured = {row["system"]: row for row in study.table if row["source"] == "measured"}
+    chosen = next((trial["rougeLsum"] for trial in study.trials if trial["chosen"]), None)
+    for name, model in study.models.items():
+        if test := measured.get(name):
+            yield {
+                "model": name,
+                "validation_loss": model["validation_loss"],
+                "test_loss": test["loss"],
+                "validation_rouge": chosen if name == "best" else None,
+                "test_rouge": test["rougeLsum"],
+                "test_low": test["rougeLsum_low"],
+                "test_high": test["rougeLsum_high"],
+            }
+
+
+def share_of_published(study: Study) -> str:
+    """The best model's ROUGE-Lsum in percent of BART-large's, with its interval, or why not."""
+    if not comparable(study.data):
+        return f"No share of {BART.system}'s ROUGE-Lsum is given: it is of other data."
+    assert BART.rougeLsum is not None
+    best = _best(study)
+    share, low, high = (
+        100 * best[name] / BART.rougeLsum
+        for name in ("rougeLsum", "rougeLsum_low", "rougeLsum_high")
+    )
+    return (
+        f"The best model's ROUGE-Lsum of {number(best['rougeLsum'])} is {share:.1f}% of the "
+        f"{number(BART.rougeLsum)} published for {BART.system} (95% interval {low:.1f}% to "
+        f"{high:.1f}%, from the articles sampled here)."
     )
 
 
 def published_note(data: str, n: int) -> str:
     """Whether figures published for CNN/DailyMail compare with those of n articles of `data`."""
-    if "cnn_dailymail" not in data:
+    if not comparable(data):
         return (
             f"Other data: the published figures are of CNN/DailyMail, those measured here of "
             f"{data}. They cannot be compared."
@@ -142,83 +212,32 @@ def published_note(data: str, n: int) -> str:
     return f"Same data set, {n:,} of its {TEST_ARTICLES:,} test articles here: mind the interval."
 
 
-def rates(errors: pd.DataFrame) -> pd.DataFrame:
-    """Percent of summaries with at least one error, a row a kind, a column a system."""
-    found = 100 * errors[list(KINDS)].gt(0).groupby(errors["system"], sort=False).mean().T
-    return found[["reference", *(name for name in found if name != "reference")]]
+def crosstab(errors: pd.DataFrame) -> Iterator[tuple[str, list[tuple[str, int, list[float]]]]]:
+    """For each kind of error, by group of articles: its name, n, and the rates in the order of
+    `rates`, in percent."""
+    found = by_group(errors)
+    for kind, inside in found.groupby("kind", sort=False):
+        rows = inside.groupby("group", sort=False)
+        yield str(kind), [(str(g), int(r["n"].iloc[0]), list(r["rate"])) for g, r in rows]
 
 
-def averages(errors: pd.DataFrame) -> pd.DataFrame:
-    """Means of the other indicators over articles, a row an indicator, a column a system."""
-    others = [name for name in errors if name not in ("id", "system", *KINDS)]
-    means = errors.groupby("system", sort=False)[others].mean().T
-    return means[["reference", *(name for name in means if name != "reference")]]
-
-
-def marked(text: str, spans: Sequence[Sequence[Any]]) -> list[tuple[str, str]]:
-    """`text` in pieces with the kinds of the spans over each, comma-separated, empty for none.
-
-    `spans`: (start, end, kind), characters, which may overlap.
-    """
-    cuts = sorted({0, len(text), *(min(cut, len(text)) for s in spans for cut in s[:2])})
-    return [
-        (text[a:b], ", ".join(dict.fromkeys(k for start, end, k in spans if start <= a < end)))
-        for a, b in itertools.pairwise(cuts)
-    ]
-
-
-def inline(svg: str) -> str:
-    """A figure as an element of an HTML page: no prologue, metadata, namespaces or style sheet."""
-    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
-    title = re.search(r"<title>(.*?)</title>", svg)
-    label = f' role="img" aria-label="{title[1]}"' if title else ""
-    return re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("<svg", f"<svg{label}", 1)
-
-
-def as_markdown(value: Any) -> Markup:
-    """Text that Markdown shows as it is: no markup, no tags, on one line."""
-    if isinstance(value, Markup):
-        return value
-    text = html.escape(" ".join(str(value).split()), quote=False)
-    return Markup(re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text))
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """1,234 or 12.34; a dash where nothing was measured."""
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
-
-
-def signed(value: float) -> str:
-    """+1.23 or −1.23."""
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def probability(p: float) -> str:
-    """p < 0.001 or p = 0.012."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def setting(value: Any) -> str:
-    """A setting as a person writes it: 0.00213."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def memory(size: int) -> str:
-    """Bytes as MB or GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def code(text: str) -> Markup:
-    """An indented block, which Markdown shows letter by letter."""
-    return Markup("\n".join(f"    {line}" for line in str(text).splitlines()))
+def _by_kind(examples: Sequence[Record]) -> dict[str, list[Record]]:
+    return {kind: [row for row in examples if row["kind"] == kind] for kind in KINDS}
 
 
 def _interval(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return " (no interval measured)"
     return f" (95% interval {number(low)} to {number(high)})"
+
+
+def _than(verdict: str) -> str:
+    words = {"better": "better than", "worse": "worse than"}
+    return words.get(verdict, "not significantly different from")
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def _best(study: Study) -> Record:
@@ -235,6 +254,17 @@ def _environment(finalize: Callable[[Any], Any] | None = None) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for show in (number, signed, probability, setting, memory, code):
+    filters = (
+        number,
+        signed,
+        probability,
+        setting,
+        memory,
+        code,
+        mark_class,
+        shortened,
+        with_marks,
+    )
+    for show in filters:
         environment.filters[show.__name__] = show
     return environment

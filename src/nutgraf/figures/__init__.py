@@ -27,11 +27,13 @@ from .canvas import (
     say_if_empty,
     styled,
 )
+from .parallel import search_settings
+from .relative import relative_performance
 
 __all__ = [
     "INK", "Figure", "against_published", "colours_of", "error_rates", "gaps",
-    "loss_against_rouge", "loss_perplexity_time", "rouge_by_system", "save", "scores_by_trial",
-    "search_history", "training_curves",
+    "loss_against_rouge", "loss_perplexity_time", "relative_performance", "rouge_by_system", "save",
+    "scores_by_trial", "search_history", "search_settings", "training_curves",
 ]  # fmt: skip
 
 VARIANTS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import articles, differences, errors, metrics, published
+from nutgraf import articles, breakdown, differences, errors, examples, metrics, published
 from nutgraf.articles import Article
 from nutgraf.card import model_card
 from nutgraf.runfolder import (
@@ -22,12 +22,16 @@ from nutgraf.runfolder import (
 from nutgraf.settings import Config
 from nutgraf.systems import MODELS, SYSTEMS, TRAINED
 
+Rows = dict[str, list[dict[str, Any]]]
+
 TABLE = "model_comparison_results.csv"
 COLUMNS = [
     "system", "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
     "rougeLsum_high", "loss", "perplexity", "learning_rate", "gradient_accumulation_steps",
     "weight_decay", "lora_r", "train_examples", "train_seconds",
 ]  # fmt: skip
+# The table is read by other programs and keeps its columns; the other intervals lie beside it.
+INTERVALS = [f"{kind}_{end}" for kind in ("rouge1", "rouge2", "rougeL") for end in ("low", "high")]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -42,8 +46,11 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     anything = False
     if force or not table.is_current:
         with table.writing() as scratch:
-            _table(config, folder).to_csv(scratch / TABLE, index=False)
+            rows = _table(config, folder)
+            rows[COLUMNS].to_csv(scratch / TABLE, index=False)
             _analysis(config, folder, scratch / "analysis")
+            intervals = rows.loc[rows["source"] == "measured", ["system", *INTERVALS]]
+            intervals.to_csv(scratch / "analysis" / "intervals.csv", index=False)
         anything = True
     final = folder.artefact("final_best_model", inputs=["comparison", "models/best"])
     if force or not final.is_current:
@@ -66,18 +73,17 @@ def _table(config: Config, folder: RunFolder) -> pd.DataFrame:
         }
         for cited in published.in_table()
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows)
 
 
 def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     scores = read_records(folder.scores(system))
     row: dict[str, Any] = {"system": system, "source": "measured", "n": len(scores)}
-    for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
-        row[name] = round(sum(s[name] for s in scores) / len(scores), 2)
-    interval = metrics.bootstrap(
-        [s["rougeLsum"] for s in scores], config.score.resamples, config.score.seed
-    )
-    row["rougeLsum_low"], row["rougeLsum_high"] = round(interval.low, 2), round(interval.high, 2)
+    for kind in metrics.ROUGE_TYPES:
+        values = [s[kind] for s in scores]
+        interval = metrics.bootstrap(values, config.score.resamples, config.score.seed)
+        row[kind] = round(interval.mean, 2)
+        row[f"{kind}_low"], row[f"{kind}_high"] = round(interval.low, 2), round(interval.high, 2)
     if system in MODELS:
         summaries = read_records(folder.summaries(system))
         nll = sum(s["reference_nll"] for s in summaries)
@@ -93,52 +99,48 @@ def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
 
 
 def _analysis(config: Config, folder: RunFolder, out: Path) -> None:
-    """errors.csv for the systems and the references themselves, examples.jsonl to read, and
-    differences.csv: best against every other system."""
+    """errors.csv for the systems and the references themselves, rates.csv of it, what to read
+    (examples.jsonl, error_examples.jsonl), and differences.csv: best against every other system."""
     test = articles.read(folder.data("test"))
     scores = {system: read_records(folder.scores(system)) for system in SYSTEMS}
-    rows = [
-        {
-            "id": a.id,
-            "system": "reference",
-            **errors.indicators(a.article, a.highlights, a.highlights),
-        }
-        for a in test
-    ]
-    for system in SYSTEMS:
-        for score in scores[system]:
-            indicators = {k: v for k, v in score.items() if not k.startswith("rouge")}
-            rows.append({"id": score["id"], "system": system, **indicators})
+    summaries = {system: read_records(folder.summaries(system)) for system in SYSTEMS}
+    found = _errors(test, scores, summaries)
     out.mkdir(parents=True)
-    pd.DataFrame(rows).to_csv(out / "errors.csv", index=False)
+    found.to_csv(out / "errors.csv", index=False)
+    breakdown.by_group(found).to_csv(out / "rates.csv", index=False)
     against = differences.table(scores, "best", config.score.resamples, config.score.seed)
     pd.DataFrame(against).to_csv(out / "differences.csv", index=False)
-    write_records(out / "examples.jsonl", _examples(folder, test))
+    write_records(
+        out / "examples.jsonl",
+        examples.along_the_range(test, summaries, scores["best"], "best"),
+    )
+    write_records(
+        out / "error_examples.jsonl",
+        examples.of_each_kind(test, summaries["best"], scores["best"], "best"),
+    )
 
 
-def _examples(folder: RunFolder, test: list[Article], count: int = 10) -> list[dict[str, Any]]:
-    """Articles along the range of the best model's ROUGE-Lsum, evenly by rank, worst to best."""
-    best = read_records(folder.scores("best"))
-    by_score = sorted(range(len(best)), key=lambda i: best[i]["rougeLsum"])
-    count = min(count, len(best))
-    ranks = sorted({round(k * (len(best) - 1) / max(1, count - 1)) for k in range(count)})
-    texts = {s: [row["text"] for row in read_records(folder.summaries(s))] for s in SYSTEMS}
-    chosen = []
-    for rank in ranks:
-        i = by_score[rank]
-        article = test[i]
-        chosen.append(
-            {
-                "id": article.id,
-                "article": article.article,
-                "reference": article.highlights,
-                "summaries": {s: texts[s][i] for s in SYSTEMS},
-                "flags": {s: errors.spans(article.article, texts[s][i]) for s in SYSTEMS},
-                "why": f"rank {rank + 1} of {len(best)} by ROUGE-Lsum of best "
-                f"({best[i]['rougeLsum']:.1f}), from the worst",
-            }
-        )
-    return chosen
+def _errors(test: list[Article], scores: Rows, summaries: Rows) -> pd.DataFrame:
+    """A row a system and article: id, system, words of the article, tokens cut off it before the
+    system read it, indicators. The references are a system too, which read all of it."""
+    references = errors.indicators_many(
+        [(a.article, a.highlights, a.highlights, None) for a in test],
+        progress="references, indicators",
+    )
+    rows = [
+        {"id": a.id, "system": "reference", **_read(a, 0), **indicators}
+        for a, indicators in zip(test, references, strict=True)
+    ]
+    for system in scores:
+        for a, score, row in zip(test, scores[system], summaries[system], strict=True):
+            indicators = {name: score[name] for name in errors.MEANINGS}
+            read = _read(a, row["trimmed_tokens"])
+            rows.append({"id": a.id, "system": system, **read, **indicators})
+    return pd.DataFrame(rows)
+
+
+def _read(article: Article, trimmed_tokens: int | None) -> dict[str, int | None]:
+    return {"article_words": len(article.article.split()), "trimmed_tokens": trimmed_tokens}
 
 
 def _final_model(config: Config, folder: RunFolder, out: Path) -> None:

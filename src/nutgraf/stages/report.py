@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import errors, figures, metrics, published, report
+from nutgraf import breakdown, errors, figures, metrics, published, report
 from nutgraf.card import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.config import to_yaml
 from nutgraf.runfolder import RunFolder, read_json, read_records, write_text
@@ -49,20 +49,34 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, figures.F
     curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED}
     found = pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str})
     note = report.published_note(data, int(table.loc[table["system"] == "best", "n"].iloc[0]))
-    yield "rouge_by_system", figures.rouge_by_system(table, data)
+    intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
+    whiskers = table.merge(intervals, on="system", how="left")
+    yield "rouge_by_system", figures.rouge_by_system(whiskers, data)
+    yield "relative_performance", figures.relative_performance(table, data, _bart(data))
     yield "loss_perplexity_time", figures.loss_perplexity_time(table, data)
     yield "against_published", figures.against_published(table, data, note)
     yield "gaps", figures.gaps(table, data, note)
     yield "loss_against_rouge", figures.loss_against_rouge(trials, data)
     yield "scores_by_trial", figures.scores_by_trial(trials, data)
     yield "search_history", figures.search_history(history, trials, data)
+    yield "search_settings", figures.search_settings(trials, list(config.search.space), data)
     yield "training_curves", figures.training_curves(curves, data)
-    yield "error_rates", figures.error_rates(report.rates(found), found["id"].nunique(), data)
+    yield "error_rates", figures.error_rates(breakdown.rates(found), found["id"].nunique(), data)
+
+
+def _bart(data: str) -> tuple[str, float] | None:
+    """BART-large's name and ROUGE-Lsum, where a share of it may be given."""
+    bart = published.BART
+    if not published.comparable(data) or bart.rougeLsum is None:
+        return None
+    return bart.system, bart.rougeLsum
 
 
 def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.Study:
     manifests = folder.manifests()
     trained = manifests["models/best"]
+    card = read_json(folder / "data" / "card.json")
+    held_out = card["splits"]["validation"]["sampled"]
     return report.Study(
         run=str(folder.path),
         command=f"nutgraf run {shlex.quote(str(folder.config))}",
@@ -77,7 +91,12 @@ def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.S
         errors=pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str}),
         meanings=errors.MEANINGS,
         examples=read_records(folder / "analysis" / "examples.jsonl"),
-        card=read_json(folder / "data" / "card.json"),
+        error_examples=read_records(folder / "analysis" / "error_examples.jsonl"),
+        validated_on={
+            "loss": min(config.train.eval_examples, held_out),
+            "rouge": min(config.search.rouge_examples, held_out),
+        },
+        card=card,
         figures=drawn,
         signature=metrics.signature(config.score.seed, config.score.resamples),
         configuration=to_yaml(config),

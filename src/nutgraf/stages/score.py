@@ -23,15 +23,20 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         summaries = read_records(folder.summaries(system))
         with made.writing() as scratch:
             rouge = metrics.rouge_many(
-                [a.highlights for a in test], [s["text"] for s in summaries], progress=system
+                [a.highlights for a in test],
+                [s["text"] for s in summaries],
+                progress=f"{system}, ROUGE",
+            )
+            indicators = errors.indicators_many(
+                [
+                    (a.article, a.highlights, s["text"], s["finish_reason"])
+                    for a, s in zip(test, summaries, strict=True)
+                ],
+                progress=f"{system}, indicators",
             )
             rows = [
-                {
-                    "id": a.id,
-                    **scores,
-                    **errors.indicators(a.article, a.highlights, s["text"], s["finish_reason"]),
-                }
-                for a, s, scores in zip(test, summaries, rouge, strict=True)
+                {"id": a.id, **scores, **found}
+                for a, scores, found in zip(test, rouge, indicators, strict=True)
             ]
             write_records(scratch / "scores" / f"{system}.jsonl", rows)
         anything = True

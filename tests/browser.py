@@ -1,0 +1,128 @@
+"""Debian's Chromium without a window, driven through its DevTools protocol over a pipe.
+
+The protocol: https://chromedevtools.github.io/devtools-protocol/. Messages are JSON, each ended by
+a zero byte; the browser reads them from its file 3 and writes answers and events to its file 4.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = Path("/usr/bin/chromium")
+_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update --disable-dev-shm-usage "
+    "--remote-debugging-pipe"
+).split()
+_PATIENCE = 60  # seconds for one answer, on a machine that is busy with other work
+
+
+class Browser:
+    """One page of a browser, and every event that it has told since it was opened."""
+
+    def __init__(self, to: int, back: int) -> None:
+        self._to, self._back = to, back
+        self._unread = b""
+        self._number = 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The browser's answer. Raises RuntimeError for its error, TimeoutError for none."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while (answer := self._receive(method)).get("id") != self._number:
+            self.events.append(answer)
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        return answer["result"]
+
+    def open(self, page: Path, width: int, scheme: str, height: int = 900) -> None:
+        """Load a file, `width` pixels wide, for people who prefer `scheme`: light or dark."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.send("Emulation.setDeviceMetricsOverride", **metrics)
+        wish = {"name": "prefers-color-scheme", "value": scheme}
+        self.send("Emulation.setScrollbarsHidden", hidden=True)
+        self.send("Emulation.setEmulatedMedia", features=[wish])
+        self.events.clear()
+        self.send("Page.navigate", url=page.as_uri())
+        while not self.told("Page.loadEventFired"):
+            self.events.append(self._receive("Page.loadEventFired"))
+        self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression, awaited. Raises RuntimeError where it throws."""
+        answer = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def told(self, *methods: str) -> list[dict[str, Any]]:
+        """Parameters of the events of these names since the page was opened."""
+        return [event["params"] for event in self.events if event.get("method") in methods]
+
+    def picture(self, path: Path) -> None:
+        """The whole page as PNG."""
+        size = self.send("Page.getLayoutMetrics")["cssContentSize"]
+        shot = self.send(
+            "Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1}
+        )
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def _receive(self, waiting_for: str) -> dict[str, Any]:
+        until = time.monotonic() + _PATIENCE
+        while b"\0" not in self._unread:
+            ready, _, _ = select.select([self._back], [], [], max(0, until - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"{waiting_for}: no answer in {_PATIENCE} s")
+            piece = os.read(self._back, 2**20)
+            if not piece:
+                raise RuntimeError(f"the browser has ended, before {waiting_for}")
+            self._unread += piece
+        message, _, self._unread = self._unread.partition(b"\0")
+        return json.loads(message)
+
+
+@contextlib.contextmanager
+def browser(profile: Path) -> Iterator[Browser]:
+    """A browser with an empty profile folder; it and all its processes end with the block."""
+    read_there, to = os.pipe()
+    back, write_there = os.pipe()
+    command = [str(CHROMIUM), *_FLAGS, f"--user-data-dir={profile}"]
+    # bash moves the two ends to the file numbers at which the browser looks for them.
+    process = subprocess.Popen(
+        ["bash", "-c", f'exec "$@" 3<&{read_there} 4>&{write_there}', "bash", *command],
+        pass_fds=(read_there, write_there),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(read_there)
+    os.close(write_there)
+    try:
+        yield Browser(to, back)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(to)
+        os.close(back)
