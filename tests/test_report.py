@@ -351,6 +351,9 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
     files = {
         "model_comparison_results.csv": TABLE,
         "analysis/errors.csv": study.errors,
+        "analysis/intervals.csv": pd.DataFrame({"system": ["best"], "rouge1_low": [1.0]}).assign(
+            rouge1_high=2.0, rouge2_low=1.0, rouge2_high=2.0, rougeL_low=1.0, rougeL_high=2.0
+        ),
         "analysis/differences.csv": pd.DataFrame(differences.table(scores, "best", 400, seed=1)),
         "analysis/examples.jsonl": list(study.examples),
         "analysis/error_examples.jsonl": list(study.error_examples),
