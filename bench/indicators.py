@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import ranks
 
-from nutgraf import errors, metrics
+from nutgraf import errors, extracts, metrics
 from nutgraf.cores import spread
 from nutgraf.facts import FUNCTION_WORDS, Facts
 
@@ -98,7 +98,7 @@ def measured(n: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         for system, text in [
             ("reference", row.highlights),
             *((name, getattr(row, name)) for name in ("pgn_cov", "seq2seq")),
-            ("lead3", metrics.lead3(row.article)),
+            ("lead3", extracts.lead3(row.article)),
         ]
     ]
     found = spread(_measure, pairs, rows_per_process=200, progress="calibration")

@@ -15,12 +15,15 @@ from nutgraf.results import as_text
 from nutgraf.runfolder import RunFolder, read_records, write_json, write_records
 from nutgraf.settings import Config
 from nutgraf.stages import compare
+from nutgraf.systems import names
 
 # Every article's scores: best is ahead of lead3, behind zero_shot, and baseline goes both ways.
 GAPS: dict[str, Callable[[int], float]] = {
     "lead3": lambda i: -4.0 - i % 3,
     "zero_shot": lambda i: 2.0 + i % 5,
     "baseline": lambda i: 3.0 if i % 2 else -2.5,
+    "textrank": lambda i: -6.0 - i % 3,
+    "oracle": lambda i: 9.0 + i % 3,
     "best": lambda i: 0.0,
 }
 TRAINED = {
@@ -71,7 +74,7 @@ def test_best_is_compared_with_every_other_system(compared: tuple[RunFolder, Con
     assert list(table.columns) == [
         "system", "other", "metric", "n", "difference", "low", "high", "p", "p_holm", "verdict",
     ]  # fmt: skip
-    assert len(table) == 9
+    assert len(table) == 12  # the oracle reads the reference: nothing to be tested against
     assert (table["system"] == "best").all()
     assert (table["n"] == 40).all()
     said = table.groupby("other")["verdict"].unique()
@@ -93,7 +96,7 @@ def test_errors_tell_how_long_each_article_was_and_how_much_of_it_was_cut(
     found = pd.read_csv(folder / "analysis" / "errors.csv")
     assert list(found.columns[:4]) == ["id", "system", "article_words", "trimmed_tokens"]
     assert (found["article_words"] == 5).all()
-    assert list(found["system"].unique()) == ["reference", *GAPS]
+    assert list(found["system"].unique()) == ["reference", *names([])]
     cut = found[found["trimmed_tokens"] > 0]
     assert set(cut["system"]) == {"best"}
     assert len(cut) == 10
@@ -125,9 +128,9 @@ def test_there_are_examples_along_the_range_and_of_each_kind(
 def test_the_terminal_tells_the_verdicts(compared: tuple[RunFolder, Config]) -> None:
     folder, config = compared
     lines = as_text(folder / "model_comparison_results.csv", config).splitlines()
-    assert "Holm-corrected over 9 comparisons" in "\n".join(lines)
+    assert "Holm-corrected over 12 comparisons" in "\n".join(lines)
     told = {line.split()[0]: line for line in lines if "  p 0." in line or "  p 1." in line}
-    assert list(told) == ["lead3", "zero_shot", "baseline"]
+    assert list(told) == ["lead3", "textrank", "zero_shot", "baseline"]
     assert told["lead3"].endswith("  better")
     assert "+4.97" in told["lead3"]
     assert told["zero_shot"].endswith("  worse")

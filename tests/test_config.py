@@ -7,7 +7,8 @@ import yaml
 from pydantic import ValidationError
 
 from nutgraf.config import ConfigError, build, fields, load, replace, to_yaml
-from nutgraf.settings import Choices, Config, Range
+from nutgraf.section import Choices, Range
+from nutgraf.settings import Config, Rival
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -242,4 +243,6 @@ def test_every_field_has_a_sentence_and_a_default():
         for section, values in flat.items()
         for field in (values if isinstance(values, dict) else [""])
     }
-    assert names == {name for name, _, _ in found}
+    rivals = {name for name, _, _ in found if name.startswith("rivals.NAME.")}
+    assert names - {"rivals"} == {name for name, _, _ in found} - rivals
+    assert rivals == {f"rivals.NAME.{field}" for field in Rival.model_fields}

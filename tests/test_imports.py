@@ -20,12 +20,13 @@ FLOORS = [
     ("tuner", "report"),
     ("trainer",),
     ("inference",),
-    ("model", "prompts", "results", "datacard", "breakdown", "examples"),
+    ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
     ("articles", "card", "differences", "figures", "errors"),
-    ("budget", "metrics", "published", "systems", "tables", "pocket", "facts"),
+    ("budget", "metrics", "published", "tables", "pocket", "facts"),
     ("config", "runfolder"),
     ("settings",),
-    ("cores", "problems", "progress", "markup"),
+    ("section",),
+    ("cores", "problems", "progress", "markup", "systems"),
 ]
 HOME = {
     "datasets": {"articles"},

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from nutgraf import metrics
+from nutgraf import extracts, metrics
 from nutgraf.problems import UserError
 
 
@@ -53,7 +53,7 @@ def test_lines_are_sentences_where_there_are_several():
 
 def test_a_paragraph_is_not_a_sentence_for_lead3():
     article = "One is here. Two is here.\nThree is here. Four is here."
-    assert metrics.lead3(article) == "One is here.\nTwo is here.\nThree is here."
+    assert extracts.lead3(article) == "One is here.\nTwo is here.\nThree is here."
 
 
 def test_equal_to_the_library_called_directly(half):
@@ -65,7 +65,7 @@ def test_equal_to_the_library_called_directly(half):
 
 def test_published_figures_within_the_sampling_error(half):
     rows = half.sample(300, random_state=42)
-    leads = [metrics.lead3(article) for article in rows["article"]]
+    leads = [extracts.lead3(article) for article in rows["article"]]
     for summaries, published in (
         (list(rows["pgn_cov"]), {"rouge1": 39.27, "rouge2": 17.27, "rougeLsum": 36.18}),
         (leads, {"rouge1": 40.07, "rouge2": 17.60, "rougeLsum": 36.37}),

@@ -120,11 +120,11 @@ def settings_page() -> str:
     ]
     defaults = Config().model_dump(mode="json")
     section = ""
-    for name, sentence, _ in fields():
+    for name, sentence, default in fields():
         here, _, field = name.rpartition(".")
         if here != section:
             section = here
-            about = Config.model_fields[here].description
+            about = Config.model_fields[here.partition(".")[0]].description
             lines += [
                 "",
                 f"## {here}",
@@ -134,7 +134,7 @@ def settings_page() -> str:
                 "| setting | default | |",
                 "|---|---|---|",
             ]
-        default = defaults[here][field] if here else defaults[field]
+        default = default if "NAME" in here else defaults[here][field] if here else defaults[field]
         lines.append(f"| `{name}` | {_shown(default)} | {sentence} |")
     return "\n".join(lines) + "\n"
 

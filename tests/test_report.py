@@ -17,6 +17,7 @@ from nutgraf.markup import as_markdown, mark_class, marked, with_marks
 from nutgraf.report import Study, render, verdict
 from nutgraf.runfolder import RunFolder, write_json, write_records
 from nutgraf.stages import report as stage
+from nutgraf.systems import BUILT_IN, competing
 
 EVIL = '<script>alert("x")</script>'
 NAMES = (
@@ -24,7 +25,7 @@ NAMES = (
     "scores_by_trial search_history training_curves error_rates relative_performance "
     "search_settings"
 ).split()
-SYSTEMS = ("lead3", "zero_shot", "baseline", "best")
+SYSTEMS = tuple(BUILT_IN)
 
 
 def records(frame: pd.DataFrame) -> list[dict]:
@@ -98,7 +99,8 @@ def study(svgs: dict[str, str]) -> Study:
         data="the embedded synthetic newswire",
         caution="These scores are of a synthetic newswire and say nothing about CNN/DailyMail.",
         table=records(TABLE),
-        differences=[difference(other, 2.0, 4.0) for other in SYSTEMS[:3]],
+        systems=BUILT_IN,
+        differences=[difference(other, 2.0, 4.0) for other in competing(SYSTEMS[:-1])],
         trials=[*records(TRIALS)[:3], {**records(TRIALS)[3], "error": f"loss is NaN {EVIL}"}],
         searched=["train.learning_rate"],
         models={"baseline": trained, "best": trained},
@@ -346,6 +348,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
         ]
         for place, system in enumerate(SYSTEMS)
     }  # fmt: skip
+    compared = {system: scores[system] for system in competing(scores)}
     for system, rows in scores.items():
         made(f"scores/{system}", {f"scores/{system}.jsonl": rows}, [f"scores/{system}.jsonl"])
     files = {
@@ -354,7 +357,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
         "analysis/intervals.csv": pd.DataFrame({"system": ["best"], "rouge1_low": [1.0]}).assign(
             rouge1_high=2.0, rouge2_low=1.0, rouge2_high=2.0, rougeL_low=1.0, rougeL_high=2.0
         ),
-        "analysis/differences.csv": pd.DataFrame(differences.table(scores, "best", 400, seed=1)),
+        "analysis/differences.csv": pd.DataFrame(differences.table(compared, "best", 800, seed=1)),
         "analysis/examples.jsonl": list(study.examples),
         "analysis/error_examples.jsonl": list(study.error_examples),
     }
@@ -370,7 +373,7 @@ def test_the_stage_reports_a_run_folder_once(study: Study, tmp_path: Path) -> No
     page = (folder / "report.html").read_text()
     assert "and baseline (+10.00, +10.00 to +10.00)" in page
     # ROUGE-2 is the same for all of them: it has to be said.
-    assert page.count("no significant difference at n = 10") == 3
+    assert page.count("no significant difference at n = 10") == 4
     assert "synthetic newswire" in page
     assert {p.name for p in (folder / "figures").iterdir()} == {
         f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")

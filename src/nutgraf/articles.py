@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from nutgraf import tables
 from nutgraf.problems import Failure, UserError
-from nutgraf.settings import DataConfig, did_you_mean
+from nutgraf.section import did_you_mean
+from nutgraf.settings import DataConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import types
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nutgraf.problems import UserError
-from nutgraf.settings import Choices, Config, Section, did_you_mean
+from nutgraf.section import Choices, Section, did_you_mean
+from nutgraf.settings import Config
 
 
 class ConfigError(UserError):
@@ -70,11 +73,17 @@ def to_yaml(config: Config) -> str:
 
 
 def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(dotted name, sentence, default) of every field, in order, for help and documents."""
+    """(dotted name, sentence, default) of every field, in order, for help and documents.
+
+    Where a section is a mapping of sections by names of the user's, `NAME` stands for any of them.
+    """
     for name, info in model.model_fields.items():
         section = info.annotation
+        inside = typing.get_args(section)[1] if typing.get_origin(section) is dict else None
         if isinstance(section, type) and issubclass(section, Section):
             yield from fields(section, f"{prefix}{name}.")
+        elif isinstance(inside, type) and issubclass(inside, Section):
+            yield from fields(inside, f"{prefix}{name}.NAME.")
         else:
             yield f"{prefix}{name}", info.description or "", info.default
 
@@ -129,8 +138,9 @@ def _parse(name: str, text: str) -> Any:
 def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
     # The names of a search space contain a dot themselves: search.space.train.learning_rate.
     parts = dotted.split(".", 2) if dotted.startswith("search.space.") else dotted.split(".")
-    names = {name for name, _, _ in fields()}
-    if not (dotted in names or dotted.startswith("search.space.")):
+    names = {name for name, _, _ in fields()} | {"rivals"}
+    known = re.sub(r"^rivals\.[^.]+", "rivals.NAME", dotted)
+    if not (known in names or dotted.startswith("search.space.")):
         raise ConfigError(f"{dotted!r} is not a setting{did_you_mean(dotted, names)}")
     *sections, last = parts
     here = raw

@@ -64,10 +64,9 @@ def _cut(line: str) -> Iterator[str]:
         yield sentence
 
 
-def lead3(article: str) -> str:
-    """The first three sentences of an article, one a line. Lines of an article are paragraphs."""
-    found = [sentence for line in article.splitlines() for sentence in _cut(line)]
-    return "\n".join(found[:3])
+def article_sentences(article: str) -> list[str]:
+    """The sentences of an article. Its lines are paragraphs, which end a sentence too."""
+    return [sentence for line in article.splitlines() for sentence in _cut(line)]
 
 
 class _Tokenizer(tokenizers.Tokenizer):
@@ -81,8 +80,18 @@ class _Tokenizer(tokenizers.Tokenizer):
 
 
 @functools.cache
+def _tokenizer() -> _Tokenizer:
+    return _Tokenizer()
+
+
+@functools.cache
 def _scorer() -> rouge_scorer.RougeScorer:
-    return rouge_scorer.RougeScorer(list(ROUGE_TYPES), tokenizer=_Tokenizer())
+    return rouge_scorer.RougeScorer(list(ROUGE_TYPES), tokenizer=_tokenizer())
+
+
+def stems(text: str) -> list[str]:
+    """The tokens of a text as ROUGE compares them: lower-cased, stemmed, a-z and 0-9 only."""
+    return _tokenizer().tokenize(text)
 
 
 def rouge(reference: str, summary: str) -> dict[str, float]:

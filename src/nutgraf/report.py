@@ -36,13 +36,6 @@ from nutgraf.published import BART, TEST_ARTICLES, comparable
 
 Record = Mapping[str, Any]
 
-SYSTEMS = {
-    "lead3": "the article's first three sentences, no model",
-    "zero_shot": "the base model as it came, untrained",
-    "baseline": "the base with an adapter trained with the given settings",
-    "best": "the base with an adapter trained with the settings that the search chose",
-}
-
 
 @dataclass(frozen=True)
 class Study:
@@ -58,6 +51,8 @@ class Study:
     """What has to be said wherever scores appear; empty where nothing has."""
     table: Sequence[Record]
     """Rows of model_comparison_results.csv, None where a cell is empty."""
+    systems: Mapping[str, str]
+    """What each measured system is, in words."""
     differences: Sequence[Record]
     """Rows of analysis/differences.csv: best against every other system, on the same articles."""
     trials: Sequence[Record]
@@ -99,7 +94,7 @@ def render(study: Study) -> tuple[str, str]:
     shown = {
         "study": study,
         "measured": [row for row in study.table if row["source"] == "measured"],
-        "systems": SYSTEMS,
+        "systems": study.systems,
         "verdict": list(verdict(study)),
         "caveat": caveat(study),
         "fitted": {name: model["validation_loss"] for name, model in study.models.items()},

@@ -17,31 +17,34 @@ def as_text(path: Path, config: Config) -> str:
     then the published rows apart, with what the numbers are."""
     table = pd.read_csv(path)
     measured = table[table["source"] == "measured"]
+    wide = 2 + max(map(len, table["system"]))
     lines = [
         f"ROUGE F1 (0 to 100, stemmed) on {int(measured['n'].iloc[0])} test articles; "
         "R-Lsum with its 95% bootstrap interval",
-        f"{'system':<14}{'R-1':>7}{'R-2':>7}{'R-L':>7}{'R-Lsum':>8}{'interval':>16}"
+        f"{'system':<{wide}}{'R-1':>7}{'R-2':>7}{'R-L':>7}{'R-Lsum':>8}{'interval':>16}"
         f"{'ppl':>9}{'train s':>9}",
     ]
     for row in measured.itertuples():
         interval = f"{row.rougeLsum_low:.1f} to {row.rougeLsum_high:.1f}"
         lines.append(
-            f"{row.system:<14}{row.rouge1:7.2f}{row.rouge2:7.2f}{row.rougeL:7.2f}"
+            f"{row.system:<{wide}}{row.rouge1:7.2f}{row.rouge2:7.2f}{row.rougeL:7.2f}"
             f"{row.rougeLsum:8.2f}{interval:>16}{_or_blank(row.perplexity, '9.2f')}"
             f"{_or_blank(row.train_seconds, '9.0f')}"
         )
-    lines += _differences(pd.read_csv(path.parent / "analysis" / "differences.csv"))
+    if "oracle" in set(measured["system"]):
+        lines.append("oracle reads the reference: the upper bound of copying three sentences")
+    lines += _differences(pd.read_csv(path.parent / "analysis" / "differences.csv"), wide)
     lines.append("published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum):")
     for row in table[table["source"] == "published"].itertuples():
         lines.append(
-            f"{row.system:<14}{row.rouge1:7.2f}{row.rouge2:7.2f}{'':7}{row.rougeLsum:8.2f}"
+            f"{row.system:<{wide}}{row.rouge1:7.2f}{row.rouge2:7.2f}{'':7}{row.rougeLsum:8.2f}"
         )
     if is_synthetic(config):
         lines.append(SYNTHETIC)
     return "\n".join(lines)
 
 
-def _differences(table: pd.DataFrame) -> Iterator[str]:
+def _differences(table: pd.DataFrame, wide: int) -> Iterator[str]:
     yield (
         "best against the others, R-Lsum points on the same articles, paired 95% interval, "
         f"p Holm-corrected over {len(table)} comparisons"
@@ -49,7 +52,7 @@ def _differences(table: pd.DataFrame) -> Iterator[str]:
     for row in table[table["metric"] == "rougeLsum"].itertuples():
         interval = f"{row.low:+.2f} to {row.high:+.2f}"
         surely = f"{interval:>18}  p {row.p_holm:.4f}"
-        yield f"{row.other:<14}{row.difference:+7.2f}{surely}  {row.verdict}"
+        yield f"{row.other:<{wide}}{row.difference:+7.2f}{surely}  {row.verdict}"
 
 
 def _or_blank(value: Any, form: str) -> str:

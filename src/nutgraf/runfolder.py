@@ -213,6 +213,14 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's contents. Raises UserError for a file that is not there."""
+    try:
+        return _sha256(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: correct its path") from None
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

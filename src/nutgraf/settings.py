@@ -6,47 +6,13 @@ line's help and the documents show the same sentences. `config` reads and checks
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`: did you mean 'x'?` where a known name is close, else nothing."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else ""
-
-
-class Section(BaseModel):
-    """Base of every section: immutable, and unknown names are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-def _number(value: object) -> object:
-    """YAML 1.1 reads `2e-4` (no dot) as text; accept it as the number it is."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-Float = Annotated[float, BeforeValidator(_number)]
-Positive = Annotated[Float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+from nutgraf.section import Choices, Count, Float, Positive, Range, Section, Space, did_you_mean
+from nutgraf.systems import BUILT_IN
 
 
 class DataConfig(Section):
@@ -194,35 +160,6 @@ class TrainConfig(Section):
         return self
 
 
-class Choices(Section):
-    choices: tuple[Any, ...] = Field(description="The values to choose from.", min_length=1)
-
-
-class Range(Section):
-    low: Float = Field(description="Smallest value.")
-    high: Float = Field(description="Largest value.")
-    log: bool = Field(False, description="Draw the logarithm uniformly.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if not self.low < self.high:
-            raise ValueError(f"low is {self.low}, high {self.high}: low must be the smaller")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low is {self.low}: a logarithmic range starts above 0")
-        return self
-
-
-def _kind(value: Any) -> str:
-    choices = "choices" in value if isinstance(value, dict) else isinstance(value, Choices)
-    return "choices" if choices else "range"
-
-
-Domain = Annotated[
-    Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")], Discriminator(_kind)
-]
-Space = dict[str, Domain]
-
-
 class SearchConfig(Section):
     trials: Count = Field(4, description="Settings tried.")
     space: Space = Field(
@@ -280,6 +217,29 @@ class ScoreConfig(Section):
     seed: int = Field(42, description="Seed of the bootstrap.")
 
 
+class Rival(Section):
+    model: str | None = Field(
+        None,
+        description="Hub id or local folder of a sequence-to-sequence checkpoint in safetensors, "
+        "e.g. `facebook/bart-large-cnn`; it decodes as its own generation settings say.",
+    )
+    revision: str | None = Field(None, description="Commit of the Hub checkpoint.")
+    batch_size: Count = Field(8, description="Articles decoded together by the checkpoint.")
+    file: str | None = Field(
+        None, description="Instead of a checkpoint: .jsonl, .csv or .parquet with its summaries."
+    )
+    id: str = Field("id", description="Column of the file with the test articles' ids.")
+    summary: str = Field("summary", description="Column of the file with the summaries.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Rival:
+        if (self.model is None) == (self.file is None):
+            raise ValueError(
+                f"model is {self.model!r} and file {self.file!r}: set exactly one of them"
+            )
+        return self
+
+
 class Config(Section):
     run: str = Field("runs/pocket", description="The run folder.")
     data: DataConfig = Field(DataConfig(), description="Articles and their reference summaries.")
@@ -290,6 +250,22 @@ class Config(Section):
     search: SearchConfig = Field(SearchConfig(), description="What may differ in the best model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
+    rivals: dict[str, Rival] = Field(
+        {},
+        description="Other systems on the same test articles, by name: a `model` or a `file` of "
+        "summaries each.",
+    )
+
+    @field_validator("rivals")
+    @classmethod
+    def _names(cls, rivals: dict[str, Rival]) -> dict[str, Rival]:
+        for name in rivals:
+            if name in BUILT_IN or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name):
+                raise ValueError(
+                    f"{name!r} cannot be a rival's name: take up to 24 of a-z, 0-9, _ and -, but "
+                    f"none of {', '.join(BUILT_IN)}"
+                )
+        return rivals
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -1,5 +1,28 @@
 """The systems of a study: whatever turns an article into a summary, measured alike."""
 
-SYSTEMS = ("lead3", "zero_shot", "baseline", "best")
-MODELS = ("zero_shot", "baseline", "best")
-TRAINED = ("baseline", "best")
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+EXTRACTS = {
+    "lead3": "the article's first three sentences, no model",
+    "textrank": "the article's three most central sentences, no model (TextRank)",
+    "oracle": "the article's sentences that share most with the reference, which it reads: "
+    "the upper bound of copying up to three sentences, no system to compete with",
+}
+TRAINED = {
+    "baseline": "the base with an adapter trained with the given settings",
+    "best": "the base with an adapter trained with the settings that the search chose",
+}
+MODELS = {"zero_shot": "the base model as it came, untrained", **TRAINED}
+BUILT_IN = {**EXTRACTS, **MODELS}
+
+
+def names(rivals: Iterable[str]) -> tuple[str, ...]:
+    """Every system of a study with these rivals, in the order of its tables."""
+    return (*EXTRACTS, *rivals, *MODELS)
+
+
+def competing(systems: Iterable[str]) -> list[str]:
+    """The systems that write their summaries without a look at the reference."""
+    return [system for system in systems if system != "oracle"]

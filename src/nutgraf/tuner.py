@@ -21,7 +21,8 @@ from nutgraf import config as configuration
 from nutgraf.metrics import perplexity
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
-from nutgraf.settings import Choices, Config, LoraSettings, Range, TrainConfig
+from nutgraf.section import Choices, Range
+from nutgraf.settings import Config, LoraSettings, TrainConfig
 
 # Before Ray is imported: no usage report, no port beyond loopback, results as they come.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

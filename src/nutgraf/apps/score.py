@@ -13,7 +13,8 @@ import numpy as np
 from nutgraf import errors, metrics, tables
 from nutgraf.cores import spread
 from nutgraf.problems import UserError
-from nutgraf.settings import ScoreConfig, did_you_mean
+from nutgraf.section import did_you_mean
+from nutgraf.settings import ScoreConfig
 
 # How many rows take about as long as starting a process: ROUGE alone, and with indicators.
 _ROWS_PER_PROCESS = {False: 500, True: 100}

@@ -20,7 +20,7 @@ from nutgraf.runfolder import (
     write_text,
 )
 from nutgraf.settings import Config
-from nutgraf.systems import MODELS, SYSTEMS, TRAINED
+from nutgraf.systems import MODELS, TRAINED, competing, names
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -36,7 +36,7 @@ INTERVALS = [f"{kind}_{end}" for kind in ("rouge1", "rouge2", "rougeL") for end 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make model_comparison_results.csv with analysis/, and final_best_model/."""
-    scored = [f"scores/{system}" for system in SYSTEMS]
+    scored = [f"scores/{system}" for system in names(config.rivals)]
     table = folder.artefact(
         "comparison",
         outputs=[TABLE, "analysis"],
@@ -61,7 +61,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 
 
 def _table(config: Config, folder: RunFolder) -> pd.DataFrame:
-    rows = [_measured(system, config, folder) for system in SYSTEMS]
+    rows = [_measured(system, config, folder) for system in names(config.rivals)]
     rows += [
         {
             "system": cited.system,
@@ -102,13 +102,14 @@ def _analysis(config: Config, folder: RunFolder, out: Path) -> None:
     """errors.csv for the systems and the references themselves, rates.csv of it, what to read
     (examples.jsonl, error_examples.jsonl), and differences.csv: best against every other system."""
     test = articles.read(folder.data("test"))
-    scores = {system: read_records(folder.scores(system)) for system in SYSTEMS}
-    summaries = {system: read_records(folder.summaries(system)) for system in SYSTEMS}
+    scores = {system: read_records(folder.scores(system)) for system in names(config.rivals)}
+    summaries = {system: read_records(folder.summaries(system)) for system in names(config.rivals)}
     found = _errors(test, scores, summaries)
     out.mkdir(parents=True)
     found.to_csv(out / "errors.csv", index=False)
     breakdown.by_group(found).to_csv(out / "rates.csv", index=False)
-    against = differences.table(scores, "best", config.score.resamples, config.score.seed)
+    rivals = {system: scores[system] for system in competing(scores)}
+    against = differences.table(rivals, "best", config.score.resamples, config.score.seed)
     pd.DataFrame(against).to_csv(out / "differences.csv", index=False)
     write_records(
         out / "examples.jsonl",

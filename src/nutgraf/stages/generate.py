@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from nutgraf import articles, metrics
+from nutgraf import articles, extracts, rivals
 from nutgraf.articles import Article
 from nutgraf.inference import generate, summary_losses
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import RunFolder, write_records
+from nutgraf.runfolder import RunFolder, file_hash, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import MODELS, SYSTEMS, TRAINED
+from nutgraf.systems import EXTRACTS, MODELS, TRAINED, names
 
 SETTINGS = {"prompt", "model", "generate"}
 
@@ -29,34 +30,61 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     summary's tokens) and `reference_tokens`.
     """
     anything = False
-    for system in SYSTEMS:
+    for system in names(config.rivals):
         made = folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
             inputs=["data", *([f"models/{system}"] if system in TRAINED else [])],
-            settings=config.model_dump(mode="json", include=SETTINGS) if system in MODELS else {},
+            settings=_settings(system, config),
         )
         if made.is_current and not force:
             say(f"{system}: done before")
             continue
         test = articles.read(folder.data("test"))
         with made.writing() as scratch:
-            rows = _by_model(system, config, folder, test) if system in MODELS else _lead3(test)
+            rows = _summaries(system, config, folder, test)
             write_records(scratch / "summaries" / f"{system}.jsonl", rows)
         anything = True
     return anything
 
 
-def _lead3(test: list[Article]) -> list[dict[str, Any]]:
+def _settings(system: str, config: Config) -> dict[str, Any]:
+    """What the summaries of the system depend on, apart from the data."""
+    if system in MODELS:
+        return config.model_dump(mode="json", include=SETTINGS)
+    if system in EXTRACTS:
+        return {}
+    rival = config.rivals[system]
+    file = {"sha256": file_hash(Path(rival.file))} if rival.file else {}
+    return {**rival.model_dump(mode="json", exclude={"batch_size"}), **file}
+
+
+def _summaries(
+    system: str, config: Config, folder: RunFolder, test: list[Article]
+) -> list[dict[str, Any]]:
+    if system in MODELS:
+        return _by_model(system, config, folder, test)
+    if system in EXTRACTS:
+        return _by_extract(system, test)
+    rival = config.rivals[system]
+    if rival.file:
+        return rivals.from_file(system, rival, test)
+    with tqdm(total=len(test), desc=system, unit=" summaries") as bar:
+        device = choose_device(config.model).name
+        return rivals.from_checkpoint(system, rival, test, device, bar.update)
+
+
+def _by_extract(system: str, test: list[Article]) -> list[dict[str, Any]]:
+    texts = extracts.extract_many(system, [(a.article, a.highlights) for a in test])
     return [
         {
-            "id": a.id,
-            "text": metrics.lead3(a.article),
+            "id": article.id,
+            "text": text,
             "prompt_tokens": None,
             "trimmed_tokens": 0,
             "finish_reason": "extract",
         }
-        for a in test
+        for article, text in zip(test, texts, strict=True)
     ]
 
 

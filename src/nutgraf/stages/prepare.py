@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nutgraf import articles, datacard
+from nutgraf import articles, datacard, rivals
 from nutgraf.articles import SPLITS, Article
 from nutgraf.model import load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import RunFolder, write_json
+from nutgraf.runfolder import RunFolder, file_hash, write_json
 from nutgraf.settings import Config, DataConfig
 
 
@@ -37,6 +36,9 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     with made.writing() as scratch:
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
         splits = {name: articles.load(config.data, name, renderer.too_long) for name in SPLITS}
+        for name, rival in config.rivals.items():
+            if rival.file:  # what it lacks is better known now than after the trainings
+                rivals.from_file(name, rival, splits["test"].articles)
         card = datacard.card(splits)
         for name, split in splits.items():
             card["splits"][name]["tokens"] = _tokens(renderer, name, split.articles)
@@ -80,6 +82,5 @@ def _contents(data: DataConfig) -> dict[str, str]:
         path = Path(name)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
-                with file.open("rb") as opened:
-                    found[str(file)] = hashlib.file_digest(opened, "sha256").hexdigest()
+                found[str(file)] = file_hash(file)
     return found

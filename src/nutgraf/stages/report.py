@@ -13,14 +13,14 @@ from nutgraf import breakdown, errors, figures, metrics, published, report
 from nutgraf.card import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.config import to_yaml
 from nutgraf.runfolder import RunFolder, read_json, read_records, write_text
-from nutgraf.settings import Config
-from nutgraf.systems import SYSTEMS, TRAINED
+from nutgraf.settings import Config, Rival
+from nutgraf.systems import BUILT_IN, TRAINED, names
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make figures/, report.html and report.md."""
     models = [f"models/{name}" for name in TRAINED]
-    scores = [f"scores/{system}" for system in SYSTEMS]
+    scores = [f"scores/{system}" for system in names(config.rivals)]
     made = folder.artefact(
         "report",
         outputs=["figures", "report.html", "report.md"],
@@ -83,6 +83,7 @@ def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.S
         data=describe_data(config),
         caution=SYNTHETIC if is_synthetic(config) else "",
         table=_records(pd.read_csv(folder / "model_comparison_results.csv")),
+        systems=BUILT_IN | {name: _rival(rival) for name, rival in config.rivals.items()},
         differences=_records(pd.read_csv(folder / "analysis" / "differences.csv")),
         trials=_records(pd.read_csv(folder / "search" / "trials.csv")),
         searched=list(config.search.space),
@@ -104,6 +105,12 @@ def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.S
         versions=trained["versions"],
         machine=trained["machine"],
     )
+
+
+def _rival(rival: Rival) -> str:
+    if rival.file:
+        return f"someone's summaries, read from {rival.file}"
+    return f"{rival.model}, with its own generation settings"
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

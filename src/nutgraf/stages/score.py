@@ -5,13 +5,13 @@ from __future__ import annotations
 from nutgraf import articles, errors, metrics
 from nutgraf.runfolder import RunFolder, read_records, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import SYSTEMS
+from nutgraf.systems import names
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make scores/<system>.jsonl for every system."""
     anything = False
-    for system in SYSTEMS:
+    for system in names(config.rivals):
         made = folder.artefact(
             f"scores/{system}",
             outputs=[f"scores/{system}.jsonl"],

@@ -1,0 +1,130 @@
+"""Rivals: summaries of the same articles by someone else, from a file or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nutgraf import tables
+from nutgraf.articles import Article
+from nutgraf.problems import Failure, UserError
+from nutgraf.section import did_you_mean
+from nutgraf.settings import Rival
+
+Row = dict[str, Any]
+
+
+def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]:
+    """The summaries that the file has for the articles, joined by id, in the order of the articles.
+
+    Raises UserError for a column that is not there, an id that stands twice with other summaries,
+    and articles without a summary.
+    """
+    wanted = {article.id for article in articles}
+    found: dict[str, str] = {}
+    for row in tables.rows(Path(str(rival.file))):
+        for setting, column in (("id", rival.id), ("summary", rival.summary)):
+            if column not in row:
+                raise UserError(
+                    f"{rival.file} has no column {column!r}{did_you_mean(column, row)} (it has "
+                    f"{', '.join(row)}): set rivals.{name}.{setting}"
+                )
+        key, text = str(row[rival.id]), str(row[rival.summary] or "").strip()
+        if key in wanted and text and found.setdefault(key, text) != text:
+            raise UserError(f"{rival.file} has two summaries of article {key!r}: leave one of them")
+    lacking = [article.id for article in articles if article.id not in found]
+    if lacking:
+        raise UserError(
+            f"{rival.file} lacks summaries of {len(lacking):,} of {len(articles):,} test articles, "
+            f"the first {lacking[0]!r}: correct rivals.{name}.id, or complete the file"
+        )
+    return [_row(article, found[article.id], "file") for article in articles]
+
+
+def from_checkpoint(
+    name: str,
+    rival: Rival,
+    articles: Sequence[Article],
+    device: str,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> list[Row]:
+    """Summaries by a sequence-to-sequence model, decoded as its own generation settings say.
+
+    In fp32, as the published figures were computed. Articles are cut at their end to what the
+    model reads. Raises UserError for a model of another kind, Failure where it cannot be loaded.
+    """
+    import torch
+
+    tokenizer, model = _load(name, rival)
+    model = model.to(device).eval()
+    prefix = _prefix(model.config)
+    limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 10**9))
+    whole = [len(tokenizer(prefix + a.article).input_ids) for a in articles]
+    order = sorted(range(len(articles)), key=lambda i: -whole[i])
+    rows: dict[int, Row] = {}
+    for start in range(0, len(order), rival.batch_size):
+        batch = order[start : start + rival.batch_size]
+        inputs = tokenizer(
+            [prefix + articles[i].article for i in batch],
+            truncation=True,
+            max_length=limit,
+            padding=True,
+            return_tensors="pt",
+        ).to(device)
+        with torch.no_grad():
+            out = model.generate(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            )
+        for i, ids in zip(batch, out.tolist(), strict=True):
+            # PEGASUS writes the ends of its lines as text.
+            text = tokenizer.decode(ids, skip_special_tokens=True).replace("<n>", "\n").strip()
+            ended = model.generation_config.eos_token_id in ids[1:]
+            kept = min(whole[i], limit)
+            reason = "stop" if ended else "length"
+            rows[i] = _row(articles[i], text, reason, kept, whole[i] - kept)
+        progress(len(batch))
+    return [rows[i] for i in range(len(articles))]
+
+
+def _load(name: str, rival: Rival) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    assert rival.model is not None
+    where: dict[str, Any] = {"revision": rival.revision, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(rival.model, **where)
+        if not config.is_encoder_decoder:
+            raise UserError(
+                f"rivals.{name}.model {rival.model!r} is a {config.model_type}, no "
+                "sequence-to-sequence model: give one like facebook/bart-large-cnn, or a file"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(rival.model, **where)
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            rival.model, dtype="float32", use_safetensors=True, **where
+        )
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise Failure(
+            f"rivals.{name}.model {rival.model!r} could not be loaded ({reason}): give a folder or "
+            "a Hub id that this machine reaches or has cached, with weights in safetensors"
+        ) from error
+    return tokenizer, model
+
+
+def _prefix(config: Any) -> str:
+    """What the model wants before an article; T5 wants `summarize: `."""
+    tasks = getattr(config, "task_specific_params", None) or {}
+    return str(tasks.get("summarization", {}).get("prefix", ""))
+
+
+def _row(
+    article: Article, text: str, reason: str, prompt: int | None = None, trimmed: int = 0
+) -> Row:
+    return {
+        "id": article.id,
+        "text": text,
+        "prompt_tokens": prompt,
+        "trimmed_tokens": trimmed,
+        "finish_reason": reason,
+    }
