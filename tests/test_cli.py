@@ -86,16 +86,16 @@ def test_a_stage_runs_alone_and_force_is_passed_on(studies):
 
 
 def test_a_run_folder_brings_its_own_configuration(studies, tmp_path):
-    (tmp_path / "config.yaml").write_text("run: runs/elsewhere\ntrain: {seed: 7}\n")
+    (tmp_path / "config.yaml").write_text("run: runs/elsewhere\ntrain: {seeds: [7]}\n")
     cli.main(["train", "--run", str(tmp_path)])
     config = studies[0].config
     assert (config.train.seed, config.run) == (7, str(tmp_path))
 
 
 def test_a_configuration_counts_more_than_that_of_the_run_folder(studies, tmp_path):
-    (tmp_path / "config.yaml").write_text("train: {seed: 7}\n")
+    (tmp_path / "config.yaml").write_text("train: {seeds: [7]}\n")
     given = tmp_path / "given.yaml"
-    given.write_text("train: {seed: 8}\n")
+    given.write_text("train: {seeds: [8]}\n")
     cli.main(["train", str(given), "--run", str(tmp_path)])
     config = studies[0].config
     assert (config.train.seed, config.run) == (8, str(tmp_path))
@@ -113,7 +113,7 @@ def test_a_new_run_folder_starts_as_the_pocket_study(studies, tmp_path):
     ("words", "expected"),
     [
         (["--train.learning-rat=1"], "did you mean 'train.learning_rate'?"),
-        (["--trian.seed", "1"], "did you mean 'train.seed'?"),
+        (["--trian.seeds", "[1]"], "did you mean 'train.seeds'?"),
         (["--train.learning-rate"], "--train.learning-rate has no value"),
         (["--train.learning-rate="], "train.learning_rate is None"),
         (["--train.learning-rate", "fast"], "train.learning_rate is 'fast'"),

@@ -156,7 +156,7 @@ def test_replace_keeps_the_original_and_the_siblings():
 
 def test_settings_are_immutable():
     with pytest.raises(ValidationError, match="frozen"):
-        Config().train.seed = 1
+        Config().train.seeds = (1,)
 
 
 # Mistakes.
@@ -181,12 +181,12 @@ def test_settings_are_immutable():
         ("data.validation_examples", "8", r"train\.eval_examples is 48, .*_examples 8"),
         ("search.space.train.lr", "{low: 1, high: 2}", r"'train\.lr' cannot be searched"),
         ("search.space.lora.rank", "{choices: [8]}", r"'lora\.rank' cannot be searched"),
-        ("search.space.train.seed", "{choices: [1]}", r"'train\.seed' cannot be searched"),
+        ("search.space.train.seeds", "{choices: [1]}", r"'train\.seeds' cannot be searched"),
         ("search.space.lora.r", "{low: 8, high: 4}", r"low is 8\.0, high 4\.0: low must be"),
         ("search.space.lora.alpha", "{low: 0, high: 1, log: true}", r"starts above 0"),
         ("search.space.lora.r", "{choices: [8, none]}", r"lora\.r is 'none': .*integer"),
         ("search.space.lora.dropout", "{low: 0.1, high: 2}", r"lora\.dropout is 2\.0: .*than 1"),
-        ("train.seed", "[1", r"train\.seed: '\[1' cannot be read as a value"),
+        ("train.seeds", "[1", r"train\.seeds: '\[1' cannot be read as a value"),
     ],
 )
 def test_a_mistake_in_an_override_is_named(name, text, message):
@@ -224,8 +224,8 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
 
 
 def test_several_mistakes_are_told_at_once():
-    with pytest.raises(ConfigError, match=r"lora\.r is 0: .*; train\.seed is 'x': "):
-        build({"train": {"seed": "x"}, "lora": {"r": 0}})
+    with pytest.raises(ConfigError, match=r"lora\.r is 0: .*; train\.seeds\.0 is 'x': "):
+        build({"train": {"seeds": ["x"]}, "lora": {"r": 0}})
 
 
 # Help.

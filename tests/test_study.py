@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -209,6 +210,26 @@ def test_an_adapter_on_the_wrong_base_is_refused(
     done = nutgraf("summarize", "--model", str(final), "-", stdin="News.", status=2)
     assert "an adapter works on its own base only" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_further_seed_repeats_the_trainings_and_leaves_the_rest(
+    first: tuple[RunFolder, str, str], tmp_path: Path
+) -> None:
+    folder, *_ = first
+    shutil.copytree(folder.path, tmp_path / "run")
+    done = study(tmp_path / "run", train__seeds="[42, 43]")
+    assert "search   unchanged, skipped" in done.stderr
+    assert done.stderr.count("done before") == 2 + 6  # trainings, then summaries
+    by_seed = pd.read_csv(tmp_path / "run" / "analysis" / "seeds.csv")
+    assert list(by_seed["seed"]) == [42, 42, 43, 43]
+    assert list(by_seed["system"]) == ["baseline", "best"] * 2
+    for _, rows in by_seed.groupby("system"):
+        assert rows["loss"].nunique() == 2
+        assert rows["learning_rate"].nunique() == rows["train_examples"].nunique() == 1
+    assert "over the seeds 42, 43, mean and standard deviation:" in done.stdout
+    assert "Over the seeds 42, 43" in (tmp_path / "run" / "report.html").read_text()
+    for name in ("model_comparison_results.csv", "final_best_model/adapter_model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_a_setting_that_matters_later_redoes_only_what_follows(

@@ -51,6 +51,8 @@ class Study:
     """What has to be said wherever scores appear; empty where nothing has."""
     table: Sequence[Record]
     """Rows of model_comparison_results.csv, None where a cell is empty."""
+    seeds: Sequence[str]
+    """Lines on the spread of the trained models over seeds, or that there is one seed."""
     systems: Mapping[str, str]
     """What each measured system is, in words."""
     differences: Sequence[Record]
@@ -154,8 +156,7 @@ def caveat(study: Study) -> str:
     """What the verdict rests on."""
     return (
         f"The winner of the search was chosen among {len(study.trials)} trials on validation "
-        "articles and measured on test articles that no choice has seen; each training ran once, "
-        "with one seed, so the spread between seeds is not known."
+        f"articles and measured on test articles that no choice has seen. {_lines(study.seeds)}"
     )
 
 
@@ -218,6 +219,11 @@ def crosstab(errors: pd.DataFrame) -> Iterator[tuple[str, list[tuple[str, int, l
 
 def _by_kind(examples: Sequence[Record]) -> dict[str, list[Record]]:
     return {kind: [row for row in examples if row["kind"] == kind] for kind in KINDS}
+
+
+def _lines(said: Sequence[str]) -> str:
+    text = " ".join(line if line.endswith(":") else f"{line}." for line in said)
+    return text[:1].upper() + text[1:]
 
 
 def _interval(low: float | None, high: float | None) -> str:

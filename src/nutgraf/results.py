@@ -31,6 +31,7 @@ def as_text(path: Path, config: Config) -> str:
             f"{row.rougeLsum:8.2f}{interval:>16}{_or_blank(row.perplexity, '9.2f')}"
             f"{_or_blank(row.train_seconds, '9.0f')}"
         )
+    lines += spread(pd.read_csv(path.parent / "analysis" / "seeds.csv"))
     if "oracle" in set(measured["system"]):
         lines.append("oracle reads the reference: the upper bound of copying three sentences")
     lines += _differences(pd.read_csv(path.parent / "analysis" / "differences.csv"), wide)
@@ -42,6 +43,24 @@ def as_text(path: Path, config: Config) -> str:
     if is_synthetic(config):
         lines.append(SYNTHETIC)
     return "\n".join(lines)
+
+
+def spread(by_seed: pd.DataFrame) -> list[str]:
+    """Mean and standard deviation of the trained models over seeds, or that there is one seed.
+
+    `by_seed`: analysis/seeds.csv, with system, seed, rougeLsum and loss.
+    """
+    seeds = list(dict.fromkeys(by_seed["seed"]))
+    if len(seeds) == 1:
+        return [f"one seed ({seeds[0]}): the spread between trainings is not known"]
+    lines = [f"over the seeds {', '.join(map(str, seeds))}, mean and standard deviation:"]
+    for system, rows in by_seed.groupby("system", sort=False):
+        rouge, loss = rows["rougeLsum"], rows["loss"]
+        lines.append(
+            f"{system}: R-Lsum {rouge.mean():.2f} ± {rouge.std():.2f}, "
+            f"loss {loss.mean():.3f} ± {loss.std():.3f}"
+        )
+    return lines
 
 
 def _differences(table: pd.DataFrame, wide: int) -> Iterator[str]:

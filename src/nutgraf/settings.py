@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from nutgraf.section import Choices, Count, Float, Positive, Range, Section, Space, did_you_mean
-from nutgraf.systems import BUILT_IN
+from nutgraf.systems import BUILT_IN, origin
 
 
 class DataConfig(Section):
@@ -148,7 +148,17 @@ class TrainConfig(Section):
         False,
         description="Recompute activations instead of keeping them: about 20% slower, less memory.",
     )
-    seed: int = Field(42, description="Seed of adapter initialization, data order and dropout.")
+    seeds: tuple[int, ...] = Field(
+        (42,),
+        min_length=1,
+        description="Seeds of adapter initialization, data order and dropout: the first is that of "
+        "the search and of the model kept; each further one repeats the two trainings.",
+    )
+
+    @property
+    def seed(self) -> int:
+        """The first of the seeds."""
+        return self.seeds[0]
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:
@@ -158,6 +168,13 @@ class TrainConfig(Section):
                 "set exactly one of them, the other to null"
             )
         return self
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{list(seeds)} has a seed twice: each must be another")
+        return seeds
 
 
 class SearchConfig(Section):
@@ -203,7 +220,7 @@ class SearchConfig(Section):
 
 
 # The budget and what is evaluated are equal for every trial, so they are not searched.
-_FIXED = {"max_examples", "max_steps", "eval_every", "eval_examples", "seed"}
+_FIXED = {"max_examples", "max_steps", "eval_every", "eval_examples", "seeds"}
 
 
 class GenerateConfig(Section):
@@ -260,7 +277,7 @@ class Config(Section):
     @classmethod
     def _names(cls, rivals: dict[str, Rival]) -> dict[str, Rival]:
         for name in rivals:
-            if name in BUILT_IN or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name):
+            if origin(name) in BUILT_IN or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name):
                 raise ValueError(
                     f"{name!r} cannot be a rival's name: take up to 24 of a-z, 0-9, _ and -, but "
                     f"none of {', '.join(BUILT_IN)}"

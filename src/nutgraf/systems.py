@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 EXTRACTS = {
     "lead3": "the article's first three sentences, no model",
@@ -16,11 +16,25 @@ TRAINED = {
 }
 MODELS = {"zero_shot": "the base model as it came, untrained", **TRAINED}
 BUILT_IN = {**EXTRACTS, **MODELS}
+_SEED = "-seed-"
 
 
 def names(rivals: Iterable[str]) -> tuple[str, ...]:
     """Every system of a study with these rivals, in the order of its tables."""
     return (*EXTRACTS, *rivals, *MODELS)
+
+
+def repeated(seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
+    """The trained models once more for each seed after the first: name of model and seed by name.
+
+    They are summarized and scored as systems are, and stand in the tables as spreads.
+    """
+    return {f"{name}{_SEED}{seed}": (name, seed) for seed in seeds[1:] for name in TRAINED}
+
+
+def origin(system: str) -> str:
+    """The system that this one repeats with another seed, or itself."""
+    return system.partition(_SEED)[0]
 
 
 def competing(systems: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ from nutgraf.runfolder import (
     write_text,
 )
 from nutgraf.settings import Config
-from nutgraf.systems import MODELS, TRAINED, competing, names
+from nutgraf.systems import MODELS, TRAINED, competing, names, origin, repeated
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -36,11 +36,12 @@ INTERVALS = [f"{kind}_{end}" for kind in ("rouge1", "rouge2", "rougeL") for end 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make model_comparison_results.csv with analysis/, and final_best_model/."""
-    scored = [f"scores/{system}" for system in names(config.rivals)]
+    repeats = repeated(config.train.seeds)
+    scored = [f"scores/{system}" for system in (*names(config.rivals), *repeats)]
     table = folder.artefact(
         "comparison",
         outputs=[TABLE, "analysis"],
-        inputs=[*scored, *(f"models/{name}" for name in TRAINED)],
+        inputs=[*scored, *(f"models/{name}" for name in (*TRAINED, *repeats))],
         settings=config.model_dump(mode="json", include={"score"}),
     )
     anything = False
@@ -51,6 +52,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             _analysis(config, folder, scratch / "analysis")
             intervals = rows.loc[rows["source"] == "measured", ["system", *INTERVALS]]
             intervals.to_csv(scratch / "analysis" / "intervals.csv", index=False)
+            _by_seed(config, folder).to_csv(scratch / "analysis" / "seeds.csv", index=False)
         anything = True
     final = folder.artefact("final_best_model", inputs=["comparison", "models/best"])
     if force or not final.is_current:
@@ -76,6 +78,16 @@ def _table(config: Config, folder: RunFolder) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _by_seed(config: Config, folder: RunFolder) -> pd.DataFrame:
+    """The trained models, a row a model and seed, the first seed's rows as in the table."""
+    first = {name: (name, config.train.seed) for name in TRAINED}
+    rows = [
+        {**_measured(name, config, folder), "system": model, "seed": seed}
+        for name, (model, seed) in {**first, **repeated(config.train.seeds)}.items()
+    ]
+    return pd.DataFrame(rows, columns=["seed", *COLUMNS])
+
+
 def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     scores = read_records(folder.scores(system))
     row: dict[str, Any] = {"system": system, "source": "measured", "n": len(scores)}
@@ -84,13 +96,13 @@ def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
         interval = metrics.bootstrap(values, config.score.resamples, config.score.seed)
         row[kind] = round(interval.mean, 2)
         row[f"{kind}_low"], row[f"{kind}_high"] = round(interval.low, 2), round(interval.high, 2)
-    if system in MODELS:
+    if origin(system) in MODELS:
         summaries = read_records(folder.summaries(system))
         nll = sum(s["reference_nll"] for s in summaries)
         tokens = sum(s["reference_tokens"] for s in summaries)
         row["loss"] = round(nll / tokens, 4)
         row["perplexity"] = round(metrics.perplexity(nll, tokens), 3)
-    if system in TRAINED:
+    if origin(system) in TRAINED:
         record = read_json(folder.model(system) / "train.json")
         for name in ("learning_rate", "gradient_accumulation_steps", "weight_decay", "lora_r"):
             row[name] = record[name]

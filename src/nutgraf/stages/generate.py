@@ -18,7 +18,7 @@ from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, file_hash, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import EXTRACTS, MODELS, TRAINED, names
+from nutgraf.systems import EXTRACTS, MODELS, TRAINED, names, origin, repeated
 
 SETTINGS = {"prompt", "model", "generate"}
 
@@ -30,11 +30,11 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     summary's tokens) and `reference_tokens`.
     """
     anything = False
-    for system in names(config.rivals):
+    for system in (*names(config.rivals), *repeated(config.train.seeds)):
         made = folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data", *([f"models/{system}"] if system in TRAINED else [])],
+            inputs=["data", *([f"models/{system}"] if origin(system) in TRAINED else [])],
             settings=_settings(system, config),
         )
         if made.is_current and not force:
@@ -50,7 +50,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 
 def _settings(system: str, config: Config) -> dict[str, Any]:
     """What the summaries of the system depend on, apart from the data."""
-    if system in MODELS:
+    if origin(system) in MODELS:
         return config.model_dump(mode="json", include=SETTINGS)
     if system in EXTRACTS:
         return {}
@@ -62,7 +62,7 @@ def _settings(system: str, config: Config) -> dict[str, Any]:
 def _summaries(
     system: str, config: Config, folder: RunFolder, test: list[Article]
 ) -> list[dict[str, Any]]:
-    if system in MODELS:
+    if origin(system) in MODELS:
         return _by_model(system, config, folder, test)
     if system in EXTRACTS:
         return _by_extract(system, test)

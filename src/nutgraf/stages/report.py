@@ -12,6 +12,7 @@ import pandas as pd
 from nutgraf import breakdown, errors, figures, metrics, published, report
 from nutgraf.card import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.config import to_yaml
+from nutgraf.results import spread
 from nutgraf.runfolder import RunFolder, read_json, read_records, write_text
 from nutgraf.settings import Config, Rival
 from nutgraf.systems import BUILT_IN, TRAINED, names
@@ -83,6 +84,7 @@ def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.S
         data=describe_data(config),
         caution=SYNTHETIC if is_synthetic(config) else "",
         table=_records(pd.read_csv(folder / "model_comparison_results.csv")),
+        seeds=spread(pd.read_csv(folder / "analysis" / "seeds.csv")),
         systems=BUILT_IN | {name: _rival(rival) for name, rival in config.rivals.items()},
         differences=_records(pd.read_csv(folder / "analysis" / "differences.csv")),
         trials=_records(pd.read_csv(folder / "search" / "trials.csv")),

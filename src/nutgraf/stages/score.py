@@ -5,13 +5,13 @@ from __future__ import annotations
 from nutgraf import articles, errors, metrics
 from nutgraf.runfolder import RunFolder, read_records, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import names
+from nutgraf.systems import names, repeated
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make scores/<system>.jsonl for every system."""
     anything = False
-    for system in names(config.rivals):
+    for system in (*names(config.rivals), *repeated(config.train.seeds)):
         made = folder.artefact(
             f"scores/{system}",
             outputs=[f"scores/{system}.jsonl"],

@@ -6,6 +6,7 @@ import pandas as pd
 import yaml
 
 from nutgraf import articles, metrics, tuner
+from nutgraf.config import replace
 from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
@@ -18,6 +19,7 @@ SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make search/: trials.csv, history.csv, best.yaml and Ray's own folder."""
+    config = replace(config, {"train.seeds": [config.train.seed]})  # further ones are not its own
     made = folder.artefact(
         "search", inputs=["data"], settings=config.model_dump(mode="json", include=SETTINGS)
     )

@@ -12,18 +12,25 @@ from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, write_json
 from nutgraf.settings import Config
+from nutgraf.systems import repeated
 from nutgraf.trainer import fit
 
 SETTINGS = {"prompt", "model", "lora", "train"}
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
-    """Make models/baseline and models/best: adapter, history.csv, train.json."""
+    """Make models/baseline and models/best, and both once more a further seed.
+
+    Each holds the adapter, history.csv and train.json.
+    """
     folder.manifest("search")  # a Failure that says what to run, where there is none
     chosen = yaml.safe_load((folder / "search" / "best.yaml").read_text(encoding="utf-8"))
     models = {"baseline": (config, ["data"]), "best": (replace(config, chosen), ["data", "search"])}
+    first = {name: (name, config.train.seed) for name in models}
     anything = False
-    for name, (settings, inputs) in models.items():
+    for name, (model, seed) in {**first, **repeated(config.train.seeds)}.items():
+        settings, inputs = models[model]
+        settings = replace(settings, {"train.seeds": [seed]})
         made = folder.artefact(
             f"models/{name}",
             inputs=inputs,
