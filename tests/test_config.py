@@ -246,3 +246,10 @@ def test_every_field_has_a_sentence_and_a_default():
     rivals = {name for name, _, _ in found if name.startswith("rivals.NAME.")}
     assert names - {"rivals"} == {name for name, _, _ in found} - rivals
     assert rivals == {f"rivals.NAME.{field}" for field in Rival.model_fields}
+
+
+def test_a_rival_can_be_named_on_the_command_line():
+    config = load(None, {"rivals.bart.model": "a/b", "rivals.bart.batch_size": "4"})
+    assert (config.rivals["bart"].model, config.rivals["bart"].batch_size) == ("a/b", 4)
+    with pytest.raises(ConfigError, match=r"'rivals\.bart\.modell' is not a setting"):
+        load(None, {"rivals.bart.modell": "a/b"})
