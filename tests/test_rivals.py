@@ -35,6 +35,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
         ({"bart": {}}, "rivals.bart: model is None and file None: set exactly one"),
         ({"bart": {"model": "x", "file": "y"}}, "set exactly one of them"),
         ({"best": {"file": "y"}}, "'best' cannot be a rival's name"),
+        ({"reference": {"file": "y"}}, "'reference' cannot be a rival's name"),
+        ({"best-seed-2": {"file": "y"}}, "'best-seed-2' cannot be a rival's name"),
         ({"../x": {"file": "y"}}, "'../x' cannot be a rival's name"),
         ({"bart": {"modell": "x"}}, "'rivals.bart.modell' is not a setting"),
     ],
@@ -133,6 +135,9 @@ def test_a_checkpoint_decodes_by_its_own_settings(
             out = model.generate(ids["input_ids"], attention_mask=ids["attention_mask"])
         assert row["text"] == tokenizer.decode(out[0], skip_special_tokens=True).strip()
         assert 5 <= out.shape[1] <= 9
+        # An end that was forced in the ninth place is no end of the model's own.
+        assert row["finish_reason"] == ("length" if out.shape[1] == 9 else "stop")
+        assert row["decoding"]["num_beams"] == 3
 
 
 def test_a_decoder_is_no_rival_checkpoint(tiny_base: Path, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from nutgraf.settings import Rival
 
 Row = dict[str, Any]
 
+# A tokenizer without a limit says so with a number larger than any.
+_NO_LIMIT = 10**6
+
 
 def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]:
     """The summaries that the file has for the articles, joined by id, in the order of the articles.
@@ -51,15 +54,17 @@ def from_checkpoint(
 ) -> list[Row]:
     """Summaries by a sequence-to-sequence model, decoded as its own generation settings say.
 
-    In fp32, as the published figures were computed. Articles are cut at their end to what the
-    model reads. Raises UserError for a model of another kind, Failure where it cannot be loaded.
+    Each row has these as `decoding`. In fp32, since PEGASUS overflows in fp16. Articles are cut at
+    their end to what the model reads. Raises UserError for a model of another kind or without a
+    limit of its input, Failure where it cannot be loaded.
     """
     import torch
 
     tokenizer, model = _load(name, rival)
     model = model.to(device).eval()
     prefix = _prefix(model.config)
-    limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 10**9))
+    limit = _limit(name, rival, tokenizer, model.config)
+    decoding = model.generation_config.to_diff_dict()
     whole = [len(tokenizer(prefix + a.article).input_ids) for a in articles]
     order = sorted(range(len(articles)), key=lambda i: -whole[i])
     rows: dict[int, Row] = {}
@@ -79,10 +84,10 @@ def from_checkpoint(
         for i, ids in zip(batch, out.tolist(), strict=True):
             # PEGASUS writes the ends of its lines as text.
             text = tokenizer.decode(ids, skip_special_tokens=True).replace("<n>", "\n").strip()
-            ended = model.generation_config.eos_token_id in ids[1:]
             kept = min(whole[i], limit)
-            reason = "stop" if ended else "length"
+            reason = _finish_reason(ids, model.generation_config)
             rows[i] = _row(articles[i], text, reason, kept, whole[i] - kept)
+            rows[i]["decoding"] = decoding
         progress(len(batch))
     return [rows[i] for i in range(len(articles))]
 
@@ -110,6 +115,32 @@ def _load(name: str, rival: Rival) -> tuple[Any, Any]:
             "a Hub id that this machine reaches or has cached, with weights in safetensors"
         ) from error
     return tokenizer, model
+
+
+def _limit(name: str, rival: Rival, tokenizer: Any, config: Any) -> int:
+    """Tokens that the model reads at most."""
+    places = ("max_encoder_position_embeddings", "max_position_embeddings")
+    known = [tokenizer.model_max_length, *(getattr(config, place, None) for place in places)]
+    limit = min(length for length in known if length)
+    if limit > _NO_LIMIT:
+        raise UserError(
+            f"rivals.{name}.model {rival.model!r} does not say how many tokens it reads: set "
+            "model_max_length in its tokenizer_config.json"
+        )
+    return int(limit)
+
+
+def _finish_reason(ids: list[int], decoding: Any) -> str:
+    """`stop` where the model ended the summary, `length` where it was cut.
+
+    A row begins with the token that starts the decoder, in BART the end of sequence itself. An end
+    that is forced in the last place there is counts as cut.
+    """
+    if decoding.eos_token_id not in ids[1:]:
+        return "length"
+    end = ids.index(decoding.eos_token_id, 1)
+    forced = decoding.forced_eos_token_id is not None and end + 1 == decoding.max_length
+    return "length" if forced else "stop"
 
 
 def _prefix(config: Any) -> str:

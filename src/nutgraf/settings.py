@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from nutgraf.section import Choices, Count, Float, Positive, Range, Section, Space, did_you_mean
-from nutgraf.systems import BUILT_IN, origin
+from nutgraf.systems import TAKEN, origin
 
 
 class DataConfig(Section):
@@ -277,10 +277,10 @@ class Config(Section):
     @classmethod
     def _names(cls, rivals: dict[str, Rival]) -> dict[str, Rival]:
         for name in rivals:
-            if origin(name) in BUILT_IN or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name):
+            if origin(name) in TAKEN or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name):
                 raise ValueError(
                     f"{name!r} cannot be a rival's name: take up to 24 of a-z, 0-9, _ and -, but "
-                    f"none of {', '.join(BUILT_IN)}"
+                    f"none of {', '.join(TAKEN)}"
                 )
         return rivals
 
