@@ -85,7 +85,7 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path):
     code = "\n".join(f"{name} = {value!r}" for name, value in small.items())
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(code))
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     )
     client.execute()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -144,13 +144,20 @@ def test_best_was_trained_with_the_chosen_settings(first: tuple[RunFolder, str, 
 def test_again_all_is_done_in_seconds(first: tuple[RunFolder, str, str]) -> None:
     folder, printed, _ = first
     before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*.jsonl")}
-    started = time.monotonic()
+    spent = _processor_seconds()
     again = nutgraf("run", "--run", str(folder.path))
-    assert time.monotonic() - started < 20
+    # Not by the clock: other programs may hold the machine's cores.
+    assert _processor_seconds() - spent < 20
     assert "All is done" in again.stdout
     assert again.stderr.count("unchanged, skipped") == 7
     assert again.stdout.splitlines()[:8] == printed.splitlines()[:8]
     assert before == {p: p.stat().st_mtime_ns for p in folder.path.rglob("*.jsonl")}
+
+
+def _processor_seconds() -> float:
+    """Of all finished child processes so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_plain_peft_and_transformers_write_the_same_summaries(
