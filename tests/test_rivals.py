@@ -47,17 +47,19 @@ def test_settings_say_what_is_wrong(given: dict[str, Any], said: str) -> None:
 
 
 def test_a_file_is_joined_by_id(tmp_path: Path) -> None:
-    rows = [{"key": key, "text": f"About {key}."} for key in "xcba"]
+    rows = [{"key": key, "text": f"About {key}."} for key in "xcb"] + [{"key": "a", "text": ""}]
     rival = Rival(file=write(tmp_path / "s.jsonl", rows), id="key", summary="text")
     found = rivals.from_file("other", rival, TEST)
-    assert [(row["id"], row["text"]) for row in found] == [(k, f"About {k}.") for k in "abc"]
+    texts = [(row["id"], row["text"]) for row in found]
+    assert texts == [("a", ""), ("b", "About b."), ("c", "About c.")]
 
 
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
         ([{"id": "a", "summary": "A."}], "lacks summaries of 2 of 3 test articles, the first 'b'"),
-        ([{"id": k, "summary": " "} for k in "abc"], "lacks summaries of 3 of 3"),
+        ([{"id": k, "summary": None} for k in "abc"], "lacks summaries of 3 of 3"),
+        ([{"id": k, "summary": 3} for k in "abc"], "summary of article 'a' is 3, not text"),
         ([{"id": "a", "sumary": "A."}], "no column 'summary': did you mean 'sumary'"),
         ([{"id": "a", "summary": t} for t in "xy"], "two summaries of article 'a'"),
     ],

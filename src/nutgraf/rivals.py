@@ -21,8 +21,8 @@ _NO_LIMIT = 10**6
 def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]:
     """The summaries that the file has for the articles, joined by id, in the order of the articles.
 
-    Raises UserError for a column that is not there, an id that stands twice with other summaries,
-    and articles without a summary.
+    An empty summary is one, and scores 0. Raises UserError for a column that is not there, a summary
+    that is not text, an id that stands twice with other summaries, and articles without a summary.
     """
     wanted = {article.id for article in articles}
     found: dict[str, str] = {}
@@ -33,8 +33,15 @@ def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]
                     f"{rival.file} has no column {column!r}{did_you_mean(column, row)} (it has "
                     f"{', '.join(row)}): set rivals.{name}.{setting}"
                 )
-        key, text = str(row[rival.id]), str(row[rival.summary] or "").strip()
-        if key in wanted and text and found.setdefault(key, text) != text:
+        key, text = str(row[rival.id]), row[rival.summary]
+        if key not in wanted or text is None:
+            continue
+        if not isinstance(text, str):
+            raise UserError(
+                f"{rival.file}: the summary of article {key!r} is {text!r}, not text: correct it, or "
+                f"rivals.{name}.summary (now {rival.summary!r})"
+            )
+        if found.setdefault(key, text.strip()) != text.strip():
             raise UserError(f"{rival.file} has two summaries of article {key!r}: leave one of them")
     lacking = [article.id for article in articles if article.id not in found]
     if lacking:
@@ -96,7 +103,8 @@ def _load(name: str, rival: Rival) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
     assert rival.model is not None
-    where: dict[str, Any] = {"revision": rival.revision, "trust_remote_code": False}
+    # Named `main`, a repository with pickles only is read from the Hub's conversion to safetensors.
+    where: dict[str, Any] = {"revision": rival.revision or "main", "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(rival.model, **where)
         if not config.is_encoder_decoder:
