@@ -21,8 +21,9 @@ _NO_LIMIT = 10**6
 def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]:
     """The summaries that the file has for the articles, joined by id, in the order of the articles.
 
-    An empty summary is one, and scores 0. Raises UserError for a column that is not there, a summary
-    that is not text, an id that stands twice with other summaries, and articles without a summary.
+    An empty summary is one, and scores 0. Raises UserError for a column that is not there, a
+    summary that is not text, an id that stands twice with other summaries, and articles without a
+    summary.
     """
     wanted = {article.id for article in articles}
     found: dict[str, str] = {}
@@ -38,8 +39,8 @@ def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]
             continue
         if not isinstance(text, str):
             raise UserError(
-                f"{rival.file}: the summary of article {key!r} is {text!r}, not text: correct it, or "
-                f"rivals.{name}.summary (now {rival.summary!r})"
+                f"{rival.file}: the summary of article {key!r} is {text!r}, not text: correct "
+                f"it, or rivals.{name}.summary (now {rival.summary!r})"
             )
         if found.setdefault(key, text.strip()) != text.strip():
             raise UserError(f"{rival.file} has two summaries of article {key!r}: leave one of them")

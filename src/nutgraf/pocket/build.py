@@ -38,7 +38,8 @@ def save_model(model: LlamaForCausalLM, out: Path) -> None:
 
 def _recipe(settings: Settings, minutes: float, pieces: dict[str, dict[int, float]]) -> dict:
     return {
-        "command": f"python -m nutgraf.pocket.build --out DIR --minutes {minutes:g}",
+        "command": f"python -m nutgraf.pocket.build --out DIR --minutes {minutes:g}"
+        + (" --compile" if settings.compile else ""),
         "settings": asdict(settings),
         "minutes": minutes,
         "name_pieces": pieces,
