@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
+from scipy import stats
 
 from nutgraf import extracts, metrics
 from nutgraf.problems import UserError
@@ -147,3 +148,13 @@ def test_signature_names_what_a_figure_depends_on():
     assert found["stemmer"] is True
     assert "sentencex" in str(found["splitter"])
     assert (found["bootstrap_seed"], found["bootstrap_resamples"]) == (42, 10_000)
+
+
+def test_half_widths_agree_with_scipy() -> None:
+    values = np.random.default_rng(4).gamma(4.0, 9.0, 400)
+    ours = metrics.bootstrap(values, 10_000, seed=1)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", random_state=2
+    ).confidence_interval
+    assert ours.high - ours.low == pytest.approx(theirs.high - theirs.low, rel=0.05)
+    assert ours.low == pytest.approx(theirs.low, abs=0.05 * (theirs.high - theirs.low))
