@@ -1,6 +1,7 @@
 import math
 import random
 import re
+import time
 
 import pandas as pd
 import pytest
@@ -250,3 +251,11 @@ def test_a_swapped_name_or_number_is_flagged(newswire):
     # A single unknown name that opens a sentence cannot be told from a common word.
     assert flagged / swapped > 0.9
     assert missed == swapped
+
+
+def test_long_runs_of_one_character_take_linear_time() -> None:
+    for character in "_a'.-":
+        started = time.process_time()
+        errors.tokens(character * 50_000)
+        # Quadratic work on the underscores took 27 s.
+        assert time.process_time() - started < 5

@@ -56,7 +56,8 @@ KINDS = (
 # are the same; so are punctuation marks.
 _CLITIC = r"'(?:s|re|ve|ll|d|m)\b"
 _TOKEN = re.compile(
-    rf"``|''|\w+(?=n't\b)|n't\b|{_CLITIC}|[^\W_]+(?:(?!{_CLITIC})[.,:/'-][^\W_]+)*|[^\w\s]", re.I
+    rf"``|''|[^\W_]+(?=n't\b)|n't\b|{_CLITIC}|[^\W_]+(?:(?!{_CLITIC})[.,:/'-][^\W_]+)*|[^\w\s]",
+    re.I,
 )
 _TYPOGRAPHIC = str.maketrans("’‘“”", "''\"\"")
 _QUOTES = ("``", "''")

@@ -70,8 +70,8 @@ def oracle(article: str, reference: str) -> str:
 
     Greedy as in Nallapati et al. (2017), "SummaRuNNer": the sentence that raises the sum of the
     F-measures of ROUGE-1 and ROUGE-2 the most is added until none does. It reads the reference, so
-    it is an upper bound of extraction, not a summarizer. The first sentence where none shares a
-    word.
+    it is no summarizer: it shows about how far extraction can go. The first sentence where none
+    shares a word.
     """
     sentences = article_sentences(article)
     tokens = [stems(sentence) for sentence in sentences]

@@ -33,7 +33,9 @@ def as_text(path: Path, config: Config) -> str:
         )
     lines += spread(pd.read_csv(path.parent / "analysis" / "seeds.csv"))
     if "oracle" in set(measured["system"]):
-        lines.append("oracle reads the reference: the upper bound of copying three sentences")
+        lines.append(
+            "oracle reads the reference: what copying three sentences can reach, found greedily"
+        )
     lines += _differences(pd.read_csv(path.parent / "analysis" / "differences.csv"), wide)
     lines.append("published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum):")
     for row in table[table["source"] == "published"].itertuples():

@@ -8,7 +8,7 @@ EXTRACTS = {
     "lead3": "the article's first three sentences, no model",
     "textrank": "the article's three most central sentences, no model (TextRank)",
     "oracle": "the article's sentences that share most with the reference, which it reads: "
-    "the upper bound of copying up to three sentences, no system to compete with",
+    "what copying up to three sentences can reach, found greedily, no system to compete with",
 }
 TRAINED = {
     "baseline": "the base with an adapter trained with the given settings",
