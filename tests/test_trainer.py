@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+import nutgraf.model
 from nutgraf.budget import evaluation_steps, steps_of, training_order
 from nutgraf.inference import generate, mean_loss, summary_losses
-from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer, with_adapter
+from nutgraf.model import (
+    choose_device,
+    fresh_adapter,
+    load_base,
+    load_tokenizer,
+    training_attention,
+    with_adapter,
+)
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example, Renderer
 from nutgraf.settings import GenerateConfig, LoraSettings, ModelConfig, PromptConfig, TrainConfig
@@ -109,6 +117,21 @@ def test_1_x_8_is_8_x_1(config: ModelConfig, rows: list[Example], tmp_path: Path
     )
     assert losses(small) == pytest.approx(losses(large), abs=1e-4)
     assert small.best.loss == pytest.approx(large.best.loss, abs=1e-4)
+
+
+def test_plain_attention_trains_like_the_fused_kernel(
+    config: ModelConfig, rows: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, device = load_base(config), choose_device(config)
+    with training_attention(base, device, 4, 200):
+        assert base.config._attn_implementation == "eager"
+    assert base.config._attn_implementation == "sdpa"
+    plain, _ = train(config, rows, tmp_path / "a")
+    monkeypatch.setattr(nutgraf.model, "SCORES_LIMIT", 0)
+    with training_attention(base, device, 4, 200):
+        assert base.config._attn_implementation == "sdpa"
+    fused, _ = train(config, rows, tmp_path / "b")
+    assert losses(plain) == pytest.approx(losses(fused), abs=1e-4)
 
 
 def test_the_loss_is_on_the_summary_alone(

@@ -31,7 +31,7 @@ from nutgraf.articles import as_dataset
 from nutgraf.budget import effective_batch, evaluation_steps, steps_of, training_order
 from nutgraf.inference import RowLoss, mean_loss, summary_losses
 from nutgraf.metrics import perplexity
-from nutgraf.model import Device
+from nutgraf.model import Device, training_attention
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
@@ -169,8 +169,10 @@ def fit(
             weight.data = weight.data.float()
     if device.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    longest = max(len(row.input_ids) for row in train)
     started = time.perf_counter()
-    trainer.train()
+    with training_attention(model, device, settings.micro_batch_size, longest):
+        trainer.train()
     seconds = time.perf_counter() - started
     watch.close()
     model.save_pretrained(str(out), safe_serialization=True)
