@@ -19,7 +19,7 @@ FLOORS = [
     ("stages", "apps"),
     ("tuner", "report"),
     ("trainer",),
-    ("inference",),
+    ("inference", "halving"),
     ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
     ("articles", "card", "differences", "figures", "errors"),
     ("budget", "metrics", "published", "tables", "pocket", "facts"),
@@ -36,7 +36,7 @@ HOME = {
     "rouge_score": {"metrics"},
     "matplotlib": {"figures"},
     "seaborn": {"figures"},
-    "ray": {"tuner"},
+    "ray": {"tuner", "halving"},
 }
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "

@@ -1,12 +1,13 @@
-"""The budget of one training: how many steps, which rows in which order, when to evaluate."""
+"""The budget of a training: steps, rows in their order, evaluations; how many run at a time."""
 
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Sequence
 
-from nutgraf.settings import TrainConfig
+from nutgraf.settings import SearchConfig, TrainConfig
 
 
 def steps_of(settings: TrainConfig) -> int:
@@ -51,3 +52,8 @@ def training_order(lengths: Sequence[int], batch: int, steps: int, seed: int) ->
         for start in range(0, steps * batch, batch)
         for index in sorted(order[start : start + batch], key=lambda i: (-lengths[i], i))
     ]
+
+
+def at_once(search: SearchConfig) -> int:
+    """Trainings at a time on this machine: as many as asked for, if there are cores for them."""
+    return min(search.concurrent, max(1, int((os.cpu_count() or 1) / search.cpus_per_trial)))

@@ -40,4 +40,5 @@ def spread(
     # Ctrl-C is for this process alone, which then ends the others.
     ignore = (signal.SIGINT, signal.SIG_IGN)
     with multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore) as pool:
-        return list(bar(pool.imap(function, rows, chunksize=_CHUNK)))
+        chunk = min(_CHUNK, math.ceil(len(rows) / workers))
+        return list(bar(pool.imap(function, rows, chunksize=chunk)))

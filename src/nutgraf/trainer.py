@@ -102,13 +102,15 @@ def fit(
     device: Device,
     out: Path,
     on_eval: Callable[[Evaluation], None] | None = None,
+    on_step: Callable[[], None] = lambda: None,
     progress: str | None = None,
 ) -> Fit:
     """Train the adapter of `model` and save the one with the lowest validation loss to `out`.
 
-    `on_eval` is called after each evaluation on the first `eval_examples` rows of `validation`;
-    what it raises ends the training. `progress` is the title of a progress bar, none without.
-    Raises Failure where the loss stops being a number, with step and learning rate.
+    `on_eval` is called after each evaluation on the first `eval_examples` rows of `validation`,
+    `on_step` after each step; what they raise ends the training. `progress` is the title of a
+    progress bar, none without. Raises Failure where the loss stops being a number, with step and
+    learning rate.
     """
     if not train or not validation:
         raise Failure(
@@ -117,7 +119,7 @@ def fit(
     batch, steps = effective_batch(settings), steps_of(settings)
     order = training_order([len(row.input_ids) for row in train], batch, steps, settings.seed)
     scratch = out.with_name(f".{out.name}.checkpoints")
-    watch = _Watch(batch, evaluation_steps(settings), progress)
+    watch = _Watch(batch, evaluation_steps(settings), on_step, progress)
     trainer = _SummaryTrainer(
         model=model,
         processing_class=tokenizer,
@@ -241,8 +243,11 @@ class _SummaryTrainer(SFTTrainer):
 class _Watch(TrainerCallback):
     """History and progress of one training."""
 
-    def __init__(self, batch: int, evaluate_at: list[int], title: str | None) -> None:
+    def __init__(
+        self, batch: int, evaluate_at: list[int], on_step: Callable[[], None], title: str | None
+    ) -> None:
         self.batch = batch
+        self.on_step = on_step
         self.evaluate_at = set(evaluate_at)
         self.started = time.perf_counter()
         self.history: list[HistoryRow] = []
@@ -259,6 +264,7 @@ class _Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.bar.update(self.batch)
+        self.on_step()
         if state.global_step in self.evaluate_at:
             control.should_evaluate = control.should_save = True
 

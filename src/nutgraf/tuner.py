@@ -1,6 +1,6 @@
 """The search over settings: Ray Tune runs it, Optuna's TPE proposes, ASHA stops the losers.
 
-TPE: Bergstra et al. 2011. ASHA: Li et al. 2020 (arXiv:1810.05934).
+TPE: Bergstra et al. 2011. ASHA: halving.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf import config as configuration
+from nutgraf.budget import at_once
 from nutgraf.metrics import perplexity
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
@@ -34,8 +35,11 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import optuna
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+
+from nutgraf.halving import Halving
+
+REPORT_EVERY = 1.0  # seconds
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -90,11 +94,11 @@ def search(
     """
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    cores = os.cpu_count() or 1
-    at_once = min(config.search.concurrent, max(1, int(cores / config.search.cpus_per_trial)))
-    if at_once < config.search.concurrent:
-        say(f"{cores} cores: {at_once} instead of {config.search.concurrent} trials at a time")
-    _start_ray(math.ceil(at_once * config.search.cpus_per_trial), config.search.gpus_per_trial)
+    trials = at_once(config.search)
+    if trials < config.search.concurrent:
+        wanted = config.search.concurrent
+        say(f"{os.cpu_count()} cores: {trials} instead of {wanted} trials at a time")
+    _start_ray(math.ceil(trials * config.search.cpus_per_trial), config.search.gpus_per_trial)
     try:
         watch = _Watch(out, config, say)
         rows = {"train": list(train), "validation": list(validation)}
@@ -108,7 +112,7 @@ def search(
             trainable,
             tune_config=tune.TuneConfig(
                 num_samples=config.search.trials,
-                max_concurrent_trials=at_once,
+                max_concurrent_trials=trials,
                 reuse_actors=True,  # the next trial finds the frozen base in memory
                 search_alg=OptunaSearch(
                     space=_space(config.search.space),
@@ -116,13 +120,10 @@ def search(
                     mode="min",
                     seed=config.search.seed,
                 ),
-                scheduler=ASHAScheduler(
-                    time_attr="evaluation",
-                    metric="validation_loss",
-                    mode="min",
-                    max_t=1_000_000,  # the budget ends a trial, not the scheduler
-                    grace_period=config.search.grace_evaluations,
-                    reduction_factor=config.search.reduction_factor,
+                scheduler=Halving(
+                    "validation_loss",
+                    config.search.grace_evaluations,
+                    config.search.reduction_factor,
                 ),
             ),
             run_config=tune.RunConfig(
@@ -131,14 +132,14 @@ def search(
         ).fit()
     finally:
         ray.shutdown()
-    trials = watch.finished()
-    if not any(trial.status == "completed" for trial in trials):
-        errors = [trial.error for trial in trials if trial.status == "error"]
+    found = watch.finished()
+    if not any(trial.status == "completed" for trial in found):
+        errors = [trial.error for trial in found if trial.status == "error"]
         raise Failure(
-            f"none of {len(trials)} trials was completed, {len(errors)} failed, the first with: "
+            f"none of {len(found)} trials was completed, {len(errors)} failed, the first with: "
             f"{errors[0] if errors else 'no error'}; change search.space or raise search.trials"
         )
-    return trials
+    return found
 
 
 def by_loss(trials: Sequence[Trial]) -> list[Trial]:
@@ -214,14 +215,24 @@ def _trial(values: dict[str, Any], config: dict[str, Any], rows: Any, out: str) 
 
     settings = configuration.replace(configuration.build(config), _decoded(values))
     folder = Path(out) / tune.get_context().get_trial_id()
-    count = 0
+    latest: dict[str, Any] = {"evaluation": 0}
+    reported = time.monotonic()
 
     def report(found: Evaluation) -> None:
-        nonlocal count
-        count += 1
-        tune.report(
-            {"evaluation": count, "examples": found.examples, "validation_loss": found.loss}
-        )
+        nonlocal latest
+        count = latest["evaluation"] + 1
+        latest = {"evaluation": count, "examples": found.examples, "validation_loss": found.loss}
+        again()
+
+    def again() -> None:
+        nonlocal reported
+        reported = time.monotonic()
+        tune.report(latest)
+
+    def still_wanted() -> None:
+        """Let the scheduler judge the latest evaluation again: others may have overtaken it."""
+        if latest["evaluation"] and time.monotonic() - reported > REPORT_EVERY:
+            again()
 
     try:
         base = load_base(settings.model)
@@ -235,6 +246,7 @@ def _trial(values: dict[str, Any], config: dict[str, Any], rows: Any, out: str) 
                 choose_device(settings.model),
                 folder / "adapter",
                 on_eval=report,
+                on_step=still_wanted,
             )
     except Exception:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+
 import pandas as pd
+import torch
 import yaml
 
 from nutgraf import articles
+from nutgraf.budget import at_once, effective_batch, steps_of
 from nutgraf.config import replace
+from nutgraf.cores import spread
 from nutgraf.model import choose_device, fresh_adapter, identity, load_base, load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, write_json
 from nutgraf.settings import Config
 from nutgraf.systems import repeated
-from nutgraf.trainer import fit
+from nutgraf.trainer import Evaluation, fit
 
 SETTINGS = {"prompt", "model", "lora", "train"}
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One model to train; `threads` where it shares the machine with another, else None."""
+
+    name: str
+    config: Config
+    folder: RunFolder
+    made: Artefact
+    threads: int | None = None
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make models/baseline and models/best, and both once more a further seed.
 
-    Each holds the adapter, history.csv and train.json.
+    Each holds the adapter, history.csv and train.json. As many are trained at a time as the search
+    has trials (`search.concurrent`): two cores do more as two processes than as two threads.
     """
     folder.manifest("search")  # a Failure that says what to run, where there is none
     chosen = yaml.safe_load((folder / "search" / "best.yaml").read_text(encoding="utf-8"))
     models = {"baseline": (config, ["data"]), "best": (replace(config, chosen), ["data", "search"])}
     first = {name: (name, config.train.seed) for name in models}
-    anything = False
+    missing = []
     for name, (model, seed) in {**first, **repeated(config.train.seeds)}.items():
         settings, inputs = models[model]
         settings = replace(settings, {"train.seeds": [seed]})
@@ -39,13 +57,29 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         if made.is_current and not force:
             say(f"{name}: done before")
             continue
-        _train(name, settings, folder, made)
-        anything = True
-    return anything
+        missing.append(_Training(name, settings, folder, made))
+    together = min(at_once(config.search), len(missing))
+    if together > 1:
+        threads = max(1, int(config.search.cpus_per_trial))
+        missing = [dataclasses.replace(training, threads=threads) for training in missing]
+    spread(_train, missing, rows_per_process=1, processes=together)
+    return bool(missing)
 
 
-def _train(name: str, config: Config, folder: RunFolder, made: Artefact) -> None:
-    with made.writing() as scratch:
+def _train(training: _Training) -> None:
+    name, config, folder = training.name, training.config, training.folder
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    budget = steps_of(config.train) * effective_batch(config.train)
+
+    def report(found: Evaluation) -> None:
+        if training.threads:  # two bars would write over one another
+            say(
+                f"{name:<8}  {found.examples:>6,} of {budget:,} articles  "
+                f"validation loss {found.loss:.3f}"
+            )
+
+    with training.made.writing() as scratch:
         out = scratch / "models" / name
         tokenizer = load_tokenizer(config.model)
         renderer = Renderer(tokenizer, config.prompt)
@@ -56,7 +90,15 @@ def _train(name: str, config: Config, folder: RunFolder, made: Artefact) -> None
         device, base = choose_device(config.model), load_base(config.model)
         with fresh_adapter(base, config.lora, config.train.seed) as model:
             done = fit(
-                model, tokenizer, train, validation, config.train, device, out, progress=name
+                model,
+                tokenizer,
+                train,
+                validation,
+                config.train,
+                device,
+                out,
+                on_eval=report,
+                progress=None if training.threads else name,
             )
         say(f"{name}: validation loss {done.best.loss:.3f} after {done.seconds:.0f} s")
         pd.DataFrame(done.history_records()).to_csv(out / "history.csv", index=False)
