@@ -118,7 +118,7 @@ def test_a_new_run_folder_starts_as_the_pocket_study(studies, tmp_path):
         (["--train.learning-rate="], "train.learning_rate is None"),
         (["--train.learning-rate", "fast"], "train.learning_rate is 'fast'"),
         (["--train.schedule", "cosin"], "'linear', 'cosine' or 'constant'"),
-        (["--train.max-steps", "25"], "max_examples is 900 and max_steps 25"),
+        (["--train.max-steps", "25"], "max_examples is 896 and max_steps 25"),
         (["--search.space", "{train.speed: {choices: [1]}}"], "'train.speed' cannot be searched"),
         (["--data.train", "{a: ["], "data.train: '{a: [' cannot be read as a value"),
         (["nowhere.yaml"], "nowhere.yaml does not exist"),

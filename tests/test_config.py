@@ -174,7 +174,7 @@ def test_settings_are_immutable():
         ("train.learning_rate", "fast", r"train\.learning_rate is 'fast': .*number"),
         ("lora.dropout", "1", r"lora\.dropout is 1: .*less than 1"),
         ("train.schedule", "cosin", r"train\.schedule is 'cosin': .*'cosine'"),
-        ("train.max_steps", "25", r"max_examples is 900 and max_steps 25: set exactly one"),
+        ("train.max_steps", "25", r"max_examples is 896 and max_steps 25: set exactly one"),
         ("train.max_examples", "null", r"None and max_steps None: set exactly one"),
         ("data.train", "a.csv", r"only train given: set data\.validation, data\.test"),
         ("prompt.max_tokens", "700", r"max_article_tokens is 736, max_tokens 700: .*lower prompt"),

@@ -117,7 +117,7 @@ class LoraSettings(Section):
 
 class TrainConfig(Section):
     max_examples: Count | None = Field(
-        900,
+        896,
         description="Articles seen in one training, repeats counted; the budget of every trial.",
     )
     max_steps: Count | None = Field(
@@ -139,7 +139,7 @@ class TrainConfig(Section):
     )
     max_grad_norm: Positive = Field(1.0, description="Gradients are scaled down to this norm.")
     eval_every: Count = Field(
-        225, description="Articles trained on between two evaluations on the validation rows."
+        224, description="Articles trained on between two evaluations on the validation rows."
     )
     eval_examples: Count = Field(
         48, description="Validation articles in each evaluation, always the same ones."
