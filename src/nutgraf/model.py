@@ -183,7 +183,16 @@ def fresh_adapter(
 
 @contextlib.contextmanager
 def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]:
-    """The base with the adapter saved at `path`, in eval mode, taken off again at the end."""
+    """The base with the adapter saved at `path`, in eval mode, taken off again at the end.
+
+    Raises UserError where its weights are not in safetensors: a pickle can run code when read.
+    """
+    if not (path / "adapter_model.safetensors").is_file():
+        # peft itself would fall back to adapter_model.bin.
+        raise UserError(
+            f"{path} has no adapter_model.safetensors: pickles are not read, since they can run "
+            "code; make the adapter again"
+        )
     model = PeftModel.from_pretrained(base, str(path), is_trainable=False, use_safetensors=True)
     with _taken_off(model, base):
         yield cast(PreTrainedModel, model.eval())
