@@ -25,7 +25,7 @@ FLOORS = [
     ("budget", "metrics", "published", "tables", "pocket", "facts"),
     ("config", "runfolder"),
     ("settings",),
-    ("section",),
+    ("section", "lock"),
     ("cores", "problems", "progress", "markup", "systems"),
 ]
 HOME = {

@@ -2,7 +2,8 @@
 
 A stage reads earlier artefacts and makes its own: written under a temporary name, moved into
 place, and last of all described by a manifest. No manifest, not done. An artefact is current when
-its manifest names the same inputs and the same settings as asked for now.
+its manifest names the same inputs and the same settings as asked for now, and its files are as the
+manifest says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from nutgraf import __version__
 from nutgraf.problems import Failure, UserError
+from nutgraf.progress import say
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "ray", "optuna", "datasets")
 
@@ -78,12 +80,17 @@ class RunFolder:
                 f"{self.path / name} has not been made: run `nutgraf run --run {self.path}` "
                 "or the stage before"
             ) from None
+        except ValueError as error:
+            raise Failure(_damaged(self._manifest_path(name), error)) from None
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """All manifests by artefact, in the order in which they were made."""
         found = {}
         for path in (self.path / "manifests").glob("*.json"):
-            manifest = read_json(path)
+            try:
+                manifest = read_json(path)
+            except ValueError as error:
+                raise Failure(_damaged(path, error)) from None
             found[manifest["artefact"]] = manifest
         return dict(sorted(found.items(), key=lambda item: item[1]["created"]))
 
@@ -104,12 +111,33 @@ class Artefact:
     @property
     def is_current(self) -> bool:
         """Whether it was made from these inputs with these settings, and its files are there."""
+        return self.stale is None
+
+    @property
+    def stale(self) -> str | None:
+        """Why it has to be made, in words: what differs from its manifest; None if nothing does."""
+        path = self.folder._manifest_path(self.name)
         try:
-            manifest = read_json(self.folder._manifest_path(self.name))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return False
-        same = manifest["inputs"] == self.inputs and manifest["settings"] == _plain(self.settings)
-        return same and all((self.folder.path / file).is_file() for file in manifest["files"])
+            manifest = read_json(path)
+            files, made = manifest["files"], manifest["settings"]
+            if manifest["digest"] != _digest(files):
+                return f"{path} has been changed"
+            inputs = manifest["inputs"]
+        except FileNotFoundError:
+            return "not made before"
+        except (ValueError, KeyError, TypeError):
+            return f"{path} is damaged"
+        if inputs != self.inputs:
+            names = sorted(inputs.keys() | self.inputs.keys())
+            return f"changed: {', '.join(n for n in names if inputs.get(n) != self.inputs.get(n))}"
+        if made != (asked := _plain(self.settings)):
+            return "; ".join(_differences(made, asked))
+        for file, digest in files.items():
+            if not (self.folder / file).is_file():
+                return f"{self.folder / file} is gone"
+            if _sha256(self.folder / file) != digest:
+                return f"{self.folder / file} is not as it was made"
+        return None
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
@@ -118,6 +146,8 @@ class Artefact:
         When the block ends well, the outputs are moved into place and the manifest is written,
         last. When it raises, what was made before stays as it was.
         """
+        if self.folder._manifest_path(self.name).exists() and (reason := self.stale):
+            say(f"{self.name} is made again: {reason}")
         started = time.time()
         scratch = self.folder.path / ".making" / self.name.replace("/", ".")
         shutil.rmtree(scratch, ignore_errors=True)
@@ -127,7 +157,14 @@ class Artefact:
         if missing:
             raise Failure(f"{self.name} is unfinished: {', '.join(missing)} was not written")
         manifest_path = self.folder._manifest_path(self.name)
-        manifest_path.unlink(missing_ok=True)
+        # On the disk in this order, whenever the machine goes: the new files whole, the old
+        # manifest gone, the files in their place, the new manifest.
+        for name in self.outputs:
+            for path in _files(scratch / name):
+                _sync(path)
+        if manifest_path.exists():
+            manifest_path.unlink()
+            _sync(manifest_path.parent)
         for name in self.outputs:
             _move(scratch / name, self.folder.path / name)
         shutil.rmtree(scratch)
@@ -171,6 +208,7 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
+    _sync(path.parent)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -209,6 +247,28 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def _differences(made: Any, asked: Any, name: str = "") -> list[str]:
+    """What differs between two trees of settings, a line each: `train.seed was 1, is now 2`."""
+    if isinstance(made, dict) and isinstance(asked, dict):
+        keys = sorted(made.keys() | asked.keys())
+        trees = [(made.get(key), asked.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
+        return [line for tree in trees for line in _differences(*tree)]
+    return [] if made == asked else [f"{name} was {json.dumps(made)}, is now {json.dumps(asked)}"]
+
+
+def _damaged(path: Path, error: ValueError) -> str:
+    return f"{path} is damaged ({error}): delete it, and run `nutgraf run` again"
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
@@ -235,3 +295,4 @@ def _move(source: Path, target: Path) -> None:
     if target.is_dir():
         shutil.rmtree(target)
     source.replace(target)
+    _sync(target.parent)

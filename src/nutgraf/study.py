@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from nutgraf.config import to_yaml
+from nutgraf.lock import held
 from nutgraf.progress import say
 from nutgraf.runfolder import RunFolder, write_text
 from nutgraf.settings import Config
@@ -28,7 +29,12 @@ def run(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool = Fal
     Returns whether anything had to be made. `force` makes it again all the same.
     """
     folder = RunFolder(config.run)
-    write_text(folder.config, to_yaml(config))
+    with held(folder.path):
+        write_text(folder.config, to_yaml(config))
+        return _run(config, folder, stages, force)
+
+
+def _run(config: Config, folder: RunFolder, stages: Sequence[str], force: bool) -> bool:
     anything = False
     for number, name in enumerate(STAGES, 1):
         if name not in stages:
