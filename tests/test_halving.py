@@ -9,13 +9,16 @@ from ray.tune.schedulers import TrialScheduler
 
 from nutgraf.halving import Halving
 
+LAST = 4
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
 def reports(scheduler: Halving, *given: tuple[str, int, float]) -> list[str]:
     return [
         scheduler.on_trial_result(
-            None, SimpleNamespace(trial_id=name), {"evaluation": evaluation, "loss": loss}
+            None,
+            SimpleNamespace(trial_id=name),
+            {"evaluation": evaluation, "loss": loss, "last": evaluation == LAST},
         )
         for name, evaluation, loss in given
     ]
@@ -55,3 +58,8 @@ def test_the_best_of_the_highest_rung_stays_though_others_overtake_it_below() ->
 def test_a_loss_that_is_no_number_is_stopped() -> None:
     scheduler = Halving("loss", 1, 2)
     assert reports(scheduler, ("a", 1, 1.0), ("b", 1, math.nan)) == [CONTINUE, STOP]
+
+
+def test_a_trial_that_has_used_its_budget_is_not_stopped() -> None:
+    scheduler = Halving("loss", 4, 2)
+    assert reports(scheduler, ("a", LAST, 1.0), ("b", LAST, 2.0)) == [CONTINUE, CONTINUE]

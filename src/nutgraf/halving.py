@@ -18,7 +18,8 @@ class Halving(FIFOScheduler):
     """Rungs at `grace`, `grace * factor`, `grace * factor**2` … evaluations.
 
     A trial goes on while its `metric` (lower is better) at the highest rung that it has passed is
-    among the best 1 / `factor` there. The best of the highest rung is therefore never stopped.
+    among the best 1 / `factor` there. The best of the highest rung is therefore never stopped, nor is
+    a trial at its last evaluation, which has nothing left to save.
     """
 
     def __init__(self, metric: str, grace: int, factor: int) -> None:
@@ -27,12 +28,12 @@ class Halving(FIFOScheduler):
         self.rungs: dict[int, dict[str, float]] = {}  # evaluation: trial: metric
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """STOP or CONTINUE; `result` has the metric and the number of the `evaluation`."""
+        """STOP or CONTINUE; `result` has the metric, the number of the `evaluation`, and `last`."""
         evaluation = result["evaluation"]
         if self._is_rung(evaluation):
             self.rungs.setdefault(evaluation, {})[trial.trial_id] = result[self.judged_by]
         passed = [rung for rung in sorted(self.rungs) if trial.trial_id in self.rungs[rung]]
-        if not passed:
+        if not passed or result["last"]:
             return TrialScheduler.CONTINUE
         rung = self.rungs[passed[-1]]
         cut = np.nanpercentile(list(rung.values()), 100 / self.factor)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf import config as configuration
-from nutgraf.budget import at_once
+from nutgraf.budget import at_once, steps_of
 from nutgraf.metrics import perplexity
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
@@ -221,7 +221,12 @@ def _trial(values: dict[str, Any], config: dict[str, Any], rows: Any, out: str) 
     def report(found: Evaluation) -> None:
         nonlocal latest
         count = latest["evaluation"] + 1
-        latest = {"evaluation": count, "examples": found.examples, "validation_loss": found.loss}
+        latest = {
+            "evaluation": count,
+            "examples": found.examples,
+            "validation_loss": found.loss,
+            "last": found.step == steps_of(settings.train),
+        }
         again()
 
     def again() -> None:
