@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nutgraf.settings import Choices, Range
-from nutgraf.tuner import Trial, _decoded, _space, choose
+from nutgraf.trials import Trial, choose
+from nutgraf.tuner import _decoded, _space
 
 
 def trial(number: int, nll: list[float], rouge: float | None = None, **changes: object) -> Trial:

@@ -18,8 +18,8 @@ class Halving(FIFOScheduler):
     """Rungs at `grace`, `grace * factor`, `grace * factor**2` … evaluations.
 
     A trial goes on while its `metric` (lower is better) at the highest rung that it has passed is
-    among the best 1 / `factor` there. The best of the highest rung is therefore never stopped, nor is
-    a trial at its last evaluation, which has nothing left to save.
+    among the best 1 / `factor` there. The best of the highest rung is therefore never stopped; nor
+    is a trial at its last evaluation, where nothing is left to save.
     """
 
     def __init__(self, metric: str, grace: int, factor: int) -> None:

@@ -13,13 +13,11 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nutgraf import config as configuration
 from nutgraf.budget import at_once, steps_of
-from nutgraf.metrics import perplexity
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.section import Choices, Range
@@ -38,46 +36,11 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from nutgraf.halving import Halving
+from nutgraf.trials import Trial
 
 REPORT_EVERY = 1.0  # seconds
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@dataclass
-class Trial:
-    """One trial as the table shows it: settings by dotted name, and how far it came."""
-
-    number: int
-    values: dict[str, Any]
-    status: str  # completed, stopped (by ASHA) or error
-    history: list[tuple[int, float]] = field(default_factory=list)  # examples, validation loss
-    seconds: float = 0.0
-    error: str = ""
-    row_nll: list[float] = field(default_factory=list)  # per validation row, at its best evaluation
-    row_tokens: list[int] = field(default_factory=list)
-    rouge: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def loss(self) -> float | None:
-        """Lowest validation loss, nats per summary token; None before the first evaluation."""
-        return min((loss for _, loss in self.history), default=None)
-
-    def record(self, chosen: bool) -> dict[str, Any]:
-        """A row of trials.csv."""
-        loss = self.loss
-        return {
-            "trial": self.number,
-            "status": self.status,
-            "error": self.error,
-            **self.values,
-            "examples": self.history[-1][0] if self.history else 0,
-            "validation_loss": loss,
-            "perplexity": None if loss is None else perplexity(loss, 1),
-            **{name: self.rouge.get(name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
-            "seconds": round(self.seconds, 2),
-            "chosen": chosen,
-        }
 
 
 def search(
@@ -140,33 +103,6 @@ def search(
             f"{errors[0] if errors else 'no error'}; change search.space or raise search.trials"
         )
     return found
-
-
-def by_loss(trials: Sequence[Trial]) -> list[Trial]:
-    """The completed trials, lowest validation loss first."""
-    completed = [(t.loss, t.number, t) for t in trials if t.status == "completed"]
-    return [trial for _, _, trial in sorted(completed)]
-
-
-def choose(trials: Sequence[Trial]) -> Trial:
-    """The trial to train: lowest validation loss, then highest ROUGE-Lsum within the noise.
-
-    A completed trial is within the noise of the lowest loss where the mean of its losses' paired
-    differences, row by row of the same validation rows, is at most one standard error of that
-    mean. Trials without ROUGE (no finalists) do not win over the lowest loss.
-    """
-    completed = by_loss(trials)
-    lowest = completed[0]
-    close = [t for t in completed if t.rouge and _within_noise(t, lowest)]
-    return max(close, key=lambda t: t.rouge["rougeLsum"], default=lowest)
-
-
-def _within_noise(trial: Trial, lowest: Trial) -> bool:
-    tokens = sum(trial.row_tokens) / len(trial.row_tokens)
-    gaps = [(a - b) / tokens for a, b in zip(trial.row_nll, lowest.row_nll, strict=True)]
-    n, mean = len(gaps), sum(gaps) / len(gaps)
-    variance = sum((gap - mean) ** 2 for gap in gaps) / max(1, n - 1)
-    return mean <= math.sqrt(variance / n)
 
 
 def _start_ray(cpus: int, gpus: float) -> None:

@@ -13,6 +13,7 @@ from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder
 from nutgraf.settings import Config
+from nutgraf.trials import by_loss, choose
 
 SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
 
@@ -36,7 +37,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         validation = [renderer.example(a.article, a.highlights) for a in held_out]
         trials = tuner.search(config, train, validation, out / "trials", say)
 
-        finalists = tuner.by_loss(trials)[: config.search.finalists]
+        finalists = by_loss(trials)[: config.search.finalists]
         base, device = load_base(config.model), choose_device(config.model)
         sample = held_out[: config.search.rouge_examples]
         prompts = [renderer.prompt(a.article).ids for a in sample]
@@ -50,7 +51,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             trial.rouge = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
             say(f"trial {trial.number}  ROUGE-Lsum {trial.rouge['rougeLsum']:.1f} on {len(sample)}")
 
-        chosen = tuner.choose(trials)
+        chosen = choose(trials)
         say(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")
         rows = pd.DataFrame([t.record(t is chosen) for t in trials])
         rows.to_csv(out / "trials.csv", index=False)

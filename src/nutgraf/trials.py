@@ -1,0 +1,73 @@
+"""What a search leaves: its trials, and which of them to train with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nutgraf.metrics import perplexity
+
+
+@dataclass
+class Trial:
+    """One trial as the table shows it: settings by dotted name, and how far it came."""
+
+    number: int
+    values: dict[str, Any]
+    status: str  # completed, stopped (by ASHA) or error
+    history: list[tuple[int, float]] = field(default_factory=list)  # examples, validation loss
+    seconds: float = 0.0
+    error: str = ""
+    row_nll: list[float] = field(default_factory=list)  # per validation row, at its best evaluation
+    row_tokens: list[int] = field(default_factory=list)
+    rouge: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float | None:
+        """Lowest validation loss, nats per summary token; None before the first evaluation."""
+        return min((loss for _, loss in self.history), default=None)
+
+    def record(self, chosen: bool) -> dict[str, Any]:
+        """A row of trials.csv."""
+        loss = self.loss
+        return {
+            "trial": self.number,
+            "status": self.status,
+            "error": self.error,
+            **self.values,
+            "examples": self.history[-1][0] if self.history else 0,
+            "validation_loss": loss,
+            "perplexity": None if loss is None else perplexity(loss, 1),
+            **{name: self.rouge.get(name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
+            "seconds": round(self.seconds, 2),
+            "chosen": chosen,
+        }
+
+
+def by_loss(trials: Sequence[Trial]) -> list[Trial]:
+    """The completed trials, lowest validation loss first."""
+    completed = [(t.loss, t.number, t) for t in trials if t.status == "completed"]
+    return [trial for _, _, trial in sorted(completed)]
+
+
+def choose(trials: Sequence[Trial]) -> Trial:
+    """The trial to train: lowest validation loss, then highest ROUGE-Lsum within the noise.
+
+    A completed trial is within the noise of the lowest loss where the mean of its losses' paired
+    differences, row by row of the same validation rows, is at most one standard error of that
+    mean. Trials without ROUGE (no finalists) do not win over the lowest loss.
+    """
+    completed = by_loss(trials)
+    lowest = completed[0]
+    close = [t for t in completed if t.rouge and _within_noise(t, lowest)]
+    return max(close, key=lambda t: t.rouge["rougeLsum"], default=lowest)
+
+
+def _within_noise(trial: Trial, lowest: Trial) -> bool:
+    tokens = sum(trial.row_tokens) / len(trial.row_tokens)
+    gaps = [(a - b) / tokens for a, b in zip(trial.row_nll, lowest.row_nll, strict=True)]
+    n, mean = len(gaps), sum(gaps) / len(gaps)
+    variance = sum((gap - mean) ** 2 for gap in gaps) / max(1, n - 1)
+    return mean <= math.sqrt(variance / n)
