@@ -3,8 +3,9 @@
 The model of a finished run folder summarizes articles of the embedded newswire, greedily. `one by
 one` is transformers' `generate` on one article at a time, the way of the notebook that the project
 grew from (there with sampling). For the wait of a single article, prompt lookup (Saxena 2023;
-`prompt_lookup_num_tokens` of transformers) is tried with several lengths; it must give the same
-text.
+`prompt_lookup_num_tokens` of transformers) is tried with several lengths, on that model, which
+writes in words of its own, and on its untrained base, whose summaries copy sentences; the texts
+that come out the same are counted.
 
     python bench/generate.py [--model runs/pocket] [--articles 100]
 """
@@ -68,12 +69,9 @@ def main() -> None:
         many, batched = _timed(
             lambda: dict(generate(model, tokenizer, prompts, recipe.generate, device))
         )
-        wait, first = _timed(lambda: [plainly(model, ids) for ids in prompts[:SINGLE]])
-        waits = {"plain": wait / SINGLE}
-        for lookup in LOOKUPS:
-            took, texts = _timed(lambda n=lookup: [plainly(model, i, n) for i in prompts[:SINGLE]])
-            same = sum(a == b for a, b in zip(first, texts, strict=True))
-            waits[f"prompt lookup, {lookup} tokens, {same} of {SINGLE} the same"] = took / SINGLE
+        waits = {"its own words": _waits(lambda i, n: plainly(model, prompts[i], n))}
+    base = load_base(recipe.model)
+    waits["copies"] = _waits(lambda i, n: plainly(base, prompts[i], n))
     n = len(prompts)
     texts = [renderer.text(ids) for ids in single]
     same = sum(texts[i] == renderer.text(batched[i].ids) for i in range(n))
@@ -82,10 +80,22 @@ def main() -> None:
     print(
         f"{f'nutgraf, {same} of {n} the same text':<48}{many:9.1f}{n / many:10.2f}{one / many:7.2f}"
     )
-    print(f"\n{'the wait for one summary':<48}{'seconds':>9}{'times':>17}")
-    for name, seconds in waits.items():
-        print(f"{name:<48}{seconds:9.2f}{waits['plain'] / seconds:17.2f}")
+    for kind, seconds in waits.items():
+        print(f"\n{f'the wait for one summary, {kind}':<48}{'seconds':>9}{'times':>17}")
+        for name, took in seconds.items():
+            print(f"{name:<48}{took:9.2f}{seconds['plain'] / took:17.2f}")
     print(json.dumps({"one_by_one": one, "batched": many, "times": one / many, "waits": waits}))
+
+
+def _waits(summarize: Callable[[int, int | None], list[int]]) -> dict[str, float]:
+    """Seconds for one summary, plainly and with lookups of several lengths."""
+    took, first = _timed(lambda: [summarize(i, None) for i in range(SINGLE)])
+    waits = {"plain": took / SINGLE}
+    for lookup in LOOKUPS:
+        took, texts = _timed(lambda n=lookup: [summarize(i, n) for i in range(SINGLE)])
+        same = sum(a == b for a, b in zip(first, texts, strict=True))
+        waits[f"prompt lookup, {lookup} tokens, {same} of {SINGLE} the same"] = took / SINGLE
+    return waits
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

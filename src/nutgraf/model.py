@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
@@ -145,6 +146,11 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
         )
+    for layer in base.modules():
+        if isinstance(layer, Linear4bit):
+            # On a CPU an evaluation would pack the weights for a fused kernel: scales rounded to
+            # bf16 for good, and no gradient from then on (docs/log.md).
+            layer.support_avx512bf16_for_cpu = False
     return base.requires_grad_(False).eval()
 
 
