@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import torch
 from torch.nn import functional
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.model import Device
 from nutgraf.prompts import Example
 from nutgraf.settings import GenerateConfig
+
+GUESSES = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,58 @@ def generate(
             )
         for index, tokens in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
             yield index, _ended(tokens, tokenizer.eos_token_id)
+
+
+@torch.no_grad()
+def stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    settings: GenerateConfig,
+    device: Device,
+    guesses: int = GUESSES,
+) -> Iterator[int]:
+    """The new tokens for one prompt as they are decoded greedily, without the end of sequence.
+
+    Where the last two tokens stood before in the article, those that followed there are guessed to
+    follow again, up to `guesses` of them, and one forward pass checks them all: prompt lookup
+    (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding). Only tokens that plain greedy
+    decoding would choose are kept. It ends by itself where the model ended the summary, and after
+    `max_new_tokens`.
+    """
+    text, guess, cache = list(prompt), list[int](), DynamicCache()
+    limit = len(prompt) + settings.max_new_tokens
+    while True:
+        unseen = torch.tensor([text[cache.get_seq_length() :] + guess], device=device.name)
+        with device.autocast():
+            logits = model(
+                input_ids=unseen,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=len(guess) + 1,
+            ).logits
+        for place, token in enumerate(logits[0].argmax(-1).tolist()):
+            if token == tokenizer.eos_token_id:
+                return
+            text.append(token)
+            yield token
+            if len(text) == limit:
+                return
+            if guess[place : place + 1] != [token]:
+                break
+        cache.crop(len(text) - 1 - cache.get_seq_length())  # off with the guesses that failed
+        guess = _repetition(text, guesses)
+
+
+def _repetition(text: list[int], most: int) -> list[int]:
+    """Up to `most` tokens that followed the latest earlier place of the last two."""
+    if most == 0:
+        return []
+    end = text[-2:]
+    for start in range(len(text) - 3, -1, -1):
+        if text[start] == end[0] and text[start + 1] == end[1]:
+            return text[start + 2 : start + 2 + most]
+    return []
 
 
 def _ended(tokens: list[int], eos: int) -> Generated:
