@@ -2,10 +2,10 @@
 
 The model of a finished run folder summarizes articles of the embedded newswire, greedily. `one by
 one` is transformers' `generate` on one article at a time, the way of the notebook that the project
-grew from (there with sampling). For the wait of a single article, prompt lookup (Saxena 2023;
-`prompt_lookup_num_tokens` of transformers) is tried with several lengths, on that model, which
-writes in words of its own, and on its untrained base, whose summaries copy sentences; the texts
-that come out the same are counted.
+grew from (there with sampling). For the wait of a single article that is plain greedy decoding;
+beside it stand transformers' prompt lookup and nutgraf's stream, with several lengths of guesses,
+on that model, which writes in words of its own, and on its untrained base, whose summaries copy
+sentences; the texts that come out the same are counted.
 
     python bench/generate.py [--model runs/pocket] [--articles 100]
 """
@@ -23,13 +23,13 @@ import torch
 from transformers import GenerationConfig
 
 from nutgraf.apps.summarize import read_recipe
-from nutgraf.inference import generate
+from nutgraf.inference import generate, stream
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.pocket import newswire
 from nutgraf.prompts import Renderer
 
 SINGLE = 12
-LOOKUPS = (2, 4, 8)
+GUESSES = (0, 2, 4, 8)
 
 
 def main() -> None:
@@ -63,15 +63,21 @@ def main() -> None:
             )
         return out[0, len(ids) :].tolist()
 
+    def ways(model: Any) -> tuple[Callable[..., list[int]], Callable[..., list[int]]]:
+        def streamed(i: int, guesses: int) -> list[int]:
+            found = stream(model, tokenizer, prompts[i], recipe.generate, device, guesses)
+            return list(found)
+
+        return lambda i, n=None: plainly(model, prompts[i], n), streamed
+
     with with_adapter(load_base(recipe.model), recipe.folder) as model:
         plainly(model, prompts[0])
         one, single = _timed(lambda: [plainly(model, ids) for ids in prompts])
         many, batched = _timed(
             lambda: dict(generate(model, tokenizer, prompts, recipe.generate, device))
         )
-        waits = {"its own words": _waits(lambda i, n: plainly(model, prompts[i], n))}
-    base = load_base(recipe.model)
-    waits["copies"] = _waits(lambda i, n: plainly(base, prompts[i], n))
+        waits = {"its own words": _waits(*ways(model))}
+    waits["copies"] = _waits(*ways(load_base(recipe.model)))
     n = len(prompts)
     texts = [renderer.text(ids) for ids in single]
     same = sum(texts[i] == renderer.text(batched[i].ids) for i in range(n))
@@ -87,14 +93,19 @@ def main() -> None:
     print(json.dumps({"one_by_one": one, "batched": many, "times": one / many, "waits": waits}))
 
 
-def _waits(summarize: Callable[[int, int | None], list[int]]) -> dict[str, float]:
-    """Seconds for one summary, plainly and with lookups of several lengths."""
-    took, first = _timed(lambda: [summarize(i, None) for i in range(SINGLE)])
+def _waits(
+    transformers: Callable[..., list[int]], streamed: Callable[..., list[int]]
+) -> dict[str, float]:
+    """Seconds for one summary: plain greedy decoding, and both ways to guess ahead."""
+    took, first = _timed(lambda: [transformers(i) for i in range(SINGLE)])
     waits = {"plain": took / SINGLE}
-    for lookup in LOOKUPS:
-        took, texts = _timed(lambda n=lookup: [summarize(i, n) for i in range(SINGLE)])
-        same = sum(a == b for a, b in zip(first, texts, strict=True))
-        waits[f"prompt lookup, {lookup} tokens, {same} of {SINGLE} the same"] = took / SINGLE
+    for guesses in GUESSES:
+        for name, way in (("transformers' lookup", transformers), ("nutgraf", streamed)):
+            if guesses or way is streamed:
+                took, found = _timed(lambda n=guesses, w=way: [w(i, n) for i in range(SINGLE)])
+                same = sum(b in (a, a[:-1]) for a, b in zip(first, found, strict=True))
+                title = f"{name}, {guesses} tokens, {same} of {SINGLE} the same"
+                waits[title] = took / SINGLE
     return waits
 
 

@@ -75,10 +75,11 @@ def _ours(  # type: ignore[no-untyped-def]
     renderer = Renderer(tokenizer, PromptConfig(max_tokens=limit, max_article_tokens=limit - 1))
     rows = [renderer.example(article, summary) for article, summary in pairs]
     batch = min(8, options.examples)
+    micro = min(batch, options.micro * (2 if limit == 256 else 1))  # short rows: twice as many
     settings = TrainConfig(
         max_examples=options.examples,
-        micro_batch_size=min(batch, options.micro),
-        gradient_accumulation_steps=max(1, batch // options.micro),
+        micro_batch_size=micro,
+        gradient_accumulation_steps=batch // micro,
         eval_every=10 * options.examples,
         eval_examples=1,
     )
@@ -134,7 +135,12 @@ def main() -> None:
     parser.add_argument("--base", help="checkpoint folder (default: the pocket model)")
     parser.add_argument("--articles", help="Parquet with article and highlights")
     parser.add_argument("--examples", type=int, default=160, help="rows with a loss")
-    parser.add_argument("--micro", type=int, default=4, help="rows of nutgraf's forward pass")
+    parser.add_argument(
+        "--micro",
+        type=int,
+        default=4,
+        help="rows of nutgraf's forward pass, twice as many of 256 tokens",
+    )
     parser.add_argument("--nf4", action="store_true", help="4-bit base, for all")
     parser.add_argument("--only", choices=sorted(CONTESTANTS.values()), help=argparse.SUPPRESS)
     options = parser.parse_args()

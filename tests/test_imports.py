@@ -19,7 +19,7 @@ FLOORS = [
     ("stages", "apps"),
     ("tuner", "report"),
     ("trainer",),
-    ("inference", "halving", "trials"),
+    ("inference", "halving", "trials", "attention"),
     ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
     ("articles", "card", "differences", "figures", "errors"),
     ("budget", "metrics", "published", "tables", "pocket", "facts"),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-import nutgraf.model
+import nutgraf.attention
+from nutgraf.attention import training_attention
 from nutgraf.budget import evaluation_steps, steps_of, training_order
 from nutgraf.inference import generate, mean_loss, summary_losses
 from nutgraf.model import (
@@ -17,7 +18,6 @@ from nutgraf.model import (
     fresh_adapter,
     load_base,
     load_tokenizer,
-    training_attention,
     with_adapter,
 )
 from nutgraf.problems import Failure
@@ -124,10 +124,10 @@ def test_plain_attention_trains_like_the_fused_kernel(
 ) -> None:
     base, device = load_base(config), choose_device(config)
     with training_attention(base, device, 4, 200):
-        assert base.config._attn_implementation == "eager"
+        assert base.config._attn_implementation == "plain"
     assert base.config._attn_implementation == "sdpa"
     plain, _ = train(config, rows, tmp_path / "a")
-    monkeypatch.setattr(nutgraf.model, "SCORES_LIMIT", 0)
+    monkeypatch.setattr(nutgraf.attention, "SCORES_LIMIT", 0)
     with training_attention(base, device, 4, 200):
         assert base.config._attn_implementation == "sdpa"
     fused, _ = train(config, rows, tmp_path / "b")

@@ -35,7 +35,6 @@ from nutgraf.settings import LoraSettings, ModelConfig
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
-SCORES_LIMIT = 2**30  # bytes; beyond it a CPU trains with torch's fused attention
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -218,29 +217,6 @@ def _taken_off(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
         if hasattr(base, "peft_config"):
             del base.peft_config
         base.requires_grad_(False).eval()
-
-
-@contextlib.contextmanager
-def training_attention(
-    model: PreTrainedModel, device: Device, rows: int, tokens: int
-) -> Iterator[None]:
-    """In the block, attention as it trains fastest with micro-batches of [rows, tokens].
-
-    On a CPU plain products and a softmax take 14 to 21% less time than torch's fused kernel
-    (docs/log.md), but keep all scores for the backward pass: done where these are few.
-    """
-    shape = model.config
-    # One number format for the scores, fp32 for their softmax, and what autograd keeps of both.
-    kept = shape.num_hidden_layers * shape.num_attention_heads * rows * tokens**2 * 10
-    if device.name != "cpu" or kept > SCORES_LIMIT:
-        yield
-        return
-    usual = shape._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(usual)
 
 
 @contextlib.contextmanager

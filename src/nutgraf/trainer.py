@@ -28,10 +28,11 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from nutgraf.articles import as_dataset
+from nutgraf.attention import training_attention
 from nutgraf.budget import effective_batch, evaluation_steps, steps_of, training_order
 from nutgraf.inference import RowLoss, mean_loss, summary_losses
 from nutgraf.metrics import perplexity
-from nutgraf.model import Device, training_attention
+from nutgraf.model import Device
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
