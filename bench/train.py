@@ -5,7 +5,7 @@ reports rows with a loss a second, without the loading. Two comparisons, since r
 length: at the notebook's 256 tokens, and at TRL's 1,024. In each nutgraf trains the adapter of its
 rival, for the ratio, and then its own larger one (all linear layers, rank 16).
 
-    python bench/train.py                               pocket model, newswire, about 4 minutes
+    python bench/train.py                               pocket model, newswire, about 3 minutes
     python bench/train.py --base DIR --articles FILE.parquet [--nf4] --examples 8 --micro 1
 
 DIR is a checkpoint of any shape; bench/shape.py writes one of TinyLlama's.
@@ -134,7 +134,7 @@ def main() -> None:
     )
     parser.add_argument("--base", help="checkpoint folder (default: the pocket model)")
     parser.add_argument("--articles", help="Parquet with article and highlights")
-    parser.add_argument("--examples", type=int, default=160, help="rows with a loss")
+    parser.add_argument("--examples", type=int, default=320, help="rows with a loss")
     parser.add_argument(
         "--micro",
         type=int,
