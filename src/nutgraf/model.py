@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import Linear
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -120,12 +121,12 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 def load_base(config: ModelConfig) -> PreTrainedModel:
     """The frozen base on its device, in eval mode; one is kept per process for the next caller.
 
-    Weights are held in 4 bits (`nf4`) or in the device's number format; a CPU holds them in fp32
-    and casts in each product, which costs less than the fp32 product. Only safetensors are read.
-    Raises Failure where it cannot be loaded, with what to do.
+    Weights are held in 4 bits (`nf4`) or in the device's number format; on a CPU those of linear
+    layers only, the others in fp32. Only safetensors are read. Raises Failure where it cannot be
+    loaded, with what to do.
     """
     device = choose_device(config)
-    held = torch.float32 if device.name == "cpu" else device.dtype
+    held: torch.dtype | str = "auto" if device.name == "cpu" else device.dtype
     quantization = None
     if config.quantization == "nf4":
         held = device.dtype
@@ -145,12 +146,24 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
         )
+    if device.name == "cpu":
+        _hold_on_cpu(base, device.dtype)
+    return base.requires_grad_(False).eval()
+
+
+def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Put weights into the formats in which a CPU computes fastest, with sums in fp32."""
+    embedding = base.get_input_embeddings().weight
     for layer in base.modules():
         if isinstance(layer, Linear4bit):
-            # On a CPU an evaluation would pack the weights for a fused kernel: scales rounded to
-            # bf16 for good, and no gradient from then on (docs/log.md).
+            # An evaluation would pack the weights for a fused kernel: scales rounded to bf16 for
+            # good, and no gradient from then on (docs/log.md).
             layer.support_avx512bf16_for_cpu = False
-    return base.requires_grad_(False).eval()
+        elif isinstance(layer, Linear) and layer.weight is not embedding:
+            layer.to(dtype)  # autocast would cast fp32 weights in every product
+        else:
+            for weight in layer.parameters(recurse=False):
+                weight.data = weight.data.float()
 
 
 @contextlib.contextmanager
