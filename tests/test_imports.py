@@ -23,10 +23,10 @@ FLOORS = [
     ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
     ("articles", "card", "differences", "figures", "errors"),
     ("budget", "metrics", "published", "tables", "pocket", "facts"),
-    ("config", "runfolder"),
+    ("config", "runfolder", "checkpoints"),
     ("settings",),
-    ("section", "lock"),
-    ("cores", "problems", "progress", "markup", "systems"),
+    ("section", "lock", "cores", "claims"),
+    ("files", "stopping", "problems", "progress", "markup", "systems"),
 ]
 HOME = {
     "datasets": {"articles"},

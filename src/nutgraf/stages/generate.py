@@ -16,11 +16,24 @@ from nutgraf.inference import generate, summary_losses
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import RunFolder, file_hash, write_records
+from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_records
 from nutgraf.settings import Config
 from nutgraf.systems import EXTRACTS, MODELS, TRAINED, names, origin, repeated
 
 SETTINGS = {"prompt", "model", "generate"}
+
+
+def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
+    """What this stage makes, from what and with which settings."""
+    return [
+        folder.artefact(
+            f"summaries/{system}",
+            outputs=[f"summaries/{system}.jsonl"],
+            inputs=["data", *([f"models/{system}"] if origin(system) in TRAINED else [])],
+            settings=_settings(system, config),
+        )
+        for system in _systems(config)
+    ]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -30,13 +43,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     summary's tokens) and `reference_tokens`.
     """
     anything = False
-    for system in (*names(config.rivals), *repeated(config.train.seeds)):
-        made = folder.artefact(
-            f"summaries/{system}",
-            outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data", *([f"models/{system}"] if origin(system) in TRAINED else [])],
-            settings=_settings(system, config),
-        )
+    for system, made in zip(_systems(config), artefacts(config, folder), strict=True):
         if made.is_current and not force:
             say(f"{system}: done before")
             continue
@@ -46,6 +53,10 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             write_records(scratch / "summaries" / f"{system}.jsonl", rows)
         anything = True
     return anything
+
+
+def _systems(config: Config) -> tuple[str, ...]:
+    return (*names(config.rivals), *repeated(config.train.seeds))
 
 
 def _settings(system: str, config: Config) -> dict[str, Any]:
