@@ -135,8 +135,8 @@ class _Job:
 
 
 def _answer(function: Callable[[Any], Any], row: Any, answers: Connection) -> None:
-    stopping.listen()
     _obey()
+    stopping.listen(signal.SIGTERM)
     try:
         answers.send((function(row), None))
     except stopping.Stopped as stop:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
@@ -24,10 +23,26 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
-def listen() -> None:
-    """From now on the signals raise Stopped in this process: at once, or where `later` says."""
-    for number in SIGNALS:
+def listen(*numbers: int) -> None:
+    """From now on these signals raise Stopped in this process: at once, or where `later` says."""
+    global _heard
+    _heard = numbers
+    for number in numbers:
         signal.signal(number, _on_signal)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """`listen` to SIGTERM and Ctrl-C within the block."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    listen(*before)
+    try:
+        yield
+    finally:
+        listen()
+        for number, handler in before.items():
+            if handler is not None:  # None where it was not set from Python
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -38,6 +53,8 @@ def later() -> Iterator[Callable[[], int | None]]:
     signal that the block has not looked at any more is raised at its end.
     """
     global _waits, _asked
+    if _heard and threading.current_thread() is threading.main_thread():
+        listen(*_heard)  # again: Ray takes SIGTERM over for as long as the program runs
     outer, _waits = _waits, True
     _asked = _asked if outer else None
     try:
@@ -48,6 +65,7 @@ def later() -> Iterator[Callable[[], int | None]]:
         _waits = outer
 
 
+_heard: tuple[int, ...] = ()
 _waits = False
 _asked: int | None = None
 

@@ -36,7 +36,11 @@ def run(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool = Fal
         for line in again(config, folder, stages):
             say(line)
         write_text(folder.config, to_yaml(config))
-        return _run(config, folder, stages, force)
+        try:
+            return _run(config, folder, stages, force)
+        except OSError as error:
+            error.filename = error.filename or str(folder.path)  # a full disk often names no file
+            raise
 
 
 def again(config: Config, folder: RunFolder, stages: Sequence[str] = tuple(STAGES)) -> list[str]:
