@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from nutgraf import cli, study
 from nutgraf.config import fields, load
 from nutgraf.problems import Failure
 from nutgraf.settings import Config
+from nutgraf.stopping import Stopped
 
 COMMANDS = ("run", *study.STAGES, "summarize")
 
@@ -149,9 +151,19 @@ def test_the_kinds_of_trouble_have_their_own_status(capsys, monkeypatch):
     trouble(Failure("every trial failed:\n  out of memory"))
     assert complaint(capsys, 1, "run") == "nutgraf: every trial failed: out of memory\n"
     trouble(OSError(28, "No space left on device", "runs/pocket/data"))
-    assert complaint(capsys, 1, "run") == "nutgraf: No space left on device: runs/pocket/data\n"
+    assert complaint(capsys, 1, "run") == (
+        "nutgraf: No space left on device: runs/pocket/data: free space there; "
+        "the same command carries on from here\n"
+    )
+    trouble(OSError(13, "Permission denied", "runs/pocket/data"))
+    assert complaint(capsys, 1, "run") == "nutgraf: Permission denied: runs/pocket/data\n"
     trouble(KeyboardInterrupt())
     assert "carries on from here" in complaint(capsys, 130, "run")
+    trouble(Stopped(signal.SIGTERM))
+    stopped = "nutgraf: stopped by SIGTERM; the same command carries on from here\n"
+    assert complaint(capsys, 143, "run") == stopped
+    trouble(SystemExit(15))  # as Ray does it
+    assert complaint(capsys, 143, "run") == stopped
 
 
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["run", "--frob"], ["summarize", "a.txt"]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,10 @@ from nutgraf import __version__
 from nutgraf.config import fields, load
 from nutgraf.problems import Failure, UserError
 from nutgraf.settings import Config
+from nutgraf.stopping import Stopped, listening
 from nutgraf.study import STAGES
+
+CARRIES_ON = "the same command carries on from here"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,9 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, Failure) as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
-        return _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+        told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return _complain(f"{told}: free space there; {CARRIES_ON}" if full else told, 1)
+    except Stopped as stop:
+        return _complain(f"{stop}; {CARRIES_ON}", stop.exit_code)
     except KeyboardInterrupt:
-        return _complain("stopped; the same command carries on from here", 130)
+        return _complain(f"stopped; {CARRIES_ON}", 130)
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:  # argparse, after it has helped
+            raise
+        # Ray takes the signal over while it searches, and exits with its number.
+        return _complain(f"{Stopped(end.code)}; {CARRIES_ON}", Stopped(end.code).exit_code)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -153,7 +167,8 @@ def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
     from nutgraf import study
 
     config = _configuration(args, settings)
-    made = study.run(config, args.stages, force=args.force)
+    with listening():
+        made = study.run(config, args.stages, force=args.force)
     if args.stages == tuple(STAGES):
         _print_table(config, made)
 

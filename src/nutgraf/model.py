@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator
+import resource
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -230,6 +231,27 @@ def _taken_off(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
         if hasattr(base, "peft_config"):
             del base.peft_config
         base.requires_grad_(False).eval()
+
+
+def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of the weights that are trained, by name, in the memory of the CPU."""
+    named = model.named_parameters()
+    return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
+
+
+@torch.no_grad()
+def put_adapter_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Set the weights that are trained to those that `adapter_weights` gave."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.copy_(weights[name])
+
+
+def peak_memory(device: Device) -> int:
+    """Most memory held so far, in bytes: of the GPU, or of this process where there is none."""
+    if device.name == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextlib.contextmanager

@@ -13,8 +13,19 @@ from nutgraf.articles import SPLITS, Article
 from nutgraf.model import load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import RunFolder, file_hash, write_json
+from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_json
 from nutgraf.settings import Config, DataConfig
+
+
+def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
+    """What this stage makes, from what and with which settings."""
+    settings = {
+        "data": config.data.model_dump(mode="json"),
+        "files": _contents(config.data),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "tokenizer": [config.model.base, config.model.revision],
+    }
+    return [folder.artefact("data", settings=settings)]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -22,15 +33,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 
     Every row is put into tokens once, so that one that cannot fit is known before any training.
     """
-    made = folder.artefact(
-        "data",
-        settings={
-            "data": config.data.model_dump(mode="json"),
-            "files": _contents(config.data),
-            "prompt": config.prompt.model_dump(mode="json"),
-            "tokenizer": [config.model.base, config.model.revision],
-        },
-    )
+    (made,) = artefacts(config, folder)
     if made.is_current and not force:
         return False
     with made.writing() as scratch:

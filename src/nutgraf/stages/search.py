@@ -11,22 +11,26 @@ from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import RunFolder
+from nutgraf.runfolder import Artefact, RunFolder
 from nutgraf.settings import Config
 from nutgraf.trials import by_loss, choose
 
 SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
 
 
+def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
+    """What this stage makes, from what and with which settings."""
+    settings = _own(config).model_dump(mode="json", include=SETTINGS)
+    return [folder.artefact("search", inputs=["data"], settings=settings)]
+
+
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make search/: trials.csv, history.csv, best.yaml and Ray's own folder."""
-    config = replace(config, {"train.seeds": [config.train.seed]})  # further ones are not its own
-    made = folder.artefact(
-        "search", inputs=["data"], settings=config.model_dump(mode="json", include=SETTINGS)
-    )
+    config = _own(config)
+    (made,) = artefacts(config, folder)
     if made.is_current and not force:
         return False
-    with made.writing() as scratch:
+    with made.writing(resume=True) as scratch:
         out = scratch / "search"
         tokenizer = load_tokenizer(config.model)
         renderer = Renderer(tokenizer, config.prompt)
@@ -60,3 +64,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         pd.DataFrame(history, columns=columns).to_csv(out / "history.csv", index=False)
         (out / "best.yaml").write_text(yaml.safe_dump(chosen.values, sort_keys=False))
     return True
+
+
+def _own(config: Config) -> Config:
+    """What the search depends on: seeds after the first are not among it."""
+    return replace(config, {"train.seeds": [config.train.seed]})
