@@ -20,6 +20,8 @@ from nutgraf.proposals import Proposals
 from nutgraf.settings import Config
 from nutgraf.trials import Trial
 
+_KEPT = {"completed": ("adapter", "rouge.json"), "error": ("error.txt",)}
+
 
 class Ledger:
     """The trials of the search `config.search`, each in a folder of `out` named by its number."""
@@ -28,6 +30,7 @@ class Ledger:
         search = config.search
         self.config, self.out, self.say = config, out, say
         self.trials: dict[int, Trial] = {}
+        self.evaluations: dict[int, int] = {}  # of a whole training
         self.errors: dict[int, str] = {}
         self.proposals = Proposals(search)
         together = min(search.concurrent, search.trials)
@@ -51,7 +54,8 @@ class Ledger:
                 trial = Trial(number, values)
                 trial.write(folder)
             (folder / "hang.txt").unlink(missing_ok=True)
-            self.trials[number] = trial
+            settings = configuration.replace(self.config, values).train
+            self.trials[number], self.evaluations[number] = trial, len(evaluation_steps(settings))
             self.waiting.append(number)
             if trial.history:
                 self._tell(trial, *trial.history[-1], "before")
@@ -102,7 +106,7 @@ class Ledger:
             {
                 number: Course(
                     tuple(loss for _, loss in trial.history),
-                    self._evaluations(trial),
+                    self.evaluations[number],
                     trial.completed or number in self.errors,
                 )
                 for number, trial in self.trials.items()
@@ -116,7 +120,7 @@ class Ledger:
     def tidy(self) -> None:
         """Keep of a finished search the trials' records, completed adapters and tracebacks."""
         for trial in self.table():
-            kept = {"trial.json", {"completed": "adapter", "error": "error.txt"}.get(trial.status)}
+            kept = {"trial.json", *_KEPT.get(trial.status, ())}
             for path in (self.out / str(trial.number)).iterdir():
                 if path.name in kept:
                     continue
@@ -130,9 +134,6 @@ class Ledger:
         if verdict.stop is None:
             return replace(ended, status="error", error=self.errors[number])
         return replace(ended, status="stopped", history=trial.history[: verdict.stop])
-
-    def _evaluations(self, trial: Trial) -> int:
-        return len(evaluation_steps(configuration.replace(self.config, trial.values).train))
 
     def _tell(self, trial: Trial, examples: int, loss: float, when: str) -> None:
         self.say(

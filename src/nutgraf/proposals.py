@@ -43,9 +43,10 @@ class Proposals:
     def needed(self) -> range:
         """Numbers of the trials that have to be settled before the next one is proposed.
 
-        The `concurrent` - 1 trials right before it may still run beside it, on any machine.
+        The last 2 * (`concurrent` - 1) before it do not count: they may still run, or have ended
+        out of turn. Waiting for half of these would leave processes idle (docs/log.md).
         """
-        last = len(self.asked) + 1 - self.together
+        last = len(self.asked) - 2 * (self.together - 1)
         return range(1, last + 1) if last >= RANDOM else range(0)
 
     def next(self, trials: Mapping[int, Trial]) -> dict[str, Any]:

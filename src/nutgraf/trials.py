@@ -12,7 +12,6 @@ from typing import Any
 
 from nutgraf.metrics import perplexity
 
-
 _KEPT = ("values", "history", "seconds", "row_nll", "row_tokens")
 
 

@@ -21,14 +21,17 @@ from nutgraf.prompts import Example
 from nutgraf.settings import Config, SearchConfig
 from nutgraf.trials import Trial
 
-# Before Ray is imported: no usage report, no port beyond loopback (Ray takes 127.0.0.1 for the
-# address of a node only where it cannot be part of a cluster), results as they come, and Ctrl-C is
-# not for Ray, which would end the search with what it has, as if that were all.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Before Ray is imported. Ray takes 127.0.0.1 for the address of its node, and opens no port beyond
+# it, only where it thinks that the machine cannot be part of a cluster.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ctrl-C is for the search: Ray would end with the trials that it has, as if they were all.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+# What goes wrong in a trial is one line of ours; Ray would put its own on standard output.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -38,6 +41,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from nutgraf import worker
+
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def search(
@@ -112,7 +117,7 @@ def _run_in_ray(
                 name="tune",
                 storage_path=str(scratch),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),  # a killed process; see worker
+                failure_config=tune.FailureConfig(max_failures=1),  # see on_trial_error
             ),
         ).fit()
     finally:
@@ -181,8 +186,10 @@ class _Judge(FIFOScheduler):
         self.ledger.look(trial.config["number"])
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self.ledger.fail(
-            trial.config["number"],
-            "its process was killed twice, most likely for want of memory: lower "
-            "search.concurrent, train.micro_batch_size or prompt.max_tokens",
-        )
+        """Only the death of its process comes here, of which Ray forgives the first."""
+        if not trial.should_recover():
+            self.ledger.fail(
+                trial.config["number"],
+                "its process was killed twice, most likely for want of memory: lower "
+                "search.concurrent, train.micro_batch_size or prompt.max_tokens",
+            )
