@@ -32,8 +32,9 @@ def training(
     on_eval: Callable[[Any], None],
     on_step: Callable[[], None],
 ) -> list[Any]:
-    """Four evaluations with a checkpoint after each; done.txt has a line for each really made."""
-    number, checkpoint, done = int(folder.name), folder / "checkpoint", folder / "done.txt"
+    """Four evaluations, a checkpoint after each; done-1 has a line for each really made in trial 1."""
+    number, checkpoint = int(folder.name), folder / "checkpoint"
+    done = folder.parent.parent / f"done-{number}"
     reached = int(checkpoint.read_text()) if checkpoint.exists() else 0
     for evaluation in range(1, 5):
         loss = LOSS[number] + 1 / evaluation
@@ -95,18 +96,6 @@ def _listening() -> Iterator[tuple[str, str]]:
                 yield socket.laddr.ip, process.name()
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    """The search in a session of its own, so that all its processes can be found and killed."""
-    folder.mkdir(exist_ok=True)
-    with (folder / "said.txt").open("ab") as said:
-        return subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
 def at_work(session: int) -> list[str]:
     """The trial processes of a session; other helpers of Ray's end later by themselves."""
     names = []
@@ -125,19 +114,39 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.undisturbed, self.killed = folder / "undisturbed", folder / "killed"
         self.left: list[list[str]] = []
-        alone = start(self.undisturbed)
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def search(self) -> None:
+        alone = self._start(self.undisturbed)
         # First when two are at work, one of which is to be stopped, then in the middle of another.
         self._kill_when(lambda: len(self.done(1)) >= 2 and len(self.done(2)) >= 1)
         self.before_2 = self.done(2)
         self._kill_when(lambda: len(self.done(4)) == 3)
-        last = start(self.killed)
-        assert (alone.wait(120), last.wait(120)) == (0, 0), self.said()
+        last = self._start(self.killed)
+        assert (alone.wait(), last.wait()) == (0, 0), self.said()
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _start(self, folder: Path) -> subprocess.Popen[bytes]:
+        """The search in a session of its own, so that all its processes can be found and killed."""
+        folder.mkdir(exist_ok=True)
+        with (folder / "said.txt").open("ab") as said:
+            process = subprocess.Popen(
+                [sys.executable, __file__, str(folder)],
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.started.append(process)
+        return process
 
     def _kill_when(self, holds: Callable[[], bool]) -> None:
-        process = start(self.killed)
-        deadline = time.monotonic() + 120
+        process = self._start(self.killed)
         while not holds():
-            assert time.monotonic() < deadline
             assert process.poll() is None, self.said()
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
@@ -148,7 +157,7 @@ class Runs:
         self.left.append(at_work(process.pid))
 
     def done(self, number: int) -> list[str]:
-        file = self.killed / "trials" / str(number) / "done.txt"
+        file = self.killed / f"done-{number}"
         return file.read_text().split() if file.exists() else []
 
     def said(self) -> str:
@@ -156,8 +165,13 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("searches"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    runs = Runs(tmp_path_factory.mktemp("searches"))
+    try:
+        runs.search()
+        yield runs
+    finally:
+        runs.end()
 
 
 @pytest.fixture(scope="module")
