@@ -41,8 +41,4 @@ def spread(
     ignore = (signal.SIGINT, signal.SIG_IGN)
     with multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore) as pool:
         chunk = min(_CHUNK, math.ceil(len(rows) / workers))
-        results = list(bar(pool.imap(function, rows, chunksize=chunk)))
-        # Let them end by themselves: one that is terminated leaks the semaphore of its bar.
-        pool.close()
-        pool.join()
-        return results
+        return list(bar(pool.imap(function, rows, chunksize=chunk)))
