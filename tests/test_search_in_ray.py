@@ -32,7 +32,7 @@ def training(
     on_eval: Callable[[Any], None],
     on_step: Callable[[], None],
 ) -> list[Any]:
-    """Four evaluations, a checkpoint after each; done-1 has a line for each really made in trial 1."""
+    """Four evaluations, a checkpoint after each; `done-N` counts those really made."""
     number, checkpoint = int(folder.name), folder / "checkpoint"
     done = folder.parent.parent / f"done-{number}"
     reached = int(checkpoint.read_text()) if checkpoint.exists() else 0
