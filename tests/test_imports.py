@@ -18,7 +18,8 @@ FLOORS = [
     ("study",),
     ("stages", "apps"),
     ("tuner", "report"),
-    ("trainer",),
+    ("worker", "ledger"),
+    ("trainer", "proposals"),
     ("loop",),
     ("history",),
     ("inference", "halving", "trials", "attention"),
@@ -38,7 +39,8 @@ HOME = {
     "rouge_score": {"metrics"},
     "matplotlib": {"figures"},
     "seaborn": {"figures"},
-    "ray": {"tuner", "halving"},
+    "ray": {"tuner", "worker"},
+    "optuna": {"proposals"},
 }
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "

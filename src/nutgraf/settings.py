@@ -192,6 +192,11 @@ class SearchConfig(Section):
     gpus_per_trial: Annotated[Float, Field(ge=0)] = Field(
         0, description="GPUs of one trial; a fraction lets several share one."
     )
+    trial_minutes: Positive | None = Field(
+        None,
+        description="Minutes after which a trial counts as failed, e.g. because it hangs; null "
+        "sets no limit.",
+    )
     grace_evaluations: Count = Field(
         1,
         description="Evaluations before ASHA may stop a trial (`train.eval_every` articles each).",

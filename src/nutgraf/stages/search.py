@@ -11,7 +11,7 @@ from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import Artefact, RunFolder
+from nutgraf.runfolder import Artefact, RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trials import by_loss, choose
 
@@ -20,12 +20,17 @@ SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
 
 def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
     """What this stage makes, from what and with which settings."""
-    settings = _own(config).model_dump(mode="json", include=SETTINGS)
+    settings = _own(config).model_dump(
+        mode="json", include=SETTINGS, exclude={"search": {"trial_minutes"}}
+    )
     return [folder.artefact("search", inputs=["data"], settings=settings)]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
-    """Make search/: trials.csv, history.csv, best.yaml and Ray's own folder."""
+    """Make search/: trials.csv, history.csv, best.yaml, and a folder for each trial.
+
+    An interrupted search goes on from what the trials' folders hold, finalists' ROUGE included.
+    """
     config = _own(config)
     (made,) = artefacts(config, folder)
     if made.is_current and not force:
@@ -41,18 +46,21 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         validation = [renderer.example(a.article, a.highlights) for a in held_out]
         trials = tuner.search(config, train, validation, out / "trials", say)
 
-        finalists = by_loss(trials)[: config.search.finalists]
-        base, device = load_base(config.model), choose_device(config.model)
         sample = held_out[: config.search.rouge_examples]
         prompts = [renderer.prompt(a.article).ids for a in sample]
-        for trial in finalists:
-            with with_adapter(base, out / "trials" / str(trial.number) / "adapter") as model:
-                found = dict(generate(model, tokenizer, prompts, config.generate, device))
-            scores = metrics.rouge_many(
-                [a.highlights for a in sample],
-                [renderer.text(found[i].ids) for i in range(len(sample))],
-            )
-            trial.rouge = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
+        base, device = load_base(config.model), choose_device(config.model)
+        for trial in by_loss(trials)[: config.search.finalists]:
+            home = out / "trials" / str(trial.number)
+            if not (home / "rouge.json").exists():
+                with with_adapter(base, home / "adapter") as model:
+                    found = dict(generate(model, tokenizer, prompts, config.generate, device))
+                scores = metrics.rouge_many(
+                    [a.highlights for a in sample],
+                    [renderer.text(found[i].ids) for i in range(len(sample))],
+                )
+                mean = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
+                write_json(home / "rouge.json", mean)
+            trial.rouge = read_json(home / "rouge.json")
             say(f"trial {trial.number}  ROUGE-Lsum {trial.rouge['rougeLsum']:.1f} on {len(sample)}")
 
         chosen = choose(trials)
