@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ray import tune
 
 from nutgraf import config as configuration
-from nutgraf.problems import Failure
+from nutgraf.problems import Failure, UserError
 from nutgraf.trials import Trial
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def work(given: Mapping[str, Any], out: str, training: Training, minutes: float 
                 _do(trial, folder, training)
         except Exception as error:
             (folder / "error.txt").write_text(traceback.format_exc())
-            kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, UserError | Failure) else f"{type(error).__name__}: "
             tune.report({"error": f"{kind}{error}"})
 
 
