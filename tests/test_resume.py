@@ -102,6 +102,16 @@ def test_stopped_at_a_step_a_training_ends_with_the_same_bytes(
     assert not out.with_name(".a.checkpoints").exists()
 
 
+def test_what_was_best_before_a_stop_is_kept_where_it_is_not_surpassed(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    wild = {"learning_rate": 3.0, "schedule": "constant"}
+    undisturbed = train(tiny_base, tmp_path / "a", **wild)
+    assert undisturbed.record["best_step"] == 4
+    stopped(tiny_base, tmp_path / "b", 6, **wild)
+    assert train(tiny_base, tmp_path / "b", **wild) == undisturbed
+
+
 def test_stopped_again_and_again_and_by_on_eval(
     whole: Whole, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
