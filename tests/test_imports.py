@@ -22,11 +22,13 @@ FLOORS = [
     ("inference", "halving", "trials"),
     ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
     ("articles", "card", "differences", "figures", "errors"),
+    ("reading",),
     ("budget", "metrics", "published", "tables", "pocket", "facts"),
     ("config", "runfolder"),
     ("settings",),
-    ("section", "lock"),
-    ("cores", "problems", "progress", "markup", "systems"),
+    ("section", "lock", "strictyaml", "text"),
+    ("cores", "progress", "markup", "systems"),
+    ("problems",),
 ]
 HOME = {
     "datasets": {"articles"},
