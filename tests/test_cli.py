@@ -117,7 +117,7 @@ def test_a_new_run_folder_starts_as_the_pocket_study(studies, tmp_path):
         (["--train.learning-rat=1"], "did you mean 'train.learning_rate'?"),
         (["--trian.seeds", "[1]"], "did you mean 'train.seeds'?"),
         (["--train.learning-rate"], "--train.learning-rate has no value"),
-        (["--train.learning-rate="], "train.learning_rate is None"),
+        (["--train.learning-rate="], "train.learning_rate is null"),
         (["--train.learning-rate", "fast"], "train.learning_rate is 'fast'"),
         (["--train.schedule", "cosin"], "'linear', 'cosine' or 'constant'"),
         (["--train.max-steps", "25"], "max_examples is 896 and max_steps 25"),
@@ -220,7 +220,7 @@ def test_summarize_needs_a_model(capsys, tmp_path):
         (b"", "is empty: there is nothing to summarize"),
         (b" \n\t", "is empty: there is nothing to summarize"),
         (b"\xef\xbb\xbf", "is empty: there is nothing to summarize"),
-        ("Café".encode("latin-1"), "is not UTF-8 text: unexpected end of data at byte 3"),
+        ("Café".encode("latin-1"), "is not UTF-8: unexpected end of data at byte 3"),
         (None, "is not a file: give text files, or - for standard input"),
     ],
 )

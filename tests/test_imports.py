@@ -25,11 +25,13 @@ FLOORS = [
     ("inference", "halving", "trials", "attention"),
     ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
     ("articles", "card", "differences", "figures", "errors"),
+    ("reading",),
     ("budget", "metrics", "published", "tables", "pocket", "facts"),
     ("config", "runfolder", "checkpoints"),
     ("settings",),
-    ("section", "lock", "cores", "claims"),
-    ("files", "stopping", "problems", "progress", "markup", "systems"),
+    ("section", "lock", "cores", "claims", "strictyaml", "text"),
+    ("files", "stopping", "progress", "markup", "systems"),
+    ("problems",),
 ]
 HOME = {
     "datasets": {"articles"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 from nutgraf import __version__
 from nutgraf.config import fields, load
-from nutgraf.problems import Failure, UserError
+from nutgraf.problems import Problem, UserError, one_line
 from nutgraf.settings import Config
 from nutgraf.stopping import Stopped, listening
 from nutgraf.study import STAGES
@@ -22,6 +23,9 @@ CARRIES_ON = "the same command carries on from here"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a user's mistake."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # UTF-8 as all files are, and never an error; a name of a file may hold what UTF-8 cannot.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         words, settings = _split(sys.argv[1:] if argv is None else argv)
         args = _parser().parse_args(words)
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--{next(iter(settings))} is a setting of a study: not taken here")
         args.call(args, settings)
         return 0
-    except (UserError, Failure) as error:
+    except Problem as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
         told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
@@ -69,7 +73,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"nutgraf: {' '.join(message.split())}", file=sys.stderr)
+    print(f"nutgraf: {one_line(message)}", file=sys.stderr)
     return status
 
 

@@ -94,6 +94,11 @@ def stems(text: str) -> list[str]:
     return _tokenizer().tokenize(text)
 
 
+def counts_words(text: str) -> bool:
+    """Whether the text has a word that rouge_score counts: letters a-z and digits only."""
+    return bool(tokenize.tokenize(text, None))
+
+
 def rouge(reference: str, summary: str) -> dict[str, float]:
     """rouge1, rouge2, rougeL and rougeLsum of one summary: F-measures on 0-100, stemmed.
 
@@ -101,7 +106,7 @@ def rouge(reference: str, summary: str) -> dict[str, float]:
     (rouge_score counts the letters a-z and digits only), since 0 would blame the summary.
     """
     reference, summary = ("\n".join(sentences(text)) for text in (reference, summary))
-    if not tokenize.tokenize(reference, None):
+    if not counts_words(reference):
         raise UserError(
             f"reference {reference[:40]!r} has no word that ROUGE counts (a-z, 0-9): "
             "leave the row out or give it a reference"

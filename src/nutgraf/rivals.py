@@ -11,6 +11,7 @@ from nutgraf.articles import Article
 from nutgraf.problems import Failure, UserError
 from nutgraf.section import did_you_mean
 from nutgraf.settings import Rival
+from nutgraf.text import clean
 
 Row = dict[str, Any]
 
@@ -32,7 +33,7 @@ def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]
             if column not in row:
                 raise UserError(
                     f"{rival.file} has no column {column!r}{did_you_mean(column, row)} (it has "
-                    f"{', '.join(row)}): set rivals.{name}.{setting}"
+                    f"{tables.listed(row)}): set rivals.{name}.{setting}"
                 )
         key, text = str(row[rival.id]), row[rival.summary]
         if key not in wanted or text is None:
@@ -42,7 +43,7 @@ def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]
                 f"{rival.file}: the summary of article {key!r} is {text!r}, not text: correct "
                 f"it, or rivals.{name}.summary (now {rival.summary!r})"
             )
-        if found.setdefault(key, text.strip()) != text.strip():
+        if found.setdefault(key, clean(text)) != clean(text):
             raise UserError(f"{rival.file} has two summaries of article {key!r}: leave one of them")
     lacking = [article.id for article in articles if article.id not in found]
     if lacking:
