@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import resource
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +20,7 @@ from typing import Any, cast
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch.nn import Linear
 from transformers import (
     AutoConfig,
@@ -31,7 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from nutgraf.problems import Failure, UserError
+from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.settings import LoraSettings, ModelConfig
 
 transformers_logging.set_verbosity_error()
@@ -204,17 +206,43 @@ def fresh_adapter(
 def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]:
     """The base with the adapter saved at `path`, in eval mode, taken off again at the end.
 
-    Raises UserError where its weights are not in safetensors: a pickle can run code when read.
+    Raises UserError where its weights are not in safetensors, since a pickle can run code when
+    read, and where they or their settings are damaged or of another base.
     """
+    model = _adapted(base, path)
+    with _taken_off(model, base):
+        yield cast(PreTrainedModel, model.eval())
+
+
+def _adapted(base: PreTrainedModel, path: Path) -> PeftModel:
     if not (path / "adapter_model.safetensors").is_file():
         # peft itself would fall back to adapter_model.bin.
         raise UserError(
             f"{path} has no adapter_model.safetensors: pickles are not read, since they can run "
             "code; make the adapter again"
         )
-    model = PeftModel.from_pretrained(base, str(path), is_trainable=False, use_safetensors=True)
-    with _taken_off(model, base):
-        yield cast(PreTrainedModel, model.eval())
+    try:
+        with warnings.catch_warnings():
+            # Without its weights an adapter would do nothing, and the base would write alone.
+            warnings.filterwarnings("error", message=".*Found missing adapter keys")
+            return PeftModel.from_pretrained(
+                base, str(path), is_trainable=False, use_safetensors=True
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        UserWarning,
+        SafetensorError,
+    ) as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise UserError(
+            f"{path} is damaged or of another base ({reason}): make the model again"
+        ) from None
 
 
 @contextlib.contextmanager
