@@ -26,15 +26,16 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from nutgraf.footprint import SCORES_LIMIT, Shape, scores
 from nutgraf.problems import Failure, UserError
 from nutgraf.settings import LoraSettings, ModelConfig
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
-SCORES_LIMIT = 2**30  # bytes; beyond it a CPU trains with torch's fused attention
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -94,13 +95,10 @@ def identity(config: ModelConfig) -> dict[str, Any]:
 
     The hash is over the architecture only (shapes and the like), read without the weights.
     """
-    with _plain_errors(config):
-        shape = AutoConfig.from_pretrained(
-            source(config), revision=config.revision, trust_remote_code=False
-        ).to_diff_dict()
+    form = _form(config).to_diff_dict()
     for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
-        shape.pop(volatile, None)
-    digest = hashlib.sha256(repr(sorted(shape.items())).encode()).hexdigest()[:16]
+        form.pop(volatile, None)
+    digest = hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()[:16]
     return {"base": config.base, "revision": config.revision, "shape": digest}
 
 
@@ -114,6 +112,58 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         # Safe because padding is masked by position, never by id (prompts.py, inference.py).
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def shape(config: ModelConfig, lora: LoraSettings) -> Shape:
+    """The base's shape with the number of its adapter's weights, without loading any weight.
+
+    Raises Failure where the base's configuration cannot be had, UserError for layers that it lacks.
+    """
+    form = _form(config)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(form)
+        before = sum(weight.numel() for weight in empty.parameters())
+        output = empty.get_output_embeddings()
+        linear = sum(
+            module.weight.numel()
+            for module in empty.modules()
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
+        )
+        with fresh_adapter(empty, lora, seed=0) as model:
+            adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    head = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
+    keys = getattr(form, "num_key_value_heads", None) or form.num_attention_heads
+    return Shape(
+        layers=form.num_hidden_layers,
+        width=form.hidden_size,
+        inner=getattr(form, "intermediate_size", None) or 4 * form.hidden_size,
+        heads=form.num_attention_heads,
+        query_width=form.num_attention_heads * head,
+        key_width=keys * head,
+        vocabulary=form.vocab_size,
+        positions=form.max_position_embeddings,
+        linear=linear,
+        other=before - linear,
+        adapter=adapter,
+    )
+
+
+def write_stand_in(config: ModelConfig, layers: int, folder: Path) -> None:
+    """A checkpoint of the base's form with `layers` layers and random weights, for measurements."""
+    form = _form(config)
+    form.num_hidden_layers = min(layers, form.num_hidden_layers)
+    if getattr(form, "layer_types", None):
+        form.layer_types = form.layer_types[:layers]
+    set_seed(0)
+    model = AutoModelForCausalLM.from_config(form, dtype=torch.bfloat16)
+    model.save_pretrained(str(folder))
+
+
+def _form(config: ModelConfig) -> Any:
+    with _plain_errors(config):
+        return AutoConfig.from_pretrained(
+            source(config), revision=config.revision, trust_remote_code=False
+        )
 
 
 @functools.lru_cache(maxsize=1)
@@ -223,13 +273,12 @@ def training_attention(
     On a CPU plain products and a softmax take 14 to 21% less time than torch's fused kernel
     (docs/log.md), but keep all scores for the backward pass: done where these are few.
     """
-    shape = model.config
-    # One number format for the scores, fp32 for their softmax, and what autograd keeps of both.
-    kept = shape.num_hidden_layers * shape.num_attention_heads * rows * tokens**2 * 10
+    form = model.config
+    kept = scores(form.num_hidden_layers, form.num_attention_heads, rows, tokens)
     if device.name != "cpu" or kept > SCORES_LIMIT:
         yield
         return
-    usual = shape._attn_implementation
+    usual = form._attn_implementation
     model.set_attn_implementation("eager")
     try:
         yield
