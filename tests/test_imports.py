@@ -17,16 +17,17 @@ FLOORS = [
     ("cli",),
     ("study",),
     ("stages", "apps"),
-    ("tuner", "report"),
+    ("tuner", "report", "measurement"),
     ("trainer",),
     ("inference", "halving", "trials"),
-    ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
-    ("articles", "card", "differences", "figures", "errors"),
+    tuple("model prompts results datacard breakdown examples rivals extracts unusual".split()),
+    ("articles", "card", "differences", "figures", "errors", "plan"),
+    ("footprint",),
     ("budget", "metrics", "published", "tables", "pocket", "facts"),
     ("config", "runfolder"),
     ("settings",),
     ("section", "lock"),
-    ("cores", "problems", "progress", "markup", "systems"),
+    ("cores", "machine", "problems", "progress", "markup", "systems", "terminal"),
 ]
 HOME = {
     "datasets": {"articles"},
@@ -40,7 +41,7 @@ HOME = {
 }
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
-    "card cli"
+    "card cli footprint plan unusual machine terminal apps.check"
 ).split()
 
 

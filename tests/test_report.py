@@ -123,6 +123,10 @@ def study(svgs: dict[str, str]) -> Study:
         figures=svgs,
         signature={"package": "rouge-score", "stemmer": True},
         configuration="run: runs/pocket\ntrain:\n  learning_rate: 0.0002\n",
+        planned=[
+            {"what": "search", "planned": 100.0, "measured": 110.0, "unit": "s"},
+            {"what": "memory of a training", "planned": 2.0, "measured": 2.5, "unit": "GB"},
+        ],
         artefacts=[
             {"artefact": "data", "seconds": 1.2, "digest": "ab" * 32},
             {"artefact": "models/best", "seconds": 50.0, "digest": "cd" * 32},

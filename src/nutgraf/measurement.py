@@ -13,16 +13,17 @@ import gc
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nutgraf import footprint
 from nutgraf.budget import at_once, training_order
 from nutgraf.config import replace
-from nutgraf.footprint import Machine, Shape
+from nutgraf.footprint import Lengths, Machine, Shape
 from nutgraf.inference import generate
 from nutgraf.machine import memory
 from nutgraf.model import (
@@ -35,7 +36,7 @@ from nutgraf.model import (
     source,
     write_stand_in,
 )
-from nutgraf.plan import Speed, Speeds, passes, work
+from nutgraf.plan import Plan, Speed, Speeds, make, passes, work
 from nutgraf.prompts import Example
 from nutgraf.settings import Config
 from nutgraf.trainer import fit
@@ -50,21 +51,39 @@ TOKENS = 6  # of summaries
 PASS = 2e11
 
 
-def place(config: Config) -> Machine:
-    """The machine as the plan sees it. Raises UserError for a device that is not there."""
+def forecast(
+    config: Config,
+    rows: Sequence[Example],
+    prompts: Sequence[Sequence[int]],
+    articles: Mapping[str, int],
+    lengths: Lengths | None = None,
+    preparing: float = 0.0,
+) -> Plan:
+    """The plan of a study, with speeds measured on these rows and prompts.
+
+    `articles`: how many by split; `lengths` of the study's rows where they are not those of `rows`;
+    `preparing`: seconds an article. Takes seconds; a small base stays in memory for its next user.
+    Raises UserError for a device that is not there and for layers that the base lacks.
+    """
     device = choose_device(config.model)
     free = torch.cuda.mem_get_info()[0] if device.name == "cuda" else memory().free
-    return Machine(device.name, device.dtype != torch.float32, torch.get_num_threads(), free)
+    machine = Machine(device.name, device.dtype != torch.float32, torch.get_num_threads(), free)
+    form = shape(config.model, config.lora)
+    measured = footprint.lengths([(len(row.input_ids), row.prompt_tokens) for row in rows])
+    started = time.perf_counter()
+    speeds = _speeds(config, form, rows, prompts, device)
+    took = time.perf_counter() - started
+    return make(config, form, lengths or measured, machine, speeds, articles, took, preparing)
 
 
-def measure(
-    config: Config, whole: Shape, rows: Sequence[Example], prompts: Sequence[Sequence[int]]
+def _speeds(
+    config: Config,
+    whole: Shape,
+    rows: Sequence[Example],
+    prompts: Sequence[Sequence[int]],
+    device: Device,
 ) -> Speeds:
-    """The speeds of trainings and of writing with the configuration's batches, on these rows.
-
-    `whole` is the base's shape. Takes seconds; a small base stays in memory for who needs it next.
-    """
-    tokenizer, device = load_tokenizer(config.model), choose_device(config.model)
+    tokenizer = load_tokenizer(config.model)
     every = torch.get_num_threads()
     one = max(1, min(every, int(config.search.cpus_per_trial)))
     together = at_once(config.search)

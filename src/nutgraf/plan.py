@@ -17,8 +17,10 @@ from typing import Any
 from nutgraf import footprint
 from nutgraf.budget import at_once, effective_batch, evaluation_steps, steps_of
 from nutgraf.footprint import Lengths, Machine, Shape
+from nutgraf.markup import memory
 from nutgraf.settings import Config, TrainConfig
 from nutgraf.systems import EXTRACTS, MODELS, names, repeated
+from nutgraf.terminal import duration
 
 # Seconds, measured on two cores of an AMD EPYC (docs/benchmarks.md, Planner).
 IMPORTS = 8.0  # until a new process has torch, transformers, peft and trl
@@ -75,24 +77,56 @@ class Stage:
     """Before that, until its processes have started."""
     memory: float | None = None
     """Most bytes on the device; None where no model is held."""
+    artefacts: int = 1
+    """How many it makes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prediction with what it was made from."""
+
+    shape: Shape
+    rows: Lengths
+    machine: Machine
+    speeds: Speeds
+    measuring: float
+    """Seconds that measuring the speeds took."""
+    stages: list[Stage]
+    training_bytes: int
+    """Most memory of one training."""
+
+    def record(self, made: float) -> dict[str, Any]:
+        """As a JSON object; `made` is when the plan was made, in seconds since 1970."""
+        return {"made": made, **asdict(self)}
+
+    def __str__(self) -> str:
+        """What is still to come when the search begins, on one line."""
+        coming = [stage for stage in self.stages if stage.name != "prepare"]
+        told = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in coming)
+        together = duration(sum(stage.starting + stage.seconds for stage in coming))
+        return (
+            f"planned: {told}, together {together}; a training holds {memory(self.training_bytes)}"
+        )
 
 
 def make(
     config: Config,
     shape: Shape,
     rows: Lengths,
-    articles: Mapping[str, int],
-    speeds: Speeds,
     machine: Machine,
+    speeds: Speeds,
+    articles: Mapping[str, int],
+    measuring: float,
     preparing: float,
-) -> list[Stage]:
-    """The stages in their order. `articles` by split; `preparing` is seconds an article."""
+) -> Plan:
+    """The plan of a study of so many `articles` by split; `preparing` is seconds an article."""
     held = footprint.stages(config, shape, rows, machine)
-    beside = min(at_once(config.search), 2 * len(config.train.seeds)) > 1
+    trainings = 2 * len(config.train.seeds)
+    beside = min(at_once(config.search), trainings) > 1
     n, systems = articles["test"], len(names(config.rivals)) + len(repeated(config.train.seeds))
     seconds = {
         "prepare": sum(articles.values()) * preparing,
-        "search": _search(config, shape, rows, speeds),
+        "search": measuring + _search(config, shape, rows, speeds),
         "train": _train(config, shape, rows, speeds),
         "generate": _generate(config, shape, rows, n, speeds),
         "score": systems * _scored(n, machine.cores),
@@ -100,9 +134,13 @@ def make(
         "report": FIGURES,
     }
     starting = {"prepare": IMPORTS, "train": IMPORTS if beside else 0.0}
-    return [
-        Stage(name, took, starting.get(name, 0.0), held.get(name)) for name, took in seconds.items()
+    makes = {"train": trainings, "generate": systems, "score": systems, "compare": 2}
+    stages = [
+        Stage(name, took, starting.get(name, 0.0), held.get(name), makes.get(name, 1))
+        for name, took in seconds.items()
     ]
+    training = round(footprint.training(config, shape, rows, machine))
+    return Plan(shape, rows, machine, speeds, measuring, stages, training)
 
 
 def work(shape: Shape, rows: float, tokens: float, told: float) -> float:
@@ -223,17 +261,6 @@ def _loaded(shape: Shape) -> float:
     return 2 * (shape.linear + shape.other) / READ
 
 
-def record(stages: Sequence[Stage], training: float, speeds: Speeds, made: float) -> dict[str, Any]:
-    """The plan as a JSON object. `training`: most bytes of one training; `made`: when, in seconds
-    since 1970."""
-    return {
-        "made": made,
-        "stages": [asdict(stage) for stage in stages],
-        "training_bytes": round(training),
-        "speeds": asdict(speeds),
-    }
-
-
 # What a stage makes, by the beginnings of the names of its artefacts.
 ARTEFACTS = {
     "search": ("search",),
@@ -245,16 +272,22 @@ ARTEFACTS = {
 
 
 def outcome(
-    plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]
+    plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], training_bytes: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of stage, planned and measured seconds: of stages all of whose artefacts were made after
-    the plan. Trainings side by side count once."""
-    planned = {stage["name"]: stage["seconds"] for stage in plan["stages"]}
-    for stage, beginnings in ARTEFACTS.items():
-        made = [m for name, m in manifests.items() if name.startswith(beginnings)]
-        if made and all(m["created"] + m["seconds"] > plan["made"] for m in made):
+    """Rows of `what`, `planned`, `measured` and their `unit`: seconds of each stage that made what
+    was planned, all of it after the plan, trainings side by side counted once; and most memory of a
+    training."""
+    stages = {stage["name"]: stage for stage in plan["stages"]}
+    for name, beginnings in ARTEFACTS.items():
+        made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
+        later = all(m["created"] + m["seconds"] > plan["made"] for m in made)
+        if len(made) == stages[name]["artefacts"] and later:
             spans = [(m["created"], m["created"] + m["seconds"]) for m in made]
-            yield {"stage": stage, "planned": planned[stage], "measured": _covered(spans)}
+            took = _covered(spans)
+            yield {"what": name, "planned": stages[name]["seconds"], "measured": took, "unit": "s"}
+            if name == "train":
+                held = {"planned": plan["training_bytes"] / 1e9, "measured": training_bytes / 1e9}
+                yield {"what": "memory of a training", **held, "unit": "GB"}
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nutgraf import footprint
 from nutgraf.budget import at_once, effective_batch, evaluation_steps, steps_of
 from nutgraf.config import replace
-from nutgraf.footprint import Lengths, Machine, Shape
+from nutgraf.footprint import Lengths
 from nutgraf.markup import memory
+from nutgraf.plan import Plan
 from nutgraf.settings import Config
+from nutgraf.terminal import duration
 
 # ROUGE-1 of single summaries of CNN/DailyMail differs by so much (standard deviation): 20 articles
 # give a 95% interval of ±5.4 points (configs/original-notebook.yaml).
@@ -20,18 +22,21 @@ SPREAD = 12.3
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration with what is known of it before it runs."""
+    """A configuration with its plan."""
 
     config: Config
-    shape: Shape
-    rows: Lengths
-    machine: Machine
-    seconds: Mapping[str, float]
-    """By stage."""
+    plan: Plan
 
+    def training(self, rows: Lengths | None = None, **changes: object) -> int:
+        """Most bytes of a training with `changes` to the configuration, as section__field."""
+        config = replace(
+            self.config, {name.replace("__", "."): value for name, value in changes.items()}
+        )
+        plan = self.plan
+        return round(footprint.training(config, plan.shape, rows or plan.rows, plan.machine))
 
-Given = Config
-Rule = tuple[str, Callable[[Given], bool], Callable[[Given], str]]
+    def seconds(self, stage: str) -> float:
+        return next(found.seconds for found in self.plan.stages if found.name == stage)
 
 
 def of_settings(config: Config) -> Iterator[str]:
@@ -41,11 +46,12 @@ def of_settings(config: Config) -> Iterator[str]:
             yield _line(config, name, sentence(config))
 
 
-def of_costs(case: Case) -> Iterator[str]:
-    """What takes the shape, the rows or the plan to say."""
+def of_costs(config: Config, plan: Plan) -> Iterator[str]:
+    """What takes the plan to say."""
+    case = Case(config, plan)
     for name, holds, sentence in COSTS:
         if holds(case):
-            yield _line(case.config, name, sentence(case))
+            yield _line(config, name, sentence(case))
 
 
 def _line(config: Config, name: str, sentence: str) -> str:
@@ -54,6 +60,8 @@ def _line(config: Config, name: str, sentence: str) -> str:
     shown = list(value) if isinstance(value, tuple) else value
     return f"{name} {shown}: {sentence}"
 
+
+Rule = tuple[str, Callable[[Config], bool], Callable[[Config], str]]
 
 SETTINGS: tuple[Rule, ...] = (
     (
@@ -102,60 +110,52 @@ COSTS: tuple[CostRule, ...] = (
         "train.seeds",
         lambda c: len(c.config.train.seeds) == 1,
         lambda c: "the spread between trainings stays unknown; a further seed costs about "
-        f"{c.seconds['train'] + c.seconds['generate'] / 2:,.0f} s",
+        f"{duration(c.seconds('train') + c.seconds('generate') / 2)}",
     ),
     (
         "prompt.max_tokens",
-        lambda c: c.rows.longest_row > 1024,
-        lambda c: f"the longest row has {c.rows.longest_row:,} tokens and a training holds "
-        f"{memory(_training(c))}; with 1,024 it would hold {memory(_shorter(c))}",
+        lambda c: c.plan.rows.longest_row > 1024,
+        lambda c: f"the longest row has {c.plan.rows.longest_row:,} tokens and a training holds "
+        f"{memory(c.training())}; with 1,024 it would hold {memory(_shorter(c))}",
     ),
     (
         "train.micro_batch_size",
-        lambda c: c.config.train.micro_batch_size == 1 and c.machine.device == "cuda",
-        lambda c: f"one row at a time leaves a GPU mostly idle; 4 rows take "
-        f"{memory(_training(c, {'train.micro_batch_size': 4}))} of {memory(c.machine.free)}",
+        lambda c: c.config.train.micro_batch_size == 1 and c.plan.machine.device == "cuda",
+        lambda c: "one row at a time leaves a GPU mostly idle; 4 rows take "
+        f"{memory(c.training(train__micro_batch_size=4))} of {memory(c.plan.machine.free)}",
     ),
     (
         "train.activation_checkpointing",
-        lambda c: c.config.train.activation_checkpointing and _kept(c) < c.machine.free,
+        lambda c: c.config.train.activation_checkpointing and _kept(c) < c.plan.machine.free,
         lambda c: f"about 20% slower; without it a training holds {memory(_kept(c))} in place of "
-        f"{memory(_training(c))}, and {memory(c.machine.free)} are free",
+        f"{memory(c.training())}, and {memory(c.plan.machine.free)} are free",
     ),
     (
         "model.quantization",
-        lambda c: c.config.model.quantization == "nf4" and c.machine.device == "cpu",
-        lambda c: f"saves {memory(_unpacked(c) - _training(c))} of memory, and on a CPU each "
-        "product unpacks its weights first",
+        lambda c: c.config.model.quantization == "nf4" and c.plan.machine.device == "cpu",
+        lambda c: f"a training holds {memory(c.training())} in place of "
+        f"{memory(c.training(model__quantization='none'))}, and on a CPU each product unpacks its "
+        "weights first",
     ),
     (
         "lora.r",
         lambda c: c.config.lora.r >= 128,
-        lambda c: f"{c.shape.adapter / 1e6:,.1f} million weights in an adapter, "
-        f"{memory(footprint.ADAPTER * c.shape.adapter)} with gradients and moments",
+        lambda c: f"{c.plan.shape.adapter / 1e6:,.1f} million weights in an adapter, "
+        f"{memory(footprint.ADAPTER * c.plan.shape.adapter)} with gradients and moments",
     ),
     (
         "generate.max_new_tokens",
-        lambda c: c.config.generate.max_new_tokens < c.rows.longest_summary,
-        lambda c: f"references have up to {c.rows.longest_summary} tokens: summaries as long as "
-        "those are cut",
+        lambda c: c.config.generate.max_new_tokens < c.plan.rows.longest_summary,
+        lambda c: f"references have up to {c.plan.rows.longest_summary} tokens: summaries as long "
+        "as those are cut",
     ),
 )  # fmt: skip
 
 
-def _training(case: Case, changes: Mapping[str, object] | None = None) -> int:
-    config = replace(case.config, changes or {})
-    return round(footprint.training(config, case.shape, case.rows, case.machine))
-
-
 def _kept(case: Case) -> int:
-    return _training(case, {"train.activation_checkpointing": False})
-
-
-def _unpacked(case: Case) -> int:
-    return _training(case, {"model.quantization": "none"})
+    return case.training(train__activation_checkpointing=False)
 
 
 def _shorter(case: Case) -> int:
-    rows = Lengths(**{name: min(size, 1024) for name, size in vars(case.rows).items()})
-    return round(footprint.training(case.config, case.shape, rows, case.machine))
+    rows = Lengths(**{name: min(size, 1024) for name, size in vars(case.plan.rows).items()})
+    return case.training(rows)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from nutgraf import articles, footprint, plan, unusual
+from nutgraf import articles, footprint, unusual
 from nutgraf.articles import SPLITS, TOO_LONG_SHARE, Article
-from nutgraf.footprint import Lengths, Machine, Shape
+from nutgraf.footprint import Lengths
 from nutgraf.machine import disk_free, hub_trouble, in_hub_cache, memory, versions
 from nutgraf.markup import memory as size
-from nutgraf.plan import Stage
+from nutgraf.plan import Plan
 from nutgraf.problems import UserError
 from nutgraf.settings import Config
 from nutgraf.terminal import Painted, coloured, duration, section, show
@@ -170,31 +170,25 @@ def _with_the_base(config: Config, read: _Read, changes: list[str]) -> None:
     do not go together."""
     # Libraries that take seconds to load: what needs none of them is on the screen by now.
     from nutgraf import measurement
-    from nutgraf.model import load_tokenizer, shape
+    from nutgraf.model import load_tokenizer
     from nutgraf.prompts import Renderer
 
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     rows = _rendered(renderer, [a for split in read.samples.values() for a in split])
     section("Rows", _rows(config, rows, read, changes))
     section(*_example(rows))
-    form, machine = shape(config.model, config.lora), measurement.place(config)
-    lengths = _lengths(config, rows, read)
-    started = time.perf_counter()
-    speeds = measurement.measure(config, form, rows.examples, rows.prompts)
-    took = time.perf_counter() - started
     preparing = read.seconds + rows.seconds
-    stages = plan.make(config, form, lengths, read.numbers, speeds, machine, preparing)
-    section("Plan", _plan(config, stages, machine, f"{speeds.measured_on}, in {duration(took)}"))
-    seconds = {stage.name: stage.seconds for stage in stages}
-    case = unusual.Case(config, form, lengths, machine, seconds)
-    section("Unusual", [*unusual.of_settings(config), *unusual.of_costs(case)])
-    changes += _too_much(config, form, lengths, machine, sum(read.numbers.values()))
+    lengths = None if read.real else _limits(config)
+    planned = measurement.forecast(
+        config, rows.examples, rows.prompts, read.numbers, lengths, preparing
+    )
+    section("Plan", _plan(config, planned))
+    section("Unusual", [*unusual.of_settings(config), *unusual.of_costs(config, planned)])
+    changes += _too_much(config, planned, sum(read.numbers.values()))
 
 
-def _lengths(config: Config, rows: _Rows, read: _Read) -> Lengths:
-    """Of the rows read; of data that is not read before its download, the limits."""
-    if read.real:
-        return footprint.lengths([(len(e.input_ids), e.prompt_tokens) for e in rows.examples])
+def _limits(config: Config) -> Lengths:
+    """Rows as long as they can be, for data that is not read before its download."""
     row, summary = config.prompt.max_tokens, config.generate.max_new_tokens
     prompt = min(config.prompt.max_article_tokens, row - 1)
     return Lengths(row, row, prompt, prompt, summary, summary)
@@ -262,24 +256,23 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[Painted]:
             yield Painted(line, "green" if trained_on else "red")
 
 
-def _plan(
-    config: Config, stages: Sequence[Stage], machine: Machine, measured: str
-) -> Iterator[str]:
-    for stage in stages:
+def _plan(config: Config, planned: Plan) -> Iterator[str]:
+    for stage in planned.stages:
         held = size(round(stage.memory)) if stage.memory else ""
         yield f"{stage.name:<9} {duration(stage.starting + stage.seconds):>12} {held:>9}".rstrip()
-    whole = sum(stage.starting + stage.seconds for stage in stages)
+    whole = sum(stage.starting + stage.seconds for stage in planned.stages)
+    machine = planned.machine
     yield f"together  {duration(whole):>12}   of {size(machine.free)} free ({machine.device})"
+    measured = f"{planned.speeds.measured_on}, in {duration(planned.measuring)}"
     yield f"measured on {measured}; downloads are not in it"
     for name, rival in config.rivals.items():
         if rival.model:
             yield f"rivals.{name} writes at a speed that is not known: not in it"
 
 
-def _too_much(
-    config: Config, form: Shape, lengths: Lengths, machine: Machine, number: int
-) -> Iterator[str]:
+def _too_much(config: Config, planned: Plan, number: int) -> Iterator[str]:
     """What has to change for the study to fit on the device and on the disk."""
+    form, machine = planned.shape, planned.machine
     if machine.device == "cpu" and config.search.gpus_per_trial:
         yield f"search.gpus_per_trial {config.search.gpus_per_trial:g} → 0 (there is no GPU here)"
     longest = config.prompt.max_tokens + config.generate.max_new_tokens
@@ -289,10 +282,10 @@ def _too_much(
             f"{form.positions - config.generate.max_new_tokens:,} (with generate.max_new_tokens "
             f"{longest:,} tokens, and the base was made for {form.positions:,})"
         )
-    held = footprint.stages(config, form, lengths, machine)
+    held = footprint.stages(config, form, planned.rows, machine)
     stage, needed = max(held.items(), key=lambda item: item[1])
     why = f"{stage} needs {size(round(needed))}, {size(machine.free)} there"
-    changed = footprint.fitting(config, form, lengths, machine)
+    changed = footprint.fitting(config, form, planned.rows, machine)
     if changed is None:
         yield f"model.base {config.model.base} → a smaller one ({why}; no batch is small enough)"
     for setting, (now, then) in (changed or {}).items():

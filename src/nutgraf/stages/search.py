@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pandas as pd
 import yaml
 
-from nutgraf import articles, metrics, tuner
+from nutgraf import articles, measurement, metrics, tuner
 from nutgraf.config import replace
 from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import RunFolder
+from nutgraf.runfolder import RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trials import by_loss, choose
 
@@ -19,7 +21,8 @@ SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
-    """Make search/: trials.csv, history.csv, best.yaml and Ray's own folder."""
+    """Make search/: plan.json, trials.csv, history.csv, best.yaml and Ray's own folder."""
+    study = config
     config = replace(config, {"train.seeds": [config.train.seed]})  # further ones are not its own
     made = folder.artefact(
         "search", inputs=["data"], settings=config.model_dump(mode="json", include=SETTINGS)
@@ -35,12 +38,19 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         ]
         held_out = articles.read(folder.data("validation"))
         validation = [renderer.example(a.article, a.highlights) for a in held_out]
+        # Libraries and base are needed from here on anyway, and nothing long is done yet.
+        splits = read_json(folder / "data" / "card.json")["splits"]
+        numbers = {split: counts["sampled"] for split, counts in splits.items()}
+        prompts = [renderer.prompt(a.article).ids for a in held_out]
+        planned = measurement.forecast(study, train, prompts, numbers)
+        write_json(out / "plan.json", planned.record(time.time()))
+        say(str(planned))
         trials = tuner.search(config, train, validation, out / "trials", say)
 
         finalists = by_loss(trials)[: config.search.finalists]
         base, device = load_base(config.model), choose_device(config.model)
         sample = held_out[: config.search.rouge_examples]
-        prompts = [renderer.prompt(a.article).ids for a in sample]
+        prompts = prompts[: len(sample)]
         for trial in finalists:
             with with_adapter(base, out / "trials" / str(trial.number) / "adapter") as model:
                 found = dict(generate(model, tokenizer, prompts, config.generate, device))
