@@ -164,6 +164,15 @@ def test_the_verdict_says_in_three_sentences_whether_best_is_better(study: Study
     assert "lead3" not in sentences[1]
 
 
+def test_the_plan_stands_beside_what_came_or_is_not_mentioned(study: Study) -> None:
+    for text in render(study):
+        cells = [cell.strip() for cell in re.split(r"\||</?t[dr]>", text)]
+        row = cells.index("memory of a training")
+        assert [cell for cell in cells[row : row + 8] if cell][1:4] == ["2.0 GB", "2.5 GB", "1.25"]
+    for text in render(dataclasses.replace(study, planned=[])):
+        assert "Planned" not in text
+
+
 def test_the_winner_was_chosen_on_validation_and_that_stands_beside_test(study: Study) -> None:
     assert "chosen among 4 trials on validation articles" in report.caveat(study)
     baseline, best = report.validation_beside_test(study)
@@ -273,7 +282,7 @@ def test_both_pages_tell_the_whole_story(study: Study) -> None:
 def test_markdown_tables_are_whole(study: Study) -> None:
     _, plain = render(study)
     tables = re.findall(r"(?:^\|.*\|\n)+", plain, re.M)
-    assert len(tables) == 11
+    assert len(tables) == 12
     for table in tables:
         cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(cells) == 1

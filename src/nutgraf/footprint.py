@@ -177,7 +177,8 @@ def stages(config: Config, shape: Shape, rows: Lengths, machine: Machine) -> dic
 def fitting(
     config: Config, shape: Shape, rows: Lengths, machine: Machine
 ) -> dict[str, tuple[object, object]] | None:
-    """What to change so that all stages fit: {setting: (now, then)}, as few settings as can be.
+    """What to change so that all stages fit: {setting: (now, then)}, as few settings as can be, the
+    first of those that are enough, as little as is enough.
 
     Empty where all fits, None where no change of these settings is enough.
     """
@@ -196,12 +197,13 @@ def fitting(
         changed = dict(zip(then, values, strict=True))
         tried = replace(config, changed)
         if max(stages(tried, shape, rows, machine).values()) <= machine.free:
+            levels = [then[name].index(value) for name, value in changed.items()]
+            which = [place for place, level in enumerate(levels) if level]
             different = {name: (now[name], v) for name, v in changed.items() if v != now[name]}
-            mildness = [then[name].index(value) for name, value in changed.items()]
-            found.append((len(different), mildness, different))
+            found.append((len(which), which, levels, different))
     if not found:
         return None
-    _, _, changes = min(found, key=lambda choice: choice[:2])
+    *_, changes = min(found, key=lambda choice: choice[:3])
     if "train.micro_batch_size" in changes:  # the optimizer's steps stay as they are
         accumulated = batches // changes["train.micro_batch_size"][1]
         before = config.train.gradient_accumulation_steps

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import sys
 import tempfile
 import threading
 import time
@@ -46,9 +47,9 @@ LAYERS = 2  # of the base's form, where it is not measured itself
 STEPS = 4  # of a training, of which the first is not counted
 LOOKED = 8  # rows of its evaluation
 TOKENS = 6  # of summaries
-# Operations of a forward pass measured on a CPU, a second or two: where a micro-batch or a batch
-# of prompts would take more, there are fewer rows in it.
-PASS = 2e11
+# Operations of a forward pass measured on a CPU, in training and in writing, a second or two: where
+# a batch of the configuration takes more, fewer rows of it are measured.
+TRAINED, WRITTEN = 5e10, 2e11
 
 
 def forecast(
@@ -112,7 +113,7 @@ class _Measured:
     def training(self, rows: Sequence[Example], threads: int, neighbours: int = 0) -> Speed:
         """The speed of `fit` itself on `threads` cores, `neighbours` times as many busy beside."""
         lengths = [len(row.input_ids) for row in rows]
-        batch = min(self.config.train.micro_batch_size, self._rows_in_a_pass(max(lengths)))
+        batch = min(self.config.train.micro_batch_size, self._rows(TRAINED, max(lengths)))
         settings = replace(
             self.config,
             {
@@ -148,7 +149,7 @@ class _Measured:
         """(operations a second of reading prompts, seconds a further token of a full batch takes
         the `whole` model)."""
         asked = self.config.generate.batch_size
-        batch = min(asked, len(prompts), self._rows_in_a_pass(max(map(len, prompts))))
+        batch = min(asked, len(prompts), self._rows(WRITTEN, max(map(len, prompts))))
         settings = replace(
             self.config, {"generate.max_new_tokens": TOKENS, "generate.batch_size": batch}
         ).generate
@@ -181,10 +182,11 @@ class _Measured:
             for row in rows
         )
 
-    def _rows_in_a_pass(self, tokens: int) -> int:
+    def _rows(self, operations: float, tokens: int) -> int:
+        """How many rows of so many tokens a measured pass may have."""
         if self.device.name == "cuda":
-            return 10**9
-        return max(1, int(PASS / work(self.form, 1, tokens, 0)))
+            return sys.maxsize
+        return max(1, int(operations / work(self.form, 1, tokens, 0)))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from nutgraf.terminal import Painted, coloured, duration, section, show
 if TYPE_CHECKING:
     from nutgraf.prompts import Example, Piece, Renderer
 
-LOOKED = {"train": 200, "validation": 16, "test": 64}  # articles read, at most
+LOOKED = {"train": 100, "validation": 4, "test": 50}  # articles read, at most
 SHOWN = 60  # tokens of the example's prompt from its beginning, and half as many from its end
 UNKNOWN = 1_000  # articles reckoned with where all of a split on the Hub are taken
 
@@ -216,9 +216,11 @@ def _rows(config: Config, rows: _Rows, read: _Read, changes: list[str]) -> Itera
     else:
         yield "cut        no article"
     if rows.refused:
-        yield f"no room    {len(rows.refused)} summaries: {rows.refused[0]}"
-        if len(rows.refused) > TOO_LONG_SHARE * (len(rows.refused) + len(rows.examples)):
-            changes.append(f"over {TOO_LONG_SHARE:.0%} of the summaries: {rows.refused[0]}")
+        all_of_them = len(rows.refused) + len(rows.examples)
+        why = f"{len(rows.refused)} of {all_of_them} summaries too long: {rows.refused[0]}"
+        yield f"no room    {why}"
+        if len(rows.refused) > TOO_LONG_SHARE * all_of_them:
+            changes.append(why)
 
 
 def _example(rows: _Rows) -> tuple[str, list[Painted]]:
@@ -228,10 +230,11 @@ def _example(rows: _Rows) -> tuple[str, list[Painted]]:
     example = rows.examples[(cut or [0])[0]]
     pieces = rows.renderer.pieces(example)
     end = example.prompt_tokens - rows.renderer.tail_tokens  # of the article
-    resumed = max(SHOWN, end - SHOWN // 2)
+    stopped = min(SHOWN, end)
+    resumed = max(stopped, end - SHOWN // 2)
     parts = [
-        *_runs(pieces[:SHOWN]),
-        *_note(resumed - SHOWN, "not shown here"),
+        *_runs(pieces[:stopped]),
+        *_note(resumed - stopped, "not shown here"),
         *_runs(pieces[resumed:end]),
         *_note(example.trimmed_tokens, "cut here"),
         *_runs(pieces[end:]),
