@@ -18,7 +18,7 @@ from nutgraf.problems import Failure
 from nutgraf.settings import Config
 from nutgraf.stopping import Stopped
 
-COMMANDS = ("run", *study.STAGES, "summarize")
+COMMANDS = ("run", *study.STAGES, "check", "summarize")
 
 
 @pytest.fixture

@@ -17,20 +17,20 @@ FLOORS = [
     ("cli",),
     ("study",),
     ("stages", "apps"),
-    ("tuner", "report"),
+    ("tuner", "report", "measurement"),
     ("worker", "ledger"),
     ("trainer", "proposals"),
     ("loop",),
     ("history",),
-    ("inference", "halving", "trials", "attention"),
-    ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
-    ("articles", "card", "differences", "figures", "errors"),
-    ("reading",),
-    ("budget", "metrics", "published", "tables", "pocket", "facts"),
+    ("inference", "trials", "attention", "shape"),
+    tuple("model prompts results datacard breakdown examples rivals extracts unusual".split()),
+    ("articles", "card", "differences", "figures", "errors", "plan"),
+    ("footprint", "reading"),
+    ("budget", "halving", "metrics", "published", "tables", "pocket", "facts"),
     ("config", "runfolder", "checkpoints"),
     ("settings",),
     ("section", "lock", "cores", "claims", "strictyaml", "text"),
-    ("files", "stopping", "progress", "markup", "systems"),
+    ("files", "machine", "stopping", "progress", "markup", "systems", "terminal"),
     ("problems",),
 ]
 HOME = {
@@ -46,7 +46,7 @@ HOME = {
 }
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
-    "card cli"
+    "card cli footprint plan unusual machine terminal apps.check"
 ).split()
 
 

@@ -123,6 +123,10 @@ def study(svgs: dict[str, str]) -> Study:
         figures=svgs,
         signature={"package": "rouge-score", "stemmer": True},
         configuration="run: runs/pocket\ntrain:\n  learning_rate: 0.0002\n",
+        planned=[
+            {"what": "search", "planned": 100.0, "measured": 110.0, "unit": "s"},
+            {"what": "memory of a training", "planned": 2.0, "measured": 2.5, "unit": "GB"},
+        ],
         artefacts=[
             {"artefact": "data", "seconds": 1.2, "digest": "ab" * 32},
             {"artefact": "models/best", "seconds": 50.0, "digest": "cd" * 32},
@@ -158,6 +162,15 @@ def test_the_verdict_says_in_three_sentences_whether_best_is_better(study: Study
     )
     assert "5 comparisons" in sentences[1]
     assert "lead3" not in sentences[1]
+
+
+def test_the_plan_stands_beside_what_came_or_is_not_mentioned(study: Study) -> None:
+    for text in render(study):
+        cells = [cell.strip() for cell in re.split(r"\||</?t[dr]>", text)]
+        row = cells.index("memory of a training")
+        assert [cell for cell in cells[row : row + 8] if cell][1:4] == ["2.0 GB", "2.5 GB", "1.25"]
+    for text in render(dataclasses.replace(study, planned=[])):
+        assert "Planned" not in text
 
 
 def test_the_winner_was_chosen_on_validation_and_that_stands_beside_test(study: Study) -> None:
@@ -269,7 +282,7 @@ def test_both_pages_tell_the_whole_story(study: Study) -> None:
 def test_markdown_tables_are_whole(study: Study) -> None:
     _, plain = render(study)
     tables = re.findall(r"(?:^\|.*\|\n)+", plain, re.M)
-    assert len(tables) == 11
+    assert len(tables) == 12
     for table in tables:
         cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(cells) == 1

@@ -15,10 +15,10 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from nutgraf.footprint import SCORES_LIMIT, scores
 from nutgraf.model import Device
 
 NAME = "plain"
-SCORES_LIMIT = 2**30  # bytes; beyond it a CPU trains with torch's fused attention
 
 
 @contextlib.contextmanager
@@ -29,12 +29,13 @@ def training_attention(
 
     Plain products keep all scores for the backward pass: done where these are few.
     """
-    shape = model.config
-    scores = shape.num_hidden_layers * shape.num_attention_heads * rows * tokens**2
-    if device.name != "cpu" or scores * device.dtype.itemsize > SCORES_LIMIT:
+    form = model.config
+    layers, heads = form.num_hidden_layers, form.num_attention_heads
+    kept = scores(layers, heads, rows, tokens, device.dtype.itemsize)
+    if device.name != "cpu" or kept > SCORES_LIMIT:
         yield
         return
-    usual = shape._attn_implementation
+    usual = form._attn_implementation
     model.set_attn_implementation(NAME)
     try:
         yield

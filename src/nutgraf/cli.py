@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(words)
         if settings and not hasattr(args, "stages"):
             raise UserError(f"--{next(iter(settings))} is a setting of a study: not taken here")
-        args.call(args, settings)
-        return 0
+        status: int | None = args.call(args, settings)
+        return status or 0
     except Problem as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
@@ -102,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         stage.set_defaults(call=_run, stages=(name,))
         if name == "score":
             _also_any_file(stage)
+    fits = "before a study: does it fit, how long will it take, what is trained on"
+    check = _study_command(commands, "check", fits, makes=False)
+    check.set_defaults(call=_check, stages=())
     summarize = commands.add_parser("summarize", help="summaries of new articles")
     summarize.add_argument(
         "files",
@@ -122,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _study_command(
-    commands: argparse._SubParsersAction[_Parser], name: str, what: str
+    commands: argparse._SubParsersAction[_Parser], name: str, what: str, makes: bool = True
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
@@ -137,7 +140,8 @@ def _study_command(
         help="settings; without one those of the run folder, or the pocket study's",
     )  # fmt: skip
     command.add_argument("--run", metavar="DIR", help="the run folder")
-    command.add_argument("--force", action="store_true", help="do again what is done")
+    if makes:
+        command.add_argument("--force", action="store_true", help="do again what is done")
     return command
 
 
@@ -175,6 +179,12 @@ def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
         made = study.run(config, args.stages, force=args.force)
     if args.stages == tuple(STAGES):
         _print_table(config, made)
+
+
+def _check(args: argparse.Namespace, settings: dict[str, str]) -> int:
+    from nutgraf.apps import check
+
+    return check.run(_configuration(args, settings))
 
 
 def _score(args: argparse.Namespace, settings: dict[str, str]) -> None:

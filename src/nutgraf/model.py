@@ -98,13 +98,10 @@ def identity(config: ModelConfig) -> dict[str, Any]:
 
     The hash is over the architecture only (shapes and the like), read without the weights.
     """
-    with _plain_errors(config):
-        shape = AutoConfig.from_pretrained(
-            source(config), revision=config.revision, trust_remote_code=False
-        ).to_diff_dict()
+    form = architecture(config).to_diff_dict()
     for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
-        shape.pop(volatile, None)
-    digest = hashlib.sha256(repr(sorted(shape.items())).encode()).hexdigest()[:16]
+        form.pop(volatile, None)
+    digest = hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()[:16]
     return {"base": config.base, "revision": config.revision, "shape": digest}
 
 
@@ -118,6 +115,14 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         # Safe because padding is masked by position, never by id (prompts.py, inference.py).
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def architecture(config: ModelConfig) -> Any:
+    """The base's configuration, read without its weights. Raises Failure where it cannot be had."""
+    with _plain_errors(config):
+        return AutoConfig.from_pretrained(
+            source(config), revision=config.revision, trust_remote_code=False
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -58,6 +58,15 @@ class Example:
     trimmed_tokens: int
 
 
+@dataclass(frozen=True)
+class Piece:
+    """One token of a training row, as text; empty where a character ends with a later token."""
+
+    id: int
+    text: str
+    trained_on: bool
+
+
 class Renderer:
     """Renders articles for one tokenizer within the limits of one PromptConfig."""
 
@@ -80,6 +89,11 @@ class Renderer:
                 f"the prompt's own words take {len(self._head) + len(self._tail):,} tokens, limit "
                 f"{config.max_tokens:,}: raise prompt.max_tokens"
             )
+
+    @property
+    def tail_tokens(self) -> int:
+        """Tokens of a prompt that stand behind its article."""
+        return len(self._tail)
 
     def prompt(self, article: str) -> Prompt:
         """The prompt that asks for a summary of `article`. Raises PromptError on an empty one."""
@@ -122,6 +136,20 @@ class Renderer:
         )
         assert isinstance(text, str)
         return clean(text)
+
+    def pieces(self, example: Example) -> list[Piece]:
+        """The tokens of a training row as they are trained on, special ones by their names."""
+        ids, pieces, known, done = example.input_ids, [], 0, 0
+        for end, (token, label) in enumerate(zip(ids, example.labels, strict=True), 1):
+            # A token is read behind the one before it, since some tokenizers drop a first space.
+            before, text = (self._tokenizer.decode(ids[known:to]) for to in (done, end))
+            fresh = str(text)[len(before) :]
+            if fresh.endswith("\ufffd") and end < len(ids):
+                fresh = ""  # the first bytes of a character
+            else:
+                known, done = done, end
+            pieces.append(Piece(token, fresh, label != IGNORED))
+        return pieces
 
     def _render(self, article: list[int], limit: int) -> Prompt:
         kept = article[:limit]

@@ -85,6 +85,8 @@ class Study:
     """How ROUGE was computed."""
     configuration: str
     """Every setting, as YAML."""
+    planned: Sequence[Record]
+    """Rows of what, planned, measured, unit; empty where there was no plan."""
     artefacts: Sequence[Record]
     """artefact, seconds, digest, in the order in which they were made."""
     versions: Record

@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nutgraf import __version__, claims
 from nutgraf.claims import differences, plain
 from nutgraf.files import digest, files_in, move, sha256, sync, sync_all, write_text
+from nutgraf.machine import machine, versions
 from nutgraf.problems import Failure, UserError
 
 MAKING = ".making"  # where artefacts are made, a folder each
 SEALED = "manifest.json"  # lies in there once the artefact is whole
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "ray", "optuna", "datasets")
 
 
 class RunFolder:
@@ -278,20 +275,6 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSONL, one object a line, in one atomic step."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a result."""
-    found = {"nutgraf": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def machine() -> str:
-    """The machine in words."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
 
 
 def _series(version: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import breakdown, errors, figures, metrics, published, report
+from nutgraf import breakdown, errors, figures, metrics, plan, published, report
 from nutgraf.card import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.config import to_yaml
 from nutgraf.results import spread
@@ -110,10 +110,21 @@ def _study(config: Config, folder: RunFolder, drawn: dict[str, str]) -> report.S
         figures=drawn,
         signature=metrics.signature(config.score.seed, config.score.resamples),
         configuration=to_yaml(config),
+        planned=_planned(folder, manifests),
         artefacts=[made for name, made in manifests.items() if name != "report"],
         versions=trained["versions"],
         machine=trained["machine"],
     )
+
+
+def _planned(folder: RunFolder, manifests: dict[str, Any]) -> list[dict[str, Any]]:
+    """The plan beside what came; nothing where there was no plan."""
+    path = folder / "search" / "plan.json"
+    if not path.exists():
+        return []
+    trained = [read_json(folder.model(name) / "train.json") for name in TRAINED]
+    peak = max(record["peak_memory_bytes"] for record in trained)
+    return list(plan.outcome(read_json(path), manifests, peak))
 
 
 def _rival(rival: Rival) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pandas as pd
 import yaml
 
-from nutgraf import articles, metrics, tuner
+from nutgraf import articles, measurement, metrics, tuner
 from nutgraf.config import replace
 from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
@@ -31,7 +33,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 
     An interrupted search goes on from what the trials' folders hold, finalists' ROUGE included.
     """
-    config = _own(config)
+    study, config = config, _own(config)
     (made,) = artefacts(config, folder)
     if made.is_current and not force:
         return False
@@ -44,10 +46,18 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         ]
         held_out = articles.read(folder.data("validation"))
         validation = [renderer.example(a.article, a.highlights) for a in held_out]
+        # Libraries and base are needed from here on anyway, and nothing long is done yet.
+        splits = read_json(folder / "data" / "card.json")["splits"]
+        numbers = {split: counts["sampled"] for split, counts in splits.items()}
+        prompts = [renderer.prompt(a.article).ids for a in held_out]
+        if not (out / "plan.json").exists():
+            planned = measurement.forecast(study, train, prompts, numbers)
+            write_json(out / "plan.json", planned.record(time.time()))
+            say(str(planned))
         trials = tuner.search(config, train, validation, out / "trials", say)
 
         sample = held_out[: config.search.rouge_examples]
-        prompts = [renderer.prompt(a.article).ids for a in sample]
+        prompts = prompts[: len(sample)]
         base, device = load_base(config.model), choose_device(config.model)
         for trial in by_loss(trials)[: config.search.finalists]:
             home = out / "trials" / str(trial.number)

@@ -1,0 +1,241 @@
+"""How fast this machine trains and writes, from a few real steps: what `plan` reckons with.
+
+A base of up to SMALL weights that lies on the disk is measured itself. Of a larger one, or one on
+the Hub, two layers of its shape with random weights are measured in its place and scaled by
+operations: nothing is downloaded, and no large model is loaded for a measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nutgraf import footprint
+from nutgraf.budget import at_once, training_order
+from nutgraf.config import replace
+from nutgraf.footprint import Lengths, Machine, Shape
+from nutgraf.inference import generate
+from nutgraf.machine import memory
+from nutgraf.model import (
+    Device,
+    choose_device,
+    fresh_adapter,
+    load_base,
+    load_tokenizer,
+    source,
+)
+from nutgraf.plan import Plan, Speed, Speeds, make, passes, work
+from nutgraf.prompts import Example
+from nutgraf.settings import Config
+from nutgraf.shape import shape, write_stand_in
+from nutgraf.trainer import fit
+
+SMALL = 100_000_000  # weights; more are not loaded for a measurement
+LAYERS = 2  # of the base's form, where it is not measured itself
+STEPS = 4  # of a training, of which the first is not counted
+LOOKED = 8  # rows of its evaluation
+TOKENS = 6  # of summaries
+# Operations of a forward pass measured on a CPU, in training and in writing, a second or two: where
+# a batch of the configuration takes more, fewer rows of it are measured.
+TRAINED, WRITTEN = 5e10, 2e11
+
+
+def forecast(
+    config: Config,
+    rows: Sequence[Example],
+    prompts: Sequence[Sequence[int]],
+    articles: Mapping[str, int],
+    lengths: Lengths | None = None,
+    preparing: float = 0.0,
+) -> Plan:
+    """The plan of a study, with speeds measured on these rows and prompts.
+
+    `articles`: how many by split; `lengths` of the study's rows where they are not those of `rows`;
+    `preparing`: seconds an article. Takes seconds; a small base stays in memory for its next user.
+    Raises UserError for a device that is not there and for layers that the base lacks.
+    """
+    device = choose_device(config.model)
+    free = torch.cuda.mem_get_info()[0] if device.name == "cuda" else memory().free
+    machine = Machine(device.name, device.dtype != torch.float32, torch.get_num_threads(), free)
+    form = shape(config.model, config.lora)
+    measured = footprint.lengths([(len(row.input_ids), row.prompt_tokens) for row in rows])
+    started = time.perf_counter()
+    speeds = _speeds(config, form, rows, prompts, device)
+    took = time.perf_counter() - started
+    return make(config, form, lengths or measured, machine, speeds, articles, took, preparing)
+
+
+def _speeds(
+    config: Config,
+    whole: Shape,
+    rows: Sequence[Example],
+    prompts: Sequence[Sequence[int]],
+    device: Device,
+) -> Speeds:
+    tokenizer = load_tokenizer(config.model)
+    every = torch.get_num_threads()
+    one = max(1, min(every, int(config.search.cpus_per_trial)))
+    together = at_once(config.search)
+    with _base(config, whole) as (base, form, words):
+        seen = _Measured(base, form, config, tokenizer, device)
+        if device.name == "cuda":
+            trial = alone = seen.training(rows, every)
+        else:
+            trial = seen.training(rows, one, neighbours=together - 1)
+            alone = trial if together > 1 or one == every else seen.training(rows, every)
+        reading, token = seen.writing(prompts, whole)
+    if device.name == "cuda":  # which trainings at a time share
+        trial = Speed(trial.training / together, trial.reading / together)
+        alone = trial
+    return Speeds(trial, alone, reading, token, words)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    base: PreTrainedModel
+    form: Shape
+    config: Config
+    tokenizer: PreTrainedTokenizerBase
+    device: Device
+
+    def training(self, rows: Sequence[Example], threads: int, neighbours: int = 0) -> Speed:
+        """The speed of `fit` itself on `threads` cores, `neighbours` times as many busy beside."""
+        lengths = [len(row.input_ids) for row in rows]
+        batch = min(self.config.train.micro_batch_size, self._rows(TRAINED, max(lengths)))
+        settings = replace(
+            self.config,
+            {
+                "train.max_examples": None,
+                "train.max_steps": STEPS,
+                "train.micro_batch_size": batch,
+                "train.gradient_accumulation_steps": 1,
+                "train.eval_every": STEPS * batch,
+                "train.eval_examples": min(LOOKED, 2 * batch),
+            },
+        ).train
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            _threads(threads),
+            _busy(neighbours),
+            fresh_adapter(self.base, self.config.lora, settings.seed) as model,
+        ):
+            done = fit(
+                model, self.tokenizer, rows, rows, settings, self.device, Path(scratch) / "adapter"
+            )
+        order = training_order(lengths, batch, STEPS, settings.seed)
+        ended = [row.seconds for row in done.history if row.train_loss is not None]
+        evaluated = next(row.seconds for row in done.history if row.validation_loss is not None)
+        speeds = []
+        for step in range(1, STEPS):
+            here = [rows[i] for i in order[step * batch : (step + 1) * batch]]
+            operations = passes(settings) * self._work(here)
+            speeds.append(operations / (ended[step] - ended[step - 1]))
+        looked = self._work(rows[: settings.eval_examples])
+        return Speed(median(speeds), looked / (evaluated - ended[-1]))
+
+    def writing(self, prompts: Sequence[Sequence[int]], whole: Shape) -> tuple[float, float]:
+        """(operations a second of reading prompts, seconds a further token of a full batch takes
+        the `whole` model)."""
+        asked = self.config.generate.batch_size
+        batch = min(asked, len(prompts), self._rows(WRITTEN, max(map(len, prompts))))
+        settings = replace(
+            self.config, {"generate.max_new_tokens": TOKENS, "generate.batch_size": batch}
+        ).generate
+        times: list[float] = []
+
+        def passed(*args: object) -> None:
+            if self.device.name == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+
+        with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
+            model.eval()
+            hook = model.get_output_embeddings().register_forward_hook(passed)
+            started = time.perf_counter()
+            list(generate(model, self.tokenizer, prompts[:batch], settings, self.device))
+            hook.remove()
+        read = sum(work(self.form, 1, len(ids), 0) for ids in prompts[:batch])
+        reading = read * settings.num_beams / (times[0] - started)
+        token = (times[-1] - times[0]) / (len(times) - 1)
+        beams = asked * settings.num_beams
+        if batch < asked:  # a step takes as long as the weights take to pass, or the products
+            token = max(token, work(self.form, beams, 1, 1) / reading)
+        if self.device.name == "cuda":  # where a step is launching its kernels, layer by layer
+            return reading, token * whole.layers / self.form.layers
+        return reading, token * work(whole, 1, 1, 1) / work(self.form, 1, 1, 1)
+
+    def _work(self, rows: Sequence[Example]) -> float:
+        return sum(
+            work(self.form, 1, len(row.input_ids), len(row.input_ids) - row.prompt_tokens)
+            for row in rows
+        )
+
+    def _rows(self, operations: float, tokens: int) -> int:
+        """How many rows of so many tokens a measured pass may have."""
+        if self.device.name == "cuda":
+            return sys.maxsize
+        return max(1, int(operations / work(self.form, 1, tokens, 0)))
+
+
+@contextlib.contextmanager
+def _base(config: Config, whole: Shape) -> Iterator[tuple[PreTrainedModel, Shape, str]]:
+    """What is measured: the base or its stand-in, its shape, and in words which it is."""
+    local = Path(source(config.model)).is_dir()
+    if local and whole.linear + whole.other <= SMALL:
+        yield load_base(config.model), whole, "the base itself"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_stand_in(config.model, LAYERS, Path(folder))
+        model = config.model.model_copy(update={"base": folder, "revision": None})
+        try:
+            yield load_base(model), shape(model, config.lora), f"{LAYERS} layers of its shape"
+        finally:
+            load_base.cache_clear()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _busy(neighbours: int) -> Iterator[None]:
+    """In the block other cores multiply, as they do where trainings run side by side: what these
+    share (clock, caches, memory) makes each slower than one alone."""
+    done = threading.Event()
+
+    def multiply() -> None:
+        a, b = torch.ones(1024, 256), torch.ones(256, 640)
+        out = torch.empty(1024, 640)
+        while not done.is_set():
+            torch.mm(a, b, out=out)
+            out.exp_()
+
+    threads = [threading.Thread(target=multiply) for _ in range(neighbours)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()

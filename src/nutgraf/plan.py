@@ -1,0 +1,290 @@
+"""How long a study takes, in seconds a stage: arithmetic from budget, shape, lengths and speeds.
+
+The stages are counted as they run: processes that start, trials at a time and stopped early,
+evaluations, trainings side by side, batches of summaries. Speeds come from `measurement`; every
+other assumption is a name here with its source.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nutgraf import footprint
+from nutgraf.budget import at_once, effective_batch, evaluation_steps, steps_of
+from nutgraf.footprint import Lengths, Machine, Shape
+from nutgraf.halving import Course, Halving
+from nutgraf.markup import memory
+from nutgraf.settings import Config, TrainConfig
+from nutgraf.systems import EXTRACTS, MODELS, names, repeated
+from nutgraf.terminal import duration
+
+# Seconds, measured on two cores of an AMD EPYC (docs/benchmarks.md, Planner).
+IMPORTS = 8.0  # until a new process has torch, transformers, peft and trl
+RAY = 8.0  # to start and to end Ray
+STARTS = 1.0  # of a training before its first step and after its last
+FIGURES = 3.4  # to draw figures and write the report
+TABLES = 0.7  # of the comparison, apart from its bootstrap
+# A second, of one process, on the same machine (docs/benchmarks.md, Scoring).
+PAIRS = 570  # summaries scored with ROUGE
+JUDGED = 600  # summaries looked through for indicators
+EXTRACTED = 1_000  # articles gone through by TextRank or the oracle
+DRAWS = 1e8  # articles drawn by the bootstrap
+READ = 5e8  # bytes of weights loaded: an estimate
+# Rows of which a second process is started for (metrics.rouge_many, errors.indicators_many).
+SCORED_ALONE = 500
+# An adapter's small products make a step of writing longer: the base takes this share of it
+# (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
+WITHOUT_ADAPTER = 0.8
+LUCK = 200  # searches played through to know how many trials are stopped early
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one training: operations a second in its steps, and in the passes of its evaluations."""
+
+    training: float
+    reading: float
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What `measurement` found."""
+
+    trial: Speed
+    """Of a trial of the search, beside as many others as run at a time."""
+    alone: Speed
+    """Of the trainings of baseline and best, as many at a time as the stage runs."""
+    reading: float
+    """Operations a second of a forward pass, with all cores."""
+    token: float
+    """Seconds in which a full batch of summaries gets one more token."""
+    measured_on: str
+    """What was measured, in words."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is predicted of a stage."""
+
+    name: str
+    seconds: float
+    """In which its artefacts are made, as their manifests count them."""
+    starting: float = 0.0
+    """Before that, until its processes have started."""
+    memory: float | None = None
+    """Most bytes on the device; None where no model is held."""
+    artefacts: int = 1
+    """How many it makes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prediction with what it was made from."""
+
+    shape: Shape
+    rows: Lengths
+    machine: Machine
+    speeds: Speeds
+    measuring: float
+    """Seconds that measuring the speeds took."""
+    stages: list[Stage]
+    training_bytes: int
+    """Most memory of one training."""
+
+    def record(self, made: float) -> dict[str, Any]:
+        """As a JSON object; `made` is when the plan was made, in seconds since 1970."""
+        return {"made": made, **asdict(self)}
+
+    def __str__(self) -> str:
+        """What is still to come when the search begins, on one line."""
+        coming = [stage for stage in self.stages if stage.name != "prepare"]
+        told = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in coming)
+        together = duration(sum(stage.starting + stage.seconds for stage in coming))
+        return (
+            f"planned: {told}, together {together}; a training holds {memory(self.training_bytes)}"
+        )
+
+
+def make(
+    config: Config,
+    shape: Shape,
+    rows: Lengths,
+    machine: Machine,
+    speeds: Speeds,
+    articles: Mapping[str, int],
+    measuring: float,
+    preparing: float,
+) -> Plan:
+    """The plan of a study of so many `articles` by split; `preparing` is seconds an article."""
+    held = footprint.stages(config, shape, rows, machine)
+    trainings = 2 * len(config.train.seeds)
+    beside = min(at_once(config.search), trainings) > 1
+    n, systems = articles["test"], len(names(config.rivals)) + len(repeated(config.train.seeds))
+    seconds = {
+        "prepare": sum(articles.values()) * preparing,
+        "search": measuring + _search(config, shape, rows, speeds),
+        "train": _train(config, shape, rows, speeds),
+        "generate": _generate(config, shape, rows, n, speeds),
+        "score": systems * _scored(n, machine.cores),
+        "compare": TABLES + _compared(config, n, systems),
+        "report": FIGURES,
+    }
+    starting = {"prepare": IMPORTS, "train": IMPORTS if beside else 0.0}
+    makes = {"train": trainings, "generate": systems, "score": systems, "compare": 2}
+    stages = [
+        Stage(name, took, starting.get(name, 0.0), held.get(name), makes.get(name, 1))
+        for name, took in seconds.items()
+    ]
+    training = round(footprint.training(config, shape, rows, machine))
+    return Plan(shape, rows, machine, speeds, measuring, stages, training)
+
+
+def work(shape: Shape, rows: float, tokens: float, told: float) -> float:
+    """Operations of a forward pass over `rows` rows of `tokens` tokens, with the output layer for
+    `told` tokens of each: two a weight, and two products of each token with those before it."""
+    attention = 4 * tokens * shape.query_width * shape.layers
+    layers = 2 * (shape.linear + shape.adapter) + attention
+    return rows * (tokens * layers + told * 2 * shape.vocabulary * shape.width)
+
+
+def passes(settings: TrainConfig) -> int:
+    """Forward passes that a training step costs: itself, the gradients of what goes through (the
+    frozen weights have none of their own), and itself again where activations are recomputed."""
+    return 3 if settings.activation_checkpointing else 2
+
+
+def fitting(settings: TrainConfig, shape: Shape, rows: Lengths, speed: Speed) -> float:
+    """Seconds of one training to its end, with its evaluations."""
+    seen = steps_of(settings) * effective_batch(settings)
+    learned = passes(settings) * work(shape, seen, rows.row, rows.summary)
+    looked = work(shape, settings.eval_examples, rows.row, rows.summary)
+    return learned / speed.training + len(evaluation_steps(settings)) * looked / speed.reading
+
+
+def played(config: Config) -> tuple[float, float]:
+    """(length of the search in whole trainings, trials completed): means over searches in which
+    trials of random quality are stopped by the rule of `halving`, whatever their order."""
+    evaluations = len(evaluation_steps(config.train))
+    draw = random.Random(0)
+    ticks, completed = [], []
+    for _ in range(LUCK):
+        order = list(range(config.search.trials))
+        draw.shuffle(order)
+        took, ended = _one_search(order, config, evaluations)
+        ticks.append(took)
+        completed.append(ended)
+    return sum(ticks) / LUCK / evaluations, sum(completed) / LUCK
+
+
+def _one_search(losses: list[int], config: Config, evaluations: int) -> tuple[int, int]:
+    """(ticks of one evaluation each, trials completed) where each trial keeps its loss."""
+    search = config.search
+    rule = Halving(search.grace_evaluations, search.reduction_factor, search.concurrent)
+    courses: dict[int, Course] = {}
+    running: list[int] = []
+    ticks = 0
+    while len(courses) < len(losses) or running:
+        while len(courses) < len(losses) and len(running) < at_once(search):
+            running.append(len(courses) + 1)
+            courses[running[-1]] = Course((), evaluations, False)
+        ticks += 1
+        for number in running:
+            known = (*courses[number].losses, losses[number - 1])
+            courses[number] = Course(known, evaluations, len(known) == evaluations)
+        verdicts = rule.judge(courses)
+        running = [n for n in running if verdicts[n].stop is None and not courses[n].ended]
+    return ticks, sum(verdict.stop is None for verdict in rule.judge(courses).values())
+
+
+def _search(config: Config, shape: Shape, rows: Lengths, speeds: Speeds) -> float:
+    whole = fitting(config.train, shape, rows, speeds.trial)
+    length, completed = played(config)
+    rounds = math.ceil(config.search.trials / at_once(config.search))
+    sample = config.search.rouge_examples
+    finalists = min(config.search.finalists, completed)
+    judged = finalists * (_written(config, shape, rows, sample, speeds) + sample / PAIRS)
+    loaded = 2 * _loaded(shape)  # by the trials, then by the process that writes for finalists
+    return RAY + IMPORTS + loaded + length * whole + rounds * STARTS + judged
+
+
+def _train(config: Config, shape: Shape, rows: Lengths, speeds: Speeds) -> float:
+    trainings = 2 * len(config.train.seeds)
+    rounds = math.ceil(trainings / min(at_once(config.search), trainings))
+    one = fitting(config.train, shape, rows, speeds.alone) + STARTS
+    return _loaded(shape) + rounds * one
+
+
+def _generate(config: Config, shape: Shape, rows: Lengths, n: int, speeds: Speeds) -> float:
+    models = len(MODELS) + len(repeated(config.train.seeds))
+    with_adapter = _written(config, shape, rows, n, speeds)
+    losses = work(shape, n, rows.row, rows.summary) / speeds.reading
+    extracts = len(EXTRACTS) * n / EXTRACTED
+    written = (models - 1 + WITHOUT_ADAPTER) * with_adapter
+    return _loaded(shape) + written + models * losses + extracts
+
+
+def _written(config: Config, shape: Shape, rows: Lengths, n: int, speeds: Speeds) -> float:
+    """Seconds in which a model with an adapter writes n summaries.
+
+    A batch goes on until the last of its summaries ends, which is taken to be the limit.
+    """
+    settings = config.generate
+    read = work(shape, n, rows.prompt, 0) / speeds.reading
+    batches = n / settings.batch_size if n > settings.batch_size else 1
+    return read + batches * settings.max_new_tokens * speeds.token
+
+
+def _scored(n: int, cores: int) -> float:
+    return n * (1 / PAIRS + 1 / JUDGED) / min(cores, math.ceil(n / SCORED_ALONE))
+
+
+def _compared(config: Config, n: int, systems: int) -> float:
+    """Bootstraps of four figures a system, and of differences between best and the others."""
+    resampled = 4 * systems + 3 * (systems - 2)
+    return n / JUDGED + resampled * config.score.resamples * n / DRAWS
+
+
+def _loaded(shape: Shape) -> float:
+    return 2 * (shape.linear + shape.other) / READ
+
+
+# What a stage makes, by the beginnings of the names of its artefacts.
+ARTEFACTS = {
+    "search": ("search",),
+    "train": ("models/",),
+    "generate": ("summaries/",),
+    "score": ("scores/",),
+    "compare": ("comparison", "final_best_model"),
+}
+
+
+def outcome(
+    plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], training_bytes: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of `what`, `planned`, `measured` and their `unit`: seconds of each stage that made what
+    was planned, all of it after the plan, trainings side by side counted once; and most memory of a
+    training."""
+    stages = {stage["name"]: stage for stage in plan["stages"]}
+    for name, beginnings in ARTEFACTS.items():
+        made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
+        later = all(m["created"] + m["seconds"] > plan["made"] for m in made)
+        if len(made) == stages[name]["artefacts"] and later:
+            spans = [(m["created"], m["created"] + m["seconds"]) for m in made]
+            took = _covered(spans)
+            yield {"what": name, "planned": stages[name]["seconds"], "measured": took, "unit": "s"}
+            if name == "train":
+                held = {"planned": plan["training_bytes"] / 1e9, "measured": training_bytes / 1e9}
+                yield {"what": "memory of a training", **held, "unit": "GB"}
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of all spans together, what overlaps counted once."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

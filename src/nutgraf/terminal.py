@@ -1,0 +1,79 @@
+"""Text for a terminal: harmless, coloured where colours are wanted, in lines that fit."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+WIDTH = 96
+_COLOURS = {"red": "31", "green": "32", "bold": "1"}
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A line in one colour: red, green or bold."""
+
+    text: str
+    colour: str
+
+
+def harmless(text: str) -> str:
+    """`text` in which what could drive a terminal stands as its code: `\\x1b`, `\\u202e`.
+
+    Control characters, text directions and other format characters go; line ends stay.
+    """
+    return "".join(
+        c if c == "\n" or unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def coloured() -> bool:
+    """Whether standard output takes colours: NO_COLOR and FORCE_COLOR count before what it is."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def show(line: str | Painted, indent: str = "") -> None:
+    """Print a line, harmless, as several of up to WIDTH characters; later ones are indented."""
+    text, colour, later = (
+        (line.text, line.colour, indent)
+        if isinstance(line, Painted)
+        else (line, "", f"{indent}    ")
+    )
+    for part in textwrap.wrap(
+        harmless(text),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        print(_ink(part, colour) if colour and coloured() else part, flush=True)
+
+
+def section(title: str, lines: Iterable[str | Painted]) -> None:
+    """Print a heading and its lines, each as soon as it is known."""
+    show(Painted(title, "bold"))
+    for line in lines:
+        show(line, indent="  ")
+    print()
+
+
+def duration(seconds: float) -> str:
+    """4 s, 3 min 20 s, 2 h 5 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _ink(text: str, colour: str) -> str:
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
