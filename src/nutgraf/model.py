@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import resource
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from nutgraf.problems import Failure, UserError
@@ -91,9 +93,11 @@ def source(config: ModelConfig) -> str:
 
 
 def identity(config: ModelConfig) -> dict[str, Any]:
-    """What an adapter must find again to be the same model: base, revision, configuration hash.
+    """What an adapter must find again to be the same model: base, revision, and two hashes.
 
-    The hash is over the architecture only (shapes and the like), read without the weights.
+    `shape` is over the architecture, `weights` over some of what the files of weights hold: of
+    each its size, its table of tensors and 64 stretches of 4 KiB, spread over the file. A model
+    that was trained on differs there; a single changed number may not be seen.
     """
     with _plain_errors(config):
         shape = AutoConfig.from_pretrained(
@@ -102,7 +106,47 @@ def identity(config: ModelConfig) -> dict[str, Any]:
     for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
         shape.pop(volatile, None)
     digest = hashlib.sha256(repr(sorted(shape.items())).encode()).hexdigest()[:16]
-    return {"base": config.base, "revision": config.revision, "shape": digest}
+    return {
+        "base": config.base,
+        "revision": config.revision,
+        "shape": digest,
+        "weights": _sampled(_weight_files(config)),
+    }
+
+
+def moving_weights(config: ModelConfig) -> dict[str, str]:
+    """The `weights` of `identity` for a base that can change under its name, else nothing.
+
+    That of a folder can, and of a Hub id without a commit; the embedded one comes with the program.
+    """
+    if config.base == "pocket" or re.fullmatch("[0-9a-f]{40}", config.revision or ""):
+        return {}
+    return {"base_weights": _sampled(_weight_files(config))}
+
+
+def _weight_files(config: ModelConfig) -> list[Path]:
+    with _plain_errors(config):
+        file = functools.partial(cached_file, source(config), revision=config.revision)
+        if single := file("model.safetensors", _raise_exceptions_for_missing_entries=False):
+            return [Path(single)]
+        index = Path(str(file("model.safetensors.index.json"))).read_text(encoding="utf-8")
+        shards = set(json.loads(index)["weight_map"].values())
+        return [Path(str(file(shard))) for shard in sorted(shards)]
+
+
+def _sampled(files: Sequence[Path]) -> str:
+    found = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        found.update(str(size).encode())
+        with path.open("rb") as file:
+            length = file.read(8)  # of the table of tensors, which is behind it
+            found.update(file.read(int.from_bytes(length, "little")))
+            begin = file.tell()
+            for k in range(64):
+                file.seek(begin + (size - begin) * k // 64)
+                found.update(file.read(4096))
+    return found.hexdigest()[:16]
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -213,27 +257,6 @@ def _taken_off(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
         if hasattr(base, "peft_config"):
             del base.peft_config
         base.requires_grad_(False).eval()
-
-
-def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A copy of the weights that are trained, by name, in the memory of the CPU."""
-    named = model.named_parameters()
-    return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
-
-
-@torch.no_grad()
-def put_adapter_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Set the weights that are trained to those that `adapter_weights` gave."""
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            weight.copy_(weights[name])
-
-
-def peak_memory(device: Device) -> int:
-    """Most memory held so far, in bytes: of the GPU, or of this process where there is none."""
-    if device.name == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from nutgraf import articles, extracts, rivals
 from nutgraf.articles import Article
 from nutgraf.files import Journal
 from nutgraf.inference import generate_batches, loss_batches
-from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
+from nutgraf.model import choose_device, load_base, load_tokenizer, moving_weights, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_records
@@ -64,7 +64,10 @@ def _systems(config: Config) -> tuple[str, ...]:
 def _settings(system: str, config: Config) -> dict[str, Any]:
     """What the summaries of the system depend on, apart from the data."""
     if origin(system) in MODELS:
-        return config.model_dump(mode="json", include=SETTINGS)
+        return {
+            **config.model_dump(mode="json", include=SETTINGS),
+            **moving_weights(config.model),
+        }
     if system in EXTRACTS:
         return {}
     rival = config.rivals[system]

@@ -8,7 +8,7 @@ import yaml
 from nutgraf import articles, metrics, tuner
 from nutgraf.config import replace
 from nutgraf.inference import generate
-from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
+from nutgraf.model import choose_device, load_base, load_tokenizer, moving_weights, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder
@@ -20,7 +20,10 @@ SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
 
 def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
     """What this stage makes, from what and with which settings."""
-    settings = _own(config).model_dump(mode="json", include=SETTINGS)
+    settings = {
+        **_own(config).model_dump(mode="json", include=SETTINGS),
+        **moving_weights(config.model),
+    }
     return [folder.artefact("search", inputs=["data"], settings=settings)]
 
 
