@@ -188,7 +188,7 @@ def test_a_stage_without_what_comes_before_it_says_what_to_run(tmp_path, capsys)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that has all that `summarize` reads before it loads weights."""
-    from nutgraf.model import identity
+    from nutgraf.identity import identity
 
     config = Config()
     folder = tmp_path_factory.mktemp("final_best_model")
@@ -238,6 +238,27 @@ def test_summarize_refuses_another_base(capsys, model, tmp_path):
     (tmp_path / "nutgraf.json").write_text(json.dumps(recipe))
     line = complaint(capsys, 2, "summarize", "--model", str(tmp_path), "a.txt")
     assert "an adapter works on its own base only" in line
+
+
+def test_summarize_refuses_the_base_after_its_weights_have_changed(capsys, model, tmp_path):
+    """Of the same name, revision and shape, such as the head of a repository that has moved."""
+    recipe = json.loads((model / "nutgraf.json").read_text())
+    recipe["base"]["weights"] = "0123456789abcdef"
+    (tmp_path / "nutgraf.json").write_text(json.dumps(recipe))
+    line = complaint(capsys, 2, "summarize", "--model", str(tmp_path), "a.txt")
+    assert "an adapter works on its own base only" in line
+    assert "0123456789abcdef" in line
+    recipe["base"]["revision"] = "0" * 40
+    (tmp_path / "nutgraf.json").write_text(json.dumps(recipe))
+    assert "own base only" in complaint(capsys, 2, "summarize", "--model", str(tmp_path), "a.txt")
+
+
+def test_summarize_takes_a_model_of_before_weights_were_looked_at(capsys, model, tmp_path):
+    recipe = json.loads((model / "nutgraf.json").read_text())
+    del recipe["base"]["weights"]
+    (tmp_path / "nutgraf.json").write_text(json.dumps(recipe))
+    line = complaint(capsys, 2, "summarize", "--model", str(tmp_path), str(tmp_path / "none.txt"))
+    assert "none.txt is not a file" in line
 
 
 def test_summarize_reads_standard_input_where_no_file_is_named(monkeypatch):

@@ -22,7 +22,7 @@ FLOORS = [
     ("trainer", "proposals"),
     ("loop",),
     ("history",),
-    ("inference", "trials", "attention", "shape"),
+    ("inference", "trials", "attention", "shape", "identity"),
     tuple("model prompts results datacard breakdown examples rivals extracts unusual".split()),
     ("articles", "card", "differences", "figures", "errors", "plan"),
     ("footprint", "reading"),

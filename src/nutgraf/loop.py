@@ -6,7 +6,8 @@ The only user of trl. The loss is over the summary's tokens alone, end of sequen
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from nutgraf.budget import effective_batch, evaluation_steps, steps_of, training
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.history import Evaluation, History
 from nutgraf.inference import mean_loss, summary_losses
-from nutgraf.model import Device, adapter_weights, peak_memory
+from nutgraf.model import Device
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
@@ -40,6 +41,27 @@ from nutgraf.stopping import Stopped
 # What a checkpoint has beside what transformers writes and reads: adapter, optimizer, schedule,
 # loss scale, states of the random number generators.
 HISTORY, BEST = "history.json", "best.safetensors"
+
+
+def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of the weights that are trained, by name, in the memory of the CPU."""
+    named = model.named_parameters()
+    return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
+
+
+@torch.no_grad()
+def put_adapter_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Set the weights that are trained to those that `adapter_weights` gave."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.copy_(weights[name])
+
+
+def peak_memory(device: Device) -> int:
+    """Most memory held so far, in bytes: of the GPU, or of this process where there is none."""
+    if device.name == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Loop(SFTTrainer):

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import resource
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -93,21 +91,9 @@ def source(config: ModelConfig) -> str:
     return config.base
 
 
-def identity(config: ModelConfig) -> dict[str, Any]:
-    """What an adapter must find again to be the same model: base, revision, configuration hash.
-
-    The hash is over the architecture only (shapes and the like), read without the weights.
-    """
-    form = architecture(config).to_diff_dict()
-    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
-        form.pop(volatile, None)
-    digest = hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()[:16]
-    return {"base": config.base, "revision": config.revision, "shape": digest}
-
-
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The base's tokenizer; where it has no padding token, the end of sequence pads too."""
-    with _plain_errors(config):
+    with plain_errors(config):
         tokenizer = AutoTokenizer.from_pretrained(
             source(config), revision=config.revision, trust_remote_code=False
         )
@@ -119,7 +105,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 def architecture(config: ModelConfig) -> Any:
     """The base's configuration, read without its weights. Raises Failure where it cannot be had."""
-    with _plain_errors(config):
+    with plain_errors(config):
         return AutoConfig.from_pretrained(
             source(config), revision=config.revision, trust_remote_code=False
         )
@@ -144,7 +130,7 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
             bnb_4bit_use_double_quant=config.double_quantization,
             bnb_4bit_compute_dtype=device.dtype,
         )
-    with _plain_errors(config):
+    with plain_errors(config):
         base = AutoModelForCausalLM.from_pretrained(
             source(config),
             revision=config.revision,
@@ -266,29 +252,9 @@ def _taken_off(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
         base.requires_grad_(False).eval()
 
 
-def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A copy of the weights that are trained, by name, in the memory of the CPU."""
-    named = model.named_parameters()
-    return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
-
-
-@torch.no_grad()
-def put_adapter_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Set the weights that are trained to those that `adapter_weights` gave."""
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            weight.copy_(weights[name])
-
-
-def peak_memory(device: Device) -> int:
-    """Most memory held so far, in bytes: of the GPU, or of this process where there is none."""
-    if device.name == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 @contextlib.contextmanager
-def _plain_errors(config: ModelConfig) -> Iterator[None]:
+def plain_errors(config: ModelConfig) -> Iterator[None]:
+    """In the block, what transformers says of a base that it cannot load is one Failure."""
     try:
         yield
     except (OSError, ValueError) as error:

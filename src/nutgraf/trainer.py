@@ -16,8 +16,8 @@ from nutgraf import stopping
 from nutgraf.budget import effective_batch, steps_of
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.history import Evaluation, Fit, History
-from nutgraf.loop import Loop
-from nutgraf.model import Device, adapter_weights, put_adapter_weights
+from nutgraf.loop import Loop, adapter_weights, put_adapter_weights
+from nutgraf.model import Device
 from nutgraf.problems import Failure
 from nutgraf.progress import say
 from nutgraf.prompts import Example

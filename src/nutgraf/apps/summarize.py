@@ -11,15 +11,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nutgraf.identity import identity
 from nutgraf.inference import generate
-from nutgraf.model import (
-    Device,
-    choose_device,
-    identity,
-    load_base,
-    load_tokenizer,
-    with_adapter,
-)
+from nutgraf.model import Device, choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.problems import UserError, visible
 from nutgraf.prompts import Prompt, Renderer
 from nutgraf.settings import GenerateConfig, ModelConfig, PromptConfig
@@ -90,7 +84,8 @@ def read_recipe(model: Path) -> Recipe:
             "`nutgraf compare --force`"
         ) from None
     found = identity(recipe.model)
-    if found != trained_on:
+    # A model of an earlier version says less; what it says has to be so.
+    if "shape" not in trained_on or {**found, **trained_on} != found:
         raise UserError(
             f"{folder} was trained on base {trained_on} and {recipe.model.base!r} is now {found}: "
             "an adapter works on its own base only"

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from nutgraf import articles, extracts, rivals
 from nutgraf.articles import Article
 from nutgraf.files import Journal
+from nutgraf.identity import moving_weights
 from nutgraf.inference import generate_batches, loss_batches
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
@@ -64,7 +65,10 @@ def _systems(config: Config) -> tuple[str, ...]:
 def _settings(system: str, config: Config) -> dict[str, Any]:
     """What the summaries of the system depend on, apart from the data."""
     if origin(system) in MODELS:
-        return config.model_dump(mode="json", include=SETTINGS)
+        return {
+            **config.model_dump(mode="json", include=SETTINGS),
+            **moving_weights(config.model),
+        }
     if system in EXTRACTS:
         return {}
     rival = config.rivals[system]

@@ -9,6 +9,7 @@ import yaml
 
 from nutgraf import articles, measurement, metrics, tuner
 from nutgraf.config import replace
+from nutgraf.identity import moving_weights
 from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
@@ -25,6 +26,7 @@ def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
     settings = _own(config).model_dump(
         mode="json", include=SETTINGS, exclude={"search": {"trial_minutes"}}
     )
+    settings |= moving_weights(config.model)
     return [folder.artefact("search", inputs=["data"], settings=settings)]
 
 

@@ -12,7 +12,8 @@ from nutgraf import articles
 from nutgraf.budget import at_once, effective_batch, steps_of
 from nutgraf.config import replace
 from nutgraf.cores import side_by_side
-from nutgraf.model import choose_device, fresh_adapter, identity, load_base, load_tokenizer
+from nutgraf.identity import identity, moving_weights
+from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, write_json
@@ -77,7 +78,10 @@ def _trainings(config: Config, folder: RunFolder) -> list[_Training]:
         made = folder.artefact(
             f"models/{name}",
             inputs=inputs,
-            settings=settings.model_dump(mode="json", include=SETTINGS),
+            settings={
+                **settings.model_dump(mode="json", include=SETTINGS),
+                **moving_weights(config.model),
+            },
         )
         found.append(_Training(name, settings, folder, made, threads))
     return found
