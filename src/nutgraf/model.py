@@ -187,6 +187,9 @@ def fresh_adapter(
             ) from None
         raise
     with _taken_off(model, base):
+        # A set in peft, whose order differs from process to process, and so would the file's.
+        found = cast(Any, model.peft_config["default"])
+        found.target_modules = sorted(found.target_modules or ())
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
