@@ -260,8 +260,10 @@ def plain_errors(config: ModelConfig) -> Iterator[None]:
     """In the block, what transformers says of a base that it cannot load is one Failure."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make the libraries raise anything
+        reason = one_line(f"{type(error).__name__}: {error}", 300)
         raise Failure(
             f"model.base {config.base!r} could not be loaded ({reason}): give `pocket`, a folder "
             "with safetensors and a tokenizer, or a Hub id that this machine reaches or has cached"

@@ -164,7 +164,7 @@ def check(rejects: Sequence[Reject], of: int, allowed: float, what: str) -> None
     """
     if len(rejects) > allowed * of:
         raise UserError(
-            f"{len(rejects):,} of {of:,} {what} are rejected, more than {allowed:.0%}: "
+            f"{len(rejects):,} of {of:,} {what} are rejected, more than {100 * allowed:g}%: "
             f"{in_words(counts(rejects))}; the first is {rejects[0]}; correct them, or raise "
             f"data.max_rejected (now {allowed:g})"
         )

@@ -87,16 +87,16 @@ def _jsonl(path: Path) -> Iterator[Row | Broken]:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.strip():
-                yield _of_json(line, f"line {number}")
+                yield _of_json(line.rstrip(b"\r\n"), f"line {number}")
 
 
 def _of_json(line: bytes, place: str) -> Row | Broken:
     try:
         row = json.loads(line.decode(), object_pairs_hook=_without_repeats)
     except UnicodeDecodeError as error:
-        return Broken(place, "not UTF-8", f"{error.reason} at its byte {error.start + 1}")
+        return Broken(place, "not UTF-8", f"{error.reason} (byte {error.start + 1})")
     except json.JSONDecodeError as error:
-        return Broken(place, "not JSON", f"{error.msg} at its character {error.pos + 1}")
+        return Broken(place, "not JSON", f"{error.msg} (character {error.pos + 1})")
     except ValueError as error:  # a key twice, a number of thousands of digits
         return Broken(place, "not JSON", str(error))
     except RecursionError:

@@ -12,6 +12,7 @@ import numpy as np
 from nutgraf import articles, datacard, rivals
 from nutgraf.articles import SPLITS, Article, Split
 from nutgraf.model import load_tokenizer
+from nutgraf.problems import UserError
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_json, write_records
@@ -95,7 +96,10 @@ def _contents(data: DataConfig) -> dict[str, str]:
     found = {}
     for name in filter(None, [data.train, data.validation, data.test, data.source]):
         path = Path(name)
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                found[str(file)] = file_hash(file)
+        try:
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    found[str(file)] = file_hash(file)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror}: give another") from None
     return found
