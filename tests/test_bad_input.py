@@ -196,7 +196,7 @@ def test_a_nul_in_a_name_is_told_in_one_line(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that has all that `summarize` reads before it loads weights."""
-    from nutgraf.model import identity
+    from nutgraf.identity import identity
 
     config = Config()
     folder = tmp_path_factory.mktemp("final_best_model")
