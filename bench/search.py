@@ -76,10 +76,9 @@ def original(trials: int, examples: int) -> float:
 
 def ours(trials: int, examples: int, reuse: bool = True) -> float:
     """Seconds of nutgraf's search, from rows to trials; without `reuse` a process a trial."""
-    from ray import tune
-
     from nutgraf import config, tuner
 
+    tune = tuner.tune
     study = _study(trials, examples)
     train, validation = _rows(study)
     kept = tune.TuneConfig

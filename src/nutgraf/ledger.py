@@ -18,7 +18,7 @@ from nutgraf.budget import evaluation_steps
 from nutgraf.halving import Course, Halving, Verdict
 from nutgraf.proposals import Proposals
 from nutgraf.settings import Config
-from nutgraf.trials import Trial
+from nutgraf.trials import HANG, Trial
 
 _KEPT = {"completed": ("adapter", "rouge.json"), "error": ("error.txt",)}
 
@@ -53,7 +53,7 @@ class Ledger:
                 folder.mkdir(parents=True)
                 trial = Trial(number, values)
                 trial.write(folder)
-            (folder / "hang.txt").unlink(missing_ok=True)
+            (folder / HANG).unlink(missing_ok=True)
             settings = configuration.replace(self.config, values).train
             self.trials[number], self.evaluations[number] = trial, len(evaluation_steps(settings))
             self.waiting.append(number)

@@ -12,6 +12,8 @@ from typing import Any
 
 from nutgraf.metrics import perplexity
 
+HANG = "hang.txt"  # in a trial's folder: where it stood when its time was up
+
 _KEPT = ("values", "history", "seconds", "row_nll", "row_tokens")
 
 

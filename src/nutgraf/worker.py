@@ -20,7 +20,7 @@ from ray import tune
 
 from nutgraf import config as configuration
 from nutgraf.problems import Failure, UserError
-from nutgraf.trials import Trial
+from nutgraf.trials import HANG, Trial
 
 if TYPE_CHECKING:
     from nutgraf.inference import RowLoss
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from nutgraf.trainer import Evaluation
 
 REPORT_EVERY = 1.0  # seconds
-HANG = "hang.txt"
 
 
 class Training(Protocol):
