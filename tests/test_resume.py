@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import little
 import pytest
 from killer import Killer
 
-from nutgraf import articles, inference, study
+from nutgraf import articles, inference, stopping, study
 from nutgraf.articles import Article
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import Journal
@@ -27,6 +28,8 @@ from nutgraf.model import fresh_adapter, load_base
 from nutgraf.runfolder import Artefact, RunFolder
 from nutgraf.settings import Config, LoraSettings
 from nutgraf.stages import generate
+
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 # A training.
 
@@ -156,21 +159,20 @@ def test_killed_for_real(whole: Whole, tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_asked_to_stop_it_writes_a_checkpoint_first(
-    whole: Whole, tiny_base: Path, tmp_path: Path
+    whole: Whole, tiny_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a"
-    with subprocess.Popen(
-        [sys.executable, little.__file__, str(tiny_base), str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout
-        process.stdout.readline()
-        process.terminate()
-        _, told = process.communicate()
-    assert "SIGTERM: stopping after this step" in told
-    assert process.returncode != 0
-    (name,) = checkpoints(out)
-    assert 1 <= int(name.partition("-")[2]) < little.STEPS
+    steps = itertools.count(1)
+
+    def on_step() -> None:
+        if next(steps) in (3, 5):
+            signal.raise_signal(signal.SIGTERM)
+
+    with stopping.listening(), pytest.raises(stopping.Stopped, match="stopped by SIGTERM"):
+        little.train(tiny_base, out, on_step=on_step)
+    assert next(steps) == 4  # not one step more
+    assert "SIGTERM: stopping after this step" in capfd.readouterr().err
+    assert checkpoints(out) == ["checkpoint-2", "checkpoint-3"]
     assert train(tiny_base, out) == whole
 
 
@@ -278,7 +280,10 @@ def test_checkpoints_of_another_training_are_never_carried_on_from(
         "a: what a stopped run left is thrown away: "
         "settings.learning_rate was 0.001, is now 0.005\n"
     )
-    assert train(tiny_base, out, learning_rate=1e-3) != whole  # nor is a finished one taken for it
+    finished = Checkpoints(out, json.loads((tmp_path / ".a.done.json").read_text())["claim"], "a")
+    assert finished.finished()
+    finished.claim["settings"]["learning_rate"] = 1e-3
+    assert finished.finished() is None  # nor is a finished one taken for another
 
 
 # Generation.
