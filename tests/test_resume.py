@@ -17,6 +17,7 @@ from typing import Any
 
 import little
 import pytest
+import torch
 from killer import Killer
 
 from nutgraf import articles, inference, stopping, study
@@ -142,6 +143,21 @@ def test_stopped_again_and_again_and_by_on_eval(
     assert told == [f"a: carries on from checkpoint-{n}" for n in (2, 2, 4, 4, 4)]
     assert train(tiny_base, out) == whole  # finished: nothing is trained again
     assert capsys.readouterr().err == ""
+
+
+def test_of_what_torch_wrote_nothing_but_tensors_and_plain_values_is_read(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(tiny_base, tmp_path / "a", 3)
+    real, read = torch.load, {}
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        read[Path(file).name] = kwargs.get("weights_only")
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", load)
+    stopped(tiny_base, tmp_path / "a", 1)
+    assert read == {"optimizer.pt": True, "scheduler.pt": True, "rng_state.pth": True}
 
 
 def test_killed_for_real(whole: Whole, tiny_base: Path, tmp_path: Path) -> None:
