@@ -125,22 +125,23 @@ def test_stopped_again_and_again_and_by_on_eval(
 ) -> None:
     out = tmp_path / "a"
 
-    def stop(found: Evaluation) -> None:
-        if found.step == 4:
-            raise Stop
+    def stopped_when_told_of(step: int) -> None:
+        def stop(found: Evaluation) -> None:
+            if found.step == step:
+                raise Stop
+
+        with pytest.raises(Stop):
+            little.train(tiny_base, out, on_eval=stop)
 
     stopped(tiny_base, out, 3)
     assert checkpoints(out) == ["checkpoint-2"]
-    stopped(tiny_base, out, 1)
-    with pytest.raises(Stop):
-        little.train(tiny_base, out, on_eval=stop)
+    stopped_when_told_of(4)
     assert checkpoints(out) == ["checkpoint-2", "checkpoint-4"]  # written before it was told
-    with pytest.raises(Stop):
-        little.train(tiny_base, out, on_eval=stop)  # told again
-    stopped(tiny_base, out, 2)
+    stopped_when_told_of(4)  # again
+    stopped_when_told_of(6)  # after the last step
     assert train(tiny_base, out) == whole
     told = capsys.readouterr().err.splitlines()
-    assert told == [f"a: carries on from checkpoint-{n}" for n in (2, 2, 4, 4, 4)]
+    assert told == [f"a: carries on from checkpoint-{n}" for n in (2, 4, 4, 6)]
     assert train(tiny_base, out) == whole  # finished: nothing is trained again
     assert capsys.readouterr().err == ""
 
