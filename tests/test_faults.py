@@ -22,6 +22,8 @@ from nutgraf.history import Evaluation
 from nutgraf.loop import Loop
 from nutgraf.problems import Failure
 
+pytestmark = pytest.mark.usefixtures("quick_trainings")
+
 # A loss that is not a number.
 
 

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import little
 import pytest
+import torch
 from killer import Killer
 
-from nutgraf import study
+from nutgraf import articles, inference, stopping, study
+from nutgraf.articles import Article
 from nutgraf.checkpoints import Checkpoints
+from nutgraf.files import Journal
 from nutgraf.history import Evaluation
+from nutgraf.model import fresh_adapter, load_base
 from nutgraf.runfolder import Artefact, RunFolder
-from nutgraf.settings import Config
+from nutgraf.settings import Config, LoraSettings
+from nutgraf.stages import generate
+
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 # A training.
 
@@ -117,24 +125,40 @@ def test_stopped_again_and_again_and_by_on_eval(
 ) -> None:
     out = tmp_path / "a"
 
-    def stop(found: Evaluation) -> None:
-        if found.step == 4:
-            raise Stop
+    def stopped_when_told_of(step: int) -> None:
+        def stop(found: Evaluation) -> None:
+            if found.step == step:
+                raise Stop
+
+        with pytest.raises(Stop):
+            little.train(tiny_base, out, on_eval=stop)
 
     stopped(tiny_base, out, 3)
     assert checkpoints(out) == ["checkpoint-2"]
-    stopped(tiny_base, out, 1)
-    with pytest.raises(Stop):
-        little.train(tiny_base, out, on_eval=stop)
+    stopped_when_told_of(4)
     assert checkpoints(out) == ["checkpoint-2", "checkpoint-4"]  # written before it was told
-    with pytest.raises(Stop):
-        little.train(tiny_base, out, on_eval=stop)  # told again
-    stopped(tiny_base, out, 2)
+    stopped_when_told_of(4)  # again
+    stopped_when_told_of(6)  # after the last step
     assert train(tiny_base, out) == whole
     told = capsys.readouterr().err.splitlines()
-    assert told == [f"a: carries on from checkpoint-{n}" for n in (2, 2, 4, 4, 4)]
+    assert told == [f"a: carries on from checkpoint-{n}" for n in (2, 4, 4, 6)]
     assert train(tiny_base, out) == whole  # finished: nothing is trained again
     assert capsys.readouterr().err == ""
+
+
+def test_of_what_torch_wrote_nothing_but_tensors_and_plain_values_is_read(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(tiny_base, tmp_path / "a", 3)
+    real, read = torch.load, {}
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        read[Path(file).name] = kwargs.get("weights_only")
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", load)
+    stopped(tiny_base, tmp_path / "a", 1)
+    assert read == {"optimizer.pt": True, "scheduler.pt": True, "rng_state.pth": True}
 
 
 def test_killed_for_real(whole: Whole, tiny_base: Path, tmp_path: Path) -> None:
@@ -152,21 +176,20 @@ def test_killed_for_real(whole: Whole, tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_asked_to_stop_it_writes_a_checkpoint_first(
-    whole: Whole, tiny_base: Path, tmp_path: Path
+    whole: Whole, tiny_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a"
-    with subprocess.Popen(
-        [sys.executable, little.__file__, str(tiny_base), str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout
-        process.stdout.readline()
-        process.terminate()
-        _, told = process.communicate()
-    assert "SIGTERM: stopping after this step" in told
-    assert process.returncode != 0
-    (name,) = checkpoints(out)
-    assert 1 <= int(name.partition("-")[2]) < little.STEPS
+    steps = itertools.count(1)
+
+    def on_step() -> None:
+        if next(steps) in (3, 5):
+            signal.raise_signal(signal.SIGTERM)
+
+    with stopping.listening(), pytest.raises(stopping.Stopped, match="stopped by SIGTERM"):
+        little.train(tiny_base, out, on_step=on_step)
+    assert next(steps) == 4  # not one step more
+    assert "SIGTERM: stopping after this step" in capfd.readouterr().err
+    assert checkpoints(out) == ["checkpoint-2", "checkpoint-3"]
     assert train(tiny_base, out) == whole
 
 
@@ -274,7 +297,95 @@ def test_checkpoints_of_another_training_are_never_carried_on_from(
         "a: what a stopped run left is thrown away: "
         "settings.learning_rate was 0.001, is now 0.005\n"
     )
-    assert train(tiny_base, out, learning_rate=1e-3) != whole  # nor is a finished one taken for it
+    finished = Checkpoints(out, json.loads((tmp_path / ".a.done.json").read_text())["claim"], "a")
+    assert finished.finished()
+    finished.claim["settings"]["learning_rate"] = 1e-3
+    assert finished.finished() is None  # nor is a finished one taken for another
+
+
+# Generation.
+
+
+def test_a_half_written_row_is_dropped_and_the_whole_ones_are_kept(tmp_path: Path) -> None:
+    rows = [{"index": n, "text": "é\u2028\n" * n} for n in range(3)]
+    journal = Journal(tmp_path / "j")
+    journal.add(rows[:2])
+    journal.add(rows[2:])
+    written = (tmp_path / "j").read_bytes()
+    for length in range(len(written) + 1):
+        (tmp_path / "j").write_bytes(written[:length])
+        again = Journal(tmp_path / "j")
+        assert again.rows == rows[: written[:length].count(b"\n")]
+        again.add([{"index": 9}])
+        assert Journal(tmp_path / "j").rows == [*again.rows[:-1], {"index": 9}]
+
+
+@pytest.fixture
+def trained(tiny_base: Path, tmp_path: Path) -> tuple[Config, RunFolder]:
+    """A run folder with articles and two adapters, which nobody has generated with."""
+    config = Config.model_validate(
+        {
+            "run": str(tmp_path / "run"),
+            "prompt": {"max_tokens": 200, "max_article_tokens": 120},
+            "model": {"base": str(tiny_base), "device": "cpu", "dtype": "bf16"},
+            "generate": {"batch_size": 4, "max_new_tokens": 8},
+        }
+    )
+    folder = RunFolder(config.run)
+    news = [
+        Article(str(n), f"On day {n} the council met. " + "It went on. " * (n % 7), f"Day {n}.")
+        for n in range(18)
+    ]
+    with folder.artefact("data").writing() as out:
+        articles.write(news, out / "data" / "test.parquet")
+    for seed, name in enumerate(("baseline", "best")):
+        with (
+            folder.artefact(f"models/{name}").writing() as out,
+            fresh_adapter(load_base(config.model), LoraSettings(r=2), seed) as model,
+        ):
+            model.save_pretrained(str(out / "models" / name))
+    return config, folder
+
+
+def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
+    trained: tuple[Config, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """In bf16, where near ties depend on what is decoded together."""
+    config, folder = trained
+    shutil.copytree(folder.path, tmp_path / "whole")
+    computed, padded = [], inference._left_padded
+    monkeypatch.setattr(
+        inference, "_left_padded", lambda *args: computed.append(1) or padded(*args)
+    )
+    generate.run(config, RunFolder(tmp_path / "whole"))
+    batches = len(computed)
+    assert batches == 3 * (5 + 2)  # three models; 18 summaries by 4, as many losses by 16
+    computed.clear()
+    add, added, torn = Journal.add, itertools.count(1), 0
+
+    def stopped_add(journal: Journal, rows: Iterable[Any]) -> None:
+        """Stopped at every third batch: behind it, or with its last row half written."""
+        nonlocal torn
+        add(journal, rows)
+        number = next(added)
+        if number % 6 == 0:
+            torn += 1
+            cut(journal.path)
+        if number % 3 == 0:
+            raise Stop
+
+    monkeypatch.setattr(Journal, "add", stopped_add)
+    for _ in range(100):
+        with contextlib.suppress(Stop):
+            generate.run(config, folder)
+            break
+    assert torn >= 3
+    assert len(computed) == batches + torn
+    for system in ("zero_shot", "baseline", "best"):
+        one, other = (RunFolder(p).summaries(system) for p in (folder.path, tmp_path / "whole"))
+        assert one.read_bytes() == other.read_bytes()
+    assert "best: carries on after " in capsys.readouterr().err
 
 
 # What is made again.

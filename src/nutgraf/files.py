@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,23 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say which file it was
         raise
+
+
+@contextlib.contextmanager
+def written_by_others(place: Path) -> Iterator[None]:
+    """In the block libraries write to `place`: what they make of a full disk becomes an OSError.
+
+    safetensors and tokenizers say "os error 28" in errors of their own, torch that its container
+    is not where it should be.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or not re.search("os error|inline_container", str(error)):
+            raise
+        full = shutil.disk_usage(place).free < 2**24
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(place)) from error
 
 
 def sync(path: Path) -> None:

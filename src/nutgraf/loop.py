@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from tqdm import tqdm
@@ -30,10 +29,10 @@ from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
 from nutgraf.budget import effective_batch, evaluation_steps, steps_of, training_order
 from nutgraf.checkpoints import Checkpoints
+from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, History
 from nutgraf.inference import mean_loss, summary_losses
 from nutgraf.model import Device
-from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
 from nutgraf.stopping import Stopped
@@ -205,16 +204,10 @@ class Loop(SFTTrainer):
         step = self.state.global_step
         folder = self.kept.half_written / f"checkpoint-{step}"
         self._note_memory()
-        try:
+        with written_by_others(self.kept.folder):
             super()._save_checkpoint(*args)
             save_file(self.best, folder / BEST)
             (folder / HISTORY).write_text(json.dumps(self.history.state()), encoding="utf-8")
-        except (RuntimeError, SafetensorError) as error:  # what torch makes of a full disk
-            reason = " ".join(str(error).split())[:200]
-            raise Failure(
-                f"the checkpoint of step {step} could not be written to {self.kept.folder} "
-                f"({reason}): free space there; the same command carries on from the one before"
-            ) from error
         self.kept.keep(step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

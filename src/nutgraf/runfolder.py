@@ -167,13 +167,13 @@ class Artefact:
 
     @property
     def is_half_made(self) -> bool:
-        """Whether a stopped run left something of it."""
-        return self._scratch.exists()
+        """Whether a stopped run left something of it that may be carried on."""
+        return (self._scratch / claims.NAME).exists()
 
     @property
     def abandoned(self) -> str | None:
         """Why what a stopped run left of it cannot be carried on; None if it can, or is nothing."""
-        return claims.foreign(self._scratch, self._claim())
+        return claims.foreign(self._scratch, self._claim()) if self.is_half_made else None
 
     @contextlib.contextmanager
     def writing(self, resume: bool = False) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nutgraf import stopping
 from nutgraf.budget import effective_batch, steps_of
 from nutgraf.checkpoints import Checkpoints
+from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
 from nutgraf.loop import Loop, adapter_weights, put_adapter_weights
 from nutgraf.model import Device
@@ -72,7 +73,8 @@ def fit(
         with stopping.later() as asked:
             loop = _as_memory_allows(trained, settings, kept, max(map(_length, train)))
             put_adapter_weights(model, loop.best)
-            model.save_pretrained(str(out), safe_serialization=True)
+            with written_by_others(out.parent):
+                model.save_pretrained(str(out), safe_serialization=True)
             (out / "README.md").unlink()  # peft's empty card; the final model gets a filled one
             done = {
                 "micro_batch_size": loop.settings.micro_batch_size,

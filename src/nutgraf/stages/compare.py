@@ -11,6 +11,7 @@ import pandas as pd
 from nutgraf import articles, breakdown, differences, errors, examples, metrics, published
 from nutgraf.articles import Article
 from nutgraf.card import model_card
+from nutgraf.files import written_by_others
 from nutgraf.runfolder import (
     Artefact,
     RunFolder,
@@ -170,7 +171,8 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     out.mkdir(parents=True)
     for file in folder.model("best").glob("adapter_*"):
         shutil.copy2(file, out)
-    load_tokenizer(config.model).save_pretrained(str(out))
+    with written_by_others(out):
+        load_tokenizer(config.model).save_pretrained(str(out))
     record = read_json(folder.model("best") / "train.json")
     write_json(
         out / "nutgraf.json",
