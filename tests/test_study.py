@@ -30,6 +30,8 @@ SMALL = {
     "search.space.lora.target_modules": '{choices: ["all-linear", ["no_such_proj"]]}',
     "generate.max-new-tokens": "48",
 }
+# A token of the Hub as a user has it in the environment: of no account, and of the form of one.
+TOKEN = "hf_" + "noToken0" * 4
 
 
 def nutgraf(*words: str, status: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -38,7 +40,7 @@ def nutgraf(*words: str, status: int = 0, stdin: str = "") -> subprocess.Complet
         capture_output=True,
         text=True,
         input=stdin,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_TOKEN": TOKEN},
     )
     assert done.returncode == status, done.stderr
     return done
@@ -75,6 +77,14 @@ def test_the_folder_holds_what_the_design_promises(first: tuple[RunFolder, str, 
     assert "synthetic newswire" in printed
     assert "synthetic newswire" in (folder / "report.html").read_text()
     assert not (folder / ".making").exists() or not any((folder / ".making").iterdir())
+
+
+def test_a_token_in_the_environment_is_written_nowhere(first: tuple[RunFolder, str, str]) -> None:
+    folder, printed, said = first
+    files = [path for path in folder.path.rglob("*") if path.is_file()]
+    assert len(files) > 30
+    assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
+    assert TOKEN not in printed + said
 
 
 def test_every_system_is_measured_on_the_same_articles(

@@ -233,6 +233,7 @@ def _adapted(base: PreTrainedModel, path: Path) -> PeftModel:
         UserWarning,
         SafetensorError,
     ) as error:
+        load_base.cache_clear()  # parts of the adapter may be on it
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise UserError(
             f"{path} is damaged or of another base ({reason}): make the model again"

@@ -11,7 +11,7 @@ import re
 LONGEST = 1_000  # characters of a message; the middle of a longer one is left out
 
 # A token of the Hub, user and password in an address, a header with either.
-_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|(?<=://)[^/@\s]+(?=@)|(?<=\bBearer )\S+", re.I)
+_SECRET = re.compile(r"hf_[A-Za-z0-9]{20,}|(?<=://)[^/@\s]+(?=@)|(?<=\bBearer )\S+", re.I)
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -43,7 +43,7 @@ def one_line(text: object, longest: int = LONGEST) -> str:
         return line
     left_out = " … "
     head = 2 * longest // 3
-    return line[:head] + left_out + line[head + len(left_out) - longest :]
+    return line[:head].rstrip() + left_out + line[head + len(left_out) - longest :].lstrip()
 
 
 def visible(text: str) -> str:
