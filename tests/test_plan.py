@@ -164,9 +164,9 @@ def test_further_seeds_and_rivals_are_counted():
 
 
 def test_checkpointing_and_four_bits_take_less_memory():
-    large = replace(Config(), {"train.micro_batch_size": 64})
+    large = replace(Config(), {"train.micro_batch_size": 256})
     held = footprint.training(large, POCKET, ROWS, CPU)
-    for change in ({"train.activation_checkpointing": True}, {"train.micro_batch_size": 32}):
+    for change in ({"train.activation_checkpointing": True}, {"train.micro_batch_size": 128}):
         assert footprint.training(replace(large, change), POCKET, ROWS, CPU) < held
     nf4 = replace(Config(), {"model.quantization": "nf4"})
     assert footprint.weights(nf4, POCKET, CPU) < footprint.weights(Config(), POCKET, CPU)
@@ -179,13 +179,13 @@ def test_what_fits_needs_no_change_and_what_never_fits_has_none():
 
 
 def test_as_few_settings_change_as_can_be_and_steps_stay_the_same():
-    config = replace(Config(), {"train.micro_batch_size": 64})
+    config = replace(Config(), {"train.micro_batch_size": 256})
     there = Machine("cpu", True, 2, 6_500_000_000)
     changes = footprint.fitting(config, POCKET, ROWS, there)
     assert changes is not None
     assert set(changes) == {"train.micro_batch_size", "train.gradient_accumulation_steps"}
     (_, micro), (_, accumulation) = changes.values()
-    assert micro * accumulation == 128
+    assert micro * accumulation == 512
     fitting = replace(config, {"train.micro_batch_size": micro})
     assert max(footprint.stages(fitting, POCKET, ROWS, there).values()) <= there.free
     larger = replace(config, {"train.micro_batch_size": 2 * micro})

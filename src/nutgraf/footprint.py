@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nutgraf.budget import at_once
+from nutgraf.budget import at_once, steps_of
 from nutgraf.config import replace
 from nutgraf.section import Choices
 from nutgraf.settings import Config, LoraSettings, TrainConfig
@@ -71,8 +71,8 @@ PROCESS = 620_000_000  # Python with torch, transformers, peft and trl, before a
 CONTEXT = 500_000_000  # of a GPU, for CUDA itself: an estimate, not measured
 FRAGMENTS = 1.1  # blocks of a GPU that are kept and of no use at the moment: an estimate
 # On a CPU oneDNN compiles each product for its shape and keeps it: bytes for each length in tokens
-# that a micro-batch has come with (measured: 1.5 GB for 120 lengths of the newswire).
-COMPILED = 12_000_000
+# that a micro-batch has come with (measured: 1.2 GB in 56 steps of the newswire).
+COMPILED = 15_000_000
 COMPILED_MOST = 100  # lengths, after which the oldest are forgotten
 
 # What autograd keeps of a layer, in bytes a token, times these widths; products are in 2 bytes a
@@ -81,6 +81,7 @@ KEPT = {"width": 18.0, "query_width": 6.0, "key_width": 3.9, "inner": 8.05, "r":
 KEPT_IN_FULL = 1.36  # times as much where products are computed in 4 bytes (measured)
 DROPPED = 3.65  # with dropout, for each number that goes into an adapter (measured)
 SCORE = 6  # bytes kept of an attention score where attention is plain products (measured)
+SCORE_PASSED = 8  # of one on its way: its product, with the mask, in fp32 and back
 SCORES_LIMIT = 2**30  # bytes; beyond it a CPU trains with torch's fused attention (model.py)
 LOGIT = 14  # bytes of a logit in training: 2 + 4 in fp32 + its gradient and its softmax
 ADAPTER = 16  # bytes of an adapter's weight: itself, its gradient, AdamW's two moments, all fp32
@@ -130,15 +131,23 @@ def training(config: Config, shape: Shape, rows: Lengths, machine: Machine) -> f
         config = replace(config, {"train.micro_batch_size": max(searched.choices)})
     settings = config.train
     held = weights(config, shape, machine) + ADAPTER * shape.adapter
-    if machine.device == "cpu" and machine.half and config.model.quantization == "none":
-        held += 2 * shape.linear  # autograd keeps the weights as they were cast for each product
     step = _kept(settings, config.lora, shape, rows, machine)
     step += settings.micro_batch_size * rows.longest_summary * shape.vocabulary * LOGIT
-    looked = _passed(EVALUATED, rows.longest_row, shape)
+    looked = _passed(EVALUATED, rows.longest_row, shape, machine)
     looked += EVALUATED * rows.longest_summary * shape.vocabulary * 6
+    if machine.device == "cuda":
+        return (held + max(step, looked)) * FRAGMENTS
     if _plain(settings.micro_batch_size, shape, rows, machine):
-        looked += scores(1, shape.heads, EVALUATED, rows.longest_row)
-    return _in_process(held + max(step, looked), rows, machine)
+        looked += EVALUATED * shape.heads * rows.longest_row**2 * SCORE_PASSED
+    if machine.half and config.model.quantization == "none":
+        # Autograd keeps the weights as they were cast for each product, of a layer or of all.
+        step += 2 * shape.linear / (shape.layers if settings.activation_checkpointing else 1)
+    # The longest row of a micro-batch is seldom below the mean.
+    met = min(COMPILED_MOST, 2 * (rows.longest_row - int(rows.row)) + 1)
+    batches = steps_of(settings) * settings.gradient_accumulation_steps
+    compiled = min(met, batches) * COMPILED if machine.half else 0
+    # An evaluation finds little room in the blocks that a step has left.
+    return PROCESS + held + step + looked + compiled
 
 
 def generating(config: Config, shape: Shape, rows: Lengths, machine: Machine) -> float:
@@ -148,8 +157,9 @@ def generating(config: Config, shape: Shape, rows: Lengths, machine: Machine) ->
     number = 2 if machine.half else 4
     cache = decoded * (rows.longest_prompt + settings.max_new_tokens) * shape.key_width * 2 * number
     held = weights(config, shape, machine) + 4 * shape.adapter + cache * shape.layers
-    read = _passed(decoded, rows.longest_prompt, shape)
-    return _in_process(held + max(read, cache), rows, machine, trained=False)
+    read = _passed(decoded, rows.longest_prompt, shape, machine)
+    size = held + max(read, cache)
+    return size * FRAGMENTS if machine.device == "cuda" else PROCESS + size
 
 
 def on_disk(config: Config, shape: Shape, articles: int) -> float:
@@ -242,17 +252,8 @@ def _plain(micro_batch: int, shape: Shape, rows: Lengths, machine: Machine) -> b
     return machine.device == "cpu" and kept <= SCORES_LIMIT
 
 
-def _passed(rows: int, tokens: int, shape: Shape) -> float:
-    """Bytes of one layer's numbers on the way through, without a backward pass."""
-    return rows * tokens * (3 * shape.inner + 6 * shape.width) * 4
-
-
-def _in_process(size: float, rows: Lengths, machine: Machine, trained: bool = True) -> float:
-    if machine.device == "cuda":
-        return size * FRAGMENTS
-    compiled = 0
-    if machine.half and trained:
-        # The longest row of a micro-batch is seldom below the mean.
-        met = min(COMPILED_MOST, 2 * (rows.longest_row - int(rows.row)) + 1)
-        compiled = met * COMPILED
-    return PROCESS + size + compiled
+def _passed(rows: int, tokens: int, shape: Shape, machine: Machine) -> float:
+    """Bytes of one layer's numbers on the way through, without a backward pass: the feed-forward
+    part's as products give them, four of the width of what goes between layers in fp32."""
+    number = 2 if machine.half else 4
+    return rows * tokens * (3 * shape.inner * number + 4 * shape.width * 4)

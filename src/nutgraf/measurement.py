@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import itertools
 import sys
 import tempfile
 import threading
@@ -44,7 +45,7 @@ from nutgraf.trainer import fit
 
 SMALL = 100_000_000  # weights; more are not loaded for a measurement
 LAYERS = 2  # of the base's form, where it is not measured itself
-STEPS = 4  # of a training, of which the first is not counted
+STEPS = 3  # of a training, of which the first is not counted
 LOOKED = 8  # rows of its evaluation
 TOKENS = 6  # of summaries
 # Operations of a forward pass measured on a CPU, in training and in writing, a second or two: where
@@ -125,25 +126,33 @@ class _Measured:
                 "train.eval_examples": min(LOOKED, 2 * batch),
             },
         ).train
+        ended: list[float] = []
         with (
             tempfile.TemporaryDirectory() as scratch,
             _threads(threads),
             _busy(neighbours),
             fresh_adapter(self.base, self.config.lora, settings.seed) as model,
         ):
-            done = fit(
-                model, self.tokenizer, rows, rows, settings, self.device, Path(scratch) / "adapter"
+            fit(
+                model,
+                self.tokenizer,
+                rows,
+                rows,
+                settings,
+                self.device,
+                Path(scratch) / "adapter",
+                on_step=lambda: ended.append(self._now()),
+                on_eval=lambda found: ended.append(self._now()),
             )
+        *_, trained, evaluated = ended
         order = training_order(lengths, batch, STEPS, settings.seed)
-        ended = [row.seconds for row in done.history if row.train_loss is not None]
-        evaluated = next(row.seconds for row in done.history if row.validation_loss is not None)
         speeds = []
         for step in range(1, STEPS):
             here = [rows[i] for i in order[step * batch : (step + 1) * batch]]
             operations = passes(settings) * self._work(here)
             speeds.append(operations / (ended[step] - ended[step - 1]))
         looked = self._work(rows[: settings.eval_examples])
-        return Speed(median(speeds), looked / (evaluated - ended[-1]))
+        return Speed(median(speeds), looked / (evaluated - trained))
 
     def writing(self, prompts: Sequence[Sequence[int]], whole: Shape) -> tuple[float, float]:
         """(operations a second of reading prompts, seconds a further token of a full batch takes
@@ -154,27 +163,29 @@ class _Measured:
             self.config, {"generate.max_new_tokens": TOKENS, "generate.batch_size": batch}
         ).generate
         times: list[float] = []
-
-        def passed(*args: object) -> None:
-            if self.device.name == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter())
-
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
             model.eval()
-            hook = model.get_output_embeddings().register_forward_hook(passed)
-            started = time.perf_counter()
+            hook = model.get_output_embeddings().register_forward_hook(
+                lambda *args: times.append(self._now())
+            )
+            started = self._now()
             list(generate(model, self.tokenizer, prompts[:batch], settings, self.device))
             hook.remove()
         read = sum(work(self.form, 1, len(ids), 0) for ids in prompts[:batch])
         reading = read * settings.num_beams / (times[0] - started)
-        token = (times[-1] - times[0]) / (len(times) - 1)
+        token = median(b - a for a, b in itertools.pairwise(times))
         beams = asked * settings.num_beams
         if batch < asked:  # a step takes as long as the weights take to pass, or the products
             token = max(token, work(self.form, beams, 1, 1) / reading)
         if self.device.name == "cuda":  # where a step is launching its kernels, layer by layer
             return reading, token * whole.layers / self.form.layers
         return reading, token * work(whole, 1, 1, 1) / work(self.form, 1, 1, 1)
+
+    def _now(self) -> float:
+        """Seconds, when all that was asked of the device is done."""
+        if self.device.name == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _work(self, rows: Sequence[Example]) -> float:
         return sum(

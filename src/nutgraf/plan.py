@@ -39,7 +39,7 @@ SCORED_ALONE = 500
 # An adapter's small products make a step of writing longer: the base takes this share of it
 # (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
 WITHOUT_ADAPTER = 0.8
-LUCK = 200  # searches played through to know how many trials are stopped early
+LUCK = 100  # searches played through to know how many trials are stopped early
 
 
 @dataclass(frozen=True)

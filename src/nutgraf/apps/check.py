@@ -198,8 +198,10 @@ def _rows(config: Config, rows: _Rows, read: _Read, changes: list[str]) -> Itera
     taken = ", ".join(f"{split} {number:,}" for split, number in read.numbers.items())
     yield f"taken      {taken}"
     if not read.real:
-        yield "looked at  articles of the newswire: the data is read when it has been downloaded, "
-        yield "           and planned with rows as long as the limits allow"
+        yield (
+            "looked at  articles of the newswire; those of the Hub are not read before the study, "
+            f"but planned as long as the limits allow; {UNKNOWN:,} where all of a split are taken"
+        )
     found = footprint.lengths([(len(e.input_ids), e.prompt_tokens) for e in rows.examples])
     told, every = found.summary * len(rows.examples), found.row * len(rows.examples)
     yield (
