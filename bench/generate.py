@@ -2,9 +2,10 @@
 
 The model of a finished run folder summarizes articles of the embedded newswire, greedily. `one by
 one` is transformers' `generate` on one article at a time, the way of the notebook that the project
-grew from (there with sampling). For the wait of a single article, prompt lookup (Saxena 2023;
-`prompt_lookup_num_tokens` of transformers) is tried with several lengths; it must give the same
-text.
+grew from (there with sampling). For the wait of a single article that is plain greedy decoding;
+beside it stand transformers' prompt lookup and nutgraf's stream, with several lengths of guesses,
+on that model, which writes in words of its own, and on its untrained base, whose summaries copy
+sentences; the texts that come out the same are counted.
 
     python bench/generate.py [--model runs/pocket] [--articles 100]
 """
@@ -22,13 +23,13 @@ import torch
 from transformers import GenerationConfig
 
 from nutgraf.apps.summarize import read_recipe
-from nutgraf.inference import generate
+from nutgraf.inference import generate, stream
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.pocket import newswire
 from nutgraf.prompts import Renderer
 
 SINGLE = 12
-LOOKUPS = (2, 4, 8)
+GUESSES = (0, 2, 4, 8)
 
 
 def main() -> None:
@@ -62,18 +63,21 @@ def main() -> None:
             )
         return out[0, len(ids) :].tolist()
 
+    def ways(model: Any) -> tuple[Callable[..., list[int]], Callable[..., list[int]]]:
+        def streamed(i: int, guesses: int) -> list[int]:
+            found = stream(model, tokenizer, prompts[i], recipe.generate, device, guesses)
+            return list(found)
+
+        return lambda i, n=None: plainly(model, prompts[i], n), streamed
+
     with with_adapter(load_base(recipe.model), recipe.folder) as model:
         plainly(model, prompts[0])
         one, single = _timed(lambda: [plainly(model, ids) for ids in prompts])
         many, batched = _timed(
             lambda: dict(generate(model, tokenizer, prompts, recipe.generate, device))
         )
-        wait, first = _timed(lambda: [plainly(model, ids) for ids in prompts[:SINGLE]])
-        waits = {"plain": wait / SINGLE}
-        for lookup in LOOKUPS:
-            took, texts = _timed(lambda n=lookup: [plainly(model, i, n) for i in prompts[:SINGLE]])
-            same = sum(a == b for a, b in zip(first, texts, strict=True))
-            waits[f"prompt lookup, {lookup} tokens, {same} of {SINGLE} the same"] = took / SINGLE
+        waits = {"its own words": _waits(*ways(model))}
+    waits["copies"] = _waits(*ways(load_base(recipe.model)))
     n = len(prompts)
     texts = [renderer.text(ids) for ids in single]
     same = sum(texts[i] == renderer.text(batched[i].ids) for i in range(n))
@@ -82,10 +86,27 @@ def main() -> None:
     print(
         f"{f'nutgraf, {same} of {n} the same text':<48}{many:9.1f}{n / many:10.2f}{one / many:7.2f}"
     )
-    print(f"\n{'the wait for one summary':<48}{'seconds':>9}{'times':>17}")
-    for name, seconds in waits.items():
-        print(f"{name:<48}{seconds:9.2f}{waits['plain'] / seconds:17.2f}")
+    for kind, seconds in waits.items():
+        print(f"\n{f'the wait for one summary, {kind}':<48}{'seconds':>9}{'times':>17}")
+        for name, took in seconds.items():
+            print(f"{name:<48}{took:9.2f}{seconds['plain'] / took:17.2f}")
     print(json.dumps({"one_by_one": one, "batched": many, "times": one / many, "waits": waits}))
+
+
+def _waits(
+    transformers: Callable[..., list[int]], streamed: Callable[..., list[int]]
+) -> dict[str, float]:
+    """Seconds for one summary: plain greedy decoding, and both ways to guess ahead."""
+    took, first = _timed(lambda: [transformers(i) for i in range(SINGLE)])
+    waits = {"plain": took / SINGLE}
+    for guesses in GUESSES:
+        for name, way in (("transformers' lookup", transformers), ("nutgraf", streamed)):
+            if guesses or way is streamed:
+                took, found = _timed(lambda n=guesses, w=way: [w(i, n) for i in range(SINGLE)])
+                same = sum(b in (a, a[:-1]) for a, b in zip(first, found, strict=True))
+                title = f"{name}, {guesses} tokens, {same} of {SINGLE} the same"
+                waits[title] = took / SINGLE
+    return waits
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

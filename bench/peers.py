@@ -56,7 +56,10 @@ def peak() -> int:
 
 
 def load(base: Path, nf4: bool) -> tuple[Any, Any]:
-    """Model and tokenizer of a checkpoint, as a quick start loads them."""
+    """Model and tokenizer of a checkpoint, as a quick start loads them.
+
+    But fp16 is held in fp32 on a CPU, which multiplies it an order of magnitude faster.
+    """
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4") if nf4 else None
     model = AutoModelForCausalLM.from_pretrained(
         base,
@@ -64,6 +67,8 @@ def load(base: Path, nf4: bool) -> tuple[Any, Any]:
         quantization_config=quantization,
         device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
     )
+    if model.device.type == "cpu" and model.dtype == torch.float16:
+        model.float()
     tokenizer = AutoTokenizer.from_pretrained(base)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -2,12 +2,13 @@
 
 Each contestant trains in a process of its own on the same articles, from the same checkpoint, and
 reports rows with a loss a second, without the loading. Two comparisons, since rows differ in
-length: at the notebook's 256 tokens, and at TRL's 1,024.
+length: at the notebook's 256 tokens, and at TRL's 1,024. In each nutgraf trains the adapter of its
+rival, for the ratio, and then its own larger one (all linear layers, rank 16).
 
     python bench/train.py                               pocket model, newswire, about 3 minutes
-    python bench/train.py --base DIR --articles FILE.parquet [--nf4] --examples 8
+    python bench/train.py --base DIR --articles FILE.parquet [--nf4] --examples 8 --micro 1
 
-DIR is a checkpoint of any shape; tests/test_tinyllama_shape.py writes one of TinyLlama's.
+DIR is a checkpoint of any shape; bench/shape.py writes one of TinyLlama's.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from pathlib import Path
 
 CONTESTANTS = {
     "original, 256 tokens": "original",
-    "nutgraf, 256 tokens": "ours-256",
+    "nutgraf, 256 tokens, that adapter": "ours-256-original",
+    "nutgraf, 256 tokens, its own": "ours-256-shipped",
     "TRL quick start, 1,024 tokens": "quick_start",
-    "nutgraf, 1,024 tokens": "ours-1024",
+    "nutgraf, 1,024 tokens, that adapter": "ours-1024-quick_start",
+    "nutgraf, 1,024 tokens, its own": "ours-1024-shipped",
 }
 
 
@@ -41,7 +44,8 @@ def contest(name: str, options: argparse.Namespace) -> None:
         elif name == "quick_start":
             cost = peers.quick_start(base, pairs, options.examples, out, options.nf4)
         else:
-            cost = _ours(int(name.removeprefix("ours-")), pairs, options, out)
+            _, limit, adapter = name.split("-")
+            cost = _ours(int(limit), adapter, pairs, options, out)
     print(json.dumps(asdict(cost)))
 
 
@@ -56,7 +60,9 @@ def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
     return [(s.article, s.highlights) for s in newswire.stories("train", 200, seed=1)]
 
 
-def _ours(limit: int, pairs: list[tuple[str, str]], options: argparse.Namespace, out: Path):  # type: ignore[no-untyped-def]
+def _ours(  # type: ignore[no-untyped-def]
+    limit: int, adapter: str, pairs: list[tuple[str, str]], options: argparse.Namespace, out: Path
+):
     import peers
 
     from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
@@ -69,14 +75,21 @@ def _ours(limit: int, pairs: list[tuple[str, str]], options: argparse.Namespace,
     renderer = Renderer(tokenizer, PromptConfig(max_tokens=limit, max_article_tokens=limit - 1))
     rows = [renderer.example(article, summary) for article, summary in pairs]
     batch = min(8, options.examples)
+    micro = min(batch, options.micro * (2 if limit == 256 else 1))  # short rows: twice as many
     settings = TrainConfig(
         max_examples=options.examples,
-        micro_batch_size=min(batch, options.micro),
-        gradient_accumulation_steps=max(1, batch // options.micro),
+        micro_batch_size=micro,
+        gradient_accumulation_steps=batch // micro,
         eval_every=10 * options.examples,
         eval_examples=1,
     )
-    with fresh_adapter(load_base(model), LoraSettings(), seed=0) as adapted:
+    attention = ("q_proj", "v_proj")
+    lora = {
+        "original": LoraSettings(r=8, alpha=16, dropout=0.1, target_modules=attention),
+        "quick_start": LoraSettings(r=8, alpha=8, target_modules=attention),  # peft's defaults
+        "shipped": LoraSettings(),
+    }[adapter]
+    with fresh_adapter(load_base(model), lora, seed=0) as adapted:
         done = fit(adapted, tokenizer, rows, rows[:1], settings, choose_device(model), out)
     length = sum(len(row.input_ids) for row in rows) / len(rows)
     return peers.Cost(
@@ -121,8 +134,13 @@ def main() -> None:
     )
     parser.add_argument("--base", help="checkpoint folder (default: the pocket model)")
     parser.add_argument("--articles", help="Parquet with article and highlights")
-    parser.add_argument("--examples", type=int, default=160, help="rows with a loss")
-    parser.add_argument("--micro", type=int, default=4, help="rows of nutgraf's forward pass")
+    parser.add_argument("--examples", type=int, default=320, help="rows with a loss")
+    parser.add_argument(
+        "--micro",
+        type=int,
+        default=4,
+        help="rows of nutgraf's forward pass, twice as many of 256 tokens",
+    )
     parser.add_argument("--nf4", action="store_true", help="4-bit base, for all")
     parser.add_argument("--only", choices=sorted(CONTESTANTS.values()), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -145,7 +163,7 @@ def main() -> None:
 
 def _print(costs: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
     best = matrix_product_peak()
-    print(f"\n{'':<32}{'examples/s':>11}{'tokens/s':>10}{'times':>7}{'peak MB':>9}{'of peak':>9}")
+    print(f"\n{'':<37}{'examples/s':>11}{'tokens/s':>10}{'times':>7}{'peak MB':>9}{'of peak':>9}")
     result = {}
     rival = 1.0
     for title, cost in costs.items():
@@ -153,7 +171,7 @@ def _print(costs: dict[str, dict[str, float]], options: argparse.Namespace) -> N
         rival = rival if title.startswith("nutgraf") else rate
         share = operations(options.base, int(cost["tokens"])) / cost["seconds"] / best
         print(
-            f"{title:<32}{rate:11.2f}{cost['tokens'] / cost['seconds']:10.0f}{rate / rival:7.2f}"
+            f"{title:<37}{rate:11.2f}{cost['tokens'] / cost['seconds']:10.0f}{rate / rival:7.2f}"
             f"{cost['peak_bytes'] / 1e6:9.0f}{share:9.0%}"
         )
         result[title] = {"examples_per_second": round(rate, 3), "times": round(rate / rival, 3)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from nutgraf import cli, study
 from nutgraf.config import fields, load
 from nutgraf.problems import Failure
 from nutgraf.settings import Config
+from nutgraf.stopping import Stopped
 
 COMMANDS = ("run", *study.STAGES, "check", "summarize")
 
@@ -115,7 +117,7 @@ def test_a_new_run_folder_starts_as_the_pocket_study(studies, tmp_path):
         (["--train.learning-rat=1"], "did you mean 'train.learning_rate'?"),
         (["--trian.seeds", "[1]"], "did you mean 'train.seeds'?"),
         (["--train.learning-rate"], "--train.learning-rate has no value"),
-        (["--train.learning-rate="], "train.learning_rate is None"),
+        (["--train.learning-rate="], "train.learning_rate is null"),
         (["--train.learning-rate", "fast"], "train.learning_rate is 'fast'"),
         (["--train.schedule", "cosin"], "'linear', 'cosine' or 'constant'"),
         (["--train.max-steps", "25"], "max_examples is 896 and max_steps 25"),
@@ -149,9 +151,19 @@ def test_the_kinds_of_trouble_have_their_own_status(capsys, monkeypatch):
     trouble(Failure("every trial failed:\n  out of memory"))
     assert complaint(capsys, 1, "run") == "nutgraf: every trial failed: out of memory\n"
     trouble(OSError(28, "No space left on device", "runs/pocket/data"))
-    assert complaint(capsys, 1, "run") == "nutgraf: No space left on device: runs/pocket/data\n"
+    assert complaint(capsys, 1, "run") == (
+        "nutgraf: No space left on device: runs/pocket/data: free space there; "
+        "the same command carries on from here\n"
+    )
+    trouble(OSError(13, "Permission denied", "runs/pocket/data"))
+    assert complaint(capsys, 1, "run") == "nutgraf: Permission denied: runs/pocket/data\n"
     trouble(KeyboardInterrupt())
     assert "carries on from here" in complaint(capsys, 130, "run")
+    trouble(Stopped(signal.SIGTERM))
+    stopped = "nutgraf: stopped by SIGTERM; the same command carries on from here\n"
+    assert complaint(capsys, 143, "run") == stopped
+    trouble(SystemExit(15))  # as Ray does it
+    assert complaint(capsys, 143, "run") == stopped
 
 
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["run", "--frob"], ["summarize", "a.txt"]])
@@ -176,7 +188,7 @@ def test_a_stage_without_what_comes_before_it_says_what_to_run(tmp_path, capsys)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that has all that `summarize` reads before it loads weights."""
-    from nutgraf.model import identity
+    from nutgraf.identity import identity
 
     config = Config()
     folder = tmp_path_factory.mktemp("final_best_model")
@@ -208,7 +220,7 @@ def test_summarize_needs_a_model(capsys, tmp_path):
         (b"", "is empty: there is nothing to summarize"),
         (b" \n\t", "is empty: there is nothing to summarize"),
         (b"\xef\xbb\xbf", "is empty: there is nothing to summarize"),
-        ("Café".encode("latin-1"), "is not UTF-8 text: unexpected end of data at byte 3"),
+        ("Café".encode("latin-1"), "is not UTF-8: unexpected end of data at byte 3"),
         (None, "is not a file: give text files, or - for standard input"),
     ],
 )
@@ -226,6 +238,27 @@ def test_summarize_refuses_another_base(capsys, model, tmp_path):
     (tmp_path / "nutgraf.json").write_text(json.dumps(recipe))
     line = complaint(capsys, 2, "summarize", "--model", str(tmp_path), "a.txt")
     assert "an adapter works on its own base only" in line
+
+
+def test_summarize_refuses_the_base_after_its_weights_have_changed(capsys, model, tmp_path):
+    """Of the same name, revision and shape, such as the head of a repository that has moved."""
+    recipe = json.loads((model / "nutgraf.json").read_text())
+    recipe["base"]["weights"] = "0123456789abcdef"
+    (tmp_path / "nutgraf.json").write_text(json.dumps(recipe))
+    line = complaint(capsys, 2, "summarize", "--model", str(tmp_path), "a.txt")
+    assert "an adapter works on its own base only" in line
+    assert "0123456789abcdef" in line
+    recipe["base"]["revision"] = "0" * 40
+    (tmp_path / "nutgraf.json").write_text(json.dumps(recipe))
+    assert "own base only" in complaint(capsys, 2, "summarize", "--model", str(tmp_path), "a.txt")
+
+
+def test_summarize_takes_a_model_of_before_weights_were_looked_at(capsys, model, tmp_path):
+    recipe = json.loads((model / "nutgraf.json").read_text())
+    del recipe["base"]["weights"]
+    (tmp_path / "nutgraf.json").write_text(json.dumps(recipe))
+    line = complaint(capsys, 2, "summarize", "--model", str(tmp_path), str(tmp_path / "none.txt"))
+    assert "none.txt is not a file" in line
 
 
 def test_summarize_reads_standard_input_where_no_file_is_named(monkeypatch):

@@ -203,7 +203,7 @@ def test_a_mistake_in_an_override_is_named(name, text, message):
         ("trian:\n  seed: 1\n", r"'trian' is not a setting: did you mean 'train'\?"),
         ("train: 5\n", r"train is 5: "),
         ("- a\n- b\n", r"c\.yaml holds a list"),
-        ("train: {seed: 1\n", r"c\.yaml is not valid YAML"),
+        ("train: {seed: 1\n", r"c\.yaml: not valid YAML, line 2"),
         ("train:\n  seed: 1\n  seed: 2\n", r"c\.yaml: line 2: seed stands twice"),
         ("train: {seed: 1}\nlora: {r: 8}\ntrain: {r: 1}\n", r"c\.yaml: line 1: train stands twice"),
     ],

@@ -6,12 +6,19 @@ import json
 import shutil
 from pathlib import Path
 
+import little
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from nutgraf import model
+from nutgraf import identity, model
+from nutgraf.checkpoints import Checkpoints
+from nutgraf.loop import Loop, adapter_weights
 from nutgraf.problems import Failure, UserError
-from nutgraf.settings import LoraSettings, ModelConfig
+from nutgraf.runfolder import RunFolder
+from nutgraf.settings import Config, LoraSettings, ModelConfig
+from nutgraf.stages import search
 
 
 def test_nf4_holds_linear_layers_in_4_bits_and_keeps_the_output_close(tiny_base: Path) -> None:
@@ -63,12 +70,12 @@ def test_pickled_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
 def test_identity_follows_the_shape_not_the_place(tiny_base: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_base, copy)
-    one = model.identity(ModelConfig(base=str(tiny_base)))
-    assert one["shape"] == model.identity(ModelConfig(base=str(copy)))["shape"]
+    one = identity.identity(ModelConfig(base=str(tiny_base)))
+    assert one["shape"] == identity.identity(ModelConfig(base=str(copy)))["shape"]
     config = json.loads((copy / "config.json").read_text())
     config["num_hidden_layers"] = 3
     (copy / "config.json").write_text(json.dumps(config))
-    assert one["shape"] != model.identity(ModelConfig(base=str(copy)))["shape"]
+    assert one["shape"] != identity.identity(ModelConfig(base=str(copy)))["shape"]
 
 
 def test_cuda_without_a_gpu_is_a_users_mistake() -> None:
@@ -81,3 +88,105 @@ def test_cuda_without_a_gpu_is_a_users_mistake() -> None:
 def test_fp16_on_a_cpu_is_a_users_mistake() -> None:
     with pytest.raises(UserError, match=r"model\.dtype is 'fp16'"):
         model.choose_device(ModelConfig(device="cpu", dtype="fp16"))
+
+
+def changed_weights(base: Path, copy: Path) -> Path:
+    """A base of the same form that was trained on: the same names and shapes, other numbers."""
+    shutil.copytree(base, copy)
+    weights = load_file(copy / "model.safetensors")
+    save_file(
+        {k: v + 1e-3 for k, v in weights.items()}, copy / "model.safetensors", {"format": "pt"}
+    )
+    return copy
+
+
+def test_identity_sees_other_weights_of_the_same_shape(tiny_base: Path, tmp_path: Path) -> None:
+    there = identity.identity(ModelConfig(base=str(tiny_base)))
+    same = identity.identity(ModelConfig(base=str(shutil.copytree(tiny_base, tmp_path / "same"))))
+    other = identity.identity(ModelConfig(base=str(changed_weights(tiny_base, tmp_path / "other"))))
+    assert there["weights"] == same["weights"] != other["weights"]
+    assert there["shape"] == other["shape"]
+
+
+def test_identity_reads_every_shard(tiny_base: Path, tmp_path: Path) -> None:
+    def sharded(name: str, plus: float) -> str:
+        folder = shutil.copytree(tiny_base, tmp_path / name)
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        files = {f"model-{n}.safetensors": dict(list(weights.items())[n::2]) for n in range(2)}
+        save_file(files["model-0.safetensors"], folder / "model-0.safetensors")
+        second = {k: v + plus for k, v in files["model-1.safetensors"].items()}
+        save_file(second, folder / "model-1.safetensors")
+        index = {"weight_map": {key: file for file, held in files.items() for key in held}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        return str(identity.identity(ModelConfig(base=str(folder)))["weights"])
+
+    assert sharded("a", 0.0) == sharded("b", 0.0) != sharded("c", 1e-3)
+
+
+def test_what_was_made_with_weights_that_have_changed_since_is_made_again(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """A folder, or the head of a repository on the Hub, can hold other weights tomorrow."""
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    config = Config.model_validate({"run": str(tmp_path / "run"), "model": {"base": str(base)}})
+    folder = RunFolder(config.run)
+    with folder.artefact("data").writing() as out:
+        (out / "data").write_text("")
+    (made,) = search.artefacts(config, folder)
+    with made.writing() as out:
+        (out / "search").mkdir()
+        (out / "search" / "best.yaml").write_text("{}")
+    assert made.is_current
+    changed_weights(tiny_base, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", base)
+    (made,) = search.artefacts(config, folder)
+    assert (made.stale or "").startswith("base_weights was ")
+    fixed = ModelConfig(base="some/model", revision="0" * 40)
+    assert identity.moving_weights(fixed) == identity.moving_weights(ModelConfig()) == {}
+
+
+# Number formats.
+
+
+def test_a_gpu_without_bf16_computes_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the T4. Where bf16 is only emulated it is slower than fp16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+
+    def supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert model.choose_device(ModelConfig()) == model.Device("cuda", torch.float16)
+    assert asked == [False]
+    assert model.choose_device(ModelConfig(dtype="fp32")).dtype == torch.float32
+    assert model.choose_device(ModelConfig(device="cpu")).name == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("quantization", "held"), [("none", torch.float16), ("nf4", torch.float32)]
+)
+def test_adapters_are_trained_and_saved_in_fp32_whatever_the_base_is_held_in(
+    tiny_base: Path, tmp_path: Path, quantization: str, held: torch.dtype
+) -> None:
+    """GradScaler refuses fp16 weights, and trl would cast those of a 4-bit base to bf16."""
+    config = ModelConfig(base=str(tiny_base), device="cpu", dtype="fp32", quantization=quantization)
+    base = model.load_base(config)
+    if held == torch.float16:
+        base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=held).requires_grad_(False)
+    with model.fresh_adapter(base, LoraSettings(r=2), 0) as adapted:
+        assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
+        tokenizer, rows = model.load_tokenizer(config), little.rows(config)[:8]
+        loop = Loop(
+            adapted, tokenizer, rows, rows, little.SETTINGS, model.choose_device(config),
+            Checkpoints(tmp_path / "a", {}, "a"),
+        )  # fmt: skip
+        optimizer = loop.create_optimizer()
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        assert {p.dtype for p in trained} == {torch.float32}
+        assert len(trained) == len(adapter_weights(adapted))
+        loop.save_model(str(tmp_path / "b"))
+    saved = load_file(tmp_path / "b" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nutgraf import footprint, plan, unusual
-from nutgraf.budget import evaluation_steps
+from nutgraf import attention, footprint, plan, unusual
 from nutgraf.config import build, replace
 from nutgraf.footprint import Lengths, Machine
-from nutgraf.halving import Halving
-from nutgraf.model import fresh_adapter, load_base, shape
+from nutgraf.model import choose_device, fresh_adapter, load_base
 from nutgraf.plan import Speed, Speeds
 from nutgraf.settings import Config
+from nutgraf.shape import shape
+from nutgraf.systems import BUILT_IN
 
 ROWS = Lengths(366, 428, 312, 367, 53, 64)
 CPU = Machine("cpu", True, 2, 20_000_000_000)
-SPEED = Speed(6e10, 1.2e11)
+SPEED = Speed(6e10, 1.2e11, 0.1)
 SPEEDS = Speeds(SPEED, SPEED, 2e11, 0.05, "nothing")
 POCKET = shape(Config().model, Config().lora)
 ARTICLES = {"train": 900, "validation": 64, "test": 100}
@@ -40,7 +37,11 @@ def test_work_is_what_the_model_does():
     base = load_base(config.model)
     usual = base.config._attn_implementation
     base.set_attn_implementation("eager")  # whose products the counter sees
-    with fresh_adapter(base, config.lora, 0) as model, FlopCounterMode(display=False) as counter:
+    with (
+        fresh_adapter(base, config.lora, 0) as model,
+        choose_device(config.model).autocast(),
+        FlopCounterMode(display=False) as counter,
+    ):
         model(torch.zeros(3, tokens, dtype=torch.long), logits_to_keep=told)
     base.set_attn_implementation(usual)
     assert plan.work(POCKET, 3, tokens, told) == pytest.approx(counter.get_total_flops(), rel=0.01)
@@ -55,8 +56,8 @@ def test_the_shape_is_that_of_the_weights():
     assert (POCKET.layers, POCKET.width, POCKET.key_width, POCKET.vocabulary) == (4, 256, 128, 2048)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_what_a_step_keeps_is_what_autograd_keeps(attention):
+@pytest.mark.parametrize("name", ["sdpa", attention.NAME])
+def test_what_a_step_keeps_is_what_autograd_keeps(name):
     config, rows, tokens = Config(), 4, 128
     base = load_base(config.model)
     kept: dict[int, int] = {}
@@ -71,7 +72,7 @@ def test_what_a_step_keeps_is_what_autograd_keeps(attention):
 
     usual = base.config._attn_implementation
     with fresh_adapter(base, config.lora, 0) as model:
-        model.set_attn_implementation(attention)
+        model.set_attn_implementation(name)
         weights = {w.untyped_storage().data_ptr(): 0 for w in model.parameters()}
         with (
             torch.autocast("cpu", torch.bfloat16),
@@ -81,9 +82,8 @@ def test_what_a_step_keeps_is_what_autograd_keeps(attention):
         model.set_attn_implementation(usual)
     settings = replace(config, {"train.micro_batch_size": rows}).train
     lengths = Lengths(tokens, tokens, tokens, tokens, 1, 1)
-    machine = CPU if attention == "eager" else Machine("cuda", True, 2, 0)
+    machine = CPU if name == attention.NAME else Machine("cuda", True, 2, 0)
     told = footprint._kept(settings, config.lora, POCKET, lengths, machine)
-    told += 2 * POCKET.linear  # cast for the products
     assert told == pytest.approx(sum(kept.values()), rel=0.1)
 
 
@@ -99,50 +99,13 @@ def test_a_search_that_stops_trials_is_shorter_and_ends_with_a_winner():
 
 
 def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
-    """The same trials are completed as where `Halving` itself judges them, whatever their order."""
+    """Two at a time, evaluations 1, 2 and 4 of 4 as rungs, one in two passes."""
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    draw = random.Random(3)
-    for _ in range(60):
-        trials, together, factor = draw.randint(1, 9), draw.randint(1, 4), draw.randint(2, 3)
-        config = replace(
-            Config(),
-            {
-                "search.trials": trials,
-                "search.concurrent": together,
-                "search.reduction_factor": factor,
-                "train.eval_every": draw.choice([112, 224, 448]),
-            },
-        )
-        order = list(range(trials))
-        draw.shuffle(order)
-        played = plan._one_search(order.copy(), config, len(evaluation_steps(config.train)))
-        assert played == judged(order, config)
-
-
-def judged(waiting: list[int], config: Config) -> tuple[int, int]:
-    """(ticks, trials completed) of a search in which Halving decides; a trial is its own loss."""
-    evaluations = len(evaluation_steps(config.train))
-    rule = Halving("loss", config.search.grace_evaluations, config.search.reduction_factor)
-    running: dict[int, int] = {}
-    ticks = completed = 0
-    while waiting or running:
-        while waiting and len(running) < config.search.concurrent:
-            running[waiting.pop()] = 0
-        ticks += 1
-        ends = {}
-        for round_ in range(2):  # all report, and then again: others may have overtaken them
-            for trial, done in running.items():
-                last = done + 1 == evaluations
-                result = {"evaluation": done + 1, "loss": trial, "last": last}
-                ends[trial] = rule.on_trial_result(None, SimpleNamespace(trial_id=trial), result)
-                assert round_ or last or ends[trial] in ("STOP", "CONTINUE")
-        for trial in list(running):
-            running[trial] += 1
-            if running[trial] == evaluations:
-                completed += 1
-            if running[trial] == evaluations or ends[trial] == "STOP":
-                del running[trial]
-    return ticks, completed
+    config = replace(Config(), {"search.trials": 4})
+    # The second of the first two is stopped, and each after it, as none is better than the first.
+    assert plan._one_search([1, 2, 4, 3], config, 4) == (4, 1)
+    # The third is better, and is completed beside the first.
+    assert plan._one_search([2, 4, 1, 3], config, 4)[1] == 2
 
 
 def test_twice_the_budget_is_about_twice_the_time():
@@ -194,7 +157,11 @@ def test_as_few_settings_change_as_can_be_and_steps_stay_the_same():
 
 def manifests(**spans: tuple[float, float]) -> dict[str, dict[str, float]]:
     return {
-        name.replace("__", "/"): {"created": start, "seconds": end - start}
+        name.replace("__", "/"): {
+            "created": start,
+            "seconds": end - start,
+            "carried_on": name == "scores__lead3",
+        }
         for name, (start, end) in spans.items()
     }
 
@@ -208,6 +175,7 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
         comparison=(310, 312),
         final_best_model=(50, 60),  # made before the plan
         **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
+        **{f"scores__{name}": (306, 308) for name in BUILT_IN},  # the first carried on
     )
     rows = {row["what"]: row for row in plan.outcome(record, made, 2_500_000_000)}
     assert set(rows) == {"search", "train", "memory of a training"}

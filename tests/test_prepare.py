@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from nutgraf import articles
 from nutgraf.config import build
 from nutgraf.problems import UserError
-from nutgraf.runfolder import RunFolder, read_json
+from nutgraf.runfolder import RunFolder, read_json, read_records
 from nutgraf.settings import Config
 from nutgraf.stages import prepare
 
@@ -32,12 +32,16 @@ def study(tmp_path: Path, base: str, **prompt: int) -> tuple[Config, RunFolder]:
     path = tmp_path / "news.jsonl"
     if not path.exists():
         rows = [{"article": "a" * 50 * i, "highlights": "b" * 10} for i in range(1, 5)]
-        rows.append({"article": "", "highlights": "x"})
+        rows.append({"id": "none", "article": "", "highlights": "x"})
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = build(
         {
             "run": str(tmp_path / "run"),
-            "data": {"train": str(path), "validation": str(path), "test": str(path)},
+            "data": {
+                **dict.fromkeys(articles.SPLITS, str(path)),
+                "allow_overlap": True,
+                "max_rejected": 0.2,
+            },
             "model": {"base": base},
             "prompt": {"max_tokens": 200, "max_article_tokens": 120} | prompt,
         }
@@ -59,6 +63,10 @@ def test_articles_and_card_are_made_once(tmp_path, base):
     assert (tokens["article_mean"], tokens["summary_mean"]) == (126.0, 12.0)
     assert tokens["row_longest"] <= 200
     assert any(line.startswith("OVERLAP") for line in card["warnings"])
+    left_out = {"row": 5, "id": "none", "reason": "article empty", "detail": ""}
+    assert read_records(folder / "data" / "rejects.jsonl") == [
+        {"split": split, **left_out} for split in articles.SPLITS
+    ]
     assert not prepare.run(config, folder)
     assert prepare.run(config, folder, force=True)
 
@@ -77,8 +85,11 @@ def test_a_changed_file_or_setting_is_read_again(tmp_path, base):
 
 def test_summaries_that_cannot_fit_are_a_mistake_where_they_are_many(tmp_path, base):
     config, folder = study(tmp_path, base, max_tokens=32, max_article_tokens=5)
-    said = r"4 of 4 train summaries are too long, more than 5%; of article 'train-00000\d', the "
-    with pytest.raises(UserError, match=said + "summary is 12 tokens, .*raise prompt.max_tokens"):
+    said = (
+        r"4 of 4 drawn test articles are rejected, more than 20%: 4 summary too long; the first is "
+        r"row \d \('test-00000\d'\): .*, summary is 12 tokens, .*raise prompt.max_tokens"
+    )
+    with pytest.raises(UserError, match=said):
         prepare.run(config, folder)
     assert not (folder / "data").exists()
 

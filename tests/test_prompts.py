@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from nutgraf.articles import clean
 from nutgraf.prompts import IGNORED, PromptError, Renderer
 from nutgraf.settings import PromptConfig
+from nutgraf.text import clean
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ZEPHYR = (

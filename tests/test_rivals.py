@@ -121,10 +121,12 @@ def test_a_checkpoint_decodes_by_its_own_settings(
 
     folder = _checkpoint(tmp_path / kind, kind, tiny_base)
     news = [*TEST, Article("long", "word " * 200, "Words.")]
-    seen: list[int] = []
-    rows = rivals.from_checkpoint(kind, Rival(model=folder, batch_size=2), news, "cpu", seen.append)
+    rival = Rival(model=folder, batch_size=2)
+    first, *others = rivals.from_checkpoint(kind, rival, news, "cpu")
+    assert list(rivals.from_checkpoint(kind, rival, news, "cpu", done=first)) == others
+    found = {index: row for batch in (first, *others) for index, row in batch.items()}
+    rows = [found[index] for index in range(len(news))]
     assert [row["id"] for row in rows] == [a.id for a in news]
-    assert sum(seen) == len(news)
     assert rows[-1]["prompt_tokens"] == 64
     assert rows[-1]["trimmed_tokens"] > 100
     assert all(row["trimmed_tokens"] == 0 for row in rows[:-1])
@@ -144,9 +146,9 @@ def test_a_checkpoint_decodes_by_its_own_settings(
 
 def test_a_decoder_is_no_rival_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rivals\.x\.model .* is a llama, no sequence-to-sequence"):
-        rivals.from_checkpoint("x", Rival(model=str(tiny_base)), TEST, "cpu")
+        next(rivals.from_checkpoint("x", Rival(model=str(tiny_base)), TEST, "cpu"))
     with pytest.raises(Failure, match=r"rivals\.x\.model .* could not be loaded"):
-        rivals.from_checkpoint("x", Rival(model=str(tmp_path)), TEST, "cpu")
+        next(rivals.from_checkpoint("x", Rival(model=str(tmp_path)), TEST, "cpu"))
 
 
 def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killer import Killer
 
+from nutgraf import claims, runfolder
 from nutgraf.lock import held
 from nutgraf.problems import Failure, UserError
-from nutgraf.runfolder import RunFolder, read_records, write_records
+from nutgraf.runfolder import Artefact, RunFolder, read_records, write_records
 
 
 def make(folder: RunFolder, text: str = "x", **kwargs: object) -> None:
@@ -77,7 +80,7 @@ def test_a_deleted_file_is_made_again(tmp_path: Path) -> None:
 
 def test_missing_input_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="has not been made: run `nutgraf run"):
-        RunFolder(tmp_path).artefact("search", inputs=["data"])
+        _ = RunFolder(tmp_path).artefact("search", inputs=["data"]).is_current
 
 
 def test_records_keep_any_text(tmp_path: Path) -> None:
@@ -97,16 +100,25 @@ def changed_manifest(folder: RunFolder, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_what_was_made_otherwise_is_named_and_made_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_made_otherwise_is_told(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     make(folder, settings={"train": {"seed": 1, "rate": 0.5}, "old": True})
-    assert capsys.readouterr().err == ""
-    asked = {"train": {"seed": 2, "rate": 0.5}, "old": True}
-    make(folder, settings=asked)
-    assert "data is made again: train.seed was 1, is now 2\n" in capsys.readouterr().err
-    assert folder.artefact("data", settings=asked).is_current
+    asked = folder.artefact("data", settings={"train": {"seed": 2, "rate": 0.5}, "old": True})
+    assert asked.stale == "train.seed was 1, is now 2"
+    make(folder, settings=asked.settings)
+    assert asked.is_current
+
+
+def test_what_an_older_version_made_is_made_again_and_a_patch_is_no_other_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    monkeypatch.setattr(runfolder, "__version__", "3.4.0")
+    make(folder)
+    monkeypatch.setattr(runfolder, "__version__", "3.4.1")
+    assert folder.artefact("data").is_current
+    monkeypatch.setattr(runfolder, "__version__", "3.5.0")
+    assert folder.artefact("data").stale == "made by nutgraf 3.4.0, this is 3.5.0"
 
 
 def test_a_file_changed_by_hand_is_not_taken_for_what_was_made(tmp_path: Path) -> None:
@@ -135,46 +147,117 @@ def test_a_manifest_tampered_with_is_not_believed(tmp_path: Path) -> None:
     assert folder.artefact("data").is_current
 
 
-def test_killed_at_any_step_of_moving_it_is_whole_or_not_done(
+def make_two(folder: RunFolder, text: str) -> None:
+    """Over an older version the folder has another file, which must not stay."""
+    with two(folder, text).writing(resume=True) as out:
+        (out / "both").mkdir(exist_ok=True)
+        (out / "both" / f"{text}.txt").write_text(text)
+        (out / "table.csv").write_text(text)
+
+
+def two(folder: RunFolder, text: str) -> Artefact:
+    return folder.artefact("two", outputs=["both", "table.csv"], settings={"text": text})
+
+
+def found(folder: RunFolder) -> str | None:
+    """Which version is there, by its manifest; that it is all of that version is checked."""
+    if not folder.has("two"):
+        return None
+    text = folder.manifest("two")["settings"]["text"]
+    assert two(folder, text).is_current
+    assert [p.name for p in (folder / "both").iterdir()] == [f"{text}.txt"]
+    assert (folder / "both" / f"{text}.txt").read_text() == text
+    assert (folder / "table.csv").read_text() == text
+    return str(text)
+
+
+@pytest.mark.parametrize("over_an_old_version", [False, True])
+def test_killed_at_any_operation_on_files_it_is_old_or_new_or_not_made_and_never_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over_an_old_version: bool
+) -> None:
+    killer = Killer(tmp_path, monkeypatch)
+    states: list[str | None] = []
+    whole = 0
+    for left in range(1000):
+        folder = RunFolder(tmp_path / str(left))
+        if over_an_old_version:
+            make_two(folder, "old")
+        survived = killer.survives(left, lambda folder=folder: make_two(folder, "new"))
+        states.append(found(folder))
+        sealed = (folder / ".making" / "two" / "manifest.json").exists()
+        whole += sealed
+        # The next run is killed as well, in one case at every operation in turn until one is not.
+        again = 0 if whole == 1 else 1000
+        while not killer.survives(again, folder.recover):
+            assert found(folder) in (states[-1], None, "new")
+            again += 1
+        if found(folder) != "new":
+            assert not sealed  # what was sealed has not to be made again
+            make_two(folder, "new")
+        assert found(folder) == "new"
+        assert not list((folder / ".making").iterdir())
+        if survived:
+            break
+    seen = list(dict.fromkeys(states))
+    assert seen == (["old", None, "new"] if over_an_old_version else [None, "new"])
+    assert len(states) > 40
+    assert whole > 10
+
+
+def test_what_a_stopped_run_left_is_carried_on_only_by_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    make(folder)
+
+    def stopped(resume: bool = True, **settings: object) -> list[str]:
+        """What lies in the scratch at the start of an attempt that is stopped."""
+        there: list[str] = []
+        made = folder.artefact("search", inputs=["data"], settings=settings)
+        with contextlib.suppress(KeyboardInterrupt), made.writing(resume=resume) as out:
+            there = sorted(p.name for p in out.iterdir() if p.name != "claim.json")
+            (out / f"{len(there)}.txt").write_text("half")
+            raise KeyboardInterrupt
+        return there
+
+    assert stopped(rate=1) == []
+    assert stopped(rate=1) == ["0.txt"]
+    assert stopped(rate=1) == ["0.txt", "1.txt"]
+    assert capsys.readouterr().err == ""
+    assert stopped(rate=2) == []
+    line = capsys.readouterr().err
+    assert line == (
+        "search: what a stopped run left is thrown away: settings.rate was 1, is now 2\n"
+    )
+    make(folder, "other data")
+    assert stopped(rate=2) == []
+    assert "thrown away: inputs.data was " in capsys.readouterr().err
+    monkeypatch.setattr(runfolder, "LIBRARIES", ())
+    assert stopped(rate=2) == []
+    assert "versions.torch was " in capsys.readouterr().err
+    (tmp_path / ".making" / "search" / "claim.json").write_text("{")
+    assert stopped(rate=2) == []
+    assert "claim.json is missing or damaged" in capsys.readouterr().err
+    assert stopped(rate=2, resume=False) == []  # a stage that cannot carry on
+    assert capsys.readouterr().err == ""
+
+
+def test_a_kill_while_it_is_thrown_away_leaves_nothing_that_is_carried_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stops at each step in turn: never a manifest beside files that it does not name."""
-    from nutgraf import runfolder
-
-    class Killed(BaseException):
-        pass
-
-    steps = 0
-    for stop in range(1, 100):
-        folder = RunFolder(tmp_path / str(stop))
-        make(folder, "old")
-        steps = 0
-
-        def step(real: Any, stop: int = stop) -> Any:
-            def call(*args: Any) -> Any:
-                nonlocal steps
-                steps += 1
-                if steps == stop:
-                    raise Killed
-                return real(*args)
-
-            return call
-
-        with monkeypatch.context() as patch:
-            for name in ("_sync", "_move"):
-                patch.setattr(runfolder, name, step(getattr(runfolder, name)))
-            try:
-                make(folder, "new")
-            except Killed:
-                done = False
-            else:
-                done = True
-        text = (folder / "data" / "a.txt").read_text() if folder.artefact("data").is_current else ""
-        assert text in ("", "old", "new")
-        if done:
-            assert text == "new"
+    killer = Killer(tmp_path, monkeypatch)
+    survived = False
+    for left in range(100):
+        place = tmp_path / str(left)
+        claims.take(place, {"n": 1}, "it")
+        for name in "abc":
+            (place / name).write_text("one")
+        survived = killer.survives(left, lambda place=place: claims.take(place, {"n": 2}, "it"))
+        claims.take(place, {"n": 1}, "it")  # as it was before
+        assert {p.name for p in place.iterdir()} in ({"claim.json"}, {"claim.json", "a", "b", "c"})
+        if survived:
             break
-    assert steps >= 4
+    assert survived
 
 
 HOLD = """

@@ -172,13 +172,13 @@ def test_a_column_that_is_not_there(capsys, file):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"gold": ""}, "row 2 has no reference, column 'gold' is empty"),
-        ({"gold": " \n"}, "row 2 has no reference, column 'gold' is empty"),
+        ({"gold": ""}, "row 2: the reference in column 'gold' is empty: correct it or leave"),
+        ({"gold": " \n"}, "row 2: the reference in column 'gold' is empty"),
         ({"gold": "—"}, "row 2: reference '—' has no word that ROUGE counts"),
-        ({"gold": None}, "row 2: column 'gold' holds None"),
-        ({"ours": None}, "row 2: column 'ours' holds None"),
-        ({"ours": 7}, "row 2: column 'ours' holds 7: it has to be text"),
-        ({"story": " "}, "row 2 has no article, column 'story' is empty"),
+        ({"gold": None}, "row 2: the reference in column 'gold' is missing"),
+        ({"ours": None}, "row 2: the summary in column 'ours' is missing"),
+        ({"ours": 7}, "row 2: the summary in column 'ours' is not text: it is of type int"),
+        ({"story": " "}, "row 2: the article in column 'story' is empty"),
     ],
 )
 def test_a_row_that_cannot_be_measured_is_named(capsys, tmp_path, change, told):

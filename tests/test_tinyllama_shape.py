@@ -3,45 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 from conftest import ROOT
-
-TINYLLAMA = {
-    "vocab_size": 32_000,
-    "hidden_size": 2_048,
-    "intermediate_size": 5_632,
-    "num_hidden_layers": 22,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 2_048,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10_000.0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-}
-
-
-def write_checkpoint(folder: Path, tokenizer: Path, layers: int) -> None:
-    """A checkpoint of TinyLlama-1.1B-Chat's form with random weights, in bf16 safetensors."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    with torch.device("cpu"):
-        torch.set_default_dtype(torch.bfloat16)
-        try:
-            model = LlamaForCausalLM(LlamaConfig(**{**TINYLLAMA, "num_hidden_layers": layers}))
-        finally:
-            torch.set_default_dtype(torch.float32)
-    model.save_pretrained(str(folder))
-    for file in tokenizer.iterdir():
-        shutil.copy(file, folder)
+from shape import write_checkpoint
 
 
 def test_the_shipped_configuration_runs_on_the_real_shape(shared: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import itertools
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,35 +22,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nutgraf import tables
-from nutgraf.problems import Failure, UserError
+from nutgraf.problems import Failure, UserError, one_line
+from nutgraf.reading import Article, Numbered, Reader, Reject, check
 from nutgraf.section import did_you_mean
 from nutgraf.settings import DataConfig
+from nutgraf.tables import Broken
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLITS = ("train", "validation", "test")
-TOO_LONG_SHARE = 0.05  # of the drawn summaries; more is taken for a mistake in the settings
-
-# Line ends of other systems become "\n"; other control characters and byte order marks go. A
-# lone surrogate, which JSON can hold and UTF-8 cannot, becomes the replacement character.
-_CHARACTERS: dict[int, str | None] = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0xFEFF])
-_CHARACTERS |= dict.fromkeys([0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n") | {0x09: "\t"}
-_CHARACTERS |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
-
-
-@dataclass(frozen=True)
-class Article:
-    """A news article; `highlights` is its reference summary, one sentence a line."""
-
-    id: str
-    article: str
-    highlights: str
 
 
 @dataclass(frozen=True)
 class Split:
-    """The articles drawn for one split, in random order, and what became of the other rows."""
+    """The articles drawn for one split, in random order, and what became of the other rows.
+
+    `rejected` rows cannot be used; `removed` ones could, but their article stands in another split,
+    or in training twice.
+    """
 
     articles: list[Article]
     source: str
@@ -58,47 +48,59 @@ class Split:
     asked: int | None
     seed: int
     rows_read: int
-    rejected: dict[str, int]
-
-
-def clean(text: str) -> str:
-    """`text` with "\\n" as its only line end, without control characters and outer white space.
-
-    Wording, case, tabs and inner spaces stay as they are.
-    """
-    return text.replace("\r\n", "\n").translate(_CHARACTERS).strip()
+    rejected: list[Reject]
+    removed: list[Reject]
 
 
 def load(
-    data: DataConfig, split: str, too_long: Callable[[Article], str | None] = lambda article: None
+    data: DataConfig,
+    split: str,
+    too_long: Callable[[Article], str | None] = lambda article: None,
+    others: Mapping[str, Split] | None = None,
 ) -> Split:
     """Draw the articles of `split`: "train", "validation" or "test".
 
-    All rows are read, rows without an article or a summary are counted by reason, and
-    `data.<split>_examples` of the others are drawn at random with `data.seed` (all of them where
-    there are fewer). A larger draw from the same rows begins with the smaller one. `too_long`
-    gives the reason why a summary leaves no room in a training row, if it does not: such an
-    article is counted, and the next takes its place.
+    All rows are read, and `data.<split>_examples` of those that can be used are drawn at random
+    with `data.seed` (all of them where there are fewer). A larger draw from the same rows begins
+    with the smaller one. Articles of the splits in `others` are removed, and for training those of
+    an earlier row, unless `data.allow_overlap`. `too_long` gives the reason why a summary leaves no
+    room in a training row, if it does not: such an article is rejected, and the next takes its
+    place. The newswire's splits share nothing.
 
-    Raises UserError for a file, column or split that is not there and where over 5% of the drawn
-    summaries are too long, Failure where the Hub cannot be reached.
+    Raises UserError for a file, column or split that is not there, where nothing is left, and where
+    more than the share `data.max_rejected` of the rows read, or of the articles tried with
+    `too_long`, is rejected; Failure where the Hub cannot be reached.
     """
     asked = getattr(data, f"{split}_examples")
-    spare = None if asked is None else asked + math.ceil(asked / (1 / TOO_LONG_SHARE - 1))
+    spare = _with_spare(asked, data.max_rejected)
     if data.source == "newswire" and not data.train:
-        drawn = _newswire(split, spare, data.seed)
-        fitting, refused = _fitting(drawn, asked, too_long, split)
-        read = len(fitting) + sum(refused.values())
-        return Split(fitting, "newswire", None, asked, data.seed, read, refused)
+        drawn = list(enumerate(_newswire(split, spare, data.seed), 1))
+        fitting, refused = _fitting(drawn, asked, too_long, split, data.max_rejected)
+        read = len(fitting) + len(refused)
+        return Split(fitting, "newswire", None, asked, data.seed, read, refused, [])
     rows, source, revision = _rows(data, split)
-    reader = _Reader(data, split, source)
+    taken = {
+        name: {a.fingerprint for a in other.articles} for name, other in (others or {}).items()
+    }
+    reader = Reader(data, split, source, taken)
     random = np.random.default_rng([data.seed, zlib.crc32(split.encode())])
-    keyed = ((random.random(), place, a) for place, a in enumerate(reader.articles(rows)))
-    first = sorted(keyed) if spare is None else heapq.nsmallest(spare, keyed)
+    # Each article has its number of the draw before any is removed: the others keep theirs.
+    keyed = ((random.random(), number, a) for number, a in reader.articles(rows))
+    kept = (entry for entry in keyed if not reader.removes(*entry[1:]))
+    first = sorted(kept) if spare is None else heapq.nsmallest(spare, kept)
     reader.check(found=len(first))
-    fitting, refused = _fitting([article for _, _, article in first], asked, too_long, split)
-    rejected = dict(sorted((reader.rejected + refused).items()))
-    return Split(fitting, source, revision, asked, data.seed, reader.rows_read, rejected)
+    drawn = [(number, article) for _, number, article in first]
+    fitting, refused = _fitting(drawn, asked, too_long, split, data.max_rejected)
+    return Split(
+        fitting,
+        source,
+        revision,
+        asked,
+        data.seed,
+        reader.rows_read,
+        reader.rejected + refused,
+        reader.removed,
+    )
 
 
 def sample(data: DataConfig, split: str, n: int) -> tuple[list[Article], int | None]:
@@ -113,8 +115,8 @@ def sample(data: DataConfig, split: str, n: int) -> tuple[list[Article], int | N
     if on_the_hub(data):
         return [], asked
     rows, source, _ = _rows(data, split)
-    reader = _Reader(data, split, source)
-    found = reader.articles(rows)
+    reader = Reader(data, split, source, {})
+    found = (article for _, article in reader.articles(rows))
     first = list(itertools.islice(found, n))
     reader.check(found=len(first))
     return first, len(first) + sum(1 for _ in found) if asked is None else asked
@@ -147,93 +149,34 @@ def as_dataset(rows: Sequence[Mapping[str, Any]]) -> Dataset:
     return datasets.Dataset.from_list([dict(row) for row in rows])
 
 
+def _with_spare(asked: int | None, max_rejected: float) -> int | None:
+    """How many to draw, so that `asked` are left of them whatever is rejected later on."""
+    if asked is None or max_rejected == 1:
+        return None
+    return asked + math.ceil(asked * max_rejected / (1 - max_rejected))
+
+
 def _fitting(
-    drawn: Sequence[Article],
+    drawn: Sequence[tuple[int, Article]],
     asked: int | None,
     too_long: Callable[[Article], str | None],
     split: str,
-) -> tuple[list[Article], Counter[str]]:
-    """The first `asked` articles that fit, and the count of those passed over."""
+    allowed: float,
+) -> tuple[list[Article], list[Reject]]:
+    """The first `asked` articles that fit, and those passed over."""
     fitting: list[Article] = []
-    refused: list[tuple[str, str]] = []
-    for article in drawn:
+    refused: list[Reject] = []
+    for number, article in drawn:
         if len(fitting) == asked:
             break
         if reason := too_long(article):
-            refused.append((article.id, reason))
+            refused.append(Reject(split, number, article.id, "summary too long", reason))
         else:
             fitting.append(article)
-    tried = len(fitting) + len(refused)
-    if len(refused) > TOO_LONG_SHARE * tried:
-        name, reason = refused[0]
-        raise UserError(
-            f"{len(refused):,} of {tried:,} {split} summaries are too long, more than "
-            f"{TOO_LONG_SHARE:.0%}; of article {name!r}, the {reason}"
-        )
-    return fitting, Counter({"summary too long": len(refused)} if refused else {})
-
-
-class _Reader:
-    """Turns rows into articles and keeps count of those that it rejects, by reason."""
-
-    def __init__(self, data: DataConfig, split: str, source: str) -> None:
-        self.data, self.split, self.source = data, split, source
-        self.rows_read = 0
-        self.rejected: Counter[str] = Counter()
-        self.columns: dict[str, None] = {}
-
-    def articles(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Article]:
-        seen: set[str] = set()
-        for number, row in enumerate(rows, 1):
-            self.rows_read = number
-            self.columns.update(dict.fromkeys(row))
-            found = self._article(row, number)
-            if isinstance(found, Article) and found.id in seen:
-                # Summaries and scores are joined by id, so it has to be one row's alone.
-                found = "id of an earlier row"
-            if isinstance(found, str):
-                self.rejected[found] += 1
-            else:
-                seen.add(found.id)
-                yield found
-
-    def check(self, found: int) -> None:
-        """Raise UserError where a column was in no row, or nothing could be used."""
-        named = ["article_column", "summary_column"]
-        if self.data.id_column != DataConfig().id_column:
-            named.append("id_column")
-        for setting in named if self.rows_read else []:
-            column = getattr(self.data, setting)
-            if column not in self.columns:
-                raise UserError(
-                    f"{self.source} has no column {column!r}{did_you_mean(column, self.columns)} "
-                    f"(it has {', '.join(self.columns)}): set data.{setting}"
-                )
-        if not found:
-            why = ", ".join(f"{n} {reason}" for reason, n in sorted(self.rejected.items()))
-            raise UserError(
-                f"{self.source} has no usable row for {self.split}: {self.rows_read} read"
-                + (f", rejected: {why}" if why else "")
-            )
-
-    def _article(self, row: Mapping[str, Any], number: int) -> Article | str:
-        """The row's article, or the reason why it cannot be used."""
-        texts = []
-        for kind, column in (
-            ("article", self.data.article_column),
-            ("summary", self.data.summary_column),
-        ):
-            value = row.get(column)
-            if value is None:
-                return f"{kind} missing"
-            if not isinstance(value, str):
-                return f"{kind} not text"
-            texts.append(clean(value))
-            if not texts[-1]:
-                return f"{kind} empty"
-        given = row.get(self.data.id_column)
-        name = clean(str(given)) if given is not None else ""
-        return Article(name or f"{self.split}-{number:06d}", *texts)
+    check(refused, len(fitting) + len(refused), allowed, f"drawn {split} articles")
+    if not fitting:
+        raise UserError(f"not one {split} article is left: {refused[0]}")
+    return fitting, refused
 
 
 def _newswire(split: str, n: int | None, seed: int) -> list[Article]:
@@ -244,33 +187,41 @@ def _newswire(split: str, n: int | None, seed: int) -> list[Article]:
     return [Article(s.id, s.article, s.highlights) for s in newswire.stories(split, n, seed)]
 
 
-def _rows(data: DataConfig, split: str) -> tuple[Iterable[Mapping[str, Any]], str, str | None]:
+def _rows(data: DataConfig, split: str) -> tuple[Numbered, str, str | None]:
     """The rows of a split, the name of where they come from, and its revision on the Hub."""
     given = getattr(data, split)
     if given:
-        return tables.rows(Path(given)), given, None
+        return enumerate(tables.rows_or_broken(Path(given)), 1), given, None
     source = Path(data.source)
     if source.is_dir() or not (source.is_file() or source.suffix in tables.SUFFIXES):
-        return _hub(data, split)
-    return _of_split(tables.rows(source), data, split), data.source, None
+        found, name, revision = _hub(data, split)
+        return enumerate(found, 1), name, revision
+    rows = enumerate(tables.rows_or_broken(source), 1)
+    return _of_split(rows, data, split), data.source, None
 
 
-def _of_split(
-    rows: Iterator[dict[str, Any]], data: DataConfig, split: str
-) -> Iterator[dict[str, Any]]:
+def _of_split(rows: Numbered, data: DataConfig, split: str) -> Numbered:
+    """The rows of one split. What cannot be read, or says no split, is counted with training."""
     found: Counter[str] = Counter()
-    for row in rows:
-        if data.split_column not in row:
-            raise UserError(
-                f"{data.source} has no column {data.split_column!r}"
-                f"{did_you_mean(data.split_column, row)} (it has {', '.join(row)}): set "
-                "data.split_column, or give data.train, data.validation and data.test"
-            )
-        found[str(row[data.split_column])] += 1
-        if row[data.split_column] == split:
-            yield row
+    columns: dict[str, None] = {}
+    for number, row in rows:
+        name = None
+        if not isinstance(row, Broken):
+            columns.update(dict.fromkeys(row))
+            name = row.get(data.split_column)
+            if name is None or name == "":
+                row = Broken(f"row {number}", "without a split", f"{data.split_column!r} is empty")
+        found[str(name)] += name is not None
+        if name == split or (isinstance(row, Broken) and split == "train"):
+            yield number, row
+    if columns and data.split_column not in columns:
+        raise UserError(
+            f"{data.source} has no column {data.split_column!r}"
+            f"{did_you_mean(data.split_column, columns)} (it has {tables.listed(columns)}): set "
+            "data.split_column, or give data.train, data.validation and data.test"
+        )
     if not found[split]:
-        there = ", ".join(repr(name) for name in itertools.islice(found, 5)) or "nothing"
+        there = ", ".join(repr(name) for name in itertools.islice(+found, 5)) or "nothing"
         raise UserError(
             f"{data.source} has no row with {split!r} in column {data.split_column!r}: "
             f"there is {there}"
@@ -292,12 +243,12 @@ def _hub(data: DataConfig, split: str) -> tuple[Iterable[Mapping[str, Any]], str
         ) from None
     except ValueError as error:
         raise UserError(
-            f"{data.source} cannot give its split {split!r}: {_one_line(error)} "
+            f"{data.source} cannot give its split {split!r}: {_named(error)} "
             "(data.name, data.revision)"
         ) from None
     except (OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise Failure(
-            f"the Hub did not give {data.source!r}: {_one_line(error)}; "
+            f"the Hub did not give {data.source!r}: {_named(error)}; "
             f"try again with a connection, {own_files}"
         ) from error
     return found, data.source, data.revision or _revision(found.info.download_checksums)
@@ -310,5 +261,5 @@ def _revision(downloads: Mapping[str, Any] | None) -> str | None:
     return commits.pop() if len(commits) == 1 else None
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def _named(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 300)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +13,19 @@ from typing import NoReturn
 
 from nutgraf import __version__
 from nutgraf.config import fields, load
-from nutgraf.problems import Failure, UserError
+from nutgraf.problems import Problem, UserError, one_line
 from nutgraf.settings import Config
+from nutgraf.stopping import Stopped, listening
 from nutgraf.study import STAGES
+
+CARRIES_ON = "the same command carries on from here"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a user's mistake."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # UTF-8 as all files are, and never an error; a name of a file may hold what UTF-8 cannot.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         words, settings = _split(sys.argv[1:] if argv is None else argv)
         args = _parser().parse_args(words)
@@ -24,12 +33,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--{next(iter(settings))} is a setting of a study: not taken here")
         status: int | None = args.call(args, settings)
         return status or 0
-    except (UserError, Failure) as error:
+    except Problem as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
-        return _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+        told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return _complain(f"{told}: free space there; {CARRIES_ON}" if full else told, 1)
+    except Stopped as stop:
+        return _complain(f"{stop}; {CARRIES_ON}", stop.exit_code)
     except KeyboardInterrupt:
-        return _complain("stopped; the same command carries on from here", 130)
+        return _complain(f"stopped; {CARRIES_ON}", 130)
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:  # argparse, after it has helped
+            raise
+        # Ray takes the signal over while it searches, and exits with its number.
+        return _complain(f"{Stopped(end.code)}; {CARRIES_ON}", Stopped(end.code).exit_code)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -55,7 +73,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"nutgraf: {' '.join(message.split())}", file=sys.stderr)
+    print(f"nutgraf: {one_line(message)}", file=sys.stderr)
     return status
 
 
@@ -157,7 +175,8 @@ def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
     from nutgraf import study
 
     config = _configuration(args, settings)
-    made = study.run(config, args.stages, force=args.force)
+    with listening():
+        made = study.run(config, args.stages, force=args.force)
     if args.stages == tuple(STAGES):
         _print_table(config, made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import types
 import typing
@@ -12,7 +13,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nutgraf.problems import UserError
+from nutgraf import strictyaml
+from nutgraf.problems import UserError, one_line, without_secrets
 from nutgraf.section import Choices, Section, did_you_mean
 from nutgraf.settings import Config
 
@@ -37,6 +39,7 @@ def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> Confi
 
 def build(raw: Mapping[str, Any]) -> Config:
     """The configuration of plain nested mappings. Raises ConfigError, one line a problem."""
+    _check_texts(raw)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -88,31 +91,16 @@ def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{name}", info.description or "", info.default
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, not a silent last-one-wins."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise ConfigError(f"line {node.start_mark.line + 1}: {', '.join(twice)} stands twice")
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        with path.open("rb") as file:
+            text = file.read(strictyaml.LONGEST + 1).decode()
+        raw = strictyaml.load(text)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # among them text that is not UTF-8, a NUL in the name
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except ConfigError as error:
+    except strictyaml.Mistake as error:
         raise ConfigError(f"{path}: {error}") from None
     if raw is None:
         return {}
@@ -130,9 +118,9 @@ def _default_space(raw: dict[str, Any]) -> None:
 
 def _parse(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{name}: {text!r} cannot be read as a value") from None
+        return strictyaml.load(text)
+    except strictyaml.Mistake as error:
+        raise ConfigError(f"{name}: {text!r} cannot be read as a value: {error}") from None
 
 
 def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
@@ -152,22 +140,62 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
     here[last] = value
 
 
+def _check_texts(value: Any, name: str = "") -> None:
+    """Raise ConfigError for what no setting may hold: a secret, which would be saved; a NUL."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_texts(inner, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_texts(inner, name)
+    elif isinstance(value, str):
+        if without_secrets(value) != value:
+            raise ConfigError(
+                f"{name} holds a token or a password, and settings are saved: leave it out, and "
+                "set the environment variable HF_TOKEN instead"
+            )
+        if "\0" in value:
+            raise ConfigError(f"{name} is {value!r}: leave the NUL character out")
+
+
 def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """Pydantic's problems as one line each: field, value, what is allowed."""
+    """Pydantic's problems as one line: of each the field, its value, what is allowed."""
+    problems = error.errors(include_url=False, include_context=True)
     lines = []
-    for problem in error.errors(include_url=False, include_context=True):
-        where = [str(part) for part in problem["loc"] if part not in ("range", "choices")]
+    for problem in problems:
+        loc, kind = problem["loc"], problem["type"]
+        if kind == "too_short" and any(p["loc"][:-1] == loc for p in problems):
+            continue  # the item that is wrong is told already
+        # Parts such as "range" or "tuple[str]" say which of several types was tried.
+        where = [str(part) for part in loc if part not in ("range", "choices", "[key]")]
+        where = [part for part in where if not re.match(r"(literal|tuple)\[", part)]
         name = ".".join(([prefix] if prefix else []) + where)
-        if problem["type"] == "extra_forbidden":
-            known = _siblings(model, problem["loc"][:-1])
+        if kind in ("extra_forbidden", "invalid_key"):
+            known = _siblings(model, loc[:-1])
             lines.append(f"{name!r} is not a setting{did_you_mean(where[-1], known)}")
-        elif problem["type"] == "value_error":
+        elif kind == "value_error":
             text = str(problem["ctx"]["error"])
             lines.append(f"{name}: {text}" if name else text)
         else:
-            message = problem["msg"][0].lower() + problem["msg"][1:]
-            lines.append(f"{name} is {problem['input']!r}: {message}")
+            lines.append(f"{name} is {_shown(problem['input'])}: {_wanted(problem)}")
     return "; ".join(dict.fromkeys(lines))
+
+
+def _shown(value: Any) -> str:
+    """A value as a person wrote it, or its beginning."""
+    names = {None: "null", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else one_line(repr(value), 80)
+
+
+def _wanted(problem: Any) -> str:
+    """What would be right in place of a value."""
+    value, message = problem["input"], problem["msg"]
+    if problem["type"] in ("model_type", "dict_type"):
+        return "give its fields, `name: value` each"
+    if problem["type"] == "string_type":
+        plain = isinstance(value, int | float | datetime.date) and not isinstance(value, bool)
+        return f"text is wanted, write '\"{value}\"'" if plain else "text is wanted"
+    return str(message[0].lower() + message[1:])
 
 
 def _siblings(model: Any, loc: Sequence[int | str]) -> list[str]:

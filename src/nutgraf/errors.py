@@ -99,6 +99,13 @@ def fragments(article: Sequence[str], summary: Sequence[str]) -> list[tuple[int,
     while at < len(summary):
         length, source = 0, 0
         for place in places.get(summary[at], ()):
+            if at + length == len(summary):
+                break  # nothing can be longer
+            if (
+                article[place + length : place + length + 1]
+                != summary[at + length : at + length + 1]
+            ):
+                continue  # nor can this one
             shared = 1
             while (
                 at + shared < len(summary)

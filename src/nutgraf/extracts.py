@@ -13,6 +13,7 @@ from nutgraf.metrics import article_sentences, stems
 
 SENTENCES = 3
 _DAMPING = 0.85
+_RANKED = 500
 # A start of a process takes as long as this many articles.
 _ROWS_PER_PROCESS = 200
 
@@ -45,9 +46,10 @@ def textrank(article: str) -> str:
 
     Mihalcea & Tarau (2004), "TextRank: Bringing Order into Texts": sentences are the nodes of a
     graph whose edges weigh |words of both| / (log |words of one| + log |words of the other|), and
-    the weighted PageRank, damping 0.85, is a sentence's rank. Earlier sentences win ties.
+    the weighted PageRank, damping 0.85, is a sentence's rank. Earlier sentences win ties. Of an
+    article without end the first 500 sentences are read, since the graph grows with their square.
     """
-    sentences = article_sentences(article)
+    sentences = article_sentences(article)[:_RANKED]
     words = [Counter(stems(sentence)) for sentence in sentences]
     n = len(sentences)
     weights = np.zeros((n, n))

@@ -43,12 +43,15 @@ _LOOSE = {"one": 1, "once": 1, "twice": 2, "pair": 2, "couple": 2} | {
         "first second third fourth fifth sixth seventh eighth ninth tenth".split(), 1
     )
 }
+# Limits for texts that are no news, which would take time or memory without bound: of a number its
+# digits and words, of a name its words. Title case over a whole page is many names.
+_DIGITS, _WORDS, _NAME_WORDS = 100, 20, 20
 _NUMBER_WORD = "|".join([*_SMALL, *_SCALES])
 _NUMBER = re.compile(
     r"(?<![^\W_])(?<!\d[.,])(?P<figures>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
     rf"(?:[\s-]?(?P<scale>{'|'.join(_SCALES)})s?\b|\s?(?P<short>bn|mn|tn|[mk])\b)?"
     rf"|\b(?P<loose>{'|'.join(_LOOSE)})\b(?![\s-]+(?:{'|'.join(_SCALES)})\b)"
-    rf"|\b(?P<words>(?:{_NUMBER_WORD})(?:(?:-|\s+(?:and\s+)?)(?:{_NUMBER_WORD}))*)\b",
+    rf"|\b(?P<words>(?:{_NUMBER_WORD})(?:(?:-|\s+(?:and\s+)?)(?:{_NUMBER_WORD})){{0,{_WORDS}}})\b",
     re.IGNORECASE,
 )
 
@@ -73,7 +76,7 @@ FUNCTION_WORDS = set(
     "just only even still too very never ever however meanwhile".split()
 )
 # `Federal Bureau of Investigation`, of which an acronym may be made.
-_LONG_NAME = re.compile(r"[A-Z]\w+(?: (?:(?:of|for|and|the|on) )*[A-Z]\w+)+")
+_LONG_NAME = re.compile(r"(?<!\w)[A-Z]\w+(?: (?:(?:of|for|and|the|on) )*[A-Z]\w+)+")
 _SINGLE = re.compile(r"[^\W\d_]")
 
 
@@ -191,7 +194,8 @@ def _runs(plain: str, found: list[Match[str]]) -> Iterator[list[Match[str]]]:
     for match in found:
         word = match.group()
         capitalized = word != word.lower() and _normal(word) not in FUNCTION_WORDS
-        if run and not (capitalized and _continues(run[-1], plain[run[-1].end() : match.start()])):
+        goes_on = capitalized and len(run) < _NAME_WORDS
+        if run and not (goes_on and _continues(run[-1], plain[run[-1].end() : match.start()])):
             yield run
             run = []
         if capitalized:
@@ -280,7 +284,7 @@ def _values(match: Match[str]) -> frozenset[Decimal]:
         return frozenset({Decimal(_LOOSE[match["loose"].lower()])})
     if match["words"]:
         return frozenset({Decimal(_from_words(match["words"].lower()))})
-    plain = Decimal(match["figures"].replace(",", ""))
+    plain = Decimal(match["figures"].replace(",", "")[:_DIGITS])
     if match["scale"]:
         return frozenset({plain * _SCALES[match["scale"].lower()]})
     if match["short"]:

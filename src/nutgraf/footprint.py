@@ -80,9 +80,7 @@ COMPILED_MOST = 100  # lengths, after which the oldest are forgotten
 KEPT = {"width": 18.0, "query_width": 6.0, "key_width": 3.9, "inner": 8.05, "r": 24.4}
 KEPT_IN_FULL = 1.36  # times as much where products are computed in 4 bytes (measured)
 DROPPED = 3.65  # with dropout, for each number that goes into an adapter (measured)
-SCORE = 6  # bytes kept of an attention score where attention is plain products (measured)
-SCORE_PASSED = 8  # of one on its way: its product, with the mask, in fp32 and back
-SCORES_LIMIT = 2**30  # bytes; beyond it a CPU trains with torch's fused attention (model.py)
+SCORES_LIMIT = 2**30  # bytes; beyond it a CPU trains with torch's fused attention (attention.py)
 LOGIT = 14  # bytes of a logit in training: 2 + 4 in fp32 + its gradient and its softmax
 ADAPTER = 16  # bytes of an adapter's weight: itself, its gradient, AdamW's two moments, all fp32
 NF4_BITS = {True: 4.13, False: 4.5}  # a weight, with and without double quantization (QLoRA)
@@ -104,10 +102,10 @@ def lengths(rows: Sequence[tuple[int, int]]) -> Lengths:
     )
 
 
-def scores(layers: int, heads: int, rows: int, tokens: int) -> int:
-    """Bytes, at most, of the attention scores of [rows, tokens] where a training keeps them all:
-    in one number format, in fp32 for their softmax, and what autograd keeps of both."""
-    return layers * heads * rows * tokens**2 * 10
+def scores(layers: int, heads: int, rows: int, tokens: int, number: int) -> int:
+    """Bytes of the attention scores of [rows, tokens] where a training keeps them all, as plain
+    products in `number` bytes each (attention.py)."""
+    return layers * heads * rows * tokens**2 * number
 
 
 def weights(config: Config, shape: Shape, machine: Machine) -> float:
@@ -117,8 +115,8 @@ def weights(config: Config, shape: Shape, machine: Machine) -> float:
         bits = NF4_BITS[config.model.double_quantization]
         # The largest matrix is unpacked for its product.
         return shape.linear * bits / 8 + (shape.other + shape.width * shape.inner) * number
-    number = 2 if machine.device == "cuda" and machine.half else 4
-    return (shape.linear + shape.other) * number
+    number = 2 if machine.half else 4
+    return shape.linear * number + shape.other * (number if machine.device == "cuda" else 4)
 
 
 def training(config: Config, shape: Shape, rows: Lengths, machine: Machine) -> float:
@@ -138,10 +136,7 @@ def training(config: Config, shape: Shape, rows: Lengths, machine: Machine) -> f
     if machine.device == "cuda":
         return (held + max(step, looked)) * FRAGMENTS
     if _plain(settings.micro_batch_size, shape, rows, machine):
-        looked += EVALUATED * shape.heads * rows.longest_row**2 * SCORE_PASSED
-    if machine.half and config.model.quantization == "none":
-        # Autograd keeps the weights as they were cast for each product, of a layer or of all.
-        step += 2 * shape.linear / (shape.layers if settings.activation_checkpointing else 1)
+        looked += scores(1, shape.heads, EVALUATED, rows.longest_row, 4)
     # The longest row of a micro-batch is seldom below the mean.
     met = min(COMPILED_MOST, 2 * (rows.longest_row - int(rows.row)) + 1)
     batches = steps_of(settings) * settings.gradient_accumulation_steps
@@ -239,7 +234,8 @@ def _kept(
     if lora.dropout:
         layer += tokens * DROPPED * (6 * shape.width + shape.inner)
     if _plain(settings.micro_batch_size, shape, rows, machine):
-        layer += settings.micro_batch_size * shape.heads * rows.longest_row**2 * SCORE
+        number = 2 if machine.half else 4
+        layer += scores(1, shape.heads, settings.micro_batch_size, rows.longest_row, number)
     if settings.activation_checkpointing:
         between = 2 if machine.device == "cuda" and machine.half else 4
         return layer + shape.layers * tokens * shape.width * between
@@ -247,8 +243,9 @@ def _kept(
 
 
 def _plain(micro_batch: int, shape: Shape, rows: Lengths, machine: Machine) -> bool:
-    """Whether attention is trained as plain products (model.training_attention)."""
-    kept = scores(shape.layers, shape.heads, micro_batch, rows.longest_row)
+    """Whether attention is trained as plain products (attention.training_attention)."""
+    number = 2 if machine.half else 4
+    kept = scores(shape.layers, shape.heads, micro_batch, rows.longest_row, number)
     return machine.device == "cpu" and kept <= SCORES_LIMIT
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch.nn import functional
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.model import Device
+from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import GenerateConfig
+
+GUESSES = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,6 @@ class RowLoss:
     tokens: int
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -42,10 +45,26 @@ def generate(
     settings: GenerateConfig,
     device: Device,
 ) -> Iterator[tuple[int, Generated]]:
-    """Summaries of prompts as (index of the prompt, its summary), batch by batch as they finish.
+    """Summaries as (index of the prompt, its summary), in the order of `generate_batches`."""
+    for batch in generate_batches(model, tokenizer, prompts, settings, device):
+        yield from batch.items()
+
+
+@torch.no_grad()
+def generate_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerateConfig,
+    device: Device,
+    done: Container[int] = (),
+) -> Iterator[dict[int, Generated]]:
+    """Summaries of prompts, {index of the prompt: its summary}, batch by batch as they finish.
 
     Prompts of similar length are decoded together, longest first, so that a batch that does not
-    fit in memory fails at once. Decoding is deterministic: greedy, or beam search.
+    fit in memory fails at once. A batch whose prompts are all `done` is left out; another is made
+    whole, since near ties depend on what is decoded together. Decoding is deterministic: greedy,
+    or beam search. Raises Failure where the device has no memory for a batch.
     """
     decoding = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
@@ -56,14 +75,69 @@ def generate(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    for batch in _batches([len(ids) for ids in prompts], settings.batch_size):
+    for batch in _batches([len(ids) for ids in prompts], settings.batch_size, done):
         ids, mask = _left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, device)
-        with device.autocast():
+        knob = f"lower generate.batch_size (now {settings.batch_size})"
+        with device.autocast(), _memory(len(batch), ids.shape[1], knob):
             out = cast(Any, model).generate(
                 input_ids=ids, attention_mask=mask, generation_config=decoding
             )
-        for index, tokens in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
-            yield index, _ended(tokens, tokenizer.eos_token_id)
+        yield {
+            index: _ended(tokens, tokenizer.eos_token_id)
+            for index, tokens in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True)
+        }
+
+
+@torch.no_grad()
+def stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    settings: GenerateConfig,
+    device: Device,
+    guesses: int = GUESSES,
+) -> Iterator[int]:
+    """The new tokens for one prompt as they are decoded greedily, without the end of sequence.
+
+    Where the last two tokens stood before in the article, those that followed there are guessed to
+    follow again, up to `guesses` of them, and one forward pass checks them all: prompt lookup
+    (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding). Only tokens that plain greedy
+    decoding would choose are kept. It ends by itself where the model ended the summary, and after
+    `max_new_tokens`.
+    """
+    text, guess, cache = list(prompt), list[int](), DynamicCache()
+    limit = len(prompt) + settings.max_new_tokens
+    while True:
+        unseen = torch.tensor([text[cache.get_seq_length() :] + guess], device=device.name)
+        with device.autocast():
+            logits = model(
+                input_ids=unseen,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=len(guess) + 1,
+            ).logits
+        for place, token in enumerate(logits[0].argmax(-1).tolist()):
+            if token == tokenizer.eos_token_id:
+                return
+            text.append(token)
+            yield token
+            if len(text) == limit:
+                return
+            if guess[place : place + 1] != [token]:
+                break
+        cache.crop(len(text) - 1 - cache.get_seq_length())  # off with the guesses that failed
+        guess = _repetition(text, guesses)
+
+
+def _repetition(text: list[int], most: int) -> list[int]:
+    """Up to `most` tokens that followed the latest earlier place of the last two."""
+    if most == 0:
+        return []
+    end = text[-2:]
+    for start in range(len(text) - 3, -1, -1):
+        if text[start] == end[0] and text[start + 1] == end[1]:
+            return text[start + 2 : start + 2 + most]
+    return []
 
 
 def _ended(tokens: list[int], eos: int) -> Generated:
@@ -72,26 +146,37 @@ def _ended(tokens: list[int], eos: int) -> Generated:
     return Generated(tokens, "length")
 
 
-@torch.no_grad()
 def summary_losses(
+    model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device, batch_size: int = 16
+) -> list[RowLoss]:
+    """Loss of each row's summary, end of sequence included, in the order of the rows."""
+    found: dict[int, RowLoss] = {}
+    for batch in loss_batches(model, rows, pad, device, batch_size):
+        found |= batch
+    return [found[i] for i in range(len(rows))]
+
+
+@torch.no_grad()
+def loss_batches(
     model: PreTrainedModel,
     rows: Sequence[Example],
     pad: int,
     device: Device,
     batch_size: int = 16,
-    progress: Callable[[int], object] = lambda rows: None,
-) -> list[RowLoss]:
-    """Loss of each row's summary, end of sequence included, in the order of the rows.
+    done: Container[int] = (),
+) -> Iterator[dict[int, RowLoss]]:
+    """Losses of the rows' summaries, {index of the row: its loss}, batch by batch, but the `done`.
 
     Rows are padded on the left, so that all summaries end together and logits are computed for
     the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
+    Raises Failure where the device has no memory for a batch.
     """
-    losses: list[RowLoss | None] = [None] * len(rows)
-    for batch in _batches([len(row.input_ids) for row in rows], batch_size):
+    for batch in _batches([len(row.input_ids) for row in rows], batch_size, done):
         ids, mask = _left_padded([rows[i].input_ids for i in batch], pad, device)
         labels = [[t for t in rows[i].labels if t != -100] for i in batch]
         longest = max(map(len, labels))
-        with device.autocast():
+        knob = "lower prompt.max_tokens, or set model.quantization to nf4"
+        with device.autocast(), _memory(len(batch), ids.shape[1], knob):
             logits = model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -99,12 +184,12 @@ def summary_losses(
                 logits_to_keep=longest + 1,
                 use_cache=False,
             ).logits
+        losses = {}
         for index, wanted, scores in zip(batch, labels, logits[:, :-1], strict=True):
             target = torch.tensor(wanted, device=scores.device)
             nll = functional.cross_entropy(scores[-len(wanted) :].float(), target, reduction="sum")
             losses[index] = RowLoss(nll.item(), len(wanted))
-        progress(len(batch))
-    return [loss for loss in losses if loss is not None]
+        yield losses
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:
@@ -112,10 +197,24 @@ def mean_loss(losses: Sequence[RowLoss]) -> float:
     return sum(row.nll for row in losses) / sum(row.tokens for row in losses)
 
 
-def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], size: int, done: Container[int]) -> Iterator[list[int]]:
+    """The same batches whatever is done, those left out that are done altogether."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for start in range(0, len(order), size):
-        yield order[start : start + size]
+        batch = order[start : start + size]
+        if any(index not in done for index in batch):
+            yield batch
+
+
+@contextlib.contextmanager
+def _memory(rows: int, tokens: int, knob: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise Failure(
+            f"no memory on the device for {rows} rows of {tokens} tokens ({reason}): {knob}"
+        ) from None
 
 
 def _left_padded(

@@ -23,10 +23,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf import footprint
+from nutgraf.attention import training_attention
 from nutgraf.budget import at_once, training_order
 from nutgraf.config import replace
 from nutgraf.footprint import Lengths, Machine, Shape
-from nutgraf.inference import generate
+from nutgraf.inference import generate, summary_losses
 from nutgraf.machine import memory
 from nutgraf.model import (
     Device,
@@ -34,19 +35,18 @@ from nutgraf.model import (
     fresh_adapter,
     load_base,
     load_tokenizer,
-    shape,
     source,
-    write_stand_in,
 )
 from nutgraf.plan import Plan, Speed, Speeds, make, passes, work
 from nutgraf.prompts import Example
 from nutgraf.settings import Config
+from nutgraf.shape import shape, write_stand_in
 from nutgraf.trainer import fit
 
 SMALL = 100_000_000  # weights; more are not loaded for a measurement
 LAYERS = 2  # of the base's form, where it is not measured itself
 STEPS = 3  # of a training, of which the first is not counted
-LOOKED = 8  # rows of its evaluation
+LOOKED = 8  # rows of an evaluation
 TOKENS = 6  # of summaries
 # Operations of a forward pass measured on a CPU, in training and in writing, a second or two: where
 # a batch of the configuration takes more, fewer rows of it are measured.
@@ -98,7 +98,7 @@ def _speeds(
             alone = trial if together > 1 or one == every else seen.training(rows, every)
         reading, token = seen.writing(prompts, whole)
     if device.name == "cuda":  # which trainings at a time share
-        trial = Speed(trial.training / together, trial.reading / together)
+        trial = Speed(trial.training / together, trial.reading / together, trial.saving)
         alone = trial
     return Speeds(trial, alone, reading, token, words)
 
@@ -123,7 +123,7 @@ class _Measured:
                 "train.micro_batch_size": batch,
                 "train.gradient_accumulation_steps": 1,
                 "train.eval_every": STEPS * batch,
-                "train.eval_examples": min(LOOKED, 2 * batch),
+                "train.eval_examples": 1,
             },
         ).train
         ended: list[float] = []
@@ -144,15 +144,18 @@ class _Measured:
                 on_step=lambda: ended.append(self._now()),
                 on_eval=lambda found: ended.append(self._now()),
             )
-        *_, trained, evaluated = ended
+            with training_attention(model, self.device, batch, max(lengths)):
+                started = self._now()
+                summary_losses(model, rows[:LOOKED], self.tokenizer.pad_token_id, self.device)
+                read = self._now() - started
+        *_, trained, saved = ended
         order = training_order(lengths, batch, STEPS, settings.seed)
         speeds = []
         for step in range(1, STEPS):
             here = [rows[i] for i in order[step * batch : (step + 1) * batch]]
             operations = passes(settings) * self._work(here)
             speeds.append(operations / (ended[step] - ended[step - 1]))
-        looked = self._work(rows[: settings.eval_examples])
-        return Speed(median(speeds), looked / (evaluated - trained))
+        return Speed(median(speeds), self._work(rows[:LOOKED]) / read, saved - trained)
 
     def writing(self, prompts: Sequence[Sequence[int]], whole: Shape) -> tuple[float, float]:
         """(operations a second of reading prompts, seconds a further token of a full batch takes

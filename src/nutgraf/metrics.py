@@ -9,6 +9,7 @@ as "R-L". All ROUGE figures are F-measures on 0-100.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ _WORD = re.compile(r"\w")
 
 # Starting a process and its imports costs as much as scoring about this many pairs.
 _PAIRS_PER_PROCESS = 500
+# The splitter takes the square of a line's length; longer lines are cut at a space before this one.
+_LONGEST_LINE = 20_000
 # Draws of one chunk of resamples: 2**22 indices of 4 bytes are 16 MB.
 _DRAWS = 2**22
 
@@ -54,14 +57,24 @@ def sentences(text: str) -> list[str]:
 def _cut(line: str) -> Iterator[str]:
     """Sentences of one line. Punctuation that stands alone joins the sentence before it."""
     sentence = ""
-    for piece in _TOKENIZED_STOP.sub(lambda stop: (stop.group(1) or "") + "\n", line).split("\n"):
+    stops = _TOKENIZED_STOP.sub(lambda stop: (stop.group(1) or "") + "\n", line).split("\n")
+    for piece in itertools.chain.from_iterable(map(_pieces, stops)):
         for part in sentencex.segment("en", piece):
-            if sentence and _WORD.search(part):
+            if sentence and (_WORD.search(part) or len(sentence) > _LONGEST_LINE):
                 yield sentence
                 sentence = ""
             sentence = f"{sentence} {part.strip()}".strip()
     if sentence:
         yield sentence
+
+
+def _pieces(line: str) -> Iterator[str]:
+    while len(line) > _LONGEST_LINE:
+        end = line.rfind(" ", 1, _LONGEST_LINE)
+        end = _LONGEST_LINE if end < 0 else end + 1
+        yield line[:end]
+        line = line[end:]
+    yield line
 
 
 def article_sentences(article: str) -> list[str]:
@@ -94,6 +107,11 @@ def stems(text: str) -> list[str]:
     return _tokenizer().tokenize(text)
 
 
+def counts_words(text: str) -> bool:
+    """Whether the text has a word that rouge_score counts: letters a-z and digits only."""
+    return bool(tokenize.tokenize(text, None))
+
+
 def rouge(reference: str, summary: str) -> dict[str, float]:
     """rouge1, rouge2, rougeL and rougeLsum of one summary: F-measures on 0-100, stemmed.
 
@@ -101,7 +119,7 @@ def rouge(reference: str, summary: str) -> dict[str, float]:
     (rouge_score counts the letters a-z and digits only), since 0 would blame the summary.
     """
     reference, summary = ("\n".join(sentences(text)) for text in (reference, summary))
-    if not tokenize.tokenize(reference, None):
+    if not counts_words(reference):
         raise UserError(
             f"reference {reference[:40]!r} has no word that ROUGE counts (a-z, 0-9): "
             "leave the row out or give it a reference"

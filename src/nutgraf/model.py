@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch.nn import Linear
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,11 +29,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from nutgraf.footprint import SCORES_LIMIT, Shape, scores
-from nutgraf.problems import Failure, UserError
+from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.settings import LoraSettings, ModelConfig
 
 transformers_logging.set_verbosity_error()
@@ -90,21 +91,9 @@ def source(config: ModelConfig) -> str:
     return config.base
 
 
-def identity(config: ModelConfig) -> dict[str, Any]:
-    """What an adapter must find again to be the same model: base, revision, configuration hash.
-
-    The hash is over the architecture only (shapes and the like), read without the weights.
-    """
-    form = _form(config).to_diff_dict()
-    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
-        form.pop(volatile, None)
-    digest = hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()[:16]
-    return {"base": config.base, "revision": config.revision, "shape": digest}
-
-
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The base's tokenizer; where it has no padding token, the end of sequence pads too."""
-    with _plain_errors(config):
+    with plain_errors(config):
         tokenizer = AutoTokenizer.from_pretrained(
             source(config), revision=config.revision, trust_remote_code=False
         )
@@ -114,53 +103,9 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def shape(config: ModelConfig, lora: LoraSettings) -> Shape:
-    """The base's shape with the number of its adapter's weights, without loading any weight.
-
-    Raises Failure where the base's configuration cannot be had, UserError for layers that it lacks.
-    """
-    form = _form(config)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(form)
-        before = sum(weight.numel() for weight in empty.parameters())
-        output = empty.get_output_embeddings()
-        linear = sum(
-            module.weight.numel()
-            for module in empty.modules()
-            if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
-        )
-        with fresh_adapter(empty, lora, seed=0) as model:
-            adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    head = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
-    keys = getattr(form, "num_key_value_heads", None) or form.num_attention_heads
-    return Shape(
-        layers=form.num_hidden_layers,
-        width=form.hidden_size,
-        inner=getattr(form, "intermediate_size", None) or 4 * form.hidden_size,
-        heads=form.num_attention_heads,
-        query_width=form.num_attention_heads * head,
-        key_width=keys * head,
-        vocabulary=form.vocab_size,
-        positions=form.max_position_embeddings,
-        linear=linear,
-        other=before - linear,
-        adapter=adapter,
-    )
-
-
-def write_stand_in(config: ModelConfig, layers: int, folder: Path) -> None:
-    """A checkpoint of the base's form with `layers` layers and random weights, for measurements."""
-    form = _form(config)
-    form.num_hidden_layers = min(layers, form.num_hidden_layers)
-    if getattr(form, "layer_types", None):
-        form.layer_types = form.layer_types[:layers]
-    set_seed(0)
-    model = AutoModelForCausalLM.from_config(form, dtype=torch.bfloat16)
-    model.save_pretrained(str(folder))
-
-
-def _form(config: ModelConfig) -> Any:
-    with _plain_errors(config):
+def architecture(config: ModelConfig) -> Any:
+    """The base's configuration, read without its weights. Raises Failure where it cannot be had."""
+    with plain_errors(config):
         return AutoConfig.from_pretrained(
             source(config), revision=config.revision, trust_remote_code=False
         )
@@ -170,12 +115,12 @@ def _form(config: ModelConfig) -> Any:
 def load_base(config: ModelConfig) -> PreTrainedModel:
     """The frozen base on its device, in eval mode; one is kept per process for the next caller.
 
-    Weights are held in 4 bits (`nf4`) or in the device's number format; a CPU holds them in fp32
-    and casts in each product, which costs less than the fp32 product. Only safetensors are read.
-    Raises Failure where it cannot be loaded, with what to do.
+    Weights are held in 4 bits (`nf4`) or in the device's number format; on a CPU those of linear
+    layers only, the others in fp32. Only safetensors are read. Raises Failure where it cannot be
+    loaded, with what to do.
     """
     device = choose_device(config)
-    held = torch.float32 if device.name == "cpu" else device.dtype
+    held: torch.dtype | str = "auto" if device.name == "cpu" else device.dtype
     quantization = None
     if config.quantization == "nf4":
         held = device.dtype
@@ -185,7 +130,7 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
             bnb_4bit_use_double_quant=config.double_quantization,
             bnb_4bit_compute_dtype=device.dtype,
         )
-    with _plain_errors(config):
+    with plain_errors(config):
         base = AutoModelForCausalLM.from_pretrained(
             source(config),
             revision=config.revision,
@@ -195,7 +140,24 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
         )
+    if device.name == "cpu":
+        _hold_on_cpu(base, device.dtype)
     return base.requires_grad_(False).eval()
+
+
+def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Put weights into the formats in which a CPU computes fastest, with sums in fp32."""
+    embedding = base.get_input_embeddings().weight
+    for layer in base.modules():
+        if isinstance(layer, Linear4bit):
+            # An evaluation would pack the weights for a fused kernel: scales rounded to bf16 for
+            # good, and no gradient from then on (docs/log.md).
+            layer.support_avx512bf16_for_cpu = False
+        elif isinstance(layer, Linear) and layer.weight is not embedding:
+            layer.to(dtype)  # autocast would cast fp32 weights in every product
+        else:
+            for weight in layer.parameters(recurse=False):
+                weight.data = weight.data.float()
 
 
 @contextlib.contextmanager
@@ -225,6 +187,9 @@ def fresh_adapter(
             ) from None
         raise
     with _taken_off(model, base):
+        # A set in peft, whose order differs from process to process, and so would the file's.
+        found = cast(Any, model.peft_config["default"])
+        found.target_modules = sorted(found.target_modules or ())
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
@@ -235,17 +200,43 @@ def fresh_adapter(
 def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]:
     """The base with the adapter saved at `path`, in eval mode, taken off again at the end.
 
-    Raises UserError where its weights are not in safetensors: a pickle can run code when read.
+    Raises UserError where its weights are not in safetensors, since a pickle can run code when
+    read, and where they or their settings are damaged or of another base.
     """
+    model = _adapted(base, path)
+    with _taken_off(model, base):
+        yield cast(PreTrainedModel, model.eval())
+
+
+def _adapted(base: PreTrainedModel, path: Path) -> PeftModel:
     if not (path / "adapter_model.safetensors").is_file():
         # peft itself would fall back to adapter_model.bin.
         raise UserError(
             f"{path} has no adapter_model.safetensors: pickles are not read, since they can run "
             "code; make the adapter again"
         )
-    model = PeftModel.from_pretrained(base, str(path), is_trainable=False, use_safetensors=True)
-    with _taken_off(model, base):
-        yield cast(PreTrainedModel, model.eval())
+    try:
+        with warnings.catch_warnings():
+            # Without its weights an adapter would do nothing, and the base would write alone.
+            warnings.filterwarnings("error", message=".*Found missing adapter keys")
+            return PeftModel.from_pretrained(
+                base, str(path), is_trainable=False, use_safetensors=True
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        UserWarning,
+        SafetensorError,
+    ) as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise UserError(
+            f"{path} is damaged or of another base ({reason}): make the model again"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -265,33 +256,14 @@ def _taken_off(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def training_attention(
-    model: PreTrainedModel, device: Device, rows: int, tokens: int
-) -> Iterator[None]:
-    """In the block, attention as it trains fastest with micro-batches of [rows, tokens].
-
-    On a CPU plain products and a softmax take 14 to 21% less time than torch's fused kernel
-    (docs/log.md), but keep all scores for the backward pass: done where these are few.
-    """
-    form = model.config
-    kept = scores(form.num_hidden_layers, form.num_attention_heads, rows, tokens)
-    if device.name != "cpu" or kept > SCORES_LIMIT:
-        yield
-        return
-    usual = form._attn_implementation
-    model.set_attn_implementation("eager")
+def plain_errors(config: ModelConfig) -> Iterator[None]:
+    """In the block, what transformers says of a base that it cannot load is one Failure."""
     try:
         yield
-    finally:
-        model.set_attn_implementation(usual)
-
-
-@contextlib.contextmanager
-def _plain_errors(config: ModelConfig) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make the libraries raise anything
+        reason = one_line(f"{type(error).__name__}: {error}", 300)
         raise Failure(
             f"model.base {config.base!r} could not be loaded ({reason}): give `pocket`, a folder "
             "with safetensors and a tokenizer, or a Hub id that this machine reaches or has cached"

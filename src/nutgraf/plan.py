@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from nutgraf import footprint
 from nutgraf.budget import at_once, effective_batch, evaluation_steps, steps_of
 from nutgraf.footprint import Lengths, Machine, Shape
+from nutgraf.halving import Course, Halving
 from nutgraf.markup import memory
 from nutgraf.settings import Config, TrainConfig
 from nutgraf.systems import EXTRACTS, MODELS, names, repeated
@@ -48,6 +48,8 @@ class Speed:
 
     training: float
     reading: float
+    saving: float
+    """Seconds that a checkpoint takes, one after each evaluation."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def fitting(settings: TrainConfig, shape: Shape, rows: Lengths, speed: Speed) ->
     seen = steps_of(settings) * effective_batch(settings)
     learned = passes(settings) * work(shape, seen, rows.row, rows.summary)
     looked = work(shape, settings.eval_examples, rows.row, rows.summary)
-    return learned / speed.training + len(evaluation_steps(settings)) * looked / speed.reading
+    evaluation = looked / speed.reading + speed.saving
+    return learned / speed.training + len(evaluation_steps(settings)) * evaluation
 
 
 def played(config: Config) -> tuple[float, float]:
@@ -180,33 +183,24 @@ def played(config: Config) -> tuple[float, float]:
     return sum(ticks) / LUCK / evaluations, sum(completed) / LUCK
 
 
-def _one_search(waiting: list[int], config: Config, evaluations: int) -> tuple[int, int]:
-    """(ticks of one evaluation each, trials completed); a trial's number is its rank, 0 is best."""
+def _one_search(losses: list[int], config: Config, evaluations: int) -> tuple[int, int]:
+    """(ticks of one evaluation each, trials completed) where each trial keeps its loss."""
     search = config.search
-    rungs: defaultdict[int, list[int]] = defaultdict(list)
-    points = [search.grace_evaluations]
-    while points[-1] < evaluations:
-        points.append(points[-1] * search.reduction_factor)
-    running: dict[int, int] = {}
-    ticks = completed = 0
-    while waiting or running:
-        while waiting and len(running) < at_once(search):
-            running[waiting.pop()] = 0
+    rule = Halving(search.grace_evaluations, search.reduction_factor, search.concurrent)
+    courses: dict[int, Course] = {}
+    running: list[int] = []
+    ticks = 0
+    while len(courses) < len(losses) or running:
+        while len(courses) < len(losses) and len(running) < at_once(search):
+            running.append(len(courses) + 1)
+            courses[running[-1]] = Course((), evaluations, False)
         ticks += 1
-        for trial in running:
-            running[trial] += 1
-            if running[trial] in points:
-                rungs[running[trial]].append(trial)
-        for trial, done in list(running.items()):
-            passed = [point for point in points if point <= done]
-            rung = rungs[passed[-1]] if passed else [trial]
-            better = sum(other < trial for other in rung)
-            if done == evaluations:
-                completed += 1
-                del running[trial]
-            elif better > (len(rung) - 1) / search.reduction_factor:
-                del running[trial]
-    return ticks, completed
+        for number in running:
+            known = (*courses[number].losses, losses[number - 1])
+            courses[number] = Course(known, evaluations, len(known) == evaluations)
+        verdicts = rule.judge(courses)
+        running = [n for n in running if verdicts[n].stop is None and not courses[n].ended]
+    return ticks, sum(verdict.stop is None for verdict in rule.judge(courses).values())
 
 
 def _search(config: Config, shape: Shape, rows: Lengths, speeds: Speeds) -> float:
@@ -275,13 +269,13 @@ def outcome(
     plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], training_bytes: int
 ) -> Iterator[dict[str, Any]]:
     """Rows of `what`, `planned`, `measured` and their `unit`: seconds of each stage that made what
-    was planned, all of it after the plan, trainings side by side counted once; and most memory of a
-    training."""
+    was planned, all of it after the plan and in one go, trainings side by side counted once; and
+    most memory of a training."""
     stages = {stage["name"]: stage for stage in plan["stages"]}
     for name, beginnings in ARTEFACTS.items():
         made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
-        later = all(m["created"] + m["seconds"] > plan["made"] for m in made)
-        if len(made) == stages[name]["artefacts"] and later:
+        whole = len(made) == stages[name]["artefacts"] and not any(m["carried_on"] for m in made)
+        if whole and all(m["created"] + m["seconds"] > plan["made"] for m in made):
             spans = [(m["created"], m["created"] + m["seconds"]) for m in made]
             took = _covered(spans)
             yield {"what": name, "planned": stages[name]["seconds"], "measured": took, "unit": "s"}

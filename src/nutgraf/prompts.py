@@ -9,18 +9,25 @@ token: `</s>` in an article is four characters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from nutgraf.articles import Article, clean
+from nutgraf.articles import Article
 from nutgraf.problems import UserError
 from nutgraf.settings import PromptConfig
+from nutgraf.text import Unusable, clean, usable
 
 REQUEST = "Summarize: "
 ANSWER = "\n\nSummary:"
 IGNORED = -100  # the label of a position that the loss leaves out
+
+# Characters that are tokenized at a time: a tokenizer takes more than twice as long over 10 MB in
+# one piece. Pieces begin with a space that stands alone, where tokenizers of words end a token.
+_PIECE = 50_000
+_BREAK = re.compile(r"(?<=\S) (?=\S)")
 
 _ARTICLE = "\ue000"  # a private-use character that holds the article's place in a template
 
@@ -128,7 +135,7 @@ class Renderer:
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         assert isinstance(text, str)
-        return text.strip()
+        return clean(text)
 
     def pieces(self, example: Example) -> list[Piece]:
         """The tokens of a training row as they are trained on, special ones by their names."""
@@ -149,15 +156,17 @@ class Renderer:
         return Prompt(self._head + kept + self._tail, len(kept), len(article) - len(kept))
 
     def _article(self, article: str) -> list[int]:
-        text = clean(article)
-        if not text:
-            raise PromptError("the article is empty: give a text to summarize")
+        try:
+            text = usable(article)
+        except Unusable as error:
+            raise PromptError(f"the article is {error}: give a text to summarize") from None
         return self._after("\n", f" {text}")
 
     def _summary(self, summary: str) -> list[int]:
-        text = clean(summary)
-        if not text:
-            raise PromptError("the summary is empty: a training row needs one")
+        try:
+            text = usable(summary)
+        except Unusable as error:
+            raise PromptError(f"the summary is {error}: a training row needs one") from None
         return [*self._after("\n", self._gap + text), self._tokenizer.eos_token_id]
 
     def _after(self, before: str, text: str, special: bool = False) -> list[int]:
@@ -166,6 +175,13 @@ class Renderer:
         A tokenizer of the SentencePiece kind puts a space before all that it is given; behind
         `before` it reads `text` as it stands.
         """
+        first, *more = _pieces(text)
+        ids = self._behind(before, first, special)
+        for piece in more:
+            ids += self._behind("\n", piece, special)
+        return ids
+
+    def _behind(self, before: str, text: str, special: bool) -> list[int]:
         ids = self._ids(before + text, special)
         prefix = self._ids(before, special)
         if ids[: len(prefix)] != prefix:
@@ -182,6 +198,14 @@ class Renderer:
         ids = encoded["input_ids"]
         assert isinstance(ids, list)
         return ids
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while found := _BREAK.search(text, start + _PIECE):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase, head: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from nutgraf.articles import Article
 from nutgraf.problems import Failure, UserError
 from nutgraf.section import did_you_mean
 from nutgraf.settings import Rival
+from nutgraf.text import clean
 
 Row = dict[str, Any]
 
@@ -32,7 +33,7 @@ def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]
             if column not in row:
                 raise UserError(
                     f"{rival.file} has no column {column!r}{did_you_mean(column, row)} (it has "
-                    f"{', '.join(row)}): set rivals.{name}.{setting}"
+                    f"{tables.listed(row)}): set rivals.{name}.{setting}"
                 )
         key, text = str(row[rival.id]), row[rival.summary]
         if key not in wanted or text is None:
@@ -42,7 +43,7 @@ def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]
                 f"{rival.file}: the summary of article {key!r} is {text!r}, not text: correct "
                 f"it, or rivals.{name}.summary (now {rival.summary!r})"
             )
-        if found.setdefault(key, text.strip()) != text.strip():
+        if found.setdefault(key, clean(text)) != clean(text):
             raise UserError(f"{rival.file} has two summaries of article {key!r}: leave one of them")
     lacking = [article.id for article in articles if article.id not in found]
     if lacking:
@@ -58,13 +59,14 @@ def from_checkpoint(
     rival: Rival,
     articles: Sequence[Article],
     device: str,
-    progress: Callable[[int], object] = lambda rows: None,
-) -> list[Row]:
-    """Summaries by a sequence-to-sequence model, decoded as its own generation settings say.
+    done: Container[int] = (),
+) -> Iterator[dict[int, Row]]:
+    """Summaries by a sequence-to-sequence model, {index of the article: its row}, batch by batch.
 
-    Each row has these as `decoding`. In fp32, since PEGASUS overflows in fp16. Articles are cut at
-    their end to what the model reads. Raises UserError for a model of another kind or without a
-    limit of its input, Failure where it cannot be loaded.
+    They are decoded as the model's own generation settings say; each row has these as `decoding`.
+    Batches whose articles are all `done` are left out. In fp32, since PEGASUS overflows in fp16.
+    Articles are cut at their end to what the model reads. Raises UserError for a model of another
+    kind or without a limit of its input, Failure where it cannot be loaded.
     """
     import torch
 
@@ -75,9 +77,11 @@ def from_checkpoint(
     decoding = model.generation_config.to_diff_dict()
     whole = [len(tokenizer(prefix + a.article).input_ids) for a in articles]
     order = sorted(range(len(articles)), key=lambda i: -whole[i])
-    rows: dict[int, Row] = {}
     for start in range(0, len(order), rival.batch_size):
         batch = order[start : start + rival.batch_size]
+        if all(i in done for i in batch):
+            continue
+        rows: dict[int, Row] = {}
         inputs = tokenizer(
             [prefix + articles[i].article for i in batch],
             truncation=True,
@@ -96,8 +100,7 @@ def from_checkpoint(
             reason = _finish_reason(ids, model.generation_config)
             rows[i] = _row(articles[i], text, reason, kept, whole[i] - kept)
             rows[i]["decoding"] = decoding
-        progress(len(batch))
-    return [rows[i] for i in range(len(articles))]
+        yield rows
 
 
 def _load(name: str, rival: Rival) -> tuple[Any, Any]:

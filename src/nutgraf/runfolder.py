@@ -1,17 +1,15 @@
 """The run folder, the interface between stages: paths, records, manifests, atomic writes.
 
-A stage reads earlier artefacts and makes its own: written under a temporary name, moved into
-place, and last of all described by a manifest. No manifest, not done. An artefact is current when
-its manifest names the same inputs and the same settings as asked for now, and its files are as the
-manifest says.
+A stage reads earlier artefacts and makes its own: written under a temporary name, sealed when it is
+whole, moved into place, and last of all described by a manifest. No manifest, not done. An artefact
+is current when its manifest names the same inputs and the same settings as asked for now, and its
+files are as the manifest says.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,9 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nutgraf import __version__, claims
+from nutgraf.claims import differences, plain
+from nutgraf.files import digest, files_in, move, sha256, sync, sync_all, write_text
 from nutgraf.machine import machine, versions
 from nutgraf.problems import Failure, UserError
-from nutgraf.progress import say
+
+MAKING = ".making"  # where artefacts are made, a folder each
+SEALED = "manifest.json"  # lies in there once the artefact is whole
 
 
 class RunFolder:
@@ -62,10 +65,9 @@ class RunFolder:
         """The artefact `name`, made of `outputs` (paths in the run folder; `name` itself if None).
 
         `inputs` are names of earlier artefacts, `settings` the part of the configuration that
-        decides the result. Raises Failure where an input has not been made.
+        decides the result.
         """
-        digests = {given: self.manifest(given)["digest"] for given in inputs}
-        return Artefact(self, name, tuple(outputs or [name]), digests, dict(settings or {}))
+        return Artefact(self, name, tuple(outputs or [name]), tuple(inputs), dict(settings or {}))
 
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of a finished artefact. Raises Failure where there is none."""
@@ -79,6 +81,15 @@ class RunFolder:
         except ValueError as error:
             raise Failure(_damaged(self._manifest_path(name), error)) from None
 
+    def has(self, name: str) -> bool:
+        """Whether the artefact was ever finished, from whatever and however."""
+        return self._manifest_path(name).exists()
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was ever made here, if only in part."""
+        return any((self.path / name).is_dir() for name in ("manifests", MAKING))
+
     def manifests(self) -> dict[str, dict[str, Any]]:
         """All manifests by artefact, in the order in which they were made."""
         found = {}
@@ -89,6 +100,14 @@ class RunFolder:
                 raise Failure(_damaged(path, error)) from None
             found[manifest["artefact"]] = manifest
         return dict(sorted(found.items(), key=lambda item: item[1]["created"]))
+
+    def recover(self) -> None:
+        """Move what was whole when a run was killed, and clear away what it had done with."""
+        for scratch in sorted((self.path / MAKING).glob("*")):
+            if (scratch / SEALED).exists() and not scratch.name.startswith("."):
+                _put_in_place(self, scratch)
+            elif scratch.name.startswith("."):
+                shutil.rmtree(scratch)
 
     def _manifest_path(self, name: str) -> Path:
         return self.path / "manifests" / f"{name.replace('/', '.')}.json"
@@ -101,8 +120,13 @@ class Artefact:
     folder: RunFolder
     name: str
     outputs: tuple[str, ...]
-    inputs: dict[str, str]
+    inputs: tuple[str, ...]
     settings: dict[str, Any]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The inputs' hashes. Raises Failure where one has not been made."""
+        return {given: self.folder.manifest(given)["digest"] for given in self.inputs}
 
     @property
     def is_current(self) -> bool:
@@ -111,78 +135,121 @@ class Artefact:
 
     @property
     def stale(self) -> str | None:
-        """Why it has to be made, in words: what differs from its manifest; None if nothing does."""
+        """Why it has to be made, in words: what differs from its manifest; None if nothing does.
+
+        Raises Failure where an input has not been made.
+        """
+        digests = self.digests
         path = self.folder._manifest_path(self.name)
         try:
             manifest = read_json(path)
             files, made = manifest["files"], manifest["settings"]
-            if manifest["digest"] != _digest(files):
+            if manifest["digest"] != digest(files):
                 return f"{path} has been changed"
-            inputs = manifest["inputs"]
+            inputs, version = manifest["inputs"], manifest["versions"]["nutgraf"]
         except FileNotFoundError:
             return "not made before"
         except (ValueError, KeyError, TypeError):
             return f"{path} is damaged"
-        if inputs != self.inputs:
-            names = sorted(inputs.keys() | self.inputs.keys())
-            return f"changed: {', '.join(n for n in names if inputs.get(n) != self.inputs.get(n))}"
-        if made != (asked := _plain(self.settings)):
-            return "; ".join(_differences(made, asked))
-        for file, digest in files.items():
+        if _series(version) != _series(__version__):
+            return f"made by nutgraf {version}, this is {__version__}"
+        if inputs != digests:
+            names = sorted(inputs.keys() | digests.keys())
+            return f"changed: {', '.join(n for n in names if inputs.get(n) != digests.get(n))}"
+        if made != (asked := plain(self.settings)):
+            return "; ".join(differences(made, asked))
+        for file, hashed in files.items():
             if not (self.folder / file).is_file():
                 return f"{self.folder / file} is gone"
-            if _sha256(self.folder / file) != digest:
+            if sha256(self.folder / file) != hashed:
                 return f"{self.folder / file} is not as it was made"
         return None
 
+    @property
+    def is_half_made(self) -> bool:
+        """Whether a stopped run left something of it."""
+        return self._scratch.exists()
+
+    @property
+    def abandoned(self) -> str | None:
+        """Why what a stopped run left of it cannot be carried on; None if it can, or is nothing."""
+        return claims.foreign(self._scratch, self._claim())
+
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Path]:
+    def writing(self, resume: bool = False) -> Iterator[Path]:
         """A temporary folder to write the outputs into, under the names they have in the run.
 
         When the block ends well, the outputs are moved into place and the manifest is written,
-        last. When it raises, what was made before stays as it was.
+        last. When it raises, what was made before stays as it was. With `resume` the folder is as
+        a stopped run left it, where that was making the same from the same: inputs, settings and
+        versions of the libraries; else, and without `resume`, it is empty.
         """
-        if self.folder._manifest_path(self.name).exists() and (reason := self.stale):
-            say(f"{self.name} is made again: {reason}")
         started = time.time()
-        scratch = self.folder.path / ".making" / self.name.replace("/", ".")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        scratch = self._scratch
+        carried_on = resume and self.is_half_made and self.abandoned is None
+        if resume:
+            claims.take(scratch, self._claim(), self.name)
+        else:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
         yield scratch
+        self._seal(scratch, started, carried_on)
+        _put_in_place(self.folder, scratch)
+
+    @property
+    def _scratch(self) -> Path:
+        return self.folder.path / MAKING / self.name.replace("/", ".")
+
+    def _claim(self) -> dict[str, Any]:
+        inputs = {name: hashed[:16] for name, hashed in self.digests.items()}
+        return {"inputs": inputs, "settings": self.settings, "versions": versions()}
+
+    def _seal(self, scratch: Path, started: float, carried_on: bool) -> None:
+        """Write the manifest into the scratch: from here on it is whole, and only to be moved."""
         missing = [name for name in self.outputs if not (scratch / name).exists()]
         if missing:
             raise Failure(f"{self.name} is unfinished: {', '.join(missing)} was not written")
-        manifest_path = self.folder._manifest_path(self.name)
-        # On the disk in this order, whenever the machine goes: the new files whole, the old
-        # manifest gone, the files in their place, the new manifest.
+        files = {}
         for name in self.outputs:
-            for path in _files(scratch / name):
-                _sync(path)
-        if manifest_path.exists():
-            manifest_path.unlink()
-            _sync(manifest_path.parent)
-        for name in self.outputs:
-            _move(scratch / name, self.folder.path / name)
-        shutil.rmtree(scratch)
-        files = {
-            str(path.relative_to(self.folder.path)): _sha256(path)
-            for name in self.outputs
-            for path in _files(self.folder.path / name)
-        }
+            sync_all(scratch / name)
+            for path in files_in(scratch / name):
+                files[str(path.relative_to(scratch))] = sha256(path)
         write_json(
-            manifest_path,
+            scratch / SEALED,
             {
                 "artefact": self.name,
                 "created": started,
                 "seconds": round(time.time() - started, 2),
-                "inputs": self.inputs,
-                "settings": _plain(self.settings),
+                "carried_on": carried_on,  # so that these seconds are not all
+                "inputs": self.digests,
+                "settings": plain(self.settings),
                 "versions": versions(),
                 "machine": machine(),
+                "outputs": self.outputs,
                 "files": files,
-                "digest": _digest(files),
+                "digest": digest(files),
             },
         )
+
+
+def _put_in_place(folder: RunFolder, scratch: Path) -> None:
+    """Move a sealed artefact to where it belongs; killed anywhere in it, it can be done again.
+
+    In this order on the disk, whenever the machine goes: the old manifest gone, the files in
+    their place, the new manifest, the scratch gone.
+    """
+    manifest = read_json(scratch / SEALED)
+    path = folder._manifest_path(manifest["artefact"])
+    if path.exists():
+        path.unlink()
+        sync(path.parent)
+    for name in manifest["outputs"]:
+        if (scratch / name).exists():
+            move(scratch / name, folder.path / name)
+    write_json(path, manifest)
+    trash = scratch.with_name(f".{scratch.name}")  # so that no half of it is taken for a scratch
+    move(scratch, trash)
+    shutil.rmtree(trash)
 
 
 def read_json(path: Path) -> Any:
@@ -193,18 +260,6 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON object, indented, in one atomic step."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
-    _sync(path.parent)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -224,57 +279,18 @@ def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON would give it back, so that comparing with a manifest is exact."""
-    return json.loads(json.dumps(value))
-
-
-def _differences(made: Any, asked: Any, name: str = "") -> list[str]:
-    """What differs between two trees of settings, a line each: `train.seed was 1, is now 2`."""
-    if isinstance(made, dict) and isinstance(asked, dict):
-        keys = sorted(made.keys() | asked.keys())
-        trees = [(made.get(key), asked.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
-        return [line for tree in trees for line in _differences(*tree)]
-    return [] if made == asked else [f"{name} was {json.dumps(made)}, is now {json.dumps(asked)}"]
+def _series(version: str) -> list[str]:
+    """The part of a version that says whether results are the same: 0.1 of 0.1.3."""
+    return version.split(".")[:2]
 
 
 def _damaged(path: Path, error: ValueError) -> str:
     return f"{path} is damaged ({error}): delete it, and run `nutgraf run` again"
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's contents. Raises UserError for a file that is not there."""
     try:
-        return _sha256(path)
+        return sha256(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: correct its path") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(files: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        shutil.rmtree(target)
-    source.replace(target)
-    _sync(target.parent)

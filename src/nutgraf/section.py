@@ -26,11 +26,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 class Section(BaseModel):
     """Base of every section: immutable, and unknown names are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, str_min_length=1)
+
+
+def _whole(value: object) -> object:
+    """Python counts `true` as 1; a person who writes it means something else."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")
+    return value
 
 
 def _number(value: object) -> object:
     """YAML 1.1 reads `2e-4` (no dot) as text; accept it as the number it is."""
+    value = _whole(value)
     if isinstance(value, str):
         try:
             return float(value)
@@ -39,9 +47,10 @@ def _number(value: object) -> object:
     return value
 
 
-Float = Annotated[float, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**9)]
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]  # numpy takes no other
 
 
 class Choices(Section):

@@ -11,7 +11,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nutgraf.section import Choices, Count, Float, Positive, Range, Section, Space, did_you_mean
+from nutgraf.section import (
+    Choices,
+    Count,
+    Float,
+    Positive,
+    Range,
+    Section,
+    Seed,
+    Space,
+    did_you_mean,
+)
 from nutgraf.systems import TAKEN, origin
 
 
@@ -47,7 +57,17 @@ class DataConfig(Section):
     test_examples: Count | None = Field(
         100, description="Articles drawn for the test, the same for every system; null takes all."
     )
-    seed: int = Field(42, description="Seed of the draws.")
+    max_rejected: Annotated[Float, Field(ge=0, le=1)] = Field(
+        0.05,
+        description="Share of a split's rows, 0 to 1, that may be rejected; where more are, "
+        "`prepare` stops and says why.",
+    )
+    allow_overlap: bool = Field(
+        False,
+        description="Keep articles in training that are in validation, in the test or there twice, "
+        "and in validation those of the test, instead of removing them.",
+    )
+    seed: Seed = Field(42, description="Seed of the draws.")
 
     @model_validator(mode="after")
     def _three_files(self) -> DataConfig:
@@ -109,7 +129,7 @@ class LoraSettings(Section):
     dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the adapter's inputs dropped in training, 0 to 1."
     )
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all-linear",
         description="Layers that get an adapter: `all-linear` (all but the output layer) or names.",
     )
@@ -148,7 +168,7 @@ class TrainConfig(Section):
         False,
         description="Recompute activations instead of keeping them: about 20% slower, less memory.",
     )
-    seeds: tuple[int, ...] = Field(
+    seeds: tuple[Seed, ...] = Field(
         (42,),
         min_length=1,
         description="Seeds of adapter initialization, data order and dropout: the first is that of "
@@ -192,6 +212,11 @@ class SearchConfig(Section):
     gpus_per_trial: Annotated[Float, Field(ge=0)] = Field(
         0, description="GPUs of one trial; a fraction lets several share one."
     )
+    trial_minutes: Positive | None = Field(
+        None,
+        description="Minutes after which a trial counts as failed, e.g. because it hangs; null "
+        "sets no limit.",
+    )
     grace_evaluations: Count = Field(
         1,
         description="Evaluations before ASHA may stop a trial (`train.eval_every` articles each).",
@@ -205,7 +230,7 @@ class SearchConfig(Section):
     rouge_examples: Count = Field(
         32, description="Validation articles that finalists summarize, always the same ones."
     )
-    seed: int = Field(42, description="Seed of the proposals.")
+    seed: Seed = Field(42, description="Seed of the proposals.")
 
     @field_validator("space")
     @classmethod
@@ -231,7 +256,7 @@ class GenerateConfig(Section):
 
 class ScoreConfig(Section):
     resamples: Count = Field(10_000, description="Bootstrap resamples of the articles.")
-    seed: int = Field(42, description="Seed of the bootstrap.")
+    seed: Seed = Field(42, description="Seed of the bootstrap.")
 
 
 class Rival(Section):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from nutgraf.config import to_yaml
+from nutgraf.files import write_text
 from nutgraf.lock import held
 from nutgraf.progress import say
-from nutgraf.runfolder import RunFolder, write_text
+from nutgraf.runfolder import Artefact, RunFolder
 from nutgraf.settings import Config
 
 STAGES = {
@@ -30,8 +32,45 @@ def run(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool = Fal
     """
     folder = RunFolder(config.run)
     with held(folder.path):
+        folder.recover()
+        for line in again(config, folder, stages):
+            say(line)
         write_text(folder.config, to_yaml(config))
-        return _run(config, folder, stages, force)
+        try:
+            return _run(config, folder, stages, force)
+        except OSError as error:
+            error.filename = error.filename or str(folder.path)  # a full disk often names no file
+            raise
+
+
+def again(config: Config, folder: RunFolder, stages: Sequence[str] = tuple(STAGES)) -> list[str]:
+    """What the named stages will make again or throw away, a line an artefact with the reason."""
+    if not folder.is_begun:
+        return []
+    lines = []
+    to_make: set[str] = set()
+    for name in stages:
+        for made in _stage(name).artefacts(config, folder):
+            stale, useless = _outlook(made, to_make)
+            if stale:
+                to_make.add(made.name)
+                if folder.has(made.name):
+                    lines.append(f"{made.name} is made again: {stale}")
+            if useless:
+                lines.append(f"{made.name}, half made, is thrown away: {useless}")
+    return lines
+
+
+def _outlook(made: Artefact, to_make: set[str]) -> tuple[str | None, str | None]:
+    """Why it has to be made, and why what a stopped run left of it is of no use; None if not so."""
+    if follows := ", ".join(given for given in made.inputs if given in to_make):
+        return f"it follows {follows}", f"it follows {follows}" if made.is_half_made else None
+    return made.stale, made.abandoned
+
+
+def _stage(name: str) -> Any:
+    """Imported when its turn comes: `nutgraf --help` loads neither torch nor Ray."""
+    return importlib.import_module(f"nutgraf.stages.{name}")
 
 
 def _run(config: Config, folder: RunFolder, stages: Sequence[str], force: bool) -> bool:
@@ -42,9 +81,7 @@ def _run(config: Config, folder: RunFolder, stages: Sequence[str], force: bool) 
         title = f"[{number}/{len(STAGES)}] {name:<8}"
         say(f"{title} {STAGES[name]}")
         started = time.perf_counter()
-        # Imported when their turn comes: `nutgraf --help` loads neither torch nor Ray.
-        stage = importlib.import_module(f"nutgraf.stages.{name}")
-        if stage.run(config, folder, force=force):
+        if _stage(name).run(config, folder, force=force):
             anything = True
             say(f"{title} done in {time.perf_counter() - started:.0f} s")
         else:

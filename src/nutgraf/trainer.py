@@ -1,96 +1,27 @@
-"""One training: fit an adapter to summaries, for the search, the baseline and the best alike.
-
-The only user of trl. The loss is over the summary's tokens alone, end of sequence included.
-"""
+"""fit(): train an adapter to summaries, for the search, the baseline and the best alike."""
 
 from __future__ import annotations
 
-import resource
-import shutil
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import gc
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch.nn import functional
-from tqdm import tqdm
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from trl import SFTConfig, SFTTrainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nutgraf.articles import as_dataset
-from nutgraf.budget import effective_batch, evaluation_steps, steps_of, training_order
-from nutgraf.inference import RowLoss, mean_loss, summary_losses
-from nutgraf.metrics import perplexity
-from nutgraf.model import Device, training_attention
+from nutgraf import stopping
+from nutgraf.budget import effective_batch, steps_of
+from nutgraf.checkpoints import Checkpoints
+from nutgraf.history import Evaluation, Fit, History
+from nutgraf.loop import Loop, adapter_weights, put_adapter_weights
+from nutgraf.model import Device
 from nutgraf.problems import Failure
+from nutgraf.progress import say
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One look at the validation rows: `loss` in nats per summary token, `rows` one by one."""
-
-    step: int
-    examples: int
-    loss: float
-    rows: list[RowLoss]
-
-
-@dataclass(frozen=True)
-class HistoryRow:
-    """One line of history.csv; `train_loss` and `validation_loss` in nats per summary token."""
-
-    step: int
-    examples: int
-    learning_rate: float | None
-    train_loss: float | None
-    validation_loss: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a training leaves beside the adapter in the model: its best evaluation and its costs."""
-
-    best: Evaluation
-    history: list[HistoryRow]
-    steps: int
-    examples: int
-    seconds: float
-    peak_memory_bytes: int
-
-    def record(self, settings: TrainConfig) -> dict[str, Any]:
-        """The contents of train.json, without the adapter's settings."""
-        return {
-            "learning_rate": settings.learning_rate,
-            "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-            "micro_batch_size": settings.micro_batch_size,
-            "weight_decay": settings.weight_decay,
-            "seed": settings.seed,
-            "examples": self.examples,
-            "steps": self.steps,
-            "seconds": round(self.seconds, 2),
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "best_step": self.best.step,
-            "validation_loss": self.best.loss,
-            "perplexity": perplexity(
-                sum(row.nll for row in self.best.rows), sum(row.tokens for row in self.best.rows)
-            ),
-        }
-
-    def history_records(self) -> list[dict[str, Any]]:
-        return [asdict(row) for row in self.history]
 
 
 def fit(
@@ -107,198 +38,139 @@ def fit(
 ) -> Fit:
     """Train the adapter of `model` and save the one with the lowest validation loss to `out`.
 
-    `on_eval` is called after each evaluation on the first `eval_examples` rows of `validation`,
-    `on_step` after each step; what they raise ends the training. `progress` is the title of a
-    progress bar, none without. Raises Failure where the loss stops being a number, with step and
-    learning rate.
+    A training that was stopped goes on from its newest checkpoint beside `out`, and ends with the
+    same weights as one that was not. `on_eval` is called after each evaluation on the first
+    `eval_examples` rows of `validation`, once its checkpoint is written; after a stop first for
+    those before it. `on_step` is called after each step. What they raise ends the training, and so
+    does a signal, with a last checkpoint (`stopping`). `progress` is the title of a progress bar,
+    none without.
+
+    Where the device has no memory for it, the micro-batch is halved and the accumulation doubled.
+    Raises Failure where that is of no more help, and where the loss stops being a number.
     """
     if not train or not validation:
         raise Failure(
             f"{len(train)} training and {len(validation)} validation rows: both are needed"
         )
-    batch, steps = effective_batch(settings), steps_of(settings)
-    order = training_order([len(row.input_ids) for row in train], batch, steps, settings.seed)
-    scratch = out.with_name(f".{out.name}.checkpoints")
-    watch = _Watch(batch, evaluation_steps(settings), on_step, progress)
-    trainer = _SummaryTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=as_dataset(
-            [{"input_ids": train[i].input_ids, "labels": train[i].labels} for i in order]
-        ),
-        eval_dataset=as_dataset(
-            [{"input_ids": validation[0].input_ids, "labels": validation[0].labels}]
-        ),
-        callbacks=[watch],
-        args=SFTConfig(
-            output_dir=str(scratch),
-            max_steps=steps,
-            per_device_train_batch_size=settings.micro_batch_size,
-            gradient_accumulation_steps=settings.gradient_accumulation_steps,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            warmup_steps=settings.warmup_steps,
-            lr_scheduler_type=settings.schedule,
-            max_grad_norm=settings.max_grad_norm,
-            activation_checkpointing=settings.activation_checkpointing,
-            train_sampling_strategy="sequential",  # `order` is the order
-            eval_strategy="steps",
-            eval_steps=steps,  # and wherever the watch says
-            save_strategy="steps",
-            save_steps=steps,
-            save_total_limit=1,
-            load_best_model_at_end=True,
-            metric_for_best_model="eval_loss",
-            logging_steps=max(1, steps // 40),
-            logging_nan_inf_filter=False,
-            bf16=device.dtype == torch.bfloat16,
-            fp16=device.dtype == torch.float16,
-            use_cpu=device.name == "cpu",
-            seed=settings.seed,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            disable_tqdm=True,
-            report_to="none",
-        ),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.rows = list(validation[: settings.eval_examples])
-    trainer.pad, trainer.device = tokenizer.pad_token_id, device
-    trainer.on_eval = lambda found: watch.evaluated(found, on_eval)
-    # TRL casts the adapter of a quantized base to bf16; it is small, and in fp32 it loses nothing.
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
+    rows, start = list(validation[: settings.eval_examples]), adapter_weights(model)
+    claim = _claim(model, start, train, rows, settings, device)
+    kept, tell = Checkpoints(out, claim, progress or out.name), _each_once(on_eval)
     if device.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    longest = max(len(row.input_ids) for row in train)
-    started = time.perf_counter()
-    with training_attention(model, device, settings.micro_batch_size, longest):
-        trainer.train()
-    seconds = time.perf_counter() - started
-    watch.close()
-    model.save_pretrained(str(out), safe_serialization=True)
-    (out / "README.md").unlink()  # peft's empty model card; the final model gets a filled one
-    shutil.rmtree(scratch)
-    best = min(watch.evaluations, key=lambda e: e.loss)
-    return Fit(best, watch.history, steps, steps * batch, seconds, peak_memory(device))
+
+    def trained(with_micro_batches: TrainConfig) -> Loop:
+        put_adapter_weights(model, start)
+        loop = Loop(model, tokenizer, train, rows, with_micro_batches, device, kept)
+        loop.run(tell, on_step, asked, progress)
+        return loop
+
+    done = kept.finished()
+    if done:
+        cast(Any, model).load_adapter(str(out), "default", is_trainable=True)
+    else:
+        kept.open()
+        with stopping.later() as asked:
+            loop = _as_memory_allows(trained, settings, kept, max(map(_length, train)))
+            put_adapter_weights(model, loop.best)
+            model.save_pretrained(str(out), safe_serialization=True)
+            (out / "README.md").unlink()  # peft's empty card; the final model gets a filled one
+            done = {
+                "micro_batch_size": loop.settings.micro_batch_size,
+                "history": loop.history.state(),
+            }
+            kept.finish(done)
+    history = History(effective_batch(settings))
+    history.restore(done["history"])
+    tell(history.evaluations)
+    return Fit(
+        best=history.best,
+        history=history.rows,
+        steps=steps_of(settings),
+        examples=steps_of(settings) * history.batch,
+        seconds=history.seconds,
+        peak_memory_bytes=history.peak_memory_bytes,
+        micro_batch_size=done["micro_batch_size"],
+        gradient_accumulation_steps=history.batch // done["micro_batch_size"],
+    )
 
 
-def peak_memory(device: Device) -> int:
-    """Most memory held so far, in bytes: of the GPU, or of this process where there is none."""
-    if device.name == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-class _SummaryTrainer(SFTTrainer):
-    """SFTTrainer whose evaluation is ours: exact over tokens, whatever the batches."""
-
-    model: PreTrainedModel
-    rows: list[Example]
-    pad: int
-    device: Device
-    on_eval: Callable[[Evaluation], None]
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        raise AssertionError("evaluation does not go through a data loader")
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        self.model.eval()
-        rows = summary_losses(self.model, self.rows, self.pad, self.device)
-        self.model.train()
-        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        step = self.state.global_step
-        found = Evaluation(step, step * batch, mean_loss(rows), rows)
-        metrics = {"eval_loss": found.loss}
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        self.on_eval(found)
-        return metrics
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Nats of the summaries over the number of their tokens in the whole optimizer step.
-
-        trl computes the output layer for the articles' tokens too, and then masks them: 30% of a
-        step of the pocket model on a CPU. Here it begins with the first summary of the batch. The
-        padding is on the right, where causal attention never looks, so that no mask slows it down.
-        """
-        labels = inputs["labels"]
-        summaries = labels.shape[1] - int((labels != -100).int().argmax(1).min())
-        logits = model(
-            input_ids=inputs["input_ids"],
-            logits_to_keep=summaries + 1,  # the token before a summary foretells its first one
-            use_cache=False,
-        ).logits[:, :-1]
-        targets = labels[:, -summaries:]
-        told = targets != -100
-        nll = functional.cross_entropy(logits[told].float(), targets[told], reduction="sum")
-        return nll / kwargs["num_items_in_batch"]
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Checkpoints need no model card; the final model gets one with its scores."""
-
-
-class _Watch(TrainerCallback):
-    """History and progress of one training."""
-
-    def __init__(
-        self, batch: int, evaluate_at: list[int], on_step: Callable[[], None], title: str | None
-    ) -> None:
-        self.batch = batch
-        self.on_step = on_step
-        self.evaluate_at = set(evaluate_at)
-        self.started = time.perf_counter()
-        self.history: list[HistoryRow] = []
-        self.evaluations: list[Evaluation] = []
-        self.bar = tqdm(
-            total=evaluate_at[-1] * batch,
-            desc=title,
-            unit=" articles",
-            disable=title is None,
-            leave=True,
-        )
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.bar.update(self.batch)
-        self.on_step()
-        if state.global_step in self.evaluate_at:
-            control.should_evaluate = control.should_save = True
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not logs or "loss" not in logs:
-            return
-        loss, rate = logs["loss"], logs["learning_rate"]
-        if loss != loss or loss in (float("inf"), float("-inf")):
+def _as_memory_allows(
+    trained: Callable[[TrainConfig], Loop], settings: TrainConfig, kept: Checkpoints, longest: int
+) -> Loop:
+    """`trained` with the settings, or with as small micro-batches as it takes: noted for a stop."""
+    batch = effective_batch(settings)
+    micro = kept.notes.get("micro_batch_size", settings.micro_batch_size)
+    while True:
+        accumulated = {"micro_batch_size": micro, "gradient_accumulation_steps": batch // micro}
+        try:
+            return trained(settings.model_copy(update=accumulated))
+        except torch.OutOfMemoryError as error:
+            reason = " ".join(str(error).split())[:120]
+        if micro == 1:
             raise Failure(
-                f"the loss is {loss} at step {state.global_step}, learning rate {rate:.2e}: "
-                "lower train.learning_rate or train.max_grad_norm, or set model.dtype to fp32"
+                f"{kept.title}: no memory on the device for one article of up to {longest} tokens "
+                f"({reason}): lower prompt.max_tokens, or set train.activation_checkpointing to "
+                "true or model.quantization to nf4"
             )
-        self._add(state.global_step, rate, loss, None)
-        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        full, micro = micro, max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
+        kept.note(micro_batch_size=micro)
+        say(
+            f"{kept.title}: no memory on the device for {full} articles at a time: goes on with "
+            f"{micro}, {batch // micro} times a step (train.micro_batch_size)"
+        )
+        gc.collect()
+        torch.cuda.empty_cache()
 
-    def evaluated(self, found: Evaluation, on_eval: Callable[[Evaluation], None] | None) -> None:
-        self.evaluations.append(found)
-        self._add(found.step, None, None, found.loss)
-        if on_eval:
-            on_eval(found)
 
-    def close(self) -> None:
-        self.bar.close()
+def _each_once(
+    on_eval: Callable[[Evaluation], None] | None,
+) -> Callable[[Sequence[Evaluation]], None]:
+    """Calls `on_eval` with those of the evaluations so far that it was not called with before."""
+    told = 0
 
-    def _add(
-        self, step: int, rate: float | None, train: float | None, validation: float | None
-    ) -> None:
-        seconds = round(time.perf_counter() - self.started, 2)
-        row = HistoryRow(step, step * self.batch, rate, train, validation, seconds)
-        self.history.append(row)
+    def tell(evaluations: Sequence[Evaluation]) -> None:
+        nonlocal told
+        for found in evaluations[told:]:
+            told += 1
+            if on_eval:
+                on_eval(found)
+
+    return tell
+
+
+def _claim(
+    model: PreTrainedModel,
+    start: Mapping[str, torch.Tensor],
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    settings: TrainConfig,
+    device: Device,
+) -> dict[str, Any]:
+    """What decides the result of a training: only a checkpoint of the same is carried on from.
+
+    Of the frozen base a few values of each tensor are hashed, not all.
+    """
+    lora = cast(Any, model).peft_config["default"]
+    frozen = (w.flatten() for w in model.parameters() if not w.requires_grad)
+    rows = [[*row.input_ids, -1, *row.labels, -1] for row in (*train, *validation)]
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "device": [device.name, device.dtype_name],
+        "adapter": _hash(start[name].numpy() for name in sorted(start)),
+        "base": _hash(w[:: max(1, w.numel() // 16)].float().cpu().numpy() for w in frozen),
+        "rows": _hash(np.array(row) for row in rows),
+    }
+
+
+def _hash(arrays: Iterable[np.ndarray[Any, Any]]) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(repr(array.shape).encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def _length(row: Example) -> int:
+    return len(row.input_ids)

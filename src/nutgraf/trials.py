@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nutgraf.metrics import perplexity
+
+_KEPT = ("values", "history", "seconds", "row_nll", "row_tokens")
 
 
 @dataclass
@@ -16,13 +21,37 @@ class Trial:
 
     number: int
     values: dict[str, Any]
-    status: str  # completed, stopped (by ASHA) or error
+    status: str = "unfinished"  # then completed, stopped (by ASHA) or error
     history: list[tuple[int, float]] = field(default_factory=list)  # examples, validation loss
     seconds: float = 0.0
     error: str = ""
     row_nll: list[float] = field(default_factory=list)  # per validation row, at its best evaluation
     row_tokens: list[int] = field(default_factory=list)
     rouge: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def completed(self) -> bool:
+        """Whether it was trained to its end; the search may have stopped it before all the same."""
+        return bool(self.row_nll)
+
+    def write(self, folder: Path) -> None:
+        """Keep in `folder` what has been measured, in one atomic step."""
+        fresh = folder / ".trial.json"
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump({name: getattr(self, name) for name in _KEPT}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(folder / "trial.json")
+
+    @classmethod
+    def read(cls, folder: Path) -> Trial | None:
+        """What `write` has kept in the trial's folder, which has its number; None if nothing."""
+        file = folder / "trial.json"
+        if not file.exists():
+            return None
+        trial = cls(int(folder.name), **json.loads(file.read_text(encoding="utf-8")))
+        trial.history = [(examples, loss) for examples, loss in trial.history]
+        return trial
 
     @property
     def loss(self) -> float | None:

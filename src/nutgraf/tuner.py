@@ -1,46 +1,48 @@
-"""The search over settings: Ray Tune runs it, Optuna's TPE proposes, ASHA stops the losers.
+"""The search over settings: Ray Tune runs the trials that the ledger names, and stops the losers.
 
-TPE: Bergstra et al. 2011. ASHA: halving.py.
+Ray decides nothing and remembers nothing: what is proposed, stopped and kept is the ledger's.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 import math
 import os
 import shutil
-import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nutgraf import config as configuration
-from nutgraf.budget import at_once, steps_of
+from nutgraf.budget import at_once
+from nutgraf.ledger import Ledger
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
-from nutgraf.section import Choices, Range
-from nutgraf.settings import Config, LoraSettings, TrainConfig
+from nutgraf.settings import Config, SearchConfig
+from nutgraf.trials import Trial
 
-# Before Ray is imported: no usage report, no port beyond loopback, results as they come.
+# Before Ray is imported. Ray takes 127.0.0.1 for the address of its node, and opens no port beyond
+# it, only where it thinks that the machine cannot be part of a cluster.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ctrl-C is for the search: Ray would end with the trials that it has, as if they were all.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+# What goes wrong in a trial is one line of ours; Ray would put its own on standard output.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import optuna
 import ray
 from ray import tune
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 
-from nutgraf.halving import Halving
-from nutgraf.trials import Trial
+from nutgraf import worker
 
-REPORT_EVERY = 1.0  # seconds
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def search(
@@ -50,59 +52,77 @@ def search(
     out: Path,
     say: Callable[[str], None],
 ) -> list[Trial]:
-    """Try `config.search.trials` settings and return all trials in the order of their start.
+    """Try `config.search.trials` settings and return all trials by number.
 
-    The adapter of a completed trial lies in `out/<number>/adapter`. A trial that fails is a Trial
-    with its error; raises Failure only if none is completed, or if Ray cannot start.
+    The adapter of a completed trial lies in `out/<number>/adapter`. Where `out` holds what an
+    interrupted search with the same arguments left, the search goes on from there. A trial that
+    fails is a Trial with its error; raises Failure only if none is completed, or if Ray cannot
+    start.
     """
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    trials = at_once(config.search)
-    if trials < config.search.concurrent:
-        wanted = config.search.concurrent
-        say(f"{os.cpu_count()} cores: {trials} instead of {wanted} trials at a time")
-    _start_ray(math.ceil(trials * config.search.cpus_per_trial), config.search.gpus_per_trial)
+    training = functools.partial(
+        worker.fitting, config=config, train=list(train), validation=list(validation)
+    )
+    return run(config, training, out.resolve(), say)
+
+
+def run(
+    config: Config, training: worker.Training, out: Path, say: Callable[[str], None]
+) -> list[Trial]:
+    """The search with any `training`; `out` is an absolute path."""
+    ledger = Ledger(config, out, say)
+    if not ledger.finished:
+        _run_in_ray(ledger, training, config.search, say)
+    if not ledger.finished:
+        raise Failure("Ray ended before the search: run the same command again, which goes on")
+    trials = ledger.table()
+    if not any(trial.status == "completed" for trial in trials):
+        errors = [trial.error for trial in trials if trial.status == "error"]
+        raise Failure(
+            f"none of {len(trials)} trials was completed, {len(errors)} failed, the first with: "
+            f"{errors[0] if errors else 'no error'}; change search.space or raise search.trials"
+        )
+    ledger.tidy()
+    return trials
+
+
+def _run_in_ray(
+    ledger: Ledger, training: worker.Training, search: SearchConfig, say: Callable[[str], None]
+) -> None:
+    trials = at_once(search)
+    if trials < search.concurrent:
+        say(f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time")
+    scratch = ledger.out / ".ray"
+    shutil.rmtree(scratch, ignore_errors=True)
+    _start_ray(math.ceil(trials * search.cpus_per_trial), search.gpus_per_trial)
     try:
-        watch = _Watch(out, config, say)
-        rows = {"train": list(train), "validation": list(validation)}
         trainable = tune.with_resources(
             tune.with_parameters(
-                _trial, config=config.model_dump(mode="json"), rows=rows, out=str(out)
+                worker.work,
+                out=str(ledger.out),
+                training=training,
+                minutes=search.trial_minutes,
             ),
-            {"cpu": config.search.cpus_per_trial, "gpu": config.search.gpus_per_trial},
+            {"cpu": search.cpus_per_trial, "gpu": search.gpus_per_trial},
         )
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                num_samples=config.search.trials,
+                num_samples=search.trials,
                 max_concurrent_trials=trials,
                 reuse_actors=True,  # the next trial finds the frozen base in memory
-                search_alg=OptunaSearch(
-                    space=_space(config.search.space),
-                    metric="validation_loss",
-                    mode="min",
-                    seed=config.search.seed,
-                ),
-                scheduler=Halving(
-                    "validation_loss",
-                    config.search.grace_evaluations,
-                    config.search.reduction_factor,
-                ),
+                search_alg=_Next(ledger),
+                scheduler=_Judge(ledger),
             ),
             run_config=tune.RunConfig(
-                name="ray", storage_path=str(out.parent), verbose=0, callbacks=[watch]
+                name="tune",
+                storage_path=str(scratch),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=1),  # see on_trial_error
             ),
         ).fit()
     finally:
         ray.shutdown()
-    found = watch.finished()
-    if not any(trial.status == "completed" for trial in found):
-        errors = [trial.error for trial in found if trial.status == "error"]
-        raise Failure(
-            f"none of {len(found)} trials was completed, {len(errors)} failed, the first with: "
-            f"{errors[0] if errors else 'no error'}; change search.space or raise search.trials"
-        )
-    return found
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _start_ray(cpus: int, gpus: float) -> None:
@@ -124,137 +144,52 @@ def _start_ray(cpus: int, gpus: float) -> None:
         ) from error
 
 
-def _space(space: Mapping[str, Range | Choices]) -> dict[str, Any]:
-    return {name: _domain(name, domain) for name, domain in space.items()}
+class _Next(Searcher):
+    """Gives Ray the ledger's trials, one after the other."""
 
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
 
-def _domain(name: str, domain: Range | Choices) -> Any:
-    if isinstance(domain, Choices):
-        # As JSON text, since Optuna's categories are scalars and a choice may be a list of layers.
-        return tune.choice([json.dumps(choice) for choice in domain.choices])
-    section, last = name.split(".")
-    fields = (TrainConfig if section == "train" else LoraSettings).model_fields
-    if fields[last].annotation is int:
-        draw = tune.lograndint if domain.log else tune.randint
-        return draw(int(domain.low), int(domain.high) + 1)
-    return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial; None, and Ray asks again, while its settings wait for results."""
+        trial = self.ledger.next()
+        if trial is None:
+            return Searcher.FINISHED if self.ledger.given else None
+        return {"number": trial.number}
 
-
-def _decoded(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: json.loads(v) if isinstance(v, str) else v for k, v in values.items()}
-
-
-def _trial(values: dict[str, Any], config: dict[str, Any], rows: Any, out: str) -> None:
-    """One trial, in a worker that keeps the base for the next one."""
-    from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
-    from nutgraf.trainer import Evaluation, fit
-
-    settings = configuration.replace(configuration.build(config), _decoded(values))
-    folder = Path(out) / tune.get_context().get_trial_id()
-    latest: dict[str, Any] = {"evaluation": 0}
-    reported = time.monotonic()
-
-    def report(found: Evaluation) -> None:
-        nonlocal latest
-        count = latest["evaluation"] + 1
-        latest = {
-            "evaluation": count,
-            "examples": found.examples,
-            "validation_loss": found.loss,
-            "last": found.step == steps_of(settings.train),
-        }
-        again()
-
-    def again() -> None:
-        nonlocal reported
-        reported = time.monotonic()
-        tune.report(latest)
-
-    def still_wanted() -> None:
-        """Let the scheduler judge the latest evaluation again: others may have overtaken it."""
-        if latest["evaluation"] and time.monotonic() - reported > REPORT_EVERY:
-            again()
-
-    try:
-        base = load_base(settings.model)
-        with fresh_adapter(base, settings.lora, settings.train.seed) as model:
-            done = fit(
-                model,
-                load_tokenizer(settings.model),
-                rows["train"],
-                rows["validation"],
-                settings.train,
-                choose_device(settings.model),
-                folder / "adapter",
-                on_eval=report,
-                on_step=still_wanted,
-            )
-    except Exception:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc())
-        raise
-    (folder / "rows.json").write_text(
-        json.dumps(
-            {"nll": [r.nll for r in done.best.rows], "tokens": [r.tokens for r in done.best.rows]}
-        )
-    )
-
-
-class _Watch(tune.Callback):
-    """Collects trials as Ray reports them and says one line a result."""
-
-    def __init__(self, out: Path, config: Config, say: Callable[[str], None]) -> None:
-        self.out = out
-        self.say = say
-        self.budget = config.search.trials
-        self.trials: dict[str, Trial] = {}
-        self.started: dict[str, float] = {}
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number = len(self.trials) + 1
-        self.trials.setdefault(trial.trial_id, Trial(number, _decoded(trial.config), "stopped"))
-        self.started.setdefault(trial.trial_id, time.monotonic())
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        here = self.trials[trial.trial_id]
-        if (
-            "validation_loss" not in result
-            or (result["examples"], result["validation_loss"]) in here.history
-        ):
-            return
-        here.history.append((result["examples"], result["validation_loss"]))
-        here.seconds = time.monotonic() - self.started[trial.trial_id]
-        self.say(
-            f"trial {here.number}/{self.budget}  {result['examples']:>6,} articles  "
-            f"validation loss {result['validation_loss']:.3f}  {here.seconds:.0f} s  "
-            + ", ".join(f"{k.split('.')[-1]} {_short(v)}" for k, v in here.values.items())
-        )
+        """Nothing: the scheduler has heard of it."""
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        here = self.trials[trial.trial_id]
-        here.status = "error"
-        here.seconds = time.monotonic() - self.started[trial.trial_id]
-        file = self.out / trial.trial_id / "error.txt"
-        lines = file.read_text().strip().splitlines() if file.exists() else [str(trial.error_file)]
-        here.error = lines[-1]
-        self.say(f"trial {here.number}/{self.budget}  failed: {here.error}")
-
-    def finished(self) -> list[Trial]:
-        """All trials; the folders of the completed ones renamed to their numbers."""
-        for key, trial in self.trials.items():
-            folder = self.out / key
-            rows = folder / "rows.json"
-            if trial.status != "error" and rows.exists():
-                found = json.loads(rows.read_text())
-                trial.row_nll, trial.row_tokens = found["nll"], found["tokens"]
-                trial.status = "completed"
-                folder.rename(self.out / str(trial.number))
-            elif folder.exists():
-                shutil.rmtree(folder)
-        return list(self.trials.values())
+    def save(self, checkpoint_path: str) -> None:
+        """Ray asks for a file; nothing is ever read from it."""
+        Path(checkpoint_path).touch()
 
 
-def _short(value: Any) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else str(value)
+class _Judge(FIFOScheduler):
+    """Tells the ledger what Ray hears of a trial, and Ray which trial the ledger has stopped."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        number = trial.config["number"]
+        if "error" in result:
+            self.ledger.fail(number, result["error"])
+            return self.STOP
+        return self.CONTINUE if self.ledger.look(number).stop is None else self.STOP
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self.ledger.look(trial.config["number"])
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Only the death of its process comes here, of which Ray forgives the first."""
+        if not trial.should_recover():
+            self.ledger.fail(
+                trial.config["number"],
+                "its process was killed twice, most likely for want of memory: lower "
+                "search.concurrent, train.micro_batch_size or prompt.max_tokens",
+            )

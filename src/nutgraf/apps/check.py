@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from nutgraf import articles, footprint, unusual
-from nutgraf.articles import SPLITS, TOO_LONG_SHARE, Article
+from nutgraf.articles import SPLITS, Article
 from nutgraf.footprint import Lengths
 from nutgraf.machine import disk_free, hub_trouble, in_hub_cache, memory, versions
 from nutgraf.markup import memory as size
@@ -221,7 +221,7 @@ def _rows(config: Config, rows: _Rows, read: _Read, changes: list[str]) -> Itera
         all_of_them = len(rows.refused) + len(rows.examples)
         why = f"{len(rows.refused)} of {all_of_them} summaries too long: {rows.refused[0]}"
         yield f"no room    {why}"
-        if len(rows.refused) > TOO_LONG_SHARE * all_of_them:
+        if len(rows.refused) > config.data.max_rejected * all_of_them:
             changes.append(why)
 
 

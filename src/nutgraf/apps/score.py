@@ -12,9 +12,10 @@ import numpy as np
 
 from nutgraf import errors, metrics, tables
 from nutgraf.cores import spread
-from nutgraf.problems import UserError
+from nutgraf.problems import UserError, visible
 from nutgraf.section import did_you_mean
 from nutgraf.settings import ScoreConfig
+from nutgraf.text import Unusable, usable
 
 # How many rows take about as long as starting a process: ROUGE alone, and with indicators.
 _ROWS_PER_PROCESS = {False: 500, True: 100}
@@ -46,10 +47,13 @@ def run(path: Path, reference: str, summary: str, article: str | None, as_json: 
     if not rows:
         raise UserError(f"{path} holds no row: there is nothing to score")
     measured = spread(
-        _measure, rows, rows_per_process=_ROWS_PER_PROCESS[article is not None], progress=path.name
+        _measure,
+        rows,
+        rows_per_process=_ROWS_PER_PROCESS[article is not None],
+        progress=visible(path.name),
     )
     found = _result(measured, ScoreConfig())
-    print(json.dumps(found) if as_json else "\n".join(_as_text(path, found)))
+    print(json.dumps(found) if as_json else "\n".join(_as_text(visible(str(path)), found)))
 
 
 def _read(path: Path, reference: str, summary: str, article: str | None) -> Iterator[_Row]:
@@ -67,16 +71,18 @@ def _text(row: Mapping[str, Any], column: str, name: str, needed: str | None = N
     """The row's text in that column; `needed` says what it may not be empty of."""
     if column not in row:
         raise UserError(
-            f"{name} has no column {column!r}{did_you_mean(column, row)} (it has {', '.join(row)})"
+            f"{name} has no column {column!r}{did_you_mean(column, row)} "
+            f"(it has {tables.listed(row)})"
         )
-    text = row[column]
-    if not isinstance(text, str):
-        raise UserError(f"{name}: column {column!r} holds {text!r}: it has to be text")
-    if needed and not text.strip():
+    try:
+        return usable(row[column])
+    except Unusable as error:
+        if error.reason == "empty" and not needed:
+            return ""
+        what = needed or "summary"
         raise UserError(
-            f"{name} has no {needed}, column {column!r} is empty: fill it or leave the row out"
-        )
-    return text
+            f"{name}: the {what} in column {column!r} is {error}: correct it or leave the row out"
+        ) from None
 
 
 def _measure(row: _Row) -> _Measured:
@@ -109,7 +115,7 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
 
 
-def _as_text(path: Path, found: Mapping[str, Any]) -> Iterator[str]:
+def _as_text(path: str, found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['n']:,} summaries of {path}: ROUGE F1, 0 to 100, with 95% bootstrap intervals"
     for kind in metrics.ROUGE_TYPES:
         score = found[kind]

@@ -11,18 +11,13 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nutgraf.identity import identity
 from nutgraf.inference import generate
-from nutgraf.model import (
-    Device,
-    choose_device,
-    identity,
-    load_base,
-    load_tokenizer,
-    with_adapter,
-)
-from nutgraf.problems import UserError
+from nutgraf.model import Device, choose_device, load_base, load_tokenizer, with_adapter
+from nutgraf.problems import UserError, visible
 from nutgraf.prompts import Prompt, Renderer
 from nutgraf.settings import GenerateConfig, ModelConfig, PromptConfig
+from nutgraf.text import Unusable, usable
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def run(model: Path, files: Sequence[str], as_json: bool) -> None:
                 print(json.dumps(row, ensure_ascii=False), flush=True)
             else:
                 if len(articles) > 1:
-                    print(f"== {name}")
+                    print(f"== {visible(name)}")
                 print(text, flush=True)
 
 
@@ -82,14 +77,15 @@ def read_recipe(model: Path) -> Recipe:
             PromptConfig.model_validate(raw["prompt"]),
             GenerateConfig.model_validate(raw["generate"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{file} is damaged ({type(error).__name__}: {reason}): make the model again with "
             "`nutgraf compare --force`"
         ) from None
     found = identity(recipe.model)
-    if found != trained_on:
+    # A model of an earlier version says less; what it says has to be so.
+    if "shape" not in trained_on or {**found, **trained_on} != found:
         raise UserError(
             f"{folder} was trained on base {trained_on} and {recipe.model.base!r} is now {found}: "
             "an adapter works on its own base only"
@@ -110,12 +106,12 @@ def _summary(
 
 
 def _read(name: str) -> str:
+    """The article in a file of UTF-8 text, whatever the machine's own encoding is."""
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        return usable(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{name} is not a file: give text files, or - for standard input") from None
-    if not text.strip():
-        raise UserError(f"{name} is empty: there is nothing to summarize")
-    return text
+    except Unusable as error:
+        raise UserError(f"{name} is {error}: there is nothing to summarize") from None
+    except (OSError, ValueError) as error:  # no right to read it; a NUL in the name
+        raise UserError(f"{name} cannot be read: {error}: give another file") from None

@@ -12,6 +12,7 @@ from nutgraf import articles, breakdown, differences, errors, examples, metrics,
 from nutgraf.articles import Article
 from nutgraf.card import model_card
 from nutgraf.runfolder import (
+    Artefact,
     RunFolder,
     read_json,
     read_records,
@@ -34,16 +35,24 @@ COLUMNS = [
 INTERVALS = [f"{kind}_{end}" for kind in ("rouge1", "rouge2", "rougeL") for end in ("low", "high")]
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
-    """Make model_comparison_results.csv with analysis/, and final_best_model/."""
+def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
+    """What this stage makes, from what and with which settings."""
     repeats = repeated(config.train.seeds)
     scored = [f"scores/{system}" for system in (*names(config.rivals), *repeats)]
-    table = folder.artefact(
-        "comparison",
-        outputs=[TABLE, "analysis"],
-        inputs=[*scored, *(f"models/{name}" for name in (*TRAINED, *repeats))],
-        settings=config.model_dump(mode="json", include={"score"}),
-    )
+    return [
+        folder.artefact(
+            "comparison",
+            outputs=[TABLE, "analysis"],
+            inputs=[*scored, *(f"models/{name}" for name in (*TRAINED, *repeats))],
+            settings=config.model_dump(mode="json", include={"score"}),
+        ),
+        folder.artefact("final_best_model", inputs=["comparison", "models/best"]),
+    ]
+
+
+def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make model_comparison_results.csv with analysis/, and final_best_model/."""
+    table, final = artefacts(config, folder)
     anything = False
     if force or not table.is_current:
         with table.writing() as scratch:
@@ -54,7 +63,6 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             intervals.to_csv(scratch / "analysis" / "intervals.csv", index=False)
             _by_seed(config, folder).to_csv(scratch / "analysis" / "seeds.csv", index=False)
         anything = True
-    final = folder.artefact("final_best_model", inputs=["comparison", "models/best"])
     if force or not final.is_current:
         with final.writing() as scratch:
             _final_model(config, folder, scratch / "final_best_model")

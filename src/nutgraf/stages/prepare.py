@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nutgraf import articles, datacard, rivals
-from nutgraf.articles import SPLITS, Article
+from nutgraf.articles import SPLITS, Article, Split
 from nutgraf.model import load_tokenizer
+from nutgraf.problems import UserError
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import RunFolder, file_hash, write_json
+from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_json, write_records
 from nutgraf.settings import Config, DataConfig
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
-    """Make data/: train, validation and test .parquet, and card.json.
+def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
+    """What this stage makes, from what and with which settings."""
+    settings = {
+        "data": config.data.model_dump(mode="json"),
+        "files": _contents(config.data),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "tokenizer": [config.model.base, config.model.revision],
+    }
+    return [folder.artefact("data", settings=settings)]
 
-    Every row is put into tokens once, so that one that cannot fit is known before any training.
+
+def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make data/: train, validation and test .parquet, card.json, rejects.jsonl.
+
+    The last has each row that was left out, with split, row, id, reason and detail. Every row is
+    put into tokens once, so that one that cannot fit is known before any training.
     """
-    made = folder.artefact(
-        "data",
-        settings={
-            "data": config.data.model_dump(mode="json"),
-            "files": _contents(config.data),
-            "prompt": config.prompt.model_dump(mode="json"),
-            "tokenizer": [config.model.base, config.model.revision],
-        },
-    )
+    (made,) = artefacts(config, folder)
     if made.is_current and not force:
         return False
     with made.writing() as scratch:
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
-        splits = {name: articles.load(config.data, name, renderer.too_long) for name in SPLITS}
+        splits = _load(config.data, renderer)
         for name, rival in config.rivals.items():
             if rival.file:  # what it lacks is better known now than after the trainings
                 rivals.from_file(name, rival, splits["test"].articles)
@@ -44,6 +50,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             card["splits"][name]["tokens"] = _tokens(renderer, name, split.articles)
             articles.write(split.articles, scratch / "data" / f"{name}.parquet")
         write_json(scratch / "data" / "card.json", card)
+        left_out = [r for split in splits.values() for r in (*split.rejected, *split.removed)]
+        write_records(scratch / "data" / "rejects.jsonl", map(asdict, left_out))
     for name, counts in card["splits"].items():
         say(
             f"{name}: {counts['sampled']:,} articles of {counts['rows_read']:,}, the article cut "
@@ -52,6 +60,14 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     for warning in card["warnings"]:
         say(f"warning: {warning}")
     return True
+
+
+def _load(data: DataConfig, renderer: Renderer) -> dict[str, Split]:
+    """The three splits. The test comes first, so that what stands in it is used nowhere else."""
+    found: dict[str, Split] = {}
+    for name in reversed(SPLITS):
+        found[name] = articles.load(data, name, renderer.too_long, others=found)
+    return {name: found[name] for name in SPLITS}
 
 
 def _tokens(renderer: Renderer, split: str, rows: Sequence[Article]) -> dict[str, Any]:
@@ -80,7 +96,10 @@ def _contents(data: DataConfig) -> dict[str, str]:
     found = {}
     for name in filter(None, [data.train, data.validation, data.test, data.source]):
         path = Path(name)
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                found[str(file)] = file_hash(file)
+        try:
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    found[str(file)] = file_hash(file)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror}: give another") from None
     return found

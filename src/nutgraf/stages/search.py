@@ -9,27 +9,37 @@ import yaml
 
 from nutgraf import articles, measurement, metrics, tuner
 from nutgraf.config import replace
+from nutgraf.identity import moving_weights
 from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import RunFolder, read_json, write_json
+from nutgraf.runfolder import Artefact, RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trials import by_loss, choose
 
 SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
-    """Make search/: plan.json, trials.csv, history.csv, best.yaml and Ray's own folder."""
-    study = config
-    config = replace(config, {"train.seeds": [config.train.seed]})  # further ones are not its own
-    made = folder.artefact(
-        "search", inputs=["data"], settings=config.model_dump(mode="json", include=SETTINGS)
+def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
+    """What this stage makes, from what and with which settings."""
+    settings = _own(config).model_dump(
+        mode="json", include=SETTINGS, exclude={"search": {"trial_minutes"}}
     )
+    settings |= moving_weights(config.model)
+    return [folder.artefact("search", inputs=["data"], settings=settings)]
+
+
+def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make search/: trials.csv, history.csv, best.yaml, and a folder for each trial.
+
+    An interrupted search goes on from what the trials' folders hold, finalists' ROUGE included.
+    """
+    study, config = config, _own(config)
+    (made,) = artefacts(config, folder)
     if made.is_current and not force:
         return False
-    with made.writing() as scratch:
+    with made.writing(resume=True) as scratch:
         out = scratch / "search"
         tokenizer = load_tokenizer(config.model)
         renderer = Renderer(tokenizer, config.prompt)
@@ -42,23 +52,27 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         splits = read_json(folder / "data" / "card.json")["splits"]
         numbers = {split: counts["sampled"] for split, counts in splits.items()}
         prompts = [renderer.prompt(a.article).ids for a in held_out]
-        planned = measurement.forecast(study, train, prompts, numbers)
-        write_json(out / "plan.json", planned.record(time.time()))
-        say(str(planned))
+        if not (out / "plan.json").exists():
+            planned = measurement.forecast(study, train, prompts, numbers)
+            write_json(out / "plan.json", planned.record(time.time()))
+            say(str(planned))
         trials = tuner.search(config, train, validation, out / "trials", say)
 
-        finalists = by_loss(trials)[: config.search.finalists]
-        base, device = load_base(config.model), choose_device(config.model)
         sample = held_out[: config.search.rouge_examples]
         prompts = prompts[: len(sample)]
-        for trial in finalists:
-            with with_adapter(base, out / "trials" / str(trial.number) / "adapter") as model:
-                found = dict(generate(model, tokenizer, prompts, config.generate, device))
-            scores = metrics.rouge_many(
-                [a.highlights for a in sample],
-                [renderer.text(found[i].ids) for i in range(len(sample))],
-            )
-            trial.rouge = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
+        base, device = load_base(config.model), choose_device(config.model)
+        for trial in by_loss(trials)[: config.search.finalists]:
+            home = out / "trials" / str(trial.number)
+            if not (home / "rouge.json").exists():
+                with with_adapter(base, home / "adapter") as model:
+                    found = dict(generate(model, tokenizer, prompts, config.generate, device))
+                scores = metrics.rouge_many(
+                    [a.highlights for a in sample],
+                    [renderer.text(found[i].ids) for i in range(len(sample))],
+                )
+                mean = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
+                write_json(home / "rouge.json", mean)
+            trial.rouge = read_json(home / "rouge.json")
             say(f"trial {trial.number}  ROUGE-Lsum {trial.rouge['rougeLsum']:.1f} on {len(sample)}")
 
         chosen = choose(trials)
@@ -70,3 +84,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         pd.DataFrame(history, columns=columns).to_csv(out / "history.csv", index=False)
         (out / "best.yaml").write_text(yaml.safe_dump(chosen.values, sort_keys=False))
     return True
+
+
+def _own(config: Config) -> Config:
+    """What the search depends on: seeds after the first are not among it."""
+    return replace(config, {"train.seeds": [config.train.seed]})

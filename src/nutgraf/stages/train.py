@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,8 +11,9 @@ import yaml
 from nutgraf import articles
 from nutgraf.budget import at_once, effective_batch, steps_of
 from nutgraf.config import replace
-from nutgraf.cores import spread
-from nutgraf.model import choose_device, fresh_adapter, identity, load_base, load_tokenizer
+from nutgraf.cores import side_by_side
+from nutgraf.identity import identity, moving_weights
+from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, write_json
@@ -26,13 +26,18 @@ SETTINGS = {"prompt", "model", "lora", "train"}
 
 @dataclass(frozen=True)
 class _Training:
-    """One model to train; `threads` where it shares the machine with another, else None."""
+    """One model to train; `threads` where trainings share the machine, else None: all of it."""
 
     name: str
     config: Config
     folder: RunFolder
     made: Artefact
-    threads: int | None = None
+    threads: int | None
+
+
+def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
+    """What this stage makes, from what and with which settings."""
+    return [training.made for training in _trainings(config, folder)]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -42,28 +47,44 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     has trials (`search.concurrent`): two cores do more as two processes than as two threads.
     """
     folder.manifest("search")  # a Failure that says what to run, where there is none
-    chosen = yaml.safe_load((folder / "search" / "best.yaml").read_text(encoding="utf-8"))
+    missing = []
+    for training in _trainings(config, folder):
+        if training.made.is_current and not force:
+            say(f"{training.name}: done before")
+        else:
+            missing.append(training)
+    together = at_once(config.search)
+    if together > 1:
+        side_by_side(_train, missing, processes=together)
+    else:
+        for training in missing:
+            _train(training)
+    return bool(missing)
+
+
+def _trainings(config: Config, folder: RunFolder) -> list[_Training]:
+    """All trainings of the study, those of `best` with what the search in the folder has chosen."""
+    best = folder / "search" / "best.yaml"
+    chosen = yaml.safe_load(best.read_text(encoding="utf-8")) if best.exists() else {}
     models = {"baseline": (config, ["data"]), "best": (replace(config, chosen), ["data", "search"])}
     first = {name: (name, config.train.seed) for name in models}
-    missing = []
+    # Decided by the configuration, not by what is left to do: sums over several threads differ in
+    # their last bits from sums over one.
+    threads = max(1, int(config.search.cpus_per_trial)) if at_once(config.search) > 1 else None
+    found = []
     for name, (model, seed) in {**first, **repeated(config.train.seeds)}.items():
         settings, inputs = models[model]
         settings = replace(settings, {"train.seeds": [seed]})
         made = folder.artefact(
             f"models/{name}",
             inputs=inputs,
-            settings=settings.model_dump(mode="json", include=SETTINGS),
+            settings={
+                **settings.model_dump(mode="json", include=SETTINGS),
+                **moving_weights(config.model),
+            },
         )
-        if made.is_current and not force:
-            say(f"{name}: done before")
-            continue
-        missing.append(_Training(name, settings, folder, made))
-    together = min(at_once(config.search), len(missing))
-    if together > 1:
-        threads = max(1, int(config.search.cpus_per_trial))
-        missing = [dataclasses.replace(training, threads=threads) for training in missing]
-    spread(_train, missing, rows_per_process=1, processes=together)
-    return bool(missing)
+        found.append(_Training(name, settings, folder, made, threads))
+    return found
 
 
 def _train(training: _Training) -> None:
@@ -79,7 +100,7 @@ def _train(training: _Training) -> None:
                 f"validation loss {found.loss:.3f}"
             )
 
-    with training.made.writing() as scratch:
+    with training.made.writing(resume=True) as scratch:
         out = scratch / "models" / name
         tokenizer = load_tokenizer(config.model)
         renderer = Renderer(tokenizer, config.prompt)

@@ -1,0 +1,197 @@
+"""What is lost when a study is killed: nothing, or a difference is printed.
+
+A small pocket study runs once undisturbed. Then the same study is killed at random moments of its
+stages, one kill a round, and started again with the same command each time; when it has been killed
+in every stage it runs to its end and is compared with the undisturbed one: adapters, summaries and
+scores byte for byte, tables without their times. Two kills of three are `kill -9` of the process
+group; the third is SIGTERM or Ctrl-C.
+
+    python bench/chaos.py [--rounds 30] [--seed 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+STAGES = ("prepare", "search", "train", "generate", "score", "compare", "report")
+SETTINGS = {
+    "data.train-examples": "24",
+    "data.validation-examples": "4",
+    "data.test-examples": "6",
+    "train.max-examples": "24",
+    "train.eval-every": "8",
+    "train.eval-examples": "4",
+    "lora.dropout": "0.1",
+    "search.trials": "3",
+    "search.finalists": "1",
+    "search.rouge-examples": "2",
+    "generate.max-new-tokens": "16",
+    "generate.batch-size": "2",
+    "score.resamples": "500",
+}
+SAME = ("summaries/*.jsonl", "scores/*.jsonl", "models/*/adapter_model.safetensors")
+SAME += ("data/*.parquet", "search/best.yaml", "final_best_model/adapter_model.safetensors")
+TABLES = ("model_comparison_results.csv", "search/trials.csv", "search/history.csv")
+TABLES += ("models/*/history.csv", "analysis/*.csv")
+TIMES = ("seconds", "train_seconds", "train s")
+
+
+@dataclass
+class Study:
+    """The command in a folder, its stages followed in what it says."""
+
+    folder: Path
+    process: subprocess.Popen[str] = field(init=False)
+    log: list[str] = field(default_factory=list)
+    begun: dict[str, float] = field(default_factory=dict)
+    stage: str = "start"
+
+    def start(self) -> None:
+        words = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
+        self.begun.clear()
+        self.stage = "start"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nutgraf.cli", "run", "--run", str(self.folder), *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.reader = threading.Thread(target=self._follow, daemon=True)
+        self.reader.start()
+
+    def _follow(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.log.append(line.rstrip())
+            for name in STAGES:
+                if line.startswith("[") and f"] {name} " in line:
+                    self.stage = name
+                    self.begun.setdefault(name, time.monotonic())
+
+    def finish(self) -> int:
+        """Wait for the end; the exit status."""
+        status = self.process.wait()
+        self.reader.join()
+        return status
+
+    def kill(self, how: signal.Signals) -> str:
+        """Send the signal, wait for the end; the stage in which it came."""
+        stage = self.stage
+        try:
+            if how == signal.SIGKILL:
+                os.killpg(self.process.pid, how)
+            else:
+                self.process.send_signal(how)
+        except ProcessLookupError:
+            return "none: it had ended"
+        self.finish()
+        return stage
+
+    def wait_for(self, stage: str) -> bool:
+        """Wait until the stage has begun; whether it has before the end of the process."""
+        while self.process.poll() is None and stage not in self.begun:
+            time.sleep(0.02)
+        return stage in self.begun
+
+
+def undisturbed(folder: Path) -> dict[str, float]:
+    """Run it through; seconds of each stage."""
+    study = Study(folder)
+    study.start()
+    assert study.finish() == 0, study.log[-5:]
+    ends = [*list(study.begun.values())[1:], time.monotonic()]
+    return {name: end - start for (name, start), end in zip(study.begun.items(), ends, strict=True)}
+
+
+def killed(
+    folder: Path, stages: list[str], lengths: dict[str, float], draw: random.Random
+) -> Iterator[tuple[str, str]]:
+    """Kill the study once in each of `stages`, then let it end. Gives signals and stages."""
+    study = Study(folder)
+    for stage in stages:
+        how = (
+            signal.SIGKILL
+            if draw.random() < 2 / 3
+            else draw.choice((signal.SIGTERM, signal.SIGINT))
+        )
+        study.start()
+        if study.wait_for(stage):
+            time.sleep(draw.uniform(0, lengths[stage]))
+        yield how.name, study.kill(how)
+    study.start()
+    status = study.finish()
+    if status:
+        print(f"  ended with {status}: {study.log[-1]}", flush=True)
+
+
+def differences(expected: Path, found: Path) -> list[str]:
+    """The files in which two run folders differ, times aside."""
+    differing = []
+    for pattern in (*SAME, *TABLES):
+        names = {str(p.relative_to(root)) for root in (expected, found) for p in root.glob(pattern)}
+        for name in sorted(names):
+            one, other = expected / name, found / name
+            if not (one.exists() and other.exists()):
+                differing.append(f"{name} is missing")
+            elif pattern in TABLES:
+                if not _table(one).equals(_table(other)):
+                    differing.append(name)
+            elif one.read_bytes() != other.read_bytes():
+                differing.append(name)
+    return differing
+
+
+def _table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path).drop(columns=list(TIMES), errors="ignore")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="kills")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # bit-identical needs the same threads
+    kills: collections.Counter[str] = collections.Counter()
+    rounds = studies = different = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        lengths = undisturbed(Path(scratch) / "undisturbed")
+        print({name: round(s, 1) for name, s in lengths.items()}, flush=True)
+        while rounds < options.rounds:
+            folder = Path(scratch) / f"killed-{studies}"
+            stages = list(STAGES[: options.rounds - rounds])
+            for how, stage in killed(folder, stages, lengths, draw):
+                rounds += 1
+                kills[stage] += 1
+                print(f"round {rounds}: {how} in {stage}", flush=True)
+            studies += 1
+            found = differences(Path(scratch) / "undisturbed", folder)
+            different += len(found)
+            print(f"study {studies}: {', '.join(found) or 'no difference'}", flush=True)
+    print(f"\n{rounds} rounds, {studies} studies compared, {different} differences")
+    for stage in sorted(kills, key=kills.__getitem__, reverse=True):
+        print(f"{stage:<12}{kills[stage]:>4} kills")
+    print(json.dumps({"rounds": rounds, "kills": kills, "differences": different}))
+    sys.exit(different > 0)
+
+
+if __name__ == "__main__":
+    main()

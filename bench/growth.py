@@ -1,0 +1,173 @@
+"""How time and memory grow with the number of articles, of trials, and with the articles' length.
+
+Each measurement is a process of its own on the embedded newswire and the pocket model. Articles are
+cut short where there are many (128 tokens, summaries of 24), so that 10,000 take minutes.
+
+    python bench/growth.py articles      100, 1,000 and 10,000, stage by stage; about 8 minutes
+    python bench/growth.py trials        1 to 32 trials of 8 articles; about 6 minutes
+    python bench/growth.py length        rows of 256 to 2,048 tokens; about 3 minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SIZES = {
+    "articles": (100, 1_000, 10_000),
+    "trials": (1, 2, 4, 8, 16, 32),
+    "length": (256, 512, 1_024, 2_048),
+}
+STAGES = {
+    "articles": ("prepare", "train", "generate", "score"),
+    "trials": ("search",),
+    "length": ("train", "generate"),
+}
+SHORT, SHORT_SUMMARY = 128, 24  # tokens
+LONG_ROWS = 32
+
+
+def prepare(articles: int, tokens: int) -> float:
+    from nutgraf import config
+    from nutgraf.runfolder import RunFolder
+    from nutgraf.stages import prepare
+
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = config.build({"data": {"train_examples": articles}})
+        started = time.perf_counter()
+        prepare.run(settings, RunFolder(scratch))
+        return time.perf_counter() - started
+
+
+def train(articles: int, tokens: int) -> float:
+    from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+    from nutgraf.settings import LoraSettings, ModelConfig, TrainConfig
+    from nutgraf.trainer import fit
+
+    model = ModelConfig()
+    rows = [example for _, example in _rows(articles, tokens)]
+    settings = TrainConfig(max_examples=articles, eval_every=10 * articles, eval_examples=1)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        fresh_adapter(load_base(model), LoraSettings(), seed=0) as adapted,
+    ):
+        out = Path(scratch) / "out"
+        tokenizer = load_tokenizer(model)
+        return fit(adapted, tokenizer, rows, rows[:1], settings, choose_device(model), out).seconds
+
+
+def generate(articles: int, tokens: int) -> float:
+    from nutgraf import inference
+    from nutgraf.model import choose_device, load_base, load_tokenizer
+    from nutgraf.settings import GenerateConfig, ModelConfig
+
+    model = ModelConfig()
+    prompts = [prompt.ids for prompt, _ in _rows(articles, tokens)]
+    base, tokenizer, device = load_base(model), load_tokenizer(model), choose_device(model)
+    settings = GenerateConfig(max_new_tokens=SHORT_SUMMARY)
+    started = time.perf_counter()
+    assert len(dict(inference.generate(base, tokenizer, prompts, settings, device))) == articles
+    return time.perf_counter() - started
+
+
+def score(articles: int, tokens: int) -> float:
+    from nutgraf import errors, extracts, metrics
+    from nutgraf.pocket import newswire
+
+    stories = newswire.stories("test", articles, seed=1)
+    texts = extracts.extract_many("lead3", [(s.article, s.highlights) for s in stories])
+    started = time.perf_counter()
+    metrics.rouge_many([s.highlights for s in stories], texts)
+    errors.indicators_many(
+        [(s.article, s.highlights, t, "extract") for s, t in zip(stories, texts, strict=True)]
+    )
+    return time.perf_counter() - started
+
+
+def search(trials: int, tokens: int) -> float:
+    from nutgraf import config, tuner
+
+    settings = config.build(
+        {
+            "train": {"max_examples": 8, "eval_every": 8, "eval_examples": 4},
+            "search": {
+                "trials": trials,
+                "concurrent": 2,
+                "space": {"train.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}},
+            },
+        }
+    )
+    rows = [example for _, example in _rows(16, 512)]
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        found = tuner.search(settings, rows, rows[:4], Path(scratch) / "trials", lambda line: None)
+        seconds = time.perf_counter() - started
+    assert [trial.status for trial in found] == ["completed"] * trials, found
+    return seconds
+
+
+def _rows(articles: int, tokens: int) -> list[tuple[Any, Any]]:
+    """Prompts and training rows; long ones are filled with the stories that follow."""
+    from nutgraf.model import load_tokenizer
+    from nutgraf.pocket import newswire
+    from nutgraf.prompts import Renderer
+    from nutgraf.settings import ModelConfig, PromptConfig
+
+    config = PromptConfig(max_tokens=tokens, max_article_tokens=tokens - SHORT // 2)
+    renderer = Renderer(load_tokenizer(ModelConfig()), config)
+    stories = newswire.stories("train", articles, seed=1)
+    joined = 1 + tokens // 200  # a story is over 200 tokens
+    rows = []
+    for i, story in enumerate(stories):
+        text = "\n".join(stories[(i + k) % articles].article for k in range(joined))
+        rows.append((renderer.prompt(text), renderer.example(text, story.highlights)))
+    return rows
+
+
+def measure(stage: str, by: str, size: int) -> dict[str, float]:
+    """Seconds of one stage, and the most memory of this process and of those it started."""
+    work = {f.__name__: f for f in (prepare, train, generate, score, search)}[stage]
+    articles, tokens = (LONG_ROWS, size) if by == "length" else (size, SHORT)
+    seconds = work(articles, tokens)
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peaks = [resource.getrusage(kind).ru_maxrss * 1024 for kind in kinds]
+    return {"seconds": seconds, "peak_mb": max(peaks) / 1e6}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("by", choices=SIZES)
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only[0], options.by, int(options.only[1]))))
+        return
+    result: dict[str, dict[int, dict[str, float]]] = {}
+    unit = {"articles": "article", "trials": "trial", "length": "1,000 tokens"}[options.by]
+    print(f"{'stage':<10}{options.by:>10}{'seconds':>10}{f'ms a {unit}':>20}{'peak MB':>9}")
+    for stage in STAGES[options.by]:
+        for size in SIZES[options.by]:
+            command = [sys.executable, __file__, options.by, "--only", stage, str(size)]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found = json.loads(printed.strip().splitlines()[-1])
+            result.setdefault(stage, {})[size] = found
+            each = LONG_ROWS * size / 1_000 if options.by == "length" else size
+            print(
+                f"{stage:<10}{size:>10,}{found['seconds']:10.1f}"
+                f"{1_000 * found['seconds'] / each:20.1f}{found['peak_mb']:9.0f}",
+                flush=True,
+            )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

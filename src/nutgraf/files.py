@@ -1,0 +1,115 @@
+"""Whole files or none: atomic writes, what is on the disk, hashes, rows kept as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: temporary name, fsync, rename.
+
+    What a kill leaves of it is the temporary name, which the next writer of the file takes over.
+    Raises OSError naming the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    for file in files_in(path):
+        sync(file)
+    folders = [path, *(p for p in path.rglob("*") if p.is_dir())] if path.is_dir() else []
+    for folder in [*folders, path.parent]:
+        sync(folder)
+
+
+def files_in(path: Path) -> list[Path]:
+    """The file itself, or every file in the folder, at any depth."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def move(source: Path, target: Path) -> None:
+    """Put a file or folder in the place of whatever is there, on the disk when it returns."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)
+    sync(target.parent)
+    sync(source.parent)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(files: Mapping[str, str]) -> str:
+    """One hash of several files, given as name: hash."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """Rows in a JSONL file that are on the disk as soon as they are added.
+
+    What a kill leaves half written at its end is dropped when the journal is opened again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            file.seek(0)
+            lines = file.read().splitlines(keepends=True)
+            self.rows: list[dict[str, Any]] = []
+            whole = 0
+            for line in lines:
+                try:
+                    row = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    break
+                self.rows.append(row)
+                whole += len(line)
+            file.truncate(whole)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows and wait until they are on the disk. Raises OSError naming the file."""
+        added = [dict(row) for row in rows]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in added)
+        try:
+            with self.path.open("ab") as file:
+                file.write(text.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = error.filename or str(self.path)
+            raise
+        self.rows += added

@@ -1,0 +1,81 @@
+"""The settings that a search tries: Optuna's TPE, asked and told in the order of the trials.
+
+TPE: Bergstra et al. 2011. A proposal depends on the seed, its number and the results of the trials
+before it, never on when those arrive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState
+
+from nutgraf.section import Choices, Range
+from nutgraf.settings import LoraSettings, SearchConfig, TrainConfig
+from nutgraf.trials import Trial
+
+RANDOM = 10  # results that TPE starts from; proposals are random before
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Proposals:
+    """Proposals 1, 2, 3 …, each based on the results that are `needed` for it."""
+
+    def __init__(self, search: SearchConfig) -> None:
+        self.space = {name: _distribution(name, d) for name, d in search.space.items()}
+        self.together = search.concurrent
+        sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=RANDOM)
+        self.study = optuna.create_study(sampler=sampler)
+        self.asked: list[optuna.Trial] = []
+        self.told = 0
+
+    @property
+    def needed(self) -> range:
+        """Numbers of the trials that have to be settled before the next one is proposed.
+
+        The last 2 * (`concurrent` - 1) before it do not count: they may still run, or have ended
+        out of turn. Waiting for half of these would leave processes idle (docs/log.md).
+        """
+        last = len(self.asked) - 2 * (self.together - 1)
+        return range(1, last + 1) if last >= RANDOM else range(0)
+
+    def next(self, trials: Mapping[int, Trial]) -> dict[str, Any]:
+        """Settings for the next number, by dotted name; `trials` holds all that are `needed`."""
+        for number in self.needed[self.told :]:
+            self._tell(trials[number])
+        self.asked.append(self.study.ask(self.space))
+        values = self.asked[-1].params
+        return {k: json.loads(v) if isinstance(v, str) else v for k, v in values.items()}
+
+    def _tell(self, trial: Trial) -> None:
+        asked = self.asked[trial.number - 1]
+        if trial.status == "completed":
+            self.study.tell(asked, trial.loss)
+        elif trial.status == "stopped":
+            for examples, loss in trial.history:
+                asked.report(loss, examples)
+            self.study.tell(asked, state=TrialState.PRUNED)
+        else:
+            self.study.tell(asked, state=TrialState.FAIL)
+        self.told = trial.number
+
+
+def _distribution(name: str, domain: Range | Choices) -> BaseDistribution:
+    if isinstance(domain, Choices):
+        # As JSON text, since Optuna's categories are scalars and a choice may be a list of layers.
+        return CategoricalDistribution([json.dumps(choice) for choice in domain.choices])
+    section, field = name.split(".")
+    fields = (TrainConfig if section == "train" else LoraSettings).model_fields
+    if fields[field].annotation is int:
+        return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)
