@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from killer import Killer
 
-from nutgraf import claims, runfolder
+from nutgraf import claims, machine, runfolder
 from nutgraf.lock import held
 from nutgraf.problems import Failure, UserError
 from nutgraf.runfolder import Artefact, RunFolder, read_records, write_records
@@ -113,6 +113,7 @@ def test_what_an_older_version_made_is_made_again_and_a_patch_is_no_other_versio
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path)
+    monkeypatch.setattr(machine, "__version__", "3.4.0")
     monkeypatch.setattr(runfolder, "__version__", "3.4.0")
     make(folder)
     monkeypatch.setattr(runfolder, "__version__", "3.4.1")
@@ -232,7 +233,7 @@ def test_what_a_stopped_run_left_is_carried_on_only_by_the_same(
     make(folder, "other data")
     assert stopped(rate=2) == []
     assert "thrown away: inputs.data was " in capsys.readouterr().err
-    monkeypatch.setattr(runfolder, "LIBRARIES", ())
+    monkeypatch.setattr(machine, "LIBRARIES", ())
     assert stopped(rate=2) == []
     assert "versions.torch was " in capsys.readouterr().err
     (tmp_path / ".making" / "search" / "claim.json").write_text("{")
