@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nutgraf import attention, footprint, plan, unusual
+from nutgraf import attention, footprint, outcome, plan, unusual
 from nutgraf.config import build, replace
 from nutgraf.footprint import Lengths, Machine
 from nutgraf.model import choose_device, fresh_adapter, load_base
@@ -89,13 +89,13 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
 
 def test_a_search_without_stopping_is_whole_trainings():
     config = replace(Config(), {"search.trials": 6, "search.grace_evaluations": 4})
-    assert plan.played(config) == (3.0, 6.0)
+    assert plan.played(config) == plan.Played(3.0, 3.0, 3.0, 6.0)
 
 
 def test_a_search_that_stops_trials_is_shorter_and_ends_with_a_winner():
-    length, completed = plan.played(replace(Config(), {"search.trials": 8}))
-    assert 1 < length < 4
-    assert 1 <= completed < 4
+    luck = plan.played(replace(Config(), {"search.trials": 8}))
+    assert 1 <= luck.short < luck.usual < luck.long <= 4
+    assert 1 <= luck.completed < 8
 
 
 def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
@@ -177,7 +177,7 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
         **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
         **{f"scores__{name}": (306, 308) for name in BUILT_IN},  # the first carried on
     )
-    rows = {row["what"]: row for row in plan.outcome(record, made, 2_500_000_000)}
+    rows = {row["what"]: row for row in outcome.beside(record, made, 2_500_000_000)}
     assert set(rows) == {"search", "train", "memory of a training"}
     assert rows["search"]["measured"] == 100
     assert rows["train"]["measured"] == 100

@@ -191,7 +191,7 @@ def fitting(
     batches = micro * config.train.gradient_accumulation_steps
     then: dict[str, list[Any]] = {
         "train.micro_batch_size": _halved(micro),
-        "search.concurrent": list(range(config.search.concurrent, 0, -1)),
+        "search.concurrent": _halved(config.search.concurrent),
         "train.activation_checkpointing": sorted({config.train.activation_checkpointing, True}),
         "model.quantization": list(dict.fromkeys([config.model.quantization, "nf4"])),
         "generate.batch_size": _halved(config.generate.batch_size),

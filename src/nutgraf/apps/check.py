@@ -264,7 +264,10 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[Painted]:
 def _plan(config: Config, planned: Plan) -> Iterator[str]:
     for stage in planned.stages:
         held = size(round(stage.memory)) if stage.memory else ""
-        yield f"{stage.name:<9} {duration(stage.starting + stage.seconds):>12} {held:>9}".rstrip()
+        told = f"{stage.name:<9} {duration(stage.starting + stage.seconds):>12} {held:>9}"
+        if stage.by_luck and stage.by_luck[0] < stage.by_luck[1]:
+            told += "   {} to {}, by luck with stopped trials".format(*map(duration, stage.by_luck))
+        yield told.rstrip()
     whole = sum(stage.starting + stage.seconds for stage in planned.stages)
     machine = planned.machine
     yield f"together  {duration(whole):>12}   of {size(machine.free)} free ({machine.device})"
