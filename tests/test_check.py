@@ -29,7 +29,7 @@ BASE = "someone/tiny"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few articles, and speeds as if they had been measured."""
     monkeypatch.setattr(check, "LOOKED", {"train": 24, "validation": 2, "test": 8})
-    speed = Speed(6e10, 1.2e11)
+    speed = Speed(6e10, 1.2e11, 0.1)
     speeds = Speeds(speed, speed, 2e11, 0.05, "nothing")
     monkeypatch.setattr(measurement, "_speeds", lambda *args: speeds)
 
@@ -61,19 +61,19 @@ def test_the_pocket_study_is_ready(capsys, monkeypatch, tmp_path):
 def test_what_does_not_fit_is_told_with_the_setting_to_change(capsys, monkeypatch, quick):
     free = Memory(6_000_000_000, 8_000_000_000)
     monkeypatch.setattr(measurement, "memory", lambda: free)
-    text = printed(capsys, 2, "--train.micro-batch-size", "64")
+    text = printed(capsys, 2, "--train.micro-batch-size", "256")
     *_, micro, accumulation = text.splitlines()
     told = re.fullmatch(
-        r"change: train.micro_batch_size 64 → (\d+) \(search needs ([\d.]+) GB, 6.0 GB there\)",
+        r"change: train.micro_batch_size 256 → (\d+) \(search needs ([\d.]+) GB, 6.0 GB there\)",
         micro,
     )
     assert told
     assert float(told[2]) > 6
     assert accumulation.startswith(
-        f"change: train.gradient_accumulation_steps 2 → {128 // int(told[1])} "
+        f"change: train.gradient_accumulation_steps 2 → {512 // int(told[1])} "
     )
     changed = ["--train.micro-batch-size", told[1], "--train.gradient-accumulation-steps"]
-    assert "ready" in printed(capsys, 0, *changed, str(128 // int(told[1])))
+    assert "ready" in printed(capsys, 0, *changed, str(512 // int(told[1])))
 
 
 def test_a_configuration_and_a_run_folder_are_read_as_for_run(capsys, tmp_path, quick):

@@ -24,7 +24,7 @@ FLOORS = [
     ("history",),
     ("inference", "trials", "attention", "shape", "identity"),
     tuple("model prompts results datacard breakdown examples rivals extracts unusual".split()),
-    ("articles", "card", "differences", "figures", "errors", "plan"),
+    ("articles", "card", "differences", "figures", "errors", "plan", "outcome"),
     ("footprint", "reading"),
     ("budget", "halving", "metrics", "published", "tables", "pocket", "facts"),
     ("config", "runfolder", "checkpoints"),
@@ -46,7 +46,7 @@ HOME = {
 }
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
-    "card cli footprint plan unusual machine terminal apps.check"
+    "card cli footprint plan outcome unusual machine terminal apps.check"
 ).split()
 
 

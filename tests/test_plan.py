@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nutgraf import attention, footprint, plan, unusual
+from nutgraf import attention, footprint, outcome, plan, unusual
 from nutgraf.config import build, replace
 from nutgraf.footprint import Lengths, Machine
 from nutgraf.model import choose_device, fresh_adapter, load_base
 from nutgraf.plan import Speed, Speeds
 from nutgraf.settings import Config
 from nutgraf.shape import shape
+from nutgraf.systems import BUILT_IN
 
 ROWS = Lengths(366, 428, 312, 367, 53, 64)
 CPU = Machine("cpu", True, 2, 20_000_000_000)
-SPEED = Speed(6e10, 1.2e11)
+SPEED = Speed(6e10, 1.2e11, 0.1)
 SPEEDS = Speeds(SPEED, SPEED, 2e11, 0.05, "nothing")
 POCKET = shape(Config().model, Config().lora)
 ARTICLES = {"train": 900, "validation": 64, "test": 100}
@@ -88,13 +89,13 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
 
 def test_a_search_without_stopping_is_whole_trainings():
     config = replace(Config(), {"search.trials": 6, "search.grace_evaluations": 4})
-    assert plan.played(config) == (3.0, 6.0)
+    assert plan.played(config) == plan.Played(3.0, 3.0, 3.0, 6.0)
 
 
 def test_a_search_that_stops_trials_is_shorter_and_ends_with_a_winner():
-    length, completed = plan.played(replace(Config(), {"search.trials": 8}))
-    assert 1 < length < 4
-    assert 1 <= completed < 4
+    luck = plan.played(replace(Config(), {"search.trials": 8}))
+    assert 1 <= luck.short < luck.usual < luck.long <= 4
+    assert 1 <= luck.completed < 8
 
 
 def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
@@ -126,9 +127,9 @@ def test_further_seeds_and_rivals_are_counted():
 
 
 def test_checkpointing_and_four_bits_take_less_memory():
-    large = replace(Config(), {"train.micro_batch_size": 64})
+    large = replace(Config(), {"train.micro_batch_size": 256})
     held = footprint.training(large, POCKET, ROWS, CPU)
-    for change in ({"train.activation_checkpointing": True}, {"train.micro_batch_size": 32}):
+    for change in ({"train.activation_checkpointing": True}, {"train.micro_batch_size": 128}):
         assert footprint.training(replace(large, change), POCKET, ROWS, CPU) < held
     nf4 = replace(Config(), {"model.quantization": "nf4"})
     assert footprint.weights(nf4, POCKET, CPU) < footprint.weights(Config(), POCKET, CPU)
@@ -141,13 +142,13 @@ def test_what_fits_needs_no_change_and_what_never_fits_has_none():
 
 
 def test_as_few_settings_change_as_can_be_and_steps_stay_the_same():
-    config = replace(Config(), {"train.micro_batch_size": 64})
+    config = replace(Config(), {"train.micro_batch_size": 256})
     there = Machine("cpu", True, 2, 6_500_000_000)
     changes = footprint.fitting(config, POCKET, ROWS, there)
     assert changes is not None
     assert set(changes) == {"train.micro_batch_size", "train.gradient_accumulation_steps"}
     (_, micro), (_, accumulation) = changes.values()
-    assert micro * accumulation == 128
+    assert micro * accumulation == 512
     fitting = replace(config, {"train.micro_batch_size": micro})
     assert max(footprint.stages(fitting, POCKET, ROWS, there).values()) <= there.free
     larger = replace(config, {"train.micro_batch_size": 2 * micro})
@@ -156,7 +157,11 @@ def test_as_few_settings_change_as_can_be_and_steps_stay_the_same():
 
 def manifests(**spans: tuple[float, float]) -> dict[str, dict[str, float]]:
     return {
-        name.replace("__", "/"): {"created": start, "seconds": end - start}
+        name.replace("__", "/"): {
+            "created": start,
+            "seconds": end - start,
+            "carried_on": name == "scores__lead3",
+        }
         for name, (start, end) in spans.items()
     }
 
@@ -170,8 +175,9 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
         comparison=(310, 312),
         final_best_model=(50, 60),  # made before the plan
         **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
+        **{f"scores__{name}": (306, 308) for name in BUILT_IN},  # the first carried on
     )
-    rows = {row["what"]: row for row in plan.outcome(record, made, 2_500_000_000)}
+    rows = {row["what"]: row for row in outcome.beside(record, made, 2_500_000_000)}
     assert set(rows) == {"search", "train", "memory of a training"}
     assert rows["search"]["measured"] == 100
     assert rows["train"]["measured"] == 100

@@ -124,8 +124,14 @@ def study(svgs: dict[str, str]) -> Study:
         signature={"package": "rouge-score", "stemmer": True},
         configuration="run: runs/pocket\ntrain:\n  learning_rate: 0.0002\n",
         planned=[
-            {"what": "search", "planned": 100.0, "measured": 110.0, "unit": "s"},
-            {"what": "memory of a training", "planned": 2.0, "measured": 2.5, "unit": "GB"},
+            {
+                "what": "search", "planned": 100.0, "measured": 110.0, "unit": "s",
+                "luck": [80.0, 150.0],
+            },
+            {
+                "what": "memory of a training", "planned": 2.0, "measured": 2.5, "unit": "GB",
+                "luck": None,
+            },
         ],
         artefacts=[
             {"artefact": "data", "seconds": 1.2, "digest": "ab" * 32},
@@ -169,6 +175,7 @@ def test_the_plan_stands_beside_what_came_or_is_not_mentioned(study: Study) -> N
         cells = [cell.strip() for cell in re.split(r"\||</?t[dr]>", text)]
         row = cells.index("memory of a training")
         assert [cell for cell in cells[row : row + 8] if cell][1:4] == ["2.0 GB", "2.5 GB", "1.25"]
+        assert "100.0 s (80 to 150 by luck)" in cells
     for text in render(dataclasses.replace(study, planned=[])):
         assert "Planned" not in text
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nutgraf.budget import at_once
+from nutgraf.budget import at_once, steps_of
 from nutgraf.config import replace
 from nutgraf.section import Choices
 from nutgraf.settings import Config, LoraSettings, TrainConfig
@@ -71,8 +71,8 @@ PROCESS = 620_000_000  # Python with torch, transformers, peft and trl, before a
 CONTEXT = 500_000_000  # of a GPU, for CUDA itself: an estimate, not measured
 FRAGMENTS = 1.1  # blocks of a GPU that are kept and of no use at the moment: an estimate
 # On a CPU oneDNN compiles each product for its shape and keeps it: bytes for each length in tokens
-# that a micro-batch has come with (measured: 1.5 GB for 120 lengths of the newswire).
-COMPILED = 12_000_000
+# that a micro-batch has come with (measured: 1.2 GB in 56 steps of the newswire).
+COMPILED = 15_000_000
 COMPILED_MOST = 100  # lengths, after which the oldest are forgotten
 
 # What autograd keeps of a layer, in bytes a token, times these widths; products are in 2 bytes a
@@ -131,11 +131,18 @@ def training(config: Config, shape: Shape, rows: Lengths, machine: Machine) -> f
     held = weights(config, shape, machine) + ADAPTER * shape.adapter
     step = _kept(settings, config.lora, shape, rows, machine)
     step += settings.micro_batch_size * rows.longest_summary * shape.vocabulary * LOGIT
-    looked = _passed(EVALUATED, rows.longest_row, shape)
+    looked = _passed(EVALUATED, rows.longest_row, shape, machine)
     looked += EVALUATED * rows.longest_summary * shape.vocabulary * 6
+    if machine.device == "cuda":
+        return (held + max(step, looked)) * FRAGMENTS
     if _plain(settings.micro_batch_size, shape, rows, machine):
         looked += scores(1, shape.heads, EVALUATED, rows.longest_row, 4)
-    return _in_process(held + max(step, looked), rows, machine)
+    # The longest row of a micro-batch is seldom below the mean.
+    met = min(COMPILED_MOST, 2 * (rows.longest_row - int(rows.row)) + 1)
+    batches = steps_of(settings) * settings.gradient_accumulation_steps
+    compiled = min(met, batches) * COMPILED if machine.half else 0
+    # An evaluation finds little room in the blocks that a step has left.
+    return PROCESS + held + step + looked + compiled
 
 
 def generating(config: Config, shape: Shape, rows: Lengths, machine: Machine) -> float:
@@ -145,8 +152,9 @@ def generating(config: Config, shape: Shape, rows: Lengths, machine: Machine) ->
     number = 2 if machine.half else 4
     cache = decoded * (rows.longest_prompt + settings.max_new_tokens) * shape.key_width * 2 * number
     held = weights(config, shape, machine) + 4 * shape.adapter + cache * shape.layers
-    read = _passed(decoded, rows.longest_prompt, shape)
-    return _in_process(held + max(read, cache), rows, machine, trained=False)
+    read = _passed(decoded, rows.longest_prompt, shape, machine)
+    size = held + max(read, cache)
+    return size * FRAGMENTS if machine.device == "cuda" else PROCESS + size
 
 
 def on_disk(config: Config, shape: Shape, articles: int) -> float:
@@ -183,7 +191,7 @@ def fitting(
     batches = micro * config.train.gradient_accumulation_steps
     then: dict[str, list[Any]] = {
         "train.micro_batch_size": _halved(micro),
-        "search.concurrent": list(range(config.search.concurrent, 0, -1)),
+        "search.concurrent": _halved(config.search.concurrent),
         "train.activation_checkpointing": sorted({config.train.activation_checkpointing, True}),
         "model.quantization": list(dict.fromkeys([config.model.quantization, "nf4"])),
         "generate.batch_size": _halved(config.generate.batch_size),
@@ -241,17 +249,8 @@ def _plain(micro_batch: int, shape: Shape, rows: Lengths, machine: Machine) -> b
     return machine.device == "cpu" and kept <= SCORES_LIMIT
 
 
-def _passed(rows: int, tokens: int, shape: Shape) -> float:
-    """Bytes of one layer's numbers on the way through, without a backward pass."""
-    return rows * tokens * (3 * shape.inner + 6 * shape.width) * 4
-
-
-def _in_process(size: float, rows: Lengths, machine: Machine, trained: bool = True) -> float:
-    if machine.device == "cuda":
-        return size * FRAGMENTS
-    compiled = 0
-    if machine.half and trained:
-        # The longest row of a micro-batch is seldom below the mean.
-        met = min(COMPILED_MOST, 2 * (rows.longest_row - int(rows.row)) + 1)
-        compiled = met * COMPILED
-    return PROCESS + size + compiled
+def _passed(rows: int, tokens: int, shape: Shape, machine: Machine) -> float:
+    """Bytes of one layer's numbers on the way through, without a backward pass: the feed-forward
+    part's as products give them, four of the width of what goes between layers in fp32."""
+    number = 2 if machine.half else 4
+    return rows * tokens * (3 * shape.inner * number + 4 * shape.width * 4)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import itertools
 import sys
 import tempfile
 import threading
@@ -22,10 +23,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf import footprint
+from nutgraf.attention import training_attention
 from nutgraf.budget import at_once, training_order
 from nutgraf.config import replace
 from nutgraf.footprint import Lengths, Machine, Shape
-from nutgraf.inference import generate
+from nutgraf.inference import generate, summary_losses
 from nutgraf.machine import memory
 from nutgraf.model import (
     Device,
@@ -43,8 +45,8 @@ from nutgraf.trainer import fit
 
 SMALL = 100_000_000  # weights; more are not loaded for a measurement
 LAYERS = 2  # of the base's form, where it is not measured itself
-STEPS = 4  # of a training, of which the first is not counted
-LOOKED = 8  # rows of its evaluation
+STEPS = 3  # of a training, of which the first is not counted
+LOOKED = 8  # rows of an evaluation
 TOKENS = 6  # of summaries
 # Operations of a forward pass measured on a CPU, in training and in writing, a second or two: where
 # a batch of the configuration takes more, fewer rows of it are measured.
@@ -96,7 +98,7 @@ def _speeds(
             alone = trial if together > 1 or one == every else seen.training(rows, every)
         reading, token = seen.writing(prompts, whole)
     if device.name == "cuda":  # which trainings at a time share
-        trial = Speed(trial.training / together, trial.reading / together)
+        trial = Speed(trial.training / together, trial.reading / together, trial.saving)
         alone = trial
     return Speeds(trial, alone, reading, token, words)
 
@@ -121,28 +123,39 @@ class _Measured:
                 "train.micro_batch_size": batch,
                 "train.gradient_accumulation_steps": 1,
                 "train.eval_every": STEPS * batch,
-                "train.eval_examples": min(LOOKED, 2 * batch),
+                "train.eval_examples": 1,
             },
         ).train
+        ended: list[float] = []
         with (
             tempfile.TemporaryDirectory() as scratch,
             _threads(threads),
             _busy(neighbours),
             fresh_adapter(self.base, self.config.lora, settings.seed) as model,
         ):
-            done = fit(
-                model, self.tokenizer, rows, rows, settings, self.device, Path(scratch) / "adapter"
+            fit(
+                model,
+                self.tokenizer,
+                rows,
+                rows,
+                settings,
+                self.device,
+                Path(scratch) / "adapter",
+                on_step=lambda: ended.append(self._now()),
+                on_eval=lambda found: ended.append(self._now()),
             )
+            with training_attention(model, self.device, batch, max(lengths)):
+                started = self._now()
+                summary_losses(model, rows[:LOOKED], self.tokenizer.pad_token_id, self.device)
+                read = self._now() - started
+        *_, trained, saved = ended
         order = training_order(lengths, batch, STEPS, settings.seed)
-        ended = [row.seconds for row in done.history if row.train_loss is not None]
-        evaluated = next(row.seconds for row in done.history if row.validation_loss is not None)
         speeds = []
         for step in range(1, STEPS):
             here = [rows[i] for i in order[step * batch : (step + 1) * batch]]
             operations = passes(settings) * self._work(here)
             speeds.append(operations / (ended[step] - ended[step - 1]))
-        looked = self._work(rows[: settings.eval_examples])
-        return Speed(median(speeds), looked / (evaluated - ended[-1]))
+        return Speed(median(speeds), self._work(rows[:LOOKED]) / read, saved - trained)
 
     def writing(self, prompts: Sequence[Sequence[int]], whole: Shape) -> tuple[float, float]:
         """(operations a second of reading prompts, seconds a further token of a full batch takes
@@ -153,27 +166,29 @@ class _Measured:
             self.config, {"generate.max_new_tokens": TOKENS, "generate.batch_size": batch}
         ).generate
         times: list[float] = []
-
-        def passed(*args: object) -> None:
-            if self.device.name == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter())
-
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
             model.eval()
-            hook = model.get_output_embeddings().register_forward_hook(passed)
-            started = time.perf_counter()
+            hook = model.get_output_embeddings().register_forward_hook(
+                lambda *args: times.append(self._now())
+            )
+            started = self._now()
             list(generate(model, self.tokenizer, prompts[:batch], settings, self.device))
             hook.remove()
         read = sum(work(self.form, 1, len(ids), 0) for ids in prompts[:batch])
         reading = read * settings.num_beams / (times[0] - started)
-        token = (times[-1] - times[0]) / (len(times) - 1)
+        token = median(b - a for a, b in itertools.pairwise(times))
         beams = asked * settings.num_beams
         if batch < asked:  # a step takes as long as the weights take to pass, or the products
             token = max(token, work(self.form, beams, 1, 1) / reading)
         if self.device.name == "cuda":  # where a step is launching its kernels, layer by layer
             return reading, token * whole.layers / self.form.layers
         return reading, token * work(whole, 1, 1, 1) / work(self.form, 1, 1, 1)
+
+    def _now(self) -> float:
+        """Seconds, when all that was asked of the device is done."""
+        if self.device.name == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _work(self, rows: Sequence[Example]) -> float:
         return sum(

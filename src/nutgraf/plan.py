@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ SCORED_ALONE = 500
 # An adapter's small products make a step of writing longer: the base takes this share of it
 # (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
 WITHOUT_ADAPTER = 0.8
-LUCK = 200  # searches played through to know how many trials are stopped early
+LUCK = 400  # trials of searches that are played through to know how many are stopped early
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Speed:
 
     training: float
     reading: float
+    saving: float
+    """Seconds that a checkpoint takes, one after each evaluation."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Stage:
     """Most bytes on the device; None where no model is held."""
     artefacts: int = 1
     """How many it makes."""
+    by_luck: tuple[float, float] | None = None
+    """Seconds with good and with bad luck, of a stage that depends on it: eight of ten between."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,10 @@ def make(
     trainings = 2 * len(config.train.seeds)
     beside = min(at_once(config.search), trainings) > 1
     n, systems = articles["test"], len(names(config.rivals)) + len(repeated(config.train.seeds))
+    search, *luck = (measuring + took for took in _search(config, shape, rows, speeds))
     seconds = {
         "prepare": sum(articles.values()) * preparing,
-        "search": measuring + _search(config, shape, rows, speeds),
+        "search": search,
         "train": _train(config, shape, rows, speeds),
         "generate": _generate(config, shape, rows, n, speeds),
         "score": systems * _scored(n, machine.cores),
@@ -136,7 +141,14 @@ def make(
     starting = {"prepare": IMPORTS, "train": IMPORTS if beside else 0.0}
     makes = {"train": trainings, "generate": systems, "score": systems, "compare": 2}
     stages = [
-        Stage(name, took, starting.get(name, 0.0), held.get(name), makes.get(name, 1))
+        Stage(
+            name,
+            took,
+            starting.get(name, 0.0),
+            held.get(name),
+            makes.get(name, 1),
+            (luck[0], luck[1]) if name == "search" else None,
+        )
         for name, took in seconds.items()
     ]
     training = round(footprint.training(config, shape, rows, machine))
@@ -162,28 +174,41 @@ def fitting(settings: TrainConfig, shape: Shape, rows: Lengths, speed: Speed) ->
     seen = steps_of(settings) * effective_batch(settings)
     learned = passes(settings) * work(shape, seen, rows.row, rows.summary)
     looked = work(shape, settings.eval_examples, rows.row, rows.summary)
-    return learned / speed.training + len(evaluation_steps(settings)) * looked / speed.reading
+    evaluation = looked / speed.reading + speed.saving
+    return learned / speed.training + len(evaluation_steps(settings)) * evaluation
 
 
-def played(config: Config) -> tuple[float, float]:
-    """(length of the search in whole trainings, trials completed): means over searches in which
-    trials of random quality are stopped by the rule of `halving`, whatever their order."""
-    evaluations = len(evaluation_steps(config.train))
+@dataclass(frozen=True)
+class Played:
+    """How searches go in which trials of random quality are stopped by the rule of `halving`: their
+    length in whole trainings, of the median one and of the tenth from either end of a hundred; and
+    how many trials are completed, in the mean."""
+
+    usual: float
+    short: float
+    long: float
+    completed: float
+
+
+def played(config: Config) -> Played:
+    """Searches with the configuration's settings, played through with the luck of a fixed seed."""
+    evaluations, trials = len(evaluation_steps(config.train)), config.search.trials
     draw = random.Random(0)
-    ticks, completed = [], []
-    for _ in range(LUCK):
-        order = list(range(config.search.trials))
-        draw.shuffle(order)
-        took, ended = _one_search(order, config, evaluations)
-        ticks.append(took)
-        completed.append(ended)
-    return sum(ticks) / LUCK / evaluations, sum(completed) / LUCK
+    found = []
+    for _ in range(max(5, LUCK // trials)):
+        losses = list(range(trials))
+        draw.shuffle(losses)
+        found.append(_one_search(losses, config, evaluations))
+    lengths = sorted(ticks / evaluations for ticks, _ in found)
+    usual, short, long = (lengths[round(q * (len(lengths) - 1))] for q in (0.5, 0.1, 0.9))
+    return Played(usual, short, long, sum(completed for _, completed in found) / len(found))
 
 
 def _one_search(losses: list[int], config: Config, evaluations: int) -> tuple[int, int]:
     """(ticks of one evaluation each, trials completed) where each trial keeps its loss."""
     search = config.search
-    rule = Halving(search.grace_evaluations, search.reduction_factor, search.concurrent)
+    together = min(search.concurrent, search.trials)
+    rule = Halving(search.grace_evaluations, search.reduction_factor, together)
     courses: dict[int, Course] = {}
     running: list[int] = []
     ticks = 0
@@ -200,15 +225,23 @@ def _one_search(losses: list[int], config: Config, evaluations: int) -> tuple[in
     return ticks, sum(verdict.stop is None for verdict in rule.judge(courses).values())
 
 
-def _search(config: Config, shape: Shape, rows: Lengths, speeds: Speeds) -> float:
+def _search(
+    config: Config, shape: Shape, rows: Lengths, speeds: Speeds
+) -> tuple[float, float, float]:
+    """Seconds of the usual search, and of one with good and one with bad luck."""
     whole = fitting(config.train, shape, rows, speeds.trial)
-    length, completed = played(config)
+    luck = played(config)
     rounds = math.ceil(config.search.trials / at_once(config.search))
     sample = config.search.rouge_examples
-    finalists = min(config.search.finalists, completed)
+    finalists = min(config.search.finalists, luck.completed)
     judged = finalists * (_written(config, shape, rows, sample, speeds) + sample / PAIRS)
     loaded = 2 * _loaded(shape)  # by the trials, then by the process that writes for finalists
-    return RAY + IMPORTS + loaded + length * whole + rounds * STARTS + judged
+    beside = RAY + IMPORTS + loaded + rounds * STARTS + judged
+    return (
+        beside + luck.usual * whole,
+        beside + luck.short * whole,
+        beside + luck.long * whole,
+    )
 
 
 def _train(config: Config, shape: Shape, rows: Lengths, speeds: Speeds) -> float:
@@ -250,41 +283,3 @@ def _compared(config: Config, n: int, systems: int) -> float:
 
 def _loaded(shape: Shape) -> float:
     return 2 * (shape.linear + shape.other) / READ
-
-
-# What a stage makes, by the beginnings of the names of its artefacts.
-ARTEFACTS = {
-    "search": ("search",),
-    "train": ("models/",),
-    "generate": ("summaries/",),
-    "score": ("scores/",),
-    "compare": ("comparison", "final_best_model"),
-}
-
-
-def outcome(
-    plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], training_bytes: int
-) -> Iterator[dict[str, Any]]:
-    """Rows of `what`, `planned`, `measured` and their `unit`: seconds of each stage that made what
-    was planned, all of it after the plan, trainings side by side counted once; and most memory of a
-    training."""
-    stages = {stage["name"]: stage for stage in plan["stages"]}
-    for name, beginnings in ARTEFACTS.items():
-        made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
-        later = all(m["created"] + m["seconds"] > plan["made"] for m in made)
-        if len(made) == stages[name]["artefacts"] and later:
-            spans = [(m["created"], m["created"] + m["seconds"]) for m in made]
-            took = _covered(spans)
-            yield {"what": name, "planned": stages[name]["seconds"], "measured": took, "unit": "s"}
-            if name == "train":
-                held = {"planned": plan["training_bytes"] / 1e9, "measured": training_bytes / 1e9}
-                yield {"what": "memory of a training", **held, "unit": "GB"}
-
-
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """The length of all spans together, what overlaps counted once."""
-    total, reached = 0.0, -math.inf
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total

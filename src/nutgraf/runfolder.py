@@ -186,13 +186,14 @@ class Artefact:
         """
         started = time.time()
         scratch = self._scratch
+        carried_on = resume and self.is_half_made and self.abandoned is None
         if resume:
             claims.take(scratch, self._claim(), self.name)
         else:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
         yield scratch
-        self._seal(scratch, started)
+        self._seal(scratch, started, carried_on)
         _put_in_place(self.folder, scratch)
 
     @property
@@ -203,7 +204,7 @@ class Artefact:
         inputs = {name: hashed[:16] for name, hashed in self.digests.items()}
         return {"inputs": inputs, "settings": self.settings, "versions": versions()}
 
-    def _seal(self, scratch: Path, started: float) -> None:
+    def _seal(self, scratch: Path, started: float, carried_on: bool) -> None:
         """Write the manifest into the scratch: from here on it is whole, and only to be moved."""
         missing = [name for name in self.outputs if not (scratch / name).exists()]
         if missing:
@@ -219,6 +220,7 @@ class Artefact:
                 "artefact": self.name,
                 "created": started,
                 "seconds": round(time.time() - started, 2),
+                "carried_on": carried_on,  # so that these seconds are not all
                 "inputs": self.digests,
                 "settings": plain(self.settings),
                 "versions": versions(),

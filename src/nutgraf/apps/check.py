@@ -198,8 +198,10 @@ def _rows(config: Config, rows: _Rows, read: _Read, changes: list[str]) -> Itera
     taken = ", ".join(f"{split} {number:,}" for split, number in read.numbers.items())
     yield f"taken      {taken}"
     if not read.real:
-        yield "looked at  articles of the newswire: the data is read when it has been downloaded, "
-        yield "           and planned with rows as long as the limits allow"
+        yield (
+            "looked at  articles of the newswire; those of the Hub are not read before the study, "
+            f"but planned as long as the limits allow; {UNKNOWN:,} where all of a split are taken"
+        )
     found = footprint.lengths([(len(e.input_ids), e.prompt_tokens) for e in rows.examples])
     told, every = found.summary * len(rows.examples), found.row * len(rows.examples)
     yield (
@@ -262,7 +264,10 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[Painted]:
 def _plan(config: Config, planned: Plan) -> Iterator[str]:
     for stage in planned.stages:
         held = size(round(stage.memory)) if stage.memory else ""
-        yield f"{stage.name:<9} {duration(stage.starting + stage.seconds):>12} {held:>9}".rstrip()
+        told = f"{stage.name:<9} {duration(stage.starting + stage.seconds):>12} {held:>9}"
+        if stage.by_luck and stage.by_luck[0] < stage.by_luck[1]:
+            told += "   {} to {}, by luck with stopped trials".format(*map(duration, stage.by_luck))
+        yield told.rstrip()
     whole = sum(stage.starting + stage.seconds for stage in planned.stages)
     machine = planned.machine
     yield f"together  {duration(whole):>12}   of {size(machine.free)} free ({machine.device})"

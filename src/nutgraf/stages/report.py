@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import breakdown, errors, figures, metrics, plan, published, report
+from nutgraf import breakdown, errors, figures, metrics, outcome, published, report
 from nutgraf.card import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.config import to_yaml
 from nutgraf.results import spread
@@ -124,7 +124,7 @@ def _planned(folder: RunFolder, manifests: dict[str, Any]) -> list[dict[str, Any
         return []
     trained = [read_json(folder.model(name) / "train.json") for name in TRAINED]
     peak = max(record["peak_memory_bytes"] for record in trained)
-    return list(plan.outcome(read_json(path), manifests, peak))
+    return list(outcome.beside(read_json(path), manifests, peak))
 
 
 def _rival(rival: Rival) -> str:

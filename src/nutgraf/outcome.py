@@ -1,0 +1,46 @@
+"""What came of a plan: its stages beside those of the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+# What a stage makes, by the beginnings of the names of its artefacts.
+ARTEFACTS = {
+    "search": ("search",),
+    "train": ("models/",),
+    "generate": ("summaries/",),
+    "score": ("scores/",),
+    "compare": ("comparison", "final_best_model"),
+}
+
+
+def beside(
+    plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], training_bytes: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of `what`, `planned`, `measured`, `unit`, and `luck`: the range that luck makes, or None.
+
+    Seconds of each stage that made what was planned, all of it after the plan and in one go,
+    trainings side by side counted once; and most memory of a training."""
+    stages = {stage["name"]: stage for stage in plan["stages"]}
+    for name, beginnings in ARTEFACTS.items():
+        made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
+        whole = len(made) == stages[name]["artefacts"] and not any(m["carried_on"] for m in made)
+        if whole and all(m["created"] + m["seconds"] > plan["made"] for m in made):
+            spans = [(m["created"], m["created"] + m["seconds"]) for m in made]
+            took = _covered(spans)
+            planned, luck = stages[name]["seconds"], stages[name]["by_luck"]
+            yield {"what": name, "planned": planned, "measured": took, "unit": "s", "luck": luck}
+            if name == "train":
+                held = {"planned": plan["training_bytes"] / 1e9, "measured": training_bytes / 1e9}
+                yield {"what": "memory of a training", **held, "unit": "GB", "luck": None}
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of all spans together, what overlaps counted once."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
