@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from killer import Killer
 
-from nutgraf import claims, machine, runfolder
+from nutgraf import claims, runfolder
 from nutgraf.lock import held
 from nutgraf.problems import Failure, UserError
 from nutgraf.runfolder import Artefact, RunFolder, read_records, write_records

@@ -75,7 +75,8 @@ def test_tokens_of_pieces_are_those_of_the_whole(monkeypatch, shared, template):
 N = 40_000
 SHAPES = {
     "one word": "a" * N, "capitals": "A" * N, "mixed": "AbC" * (N // 3), "name": "Ab " * (N // 3),
-    "names": "Ab of the " * (N // 10), "figures": "1" * (N * 30) + " million", "lists": "1, " * (N // 3),
+    "names": "Ab of the " * (N // 10), "figures": "1" * (N * 30) + " million",
+    "lists": "1, " * (N // 3),
     "numbers": "hundred " * (N // 8), "dots": ". " * (N // 2), "stops": " ." * (N // 2),
     "quotes": "`" * N, "apostrophes": "'" * N, "spaces": "x" + " " * N + "x",
     "lines": "a\u2028" * (N // 2), "accents": "e" + "\u0301" * N, "emoji": "\U0001f600" * N,

@@ -19,7 +19,7 @@ ARTEFACTS = {
 def beside(
     plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], training_bytes: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `what`, `planned`, `measured`, `unit`, and `luck`: the range that luck makes, or None.
+    """Rows of `what`, `planned`, `measured`, `unit`, and `luck`: the range luck makes, or None.
 
     Seconds of each stage that made what was planned, all of it after the plan and in one go,
     trainings side by side counted once; and most memory of a training."""
