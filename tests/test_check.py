@@ -30,7 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few articles, and speeds as if they had been measured."""
     monkeypatch.setattr(check, "LOOKED", {"train": 24, "validation": 2, "test": 8})
     speed = Speed(6e10, 1.2e11, 0.1)
-    speeds = Speeds(speed, speed, 2e11, 0.05, "nothing")
+    speeds = Speeds(speed, speed, 2e11, 2e11, 0.05, "nothing")
     monkeypatch.setattr(measurement, "_speeds", lambda *args: speeds)
 
 

@@ -18,7 +18,7 @@ from nutgraf.systems import BUILT_IN
 ROWS = Lengths(366, 428, 312, 367, 53, 64)
 CPU = Machine("cpu", True, 2, 20_000_000_000)
 SPEED = Speed(6e10, 1.2e11, 0.1)
-SPEEDS = Speeds(SPEED, SPEED, 2e11, 0.05, "nothing")
+SPEEDS = Speeds(SPEED, SPEED, 2e11, 2e11, 0.05, "nothing")
 POCKET = shape(Config().model, Config().lora)
 ARTICLES = {"train": 900, "validation": 64, "test": 100}
 

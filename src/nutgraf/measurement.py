@@ -2,7 +2,9 @@
 
 A base of up to SMALL weights that lies on the disk is measured itself. Of a larger one, or one on
 the Hub, two layers of its shape with random weights are measured in its place and scaled by
-operations: nothing is downloaded, and no large model is loaded for a measurement.
+operations: nothing is downloaded, and no large model is loaded for a measurement. Of what is
+measured repeatedly the fastest counts: what else the machine does for a moment, and what is done
+for the first time, only make it slower.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,9 +46,10 @@ from nutgraf.trainer import fit
 
 SMALL = 100_000_000  # weights; more are not loaded for a measurement
 LAYERS = 2  # of the base's form, where it is not measured itself
-STEPS = 3  # of a training, of which the first is not counted
+STEPS = 6  # of a training, of which the first is not counted
 LOOKED = 8  # rows of an evaluation
 TOKENS = 6  # of summaries
+REPEATED = 2  # times the same batch is written, or its losses found
 # Operations of a forward pass measured on a CPU, in training and in writing, a second or two: where
 # a batch of the configuration takes more, fewer rows of it are measured.
 TRAINED, WRITTEN = 5e10, 2e11
@@ -97,10 +99,11 @@ def _speeds(
             trial = seen.training(rows, one, neighbours=together - 1)
             alone = trial if together > 1 or one == every else seen.training(rows, every)
         reading, token = seen.writing(prompts, whole)
+        looking = seen.looking(rows)
     if device.name == "cuda":  # which trainings at a time share
         trial = Speed(trial.training / together, trial.reading / together, trial.saving)
         alone = trial
-    return Speeds(trial, alone, reading, token, words)
+    return Speeds(trial, alone, looking, reading, token, words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +148,7 @@ class _Measured:
                 on_eval=lambda found: ended.append(self._now()),
             )
             with training_attention(model, self.device, batch, max(lengths)):
-                started = self._now()
-                summary_losses(model, rows[:LOOKED], self.tokenizer.pad_token_id, self.device)
-                read = self._now() - started
+                looking = self._looking(model, rows)
         *_, trained, saved = ended
         order = training_order(lengths, batch, STEPS, settings.seed)
         speeds = []
@@ -155,7 +156,17 @@ class _Measured:
             here = [rows[i] for i in order[step * batch : (step + 1) * batch]]
             operations = passes(settings) * self._work(here)
             speeds.append(operations / (ended[step] - ended[step - 1]))
-        return Speed(median(speeds), self._work(rows[:LOOKED]) / read, saved - trained)
+        return Speed(max(speeds), looking, saved - trained)
+
+    def looking(self, rows: Sequence[Example]) -> float:
+        """Operations a second in which losses of given summaries are found, with all cores."""
+        with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
+            return max(self._looking(model.eval(), rows) for _ in range(REPEATED))
+
+    def _looking(self, model: PreTrainedModel, rows: Sequence[Example]) -> float:
+        started = self._now()
+        summary_losses(model, rows[:LOOKED], self.tokenizer.pad_token_id, self.device)
+        return self._work(rows[:LOOKED]) / (self._now() - started)
 
     def writing(self, prompts: Sequence[Sequence[int]], whole: Shape) -> tuple[float, float]:
         """(operations a second of reading prompts, seconds a further token of a full batch takes
@@ -165,18 +176,22 @@ class _Measured:
         settings = replace(
             self.config, {"generate.max_new_tokens": TOKENS, "generate.batch_size": batch}
         ).generate
-        times: list[float] = []
+        firsts, tokens = [], []
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
             model.eval()
-            hook = model.get_output_embeddings().register_forward_hook(
-                lambda *args: times.append(self._now())
-            )
-            started = self._now()
-            list(generate(model, self.tokenizer, prompts[:batch], settings, self.device))
-            hook.remove()
+            for _ in range(REPEATED):
+                times = [self._now()]
+                hook = model.get_output_embeddings().register_forward_hook(
+                    lambda *args, times=times: times.append(self._now())
+                )
+                list(generate(model, self.tokenizer, prompts[:batch], settings, self.device))
+                hook.remove()
+                first, *others = (b - a for a, b in itertools.pairwise(times))
+                firsts.append(first)
+                tokens += others
         read = sum(work(self.form, 1, len(ids), 0) for ids in prompts[:batch])
-        reading = read * settings.num_beams / (times[0] - started)
-        token = median(b - a for a, b in itertools.pairwise(times))
+        reading = read * settings.num_beams / min(firsts)
+        token = min(tokens)
         beams = asked * settings.num_beams
         if batch < asked:  # a step takes as long as the weights take to pass, or the products
             token = max(token, work(self.form, beams, 1, 1) / reading)

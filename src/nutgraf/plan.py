@@ -60,8 +60,10 @@ class Speeds:
     """Of a trial of the search, beside as many others as run at a time."""
     alone: Speed
     """Of the trainings of baseline and best, as many at a time as the stage runs."""
+    looking: float
+    """Operations a second in which losses of given summaries are found, with all cores."""
     reading: float
-    """Operations a second of a forward pass, with all cores."""
+    """Operations a second in which prompts are read, with all cores."""
     token: float
     """Seconds in which a full batch of summaries gets one more token."""
     measured_on: str
@@ -254,7 +256,7 @@ def _train(config: Config, shape: Shape, rows: Lengths, speeds: Speeds) -> float
 def _generate(config: Config, shape: Shape, rows: Lengths, n: int, speeds: Speeds) -> float:
     models = len(MODELS) + len(repeated(config.train.seeds))
     with_adapter = _written(config, shape, rows, n, speeds)
-    losses = work(shape, n, rows.row, rows.summary) / speeds.reading
+    losses = work(shape, n, rows.row, rows.summary) / speeds.looking
     extracts = len(EXTRACTS) * n / EXTRACTED
     written = (models - 1 + WITHOUT_ADAPTER) * with_adapter
     return _loaded(shape) + written + models * losses + extracts
