@@ -4,7 +4,8 @@ A small pocket study runs once undisturbed. Then the same study is killed at ran
 stages, one kill a round, and started again with the same command each time; when it has been killed
 in every stage it runs to its end and is compared with the undisturbed one: adapters, summaries and
 scores byte for byte, tables without their times. Two kills of three are `kill -9` of the process
-group; the third is SIGTERM or Ctrl-C.
+group; the third is SIGTERM or Ctrl-C, after which it has to say in its last line, and by its exit
+status, that it was stopped.
 
     python bench/chaos.py [--rounds 30] [--seed 1]
 """
@@ -90,18 +91,23 @@ class Study:
         self.reader.join()
         return status
 
-    def kill(self, how: signal.Signals) -> str:
-        """Send the signal, wait for the end; the stage in which it came."""
+    def kill(self, how: signal.Signals) -> tuple[str, str]:
+        """Send the signal, wait for the end; the stage in which it came, and what was wrong."""
         stage = self.stage
-        try:
-            if how == signal.SIGKILL:
-                os.killpg(self.process.pid, how)
-            else:
-                self.process.send_signal(how)
-        except ProcessLookupError:
-            return "none: it had ended"
-        self.finish()
-        return stage
+        if self.process.poll() is not None:
+            return "after the end", ""
+        if how == signal.SIGKILL:
+            os.killpg(self.process.pid, how)
+            self.finish()
+            return stage, ""
+        self.process.send_signal(how)
+        status, said = self.finish(), self.log[-1] if self.log else "nothing"
+        if status == 0:  # so near its end that there was nothing left to stop
+            return stage, ""
+        if stage == "start":  # Python itself is starting, and does not listen yet
+            return stage, ""
+        told = said == f"nutgraf: stopped by {how.name}; the same command carries on from here"
+        return stage, "" if told and status == 128 + how else f"status {status}, said {said!r}"
 
     def wait_for(self, stage: str) -> bool:
         """Wait until the stage has begun; whether it has before the end of the process."""
@@ -121,8 +127,9 @@ def undisturbed(folder: Path) -> dict[str, float]:
 
 def killed(
     folder: Path, stages: list[str], lengths: dict[str, float], draw: random.Random
-) -> Iterator[tuple[str, str]]:
-    """Kill the study once in each of `stages`, then let it end. Gives signals and stages."""
+) -> Iterator[tuple[str, str, str]]:
+    """Kill the study once in each of `stages`, then let it end. Gives signals, stages, and what
+    was wrong with its end."""
     study = Study(folder)
     for stage in stages:
         how = (
@@ -133,7 +140,7 @@ def killed(
         study.start()
         if study.wait_for(stage):
             time.sleep(draw.uniform(0, lengths[stage]))
-        yield how.name, study.kill(how)
+        yield how.name, *study.kill(how)
     study.start()
     status = study.finish()
     if status:
@@ -178,10 +185,11 @@ def main() -> None:
         while rounds < options.rounds:
             folder = Path(scratch) / f"killed-{studies}"
             stages = list(STAGES[: options.rounds - rounds])
-            for how, stage in killed(folder, stages, lengths, draw):
+            for how, stage, wrong in killed(folder, stages, lengths, draw):
                 rounds += 1
                 kills[stage] += 1
-                print(f"round {rounds}: {how} in {stage}", flush=True)
+                different += bool(wrong)
+                print(f"round {rounds}: {how} in {stage} {wrong}".rstrip(), flush=True)
             studies += 1
             found = differences(Path(scratch) / "undisturbed", folder)
             different += len(found)

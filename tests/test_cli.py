@@ -162,8 +162,6 @@ def test_the_kinds_of_trouble_have_their_own_status(capsys, monkeypatch):
     trouble(Stopped(signal.SIGTERM))
     stopped = "nutgraf: stopped by SIGTERM; the same command carries on from here\n"
     assert complaint(capsys, 143, "run") == stopped
-    trouble(SystemExit(15))  # as Ray does it
-    assert complaint(capsys, 143, "run") == stopped
 
 
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["run", "--frob"], ["summarize", "a.txt"]])

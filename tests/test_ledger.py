@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from nutgraf import config
 from nutgraf.ledger import Ledger
+from nutgraf.problems import Failure
 from nutgraf.trials import Trial
 
 TRIALS, EVALUATIONS = 16, 4  # more than the 10 results that TPE starts from
@@ -175,3 +176,11 @@ def test_a_finished_search_keeps_records_adapters_and_tracebacks(
     for trial in undisturbed:
         found = {path.name for path in (out / str(trial.number)).iterdir()}
         assert found == {"trial.json"} | kept[trial.status]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"values": {}, "more": 1}', b"\xff"])
+def test_a_damaged_record_of_a_trial_is_named(tmp_path: Path, content: bytes) -> None:
+    Ledger(CONFIG, tmp_path, lambda text: None)
+    (tmp_path / "2" / "trial.json").write_bytes(content)
+    with pytest.raises(Failure, match=r"2/trial\.json is damaged \(.+\): delete that folder"):
+        Ledger(CONFIG, tmp_path, lambda text: None)

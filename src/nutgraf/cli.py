@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import io
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from nutgraf import __version__
 from nutgraf.config import fields, load
 from nutgraf.problems import Problem, UserError, one_line
 from nutgraf.settings import Config
-from nutgraf.stopping import Stopped, listening
+from nutgraf.stopping import listening, stopped
 from nutgraf.study import STAGES
 
 CARRIES_ON = "the same command carries on from here"
@@ -39,15 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return _complain(f"{told}: free space there; {CARRIES_ON}" if full else told, 1)
-    except Stopped as stop:
+    except KeyboardInterrupt as end:
+        stop = stopped(end)
         return _complain(f"{stop}; {CARRIES_ON}", stop.exit_code)
-    except KeyboardInterrupt:
-        return _complain(f"stopped; {CARRIES_ON}", 130)
-    except SystemExit as end:
-        if end.code != signal.SIGTERM:  # argparse, after it has helped
-            raise
-        # Ray takes the signal over while it searches, and exits with its number.
-        return _complain(f"{Stopped(end.code)}; {CARRIES_ON}", Stopped(end.code).exit_code)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -23,12 +23,23 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
+def stopped(by: KeyboardInterrupt) -> Stopped:
+    """`by` itself, or what it stands for: Ray raises one of its own in place of ours."""
+    return by if isinstance(by, Stopped) else Stopped(_latest)
+
+
 def listen(*numbers: int) -> None:
     """From now on these signals raise Stopped in this process: at once, or where `later` says."""
     global _heard
     _heard = numbers
     for number in numbers:
         signal.signal(number, _on_signal)
+
+
+def listen_again() -> None:
+    """Take back the signals of `listen`, where it was called: Ray takes SIGTERM over."""
+    if _heard and threading.current_thread() is threading.main_thread():
+        listen(*_heard)
 
 
 @contextlib.contextmanager
@@ -53,8 +64,7 @@ def later() -> Iterator[Callable[[], int | None]]:
     signal that the block has not looked at any more is raised at its end.
     """
     global _waits, _asked
-    if _heard and threading.current_thread() is threading.main_thread():
-        listen(*_heard)  # again: Ray takes SIGTERM over for as long as the program runs
+    listen_again()  # Ray keeps SIGTERM for as long as the program runs
     outer, _waits = _waits, True
     _asked = _asked if outer else None
     try:
@@ -68,10 +78,12 @@ def later() -> Iterator[Callable[[], int | None]]:
 _heard: tuple[int, ...] = ()
 _waits = False
 _asked: int | None = None
+_latest = int(signal.SIGINT)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _asked
+    global _asked, _latest
+    _latest = number
     if not _waits or (_asked is not None and number == signal.SIGINT):
         raise Stopped(number)
     if _asked is None:

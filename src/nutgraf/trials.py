@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.metrics import perplexity
+from nutgraf.problems import Failure, one_line
 
 HANG = "hang.txt"  # in a trial's folder: where it stood when its time was up
 
@@ -47,12 +48,21 @@ class Trial:
 
     @classmethod
     def read(cls, folder: Path) -> Trial | None:
-        """What `write` has kept in the trial's folder, which has its number; None if nothing."""
+        """What `write` has kept in the trial's folder, which has its number; None if nothing.
+
+        Raises Failure where the file is not as `write` leaves it.
+        """
         file = folder / "trial.json"
         if not file.exists():
             return None
-        trial = cls(int(folder.name), **json.loads(file.read_text(encoding="utf-8")))
-        trial.history = [(examples, loss) for examples, loss in trial.history]
+        try:
+            trial = cls(int(folder.name), **json.loads(file.read_text(encoding="utf-8")))
+            trial.history = [(int(examples), float(loss)) for examples, loss in trial.history]
+        except (ValueError, TypeError) as error:  # not JSON, not UTF-8, or other fields
+            reason = one_line(str(error), 100)
+            raise Failure(
+                f"{file} is damaged ({reason}): delete that folder, and its trial starts over"
+            ) from error
         return trial
 
     @property

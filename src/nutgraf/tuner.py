@@ -19,6 +19,7 @@ from nutgraf.ledger import Ledger
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import Config, SearchConfig
+from nutgraf.stopping import listen_again
 from nutgraf.trials import Trial
 
 # Before Ray is imported. Ray takes 127.0.0.1 for the address of its node, and opens no port beyond
@@ -142,6 +143,7 @@ def _start_ray(cpus: int, gpus: float) -> None:
             f"Ray could not start ({reason}): free memory and space in /dev/shm and /tmp, "
             "or stop other Ray processes with `ray stop`"
         ) from error
+    listen_again()  # else SIGTERM would end it with a trace of Ray's, and leave Ray's processes
 
 
 class _Next(Searcher):
