@@ -74,3 +74,11 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     ).save_pretrained(str(folder))
     return folder
+
+
+LONG = ("test_chaos", "test_study", "test_search_in_ray", "test_full_disk", "test_fuzz")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, so that no core waits for the last of them."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
