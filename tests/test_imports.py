@@ -19,7 +19,7 @@ FLOORS = [
     ("stages", "apps"),
     ("tuner", "report"),
     ("trainer",),
-    ("inference", "halving", "trials"),
+    ("inference", "halving", "trials", "evidence"),
     ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
     ("articles", "card", "differences", "figures", "errors"),
     ("budget", "metrics", "published", "tables", "pocket", "facts"),
@@ -40,7 +40,7 @@ HOME = {
 }
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
-    "card cli"
+    "card evidence cli"
 ).split()
 
 
