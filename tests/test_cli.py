@@ -13,6 +13,7 @@ import pytest
 import nutgraf.apps
 from nutgraf import cli, study
 from nutgraf.config import fields, load
+from nutgraf.inputs import Columns
 from nutgraf.problems import Failure
 from nutgraf.settings import Config
 
@@ -209,7 +210,7 @@ def test_summarize_needs_a_model(capsys, tmp_path):
         (b" \n\t", "is empty: there is nothing to summarize"),
         (b"\xef\xbb\xbf", "is empty: there is nothing to summarize"),
         ("Café".encode("latin-1"), "is not UTF-8 text: unexpected end of data at byte 3"),
-        (None, "is not a file: give text files, or - for standard input"),
+        (None, "is not a file: give files, folders, or - for standard input"),
     ],
 )
 def test_summarize_tells_what_is_wrong_with_a_file(capsys, model, tmp_path, content, expected):
@@ -228,13 +229,24 @@ def test_summarize_refuses_another_base(capsys, model, tmp_path):
     assert "an adapter works on its own base only" in line
 
 
-def test_summarize_reads_standard_input_where_no_file_is_named(monkeypatch):
+def test_summarize_takes_its_words(monkeypatch):
     calls: list[tuple] = []
-    app = SimpleNamespace(run=lambda model, files, as_json: calls.append((model, files, as_json)))
+    app = SimpleNamespace(run=lambda *given, **words: calls.append((given, words)))
     monkeypatch.setattr(nutgraf.apps, "summarize", app, raising=False)
     cli.main(["summarize", "--model", "m"])
-    cli.main(["summarize", "--model", "m", "--json", "a.txt", "b.txt"])
-    assert calls == [(Path("m"), ["-"], False), (Path("m"), ["a.txt", "b.txt"], True)]
+    plain = {"as_json": False, "columns": Columns("article", None), "sentences": None}
+    assert calls.pop() == (("m", ["-"]), {**plain, "long": "lead", "fetch": False})
+    cli.main(
+        "summarize --model me/m --json a.txt b.csv --article text --id key --sentences 2 "
+        "--long map-reduce --fetch".split()
+    )
+    asked = {"as_json": True, "columns": Columns("text", "key"), "sentences": 2}
+    assert calls == [(("me/m", ["a.txt", "b.csv"]), {**asked, "long": "map-reduce", "fetch": True})]
+
+
+def test_summarize_takes_a_number_of_sentences_above_0(capsys):
+    line = complaint(capsys, 2, "summarize", "--model", "m", "--sentences", "0", "a.txt")
+    assert "'0' is no whole number above 0" in line
 
 
 # Help.

@@ -19,13 +19,16 @@ FLOORS = [
     ("stages", "apps"),
     ("tuner", "report"),
     ("trainer",),
-    ("inference", "halving", "trials", "evidence"),
+    ("summarizer",),
+    ("inference", "halving", "trials", "evidence", "recipe"),
     ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
+    ("inputs",),
     ("articles", "card", "differences", "figures", "errors"),
-    ("budget", "metrics", "published", "tables", "pocket", "facts"),
+    ("budget", "metrics", "published", "tables", "pages", "pocket", "facts"),
     ("config", "runfolder"),
     ("settings",),
     ("section", "lock"),
+    ("hub",),
     ("cores", "problems", "progress", "markup", "systems"),
 ]
 HOME = {
@@ -36,6 +39,8 @@ HOME = {
     "rouge_score": {"metrics"},
     "matplotlib": {"figures"},
     "seaborn": {"figures"},
+    "trafilatura": {"pages"},
+    "huggingface_hub": {"hub"},
     "ray": {"tuner", "halving"},
 }
 WITHOUT_TORCH = (

@@ -84,22 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         stage.set_defaults(call=_run, stages=(name,))
         if name == "score":
             _also_any_file(stage)
-    summarize = commands.add_parser("summarize", help="summaries of new articles")
-    summarize.add_argument(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        help="text files; - reads one article from standard input",
-    )
-    summarize.add_argument(
-        "--model",
-        required=True,
-        metavar="DIR",
-        type=Path,
-        help="a run folder or its final_best_model",
-    )
-    summarize.add_argument("--json", action="store_true", help="one JSON object an article")
-    summarize.set_defaults(call=_summarize)
+    _summarize_command(commands)
     return parser
 
 
@@ -138,6 +123,42 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
     file.add_argument("--article", metavar="COL", help="that of articles: indicators are found too")
     file.add_argument("--json", action="store_true", help="one JSON object, not a table")
     score.set_defaults(call=_score)
+
+
+def _summarize_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser("summarize", help="summaries of new articles")
+    command.add_argument(
+        "sources", nargs="*", metavar="SOURCE",
+        help="a file of text, HTML, or rows (.jsonl, .csv, .parquet); a folder of such; an address "
+        "with --fetch; - or nothing for standard input",
+    )  # fmt: skip
+    _model(command)
+    command.add_argument("--json", action="store_true", help="one JSON object an article")
+    command.add_argument(
+        "--article", metavar="COL", default="article", help="the column of articles in a table"
+    )
+    command.add_argument("--id", metavar="COL", help="that of their ids; without it id, if any")
+    command.add_argument("--sentences", metavar="N", type=_positive, help="at most so many")
+    command.add_argument(
+        "--long", choices=("lead", "map-reduce"), default="lead",
+        help="articles beyond the prompt's limit: summarize their beginning (lead), or their parts "
+        "and then the parts' summaries",
+    )  # fmt: skip
+    command.add_argument("--fetch", action="store_true", help="fetch addresses, if they are public")
+    command.set_defaults(call=_summarize)
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", required=True, metavar="DIR",
+        help="a run folder, its final_best_model, an exported model, or a Hub id",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _settings_help() -> str:
@@ -198,8 +219,17 @@ def _print_table(config: Config, made: bool) -> None:
 
 def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
     from nutgraf.apps import summarize
+    from nutgraf.inputs import Columns
 
-    summarize.run(args.model, args.files or ["-"], as_json=args.json)
+    summarize.run(
+        args.model,
+        args.sources or ["-"],
+        as_json=args.json,
+        columns=Columns(args.article, args.id),
+        sentences=args.sentences,
+        long=args.long,
+        fetch=args.fetch,
+    )
 
 
 if __name__ == "__main__":
