@@ -17,7 +17,7 @@ from nutgraf.inputs import Columns
 from nutgraf.problems import Failure
 from nutgraf.settings import Config
 
-COMMANDS = ("run", *study.STAGES, "summarize")
+COMMANDS = ("run", *study.STAGES, "summarize", "export")
 
 
 @pytest.fixture
@@ -247,6 +247,19 @@ def test_summarize_takes_its_words(monkeypatch):
 def test_summarize_takes_a_number_of_sentences_above_0(capsys):
     line = complaint(capsys, 2, "summarize", "--model", "m", "--sentences", "0", "a.txt")
     assert "'0' is no whole number above 0" in line
+
+
+def test_export_takes_its_words(monkeypatch):
+    calls: list[tuple] = []
+    app = SimpleNamespace(run=lambda *given, **words: calls.append((given, words)))
+    monkeypatch.setattr(nutgraf.apps, "export", app, raising=False)
+    cli.main(["export", "--model", "m", "--to", "out", "--format", "merged"])
+    plain = {"push_to_hub": None, "llama_cpp": None, "tolerance": 0.05}
+    assert calls.pop() == (("m", Path("out"), "merged"), plain)
+    words = "--format gguf --tolerance 0.1 --llama-cpp l --push-to-hub me/m".split()
+    cli.main(["export", "--model", "m", "--to", "out", *words])
+    asked = {"push_to_hub": "me/m", "llama_cpp": Path("l"), "tolerance": 0.1}
+    assert calls == [(("m", Path("out"), "gguf"), asked)]
 
 
 # Help.

@@ -24,7 +24,7 @@ FLOORS = [
     ("model", "prompts", "results", "datacard", "breakdown", "examples", "rivals", "extracts"),
     ("inputs",),
     ("articles", "card", "differences", "figures", "errors"),
-    ("budget", "metrics", "published", "tables", "pages", "pocket", "facts"),
+    ("budget", "metrics", "published", "tables", "pages", "pocket", "facts", "snippets"),
     ("config", "runfolder"),
     ("settings",),
     ("section", "lock"),

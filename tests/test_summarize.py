@@ -28,7 +28,7 @@ NEWS = [story.article for story in newswire.stories("test", 5, seed=3)]
 
 def recipe(model: ModelConfig = EXACT, batch_size: int = 2, **prompt: int) -> Recipe:
     decoding = GenerateConfig(max_new_tokens=40, batch_size=batch_size)
-    return Recipe(Path(), None, model, PromptConfig(**prompt), decoding)
+    return Recipe(Path(), None, model, PromptConfig(**prompt), decoding, {})
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "score":
             _also_any_file(stage)
     _summarize_command(commands)
+    _export_command(commands)
     return parser
 
 
@@ -146,6 +147,30 @@ def _summarize_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     )  # fmt: skip
     command.add_argument("--fetch", action="store_true", help="fetch addresses, if they are public")
     command.set_defaults(call=_summarize)
+
+
+def _export_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser("export", help="the model for other programs")
+    _model(command)
+    command.add_argument("--to", required=True, metavar="DIR", type=Path, help="a new folder")
+    command.add_argument(
+        "--format", required=True, choices=("merged", "adapter", "gguf"),
+        help="merged into the base in full precision; the adapter alone; or one file for llama.cpp "
+        "and Ollama",
+    )  # fmt: skip
+    command.add_argument(
+        "--tolerance", metavar="NATS", type=float, default=0.05,
+        help="the most that merging may change the loss of a token on a sample [0.05]",
+    )  # fmt: skip
+    command.add_argument(
+        "--llama-cpp", metavar="DIR", type=Path,
+        help="a copy of llama.cpp, whose converter makes the file",
+    )  # fmt: skip
+    command.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME",
+        help="then put the folder into this repository of the Hub; a new one is private",
+    )  # fmt: skip
+    command.set_defaults(call=_export)
 
 
 def _model(command: argparse.ArgumentParser) -> None:
@@ -229,6 +254,19 @@ def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
         sentences=args.sentences,
         long=args.long,
         fetch=args.fetch,
+    )
+
+
+def _export(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    from nutgraf.apps import export
+
+    export.run(
+        args.model,
+        args.to,
+        args.format,
+        push_to_hub=args.push_to_hub,
+        llama_cpp=args.llama_cpp,
+        tolerance=args.tolerance,
     )
 
 

@@ -36,6 +36,19 @@ class RowLoss:
     tokens: int
 
 
+def decoding(tokenizer: PreTrainedTokenizerBase, settings: GenerateConfig) -> GenerationConfig:
+    """How summaries are decoded, in the form that `transformers` and other programs read."""
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=False,
+        use_cache=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,
@@ -49,20 +62,13 @@ def generate(
     Prompts of similar length are decoded together, longest first, so that a batch that does not
     fit in memory fails at once. Decoding is deterministic: greedy, or beam search.
     """
-    decoding = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
-        num_beams=settings.num_beams,
-        do_sample=False,
-        use_cache=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     for batch in _batches([len(ids) for ids in prompts], settings.batch_size):
         ids, mask = _left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, device)
         with device.autocast():
             out = cast(Any, model).generate(
-                input_ids=ids, attention_mask=mask, generation_config=decoding
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=decoding(tokenizer, settings),
             )
         for index, tokens in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
             yield index, _ended(tokens, tokenizer.eos_token_id)

@@ -193,15 +193,39 @@ def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]
 
     Raises UserError where its weights are not in safetensors: a pickle can run code when read.
     """
+    model = _adapted(base, path)
+    with _taken_off(model, base):
+        yield cast(PreTrainedModel, model.eval())
+
+
+def merge(config: ModelConfig, adapter: Path, out: Path) -> None:
+    """Save the base at `out` with the adapter saved at `adapter` added into its weights.
+
+    It is added in fp32 to the base in full precision, never in 4 bits, and saved in the number
+    format that the base comes in. Raises UserError as `with_adapter` does, Failure where a merged
+    weight is not finite.
+    """
+    with _plain_errors(config):
+        where = {"revision": config.revision, "trust_remote_code": False}
+        own = AutoConfig.from_pretrained(source(config), **where).dtype or torch.float32
+        base = AutoModelForCausalLM.from_pretrained(
+            source(config), dtype=torch.float32, use_safetensors=True, **where
+        )
+    try:
+        merged = cast(Any, _adapted(base, adapter)).merge_and_unload(safe_merge=True).to(own)
+    except ValueError as error:
+        raise Failure(f"{adapter} cannot be merged: {error}") from error
+    merged.save_pretrained(str(out))
+
+
+def _adapted(base: PreTrainedModel, path: Path) -> PeftModel:
     if not (path / "adapter_model.safetensors").is_file():
         # peft itself would fall back to adapter_model.bin.
         raise UserError(
             f"{path} has no adapter_model.safetensors: pickles are not read, since they can run "
             "code; make the adapter again"
         )
-    model = PeftModel.from_pretrained(base, str(path), is_trainable=False, use_safetensors=True)
-    with _taken_off(model, base):
-        yield cast(PreTrainedModel, model.eval())
+    return PeftModel.from_pretrained(base, str(path), is_trainable=False, use_safetensors=True)
 
 
 @contextlib.contextmanager

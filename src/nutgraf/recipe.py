@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nutgraf import hub
 from nutgraf.model import identity
@@ -23,13 +25,17 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model in `folder`: an `adapter` there on a base, or, where that is None, all of it."""
+    """A model in `folder`: an `adapter` there on a base, or, where that is None, all of it.
+
+    `about` is all of `nutgraf.json`: the model's settings, and how it was trained and measured.
+    """
 
     folder: Path
     adapter: Path | None
     model: ModelConfig
     prompt: PromptConfig
     generate: GenerateConfig
+    about: Mapping[str, Any]
 
 
 def find(model: str) -> Path:
@@ -76,11 +82,11 @@ def read(model: str) -> Recipe:
         ) from None
     if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
         whole = base.model_copy(update={"base": str(folder), "revision": None})
-        return Recipe(folder, None, whole, prompt, decoding)
+        return Recipe(folder, None, whole, prompt, decoding, raw)
     found = identity(base)
     if found != trained_on:
         raise UserError(
             f"{folder} was trained on base {trained_on} and {base.base!r} is now {found}: "
             "an adapter works on its own base only"
         )
-    return Recipe(folder, folder, base, prompt, decoding)
+    return Recipe(folder, folder, base, prompt, decoding, raw)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.errors import placed_sentences
-from nutgraf.inference import generate, stream
+from nutgraf.inference import generate, mean_loss, stream, summary_losses
 from nutgraf.metrics import article_sentences
 from nutgraf.model import Device, choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.prompts import Renderer
@@ -147,6 +147,12 @@ class Summarizer:
             parts=first,
             seconds=time.perf_counter() - started,
         )
+
+    def loss(self, rows: Sequence[tuple[str, str]]) -> float:
+        """Mean loss of the summaries in pairs of article and summary, in nats a token."""
+        examples = [self._renderer.example(article, summary) for article, summary in rows]
+        pad, size = self._tokenizer.pad_token_id, self._decoding.batch_size
+        return mean_loss(summary_losses(self._model, examples, pad, self._device, size))
 
     def parts(self, article: str) -> list[str]:
         """The article in as few parts of about equal length as the prompt takes, cut at sentences.

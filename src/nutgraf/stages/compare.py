@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import articles, breakdown, differences, errors, examples, metrics, published
+from nutgraf import articles, breakdown, card, differences, errors, examples, metrics, published
 from nutgraf.articles import Article
-from nutgraf.card import model_card
 from nutgraf.runfolder import (
     RunFolder,
     read_json,
@@ -54,7 +53,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             intervals.to_csv(scratch / "analysis" / "intervals.csv", index=False)
             _by_seed(config, folder).to_csv(scratch / "analysis" / "seeds.csv", index=False)
         anything = True
-    final = folder.artefact("final_best_model", inputs=["comparison", "models/best"])
+    final = folder.artefact("final_best_model", inputs=["data", "comparison", "models/best"])
     if force or not final.is_current:
         with final.writing() as scratch:
             _final_model(config, folder, scratch / "final_best_model")
@@ -157,26 +156,43 @@ def _read(article: Article, trimmed_tokens: int | None) -> dict[str, int | None]
 
 
 def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
+    from nutgraf.inference import decoding
     from nutgraf.model import load_tokenizer
 
     out.mkdir(parents=True)
-    for file in folder.model("best").glob("adapter_*"):
-        shutil.copy2(file, out)
-    load_tokenizer(config.model).save_pretrained(str(out))
-    record = read_json(folder.model("best") / "train.json")
-    write_json(
-        out / "nutgraf.json",
-        {
-            "base": record["base"],
-            "model": config.model.model_dump(mode="json"),
-            "prompt": config.prompt.model_dump(mode="json"),
-            "generate": config.generate.model_dump(mode="json"),
-            "train": record,
-        },
-    )
-    table = pd.read_csv(folder / TABLE)
-    rows = [
+    best = folder.model("best")
+    shutil.copy2(best / "adapter_model.safetensors", out)
+    adapter = read_json(best / "adapter_config.json")
+    # The base's name, where peft writes the path that it was loaded from on this machine.
+    adapter |= {"base_model_name_or_path": config.model.base, "revision": config.model.revision}
+    write_json(out / "adapter_config.json", adapter)
+    tokenizer = load_tokenizer(config.model)
+    tokenizer.save_pretrained(str(out))
+    decoding(tokenizer, config.generate).save_pretrained(str(out))
+    record = read_json(best / "train.json")
+    rates = pd.read_csv(folder / "analysis" / "rates.csv")
+    of_best = (rates["group"] == breakdown.ALL) & (rates["system"] == "best")
+    intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
+    about = {
+        "base": record["base"],
+        "model": config.model.model_dump(mode="json"),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "generate": config.generate.model_dump(mode="json"),
+        "train": record,
+        "study": card.study(
+            config,
+            _rows(pd.read_csv(folder / TABLE)),
+            _rows(intervals[intervals["system"] == "best"])[0],
+            _rows(rates[of_best]),
+            read_json(folder / "data" / "card.json")["splits"],
+        ),
+    }
+    write_json(out / "nutgraf.json", about)
+    write_text(out / "README.md", card.model_card(about, "adapter"))
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
         {str(name): None if pd.isna(value) else value for name, value in row.items()}
         for row in table.to_dict("records")
     ]
-    write_text(out / "README.md", model_card(config, rows, record))
