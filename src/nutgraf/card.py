@@ -105,8 +105,8 @@ def model_card(about: Mapping[str, Any], form: Form) -> str:
     base = _base(about)
     made = {
         "adapter": f"a LoRA adapter of rank {train['lora_r']} on {base}",
-        "merged": f"{base} with a LoRA adapter of rank {train['lora_r']} merged into it",
-        "gguf": f"{base} with a LoRA adapter of rank {train['lora_r']} merged into it, as GGUF",
+        "merged": f"{base}, with a LoRA adapter of rank {train['lora_r']} merged into it",
+        "gguf": f"{base}, with a LoRA adapter of rank {train['lora_r']} merged into it, as GGUF",
     }
     caution = f"\n{SYNTHETIC}\n" if data["synthetic"] else ""
     counts = ", ".join(f"{n:,} {name}" for name, n in data["articles"].items())
@@ -124,7 +124,8 @@ ROUGE F1, 0 to 100, stemmed, with 95% bootstrap intervals over the same articles
 
 {_scores(about["study"])}
 
-R-Lsum compares sentence by sentence; papers print it as R-L.
+R-Lsum compares sentence by sentence; papers print it as R-L. The oracle reads the reference: it
+shows what copying three sentences can reach.
 
 ## What goes wrong
 
@@ -198,7 +199,7 @@ def _front(about: Mapping[str, Any], form: Form) -> dict[str, Any]:
                                     known["rouge"][kind]["low"],
                                     known["rouge"][kind]["high"],
                                 ],
-                                "bootstrap": known["bootstrap"],
+                                "bootstrap": {**known["bootstrap"]},  # or YAML refers
                             },
                         }
                         for kind, name in _ROUGE.items()
@@ -212,7 +213,7 @@ def _front(about: Mapping[str, Any], form: Form) -> dict[str, Any]:
 
 def _base(about: Mapping[str, Any]) -> str:
     if about["base"]["base"] == "pocket":
-        return "the pocket model that nutgraf brings with it"
+        return "the pocket model of nutgraf"
     revision = about["base"]["revision"]
     return about["base"]["base"] + (f" at revision {revision}" if revision else "")
 
