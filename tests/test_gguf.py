@@ -1,7 +1,7 @@
 """GGUF with llama.cpp's own converter, read by llama-cpp-python.
 
-Both have to be there: `pip install llama-cpp-python`, and a copy of llama.cpp that NUTGRAF_LLAMA_CPP
-names. The base is a small random Llama with a tokenizer of TinyLlama's kind.
+Both have to be there: `pip install llama-cpp-python`, and a copy of llama.cpp, which the variable
+NUTGRAF_LLAMA_CPP names. The base is a small random Llama with a tokenizer of TinyLlama's kind.
 """
 
 from __future__ import annotations

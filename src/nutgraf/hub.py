@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 
-from nutgraf.problems import Failure
+from nutgraf.problems import Failure, UserError
 
 # What a model is made of; nothing else is taken, no code and no pickle.
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "README.md"]
@@ -32,7 +32,8 @@ def upload(folder: Path, repository: str) -> str:
     """Put the files of a folder into a repository in one commit, and give the commit's address.
 
     A repository that is not there yet is made, and private. The token is the one that
-    `hf auth login` or HF_TOKEN gives. Raises Failure with the Hub's answer.
+    `hf auth login` or HF_TOKEN gives. Raises Failure with the Hub's answer,
+    UserError for a name that cannot be one.
     """
     api = HfApi()
     disable_progress_bars()
@@ -41,13 +42,13 @@ def upload(folder: Path, repository: str) -> str:
         commit = api.upload_folder(
             folder_path=folder, repo_id=repository, commit_message="A model made by nutgraf"
         )
-    except RepositoryNotFoundError as error:
+    except OSError as error:
         raise Failure(
-            f"{repository} could not be pushed ({_reason(error)}): log in with `hf auth login` or "
+            f"{repository} could not be pushed ({_reason(error)}): log in with `hf auth login`, or "
             "set HF_TOKEN to a token that may write there"
         ) from error
-    except (OSError, ValueError) as error:
-        raise Failure(f"{repository} could not be pushed: {_reason(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{repository} could not be pushed: {_reason(error)}") from error
     return commit.commit_url
 
 
