@@ -234,6 +234,14 @@ class ScoreConfig(Section):
     seed: int = Field(42, description="Seed of the bootstrap.")
 
 
+class TrackingConfig(Section):
+    to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = Field(
+        None,
+        description="Where the curves of search and training go too: any of `tensorboard`, "
+        "`wandb`, `mlflow`, `trackio`; null is TensorBoard where it is installed.",
+    )
+
+
 class Rival(Section):
     model: str | None = Field(
         None,
@@ -267,6 +275,7 @@ class Config(Section):
     search: SearchConfig = Field(SearchConfig(), description="What may differ in the best model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
     rivals: dict[str, Rival] = Field(
         {},
         description="Other systems on the same test articles, by name: a `model` or a `file` of "

@@ -13,6 +13,7 @@ from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder
 from nutgraf.settings import Config
+from nutgraf.trackers import following, named
 from nutgraf.trials import by_loss, choose
 
 SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
@@ -26,6 +27,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     )
     if made.is_current and not force:
         return False
+    named(config.tracking.to)  # a UserError, where one is not installed
     with made.writing() as scratch:
         out = scratch / "search"
         tokenizer = load_tokenizer(config.model)
@@ -36,6 +38,11 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         held_out = articles.read(folder.data("validation"))
         validation = [renderer.example(a.article, a.highlights) for a in held_out]
         trials = tuner.search(config, train, validation, out / "trials", say)
+        for trial in trials:
+            name = f"trial-{trial.number}"
+            with following(config.tracking.to, folder.path, name, trial.values) as curves:
+                for examples, loss in trial.history:
+                    curves.evaluated(examples, loss)
 
         finalists = by_loss(trials)[: config.search.finalists]
         base, device = load_base(config.model), choose_device(config.model)
