@@ -29,6 +29,7 @@ SMALL = {
     # The second choice names a layer that the base does not have: those trials must fail.
     "search.space.lora.target_modules": '{choices: ["all-linear", ["no_such_proj"]]}',
     "generate.max-new-tokens": "48",
+    "tracking.to": "[tensorboard]",
 }
 
 
@@ -75,6 +76,16 @@ def test_the_folder_holds_what_the_design_promises(first: tuple[RunFolder, str, 
     assert "synthetic newswire" in printed
     assert "synthetic newswire" in (folder / "report.html").read_text()
     assert not (folder / ".making").exists() or not any((folder / ".making").iterdir())
+
+
+def test_search_and_trainings_have_curves_for_tensorboard(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, *_ = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    found = {path.name for path in (folder / "tensorboard").iterdir()}
+    assert found == {"baseline", "best", *(f"trial-{number}" for number in trials["trial"])}
+    assert all(any(path.iterdir()) for path in (folder / "tensorboard").iterdir())
 
 
 def test_every_system_is_measured_on_the_same_articles(

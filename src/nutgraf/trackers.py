@@ -91,7 +91,12 @@ def following(
     TensorBoard's files go to `run`/tensorboard/`name`, in place of those of an earlier try.
     """
     run = run.resolve()
-    makers = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _MLflow, "trackio": _Trackio}
+    makers: dict[str, Callable[..., _Tracker]] = {
+        "tensorboard": _TensorBoard,
+        "wandb": _Wandb,
+        "mlflow": _MLflow,
+        "trackio": _Trackio,
+    }
     opened: dict[str, _Tracker] = {}
     for tracker in named(trackers):
         try:
