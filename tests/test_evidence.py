@@ -44,6 +44,13 @@ def test_a_sentence_has_its_source_and_its_copied_words() -> None:
             assert summary[a:b].lower() == ARTICLE[c:d].lower()
 
 
+def test_fewer_than_four_tokens_are_no_copy() -> None:
+    (row,) = evidence(ARTICLE, "So the mayor did, they say")["sentences"]
+    assert row["copied"] == []
+    (row,) = evidence(ARTICLE, "So the mayor did not, they say")["sentences"]
+    assert len(row["copied"]) == 1
+
+
 def test_it_is_for_json_and_empty_for_an_empty_summary() -> None:
     found = evidence(ARTICLE, "Ann Lee of Oslo met 40 voters.")
     assert json.loads(json.dumps(found)) == found

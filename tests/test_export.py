@@ -66,6 +66,16 @@ def test_a_merged_model_is_in_the_base_s_own_precision_and_needs_no_adapter(merg
     assert json.loads((merged / "generation_config.json").read_text())["max_new_tokens"] == 16
 
 
+def test_the_adapter_is_added_in_full_precision(final_best_model: Path, merged: Path) -> None:
+    name = "model.layers.1.mlp.up_proj"
+    base = load_file(Path(load_base(ModelConfig()).name_or_path) / "model.safetensors")
+    adapter = load_file(final_best_model / "adapter_model.safetensors")
+    down, up = (adapter[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+    expected = base[f"{name}.weight"].float() + 8 / 4 * up @ down  # alpha / r
+    found = load_file(merged / "model.safetensors")[f"{name}.weight"]
+    assert torch.equal(found, expected.half())
+
+
 def test_what_merging_changed_is_measured_and_kept(merged: Path) -> None:
     told = json.loads((merged / "nutgraf.json").read_text())["merged"]
     assert told["sample"] == "2 articles of the newswire"
