@@ -20,17 +20,20 @@ FLOORS = [
     ("tuner", "report", "measurement"),
     ("worker", "ledger"),
     ("trainer", "proposals"),
-    ("loop",),
-    ("history",),
+    ("loop", "summarizer"),
+    ("history", "recipe"),
     ("inference", "trials", "attention", "shape", "identity"),
-    tuple("model prompts results datacard breakdown examples rivals extracts unusual".split()),
+    tuple(
+        "model prompts results datacard breakdown examples rivals extracts unusual evidence".split()
+    ),
     ("articles", "card", "differences", "figures", "errors", "plan", "outcome"),
-    ("footprint", "reading"),
-    ("budget", "halving", "metrics", "published", "tables", "pocket", "facts"),
+    ("footprint", "reading", "inputs"),
+    tuple("budget halving metrics published tables pages snippets pocket facts".split()),
     ("config", "runfolder", "checkpoints"),
     ("settings",),
+    ("trackers",),
     ("section", "lock", "cores", "claims", "strictyaml", "text"),
-    ("files", "machine", "stopping", "progress", "markup", "systems", "terminal"),
+    ("files", "machine", "stopping", "progress", "markup", "systems", "terminal", "hub"),
     ("problems",),
 ]
 HOME = {
@@ -41,12 +44,18 @@ HOME = {
     "rouge_score": {"metrics"},
     "matplotlib": {"figures"},
     "seaborn": {"figures"},
+    "trafilatura": {"pages"},
+    "tensorboardX": {"trackers"},
+    "wandb": {"trackers"},
+    "mlflow": {"trackers"},
+    "trackio": {"trackers"},
+    "huggingface_hub": {"hub", "machine"},
     "ray": {"tuner", "worker"},
     "optuna": {"proposals"},
 }
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
-    "card cli footprint plan outcome unusual machine terminal apps.check"
+    "card cli footprint plan outcome unusual machine terminal apps.check evidence inputs trackers"
 ).split()
 
 

@@ -105,22 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     fits = "before a study: does it fit, how long will it take, what is trained on"
     check = _study_command(commands, "check", fits, makes=False)
     check.set_defaults(call=_check, stages=())
-    summarize = commands.add_parser("summarize", help="summaries of new articles")
-    summarize.add_argument(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        help="text files; - reads one article from standard input",
-    )
-    summarize.add_argument(
-        "--model",
-        required=True,
-        metavar="DIR",
-        type=Path,
-        help="a run folder or its final_best_model",
-    )
-    summarize.add_argument("--json", action="store_true", help="one JSON object an article")
-    summarize.set_defaults(call=_summarize)
+    _summarize_command(commands)
+    _export_command(commands)
     return parser
 
 
@@ -160,6 +146,66 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
     file.add_argument("--article", metavar="COL", help="that of articles: indicators are found too")
     file.add_argument("--json", action="store_true", help="one JSON object, not a table")
     score.set_defaults(call=_score)
+
+
+def _summarize_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser("summarize", help="summaries of new articles")
+    command.add_argument(
+        "sources", nargs="*", metavar="SOURCE",
+        help="a file of text, HTML, or rows (.jsonl, .csv, .parquet); a folder of such; an address "
+        "with --fetch; - or nothing for standard input",
+    )  # fmt: skip
+    _model(command)
+    command.add_argument("--json", action="store_true", help="one JSON object an article")
+    command.add_argument(
+        "--article", metavar="COL", default="article", help="the column of articles in a table"
+    )
+    command.add_argument("--id", metavar="COL", help="that of their ids; without it id, if any")
+    command.add_argument("--sentences", metavar="N", type=_positive, help="at most so many")
+    command.add_argument(
+        "--long", choices=("lead", "map-reduce"), default="lead",
+        help="articles beyond the prompt's limit: summarize their beginning (lead), or their parts "
+        "and then the parts' summaries",
+    )  # fmt: skip
+    command.add_argument("--fetch", action="store_true", help="fetch addresses, if they are public")
+    command.set_defaults(call=_summarize)
+
+
+def _export_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser("export", help="the model for other programs")
+    _model(command)
+    command.add_argument("--to", required=True, metavar="DIR", type=Path, help="a new folder")
+    command.add_argument(
+        "--format", required=True, choices=("merged", "adapter", "gguf"),
+        help="merged into the base in full precision; the adapter alone; or one file for llama.cpp "
+        "and Ollama",
+    )  # fmt: skip
+    command.add_argument(
+        "--tolerance", metavar="NATS", type=float, default=0.05,
+        help="the most that merging may change the loss of a token on a sample [0.05]",
+    )  # fmt: skip
+    command.add_argument(
+        "--llama-cpp", metavar="DIR", type=Path,
+        help="a copy of llama.cpp, whose converter makes the file",
+    )  # fmt: skip
+    command.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME",
+        help="then put the folder into this repository of the Hub; a new one is private",
+    )  # fmt: skip
+    command.set_defaults(call=_export)
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", required=True, metavar="DIR",
+        help="a run folder, its final_best_model, an exported model, or a Hub id",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _settings_help() -> str:
@@ -227,8 +273,30 @@ def _print_table(config: Config, made: bool) -> None:
 
 def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
     from nutgraf.apps import summarize
+    from nutgraf.inputs import Columns
 
-    summarize.run(args.model, args.files or ["-"], as_json=args.json)
+    summarize.run(
+        args.model,
+        args.sources or ["-"],
+        as_json=args.json,
+        columns=Columns(args.article, args.id),
+        sentences=args.sentences,
+        long=args.long,
+        fetch=args.fetch,
+    )
+
+
+def _export(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    from nutgraf.apps import export
+
+    export.run(
+        args.model,
+        args.to,
+        args.format,
+        push_to_hub=args.push_to_hub,
+        llama_cpp=args.llama_cpp,
+        tolerance=args.tolerance,
+    )
 
 
 if __name__ == "__main__":

@@ -38,6 +38,19 @@ class RowLoss:
     tokens: int
 
 
+def decoding(tokenizer: PreTrainedTokenizerBase, settings: GenerateConfig) -> GenerationConfig:
+    """How summaries are decoded, in the form that `transformers` and other programs read."""
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=False,
+        use_cache=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -66,21 +79,14 @@ def generate_batches(
     whole, since near ties depend on what is decoded together. Decoding is deterministic: greedy,
     or beam search. Raises Failure where the device has no memory for a batch.
     """
-    decoding = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
-        num_beams=settings.num_beams,
-        do_sample=False,
-        use_cache=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     for batch in _batches([len(ids) for ids in prompts], settings.batch_size, done):
         ids, mask = _left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, device)
         knob = f"lower generate.batch_size (now {settings.batch_size})"
         with device.autocast(), _memory(len(batch), ids.shape[1], knob):
             out = cast(Any, model).generate(
-                input_ids=ids, attention_mask=mask, generation_config=decoding
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=decoding(tokenizer, settings),
             )
         yield {
             index: _ended(tokens, tokenizer.eos_token_id)

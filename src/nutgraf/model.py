@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from nutgraf.files import written_by_others
 from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.settings import LoraSettings, ModelConfig
 
@@ -206,6 +207,30 @@ def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]
     model = _adapted(base, path)
     with _taken_off(model, base):
         yield cast(PreTrainedModel, model.eval())
+
+
+def merge(config: ModelConfig, adapter: Path, out: Path) -> None:
+    """Save the base at `out` with the adapter saved at `adapter` added into its weights.
+
+    It is added in fp32 to the base in full precision, never in 4 bits, and saved in the number
+    format that the base comes in. Raises UserError as `with_adapter` does, Failure where a merged
+    weight is not finite.
+    """
+    own = architecture(config).dtype or torch.float32
+    with plain_errors(config):
+        base = AutoModelForCausalLM.from_pretrained(
+            source(config),
+            revision=config.revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    try:
+        merged = cast(Any, _adapted(base, adapter)).merge_and_unload(safe_merge=True).to(own)
+    except ValueError as error:
+        raise Failure(f"{adapter} cannot be merged: {error}") from error
+    with written_by_others(out.parent):
+        merged.save_pretrained(str(out))
 
 
 def _adapted(base: PreTrainedModel, path: Path) -> PeftModel:
