@@ -74,6 +74,8 @@ FUNCTION_WORDS = set(
 )
 # `Federal Bureau of Investigation`, of which an acronym may be made.
 _LONG_NAME = re.compile(r"[A-Z]\w+(?: (?:(?:of|for|and|the|on) )*[A-Z]\w+)+")
+# Words of a piece of a name, at most: without a limit a text all in capitals takes cubic time.
+_PIECE = 12
 _SINGLE = re.compile(r"[^\W\d_]")
 
 
@@ -154,7 +156,8 @@ class Facts:
             return True
         reached = {0}
         for end in range(1, len(words) + 1):
-            if any(at in reached and self._has_piece(words[at:end]) for at in range(end)):
+            starts = range(max(0, end - _PIECE), end)
+            if any(at in reached and self._has_piece(words[at:end]) for at in starts):
                 reached.add(end)
         return len(words) in reached
 
@@ -245,10 +248,10 @@ def _opens_sentence(plain: str, match: Match[str]) -> bool:
 
 
 def _parts(words: tuple[str, ...], shortest: int = 2) -> Iterator[tuple[str, ...]]:
-    """The whole name and every sequence of at least `shortest` of its words."""
+    """The whole name and every sequence of `shortest` to `_PIECE` of its words."""
     yield words
     for start in range(len(words)):
-        for end in range(start + shortest, len(words) + 1):
+        for end in range(start + shortest, min(start + _PIECE, len(words)) + 1):
             yield words[start:end]
 
 
