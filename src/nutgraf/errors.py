@@ -99,6 +99,10 @@ def fragments(article: Sequence[str], summary: Sequence[str]) -> list[tuple[int,
     while at < len(summary):
         length, source = 0, 0
         for place in places.get(summary[at], ()):
+            if at + length == len(summary):
+                break  # nothing is longer than to the end
+            if article[place + length : place + length + 1] != [summary[at + length]]:
+                continue  # no longer than what was found
             shared = 1
             while (
                 at + shared < len(summary)
@@ -201,11 +205,24 @@ def missed(article: str, reference: str, summary: str) -> list[Span]:
 
 def copied(article: str, summary: str, shortest: int) -> list[Span]:
     """Where the summary has fragments of at least `shortest` tokens of the article; kind copied."""
-    placed = _placed_tokens(summary)
-    found = fragments(tokens(article), [token for token, _, _ in placed])
+    return [(start, end, "copied") for start, end, _, _ in copies(article, summary, shortest)]
+
+
+def copies(article: str, summary: str, shortest: int) -> list[tuple[int, int, int, int]]:
+    """Fragments copied from the article, of at least `shortest` tokens, in the summary's order.
+
+    Start and end of each in the summary, then in the article, in characters.
+    """
+    written, source = _placed_tokens(summary), _placed_tokens(article)
+    found = fragments([token for token, _, _ in source], [token for token, _, _ in written])
     return [
-        (placed[at][1], placed[at + length - 1][2], "copied")
-        for at, _, length in found
+        (
+            written[at][1],
+            written[at + length - 1][2],
+            source[place][1],
+            source[place + length - 1][2],
+        )
+        for at, place, length in found
         if length >= shortest
     ]
 
