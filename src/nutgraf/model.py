@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -193,15 +193,48 @@ def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]
 
     Raises UserError where its weights are not in safetensors: a pickle can run code when read.
     """
-    if not (path / "adapter_model.safetensors").is_file():
-        # peft itself would fall back to adapter_model.bin.
-        raise UserError(
-            f"{path} has no adapter_model.safetensors: pickles are not read, since they can run "
-            "code; make the adapter again"
-        )
-    model = PeftModel.from_pretrained(base, str(path), is_trainable=False, use_safetensors=True)
+    with with_adapters(base, {"default": path}) as use:
+        yield use("default")
+
+
+@contextlib.contextmanager
+def with_adapters(
+    base: PreTrainedModel, paths: Mapping[str, Path]
+) -> Iterator[Callable[[str | None], PreTrainedModel]]:
+    """A function that gives the base with the adapter of a name in use, or with none for None.
+
+    All share one base: a call changes what earlier calls gave, so one thread has to own it.
+    `paths` are at least one folder by name; raises as `with_adapter` does.
+    """
+    for path in paths.values():
+        if not (path / "adapter_model.safetensors").is_file():
+            # peft itself would fall back to adapter_model.bin.
+            raise UserError(
+                f"{path} has no adapter_model.safetensors: pickles are not read, since they can "
+                "run code; make the adapter again"
+            )
+    frozen: dict[str, Any] = {"is_trainable": False, "use_safetensors": True}
+    (first, path), *others = paths.items()
+    model = PeftModel.from_pretrained(base, str(path), adapter_name=first, **frozen)
+    for name, path in others:
+        model.load_adapter(str(path), adapter_name=name, **frozen)
+    tuner = cast(Any, model.base_model)
+    in_use: str | None = first
+
+    def use(name: str | None) -> PreTrainedModel:
+        nonlocal in_use
+        if name != in_use:
+            if name is None:
+                tuner.disable_adapter_layers()
+            else:
+                tuner.enable_adapter_layers()
+                model.set_adapter(name, inference_mode=True)
+            in_use = name
+        return cast(PreTrainedModel, model)
+
     with _taken_off(model, base):
-        yield cast(PreTrainedModel, model.eval())
+        model.eval()
+        yield use
 
 
 @contextlib.contextmanager
