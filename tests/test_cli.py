@@ -16,7 +16,7 @@ from nutgraf.config import fields, load
 from nutgraf.problems import Failure
 from nutgraf.settings import Config
 
-COMMANDS = ("run", *study.STAGES, "summarize")
+COMMANDS = ("run", *study.STAGES, "summarize", "serve")
 
 
 @pytest.fixture

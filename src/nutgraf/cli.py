@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nutgraf import __version__
+from nutgraf.apps.serve.limits import Limits, limits
 from nutgraf.config import fields, load
 from nutgraf.problems import Failure, UserError
 from nutgraf.settings import Config
@@ -100,7 +101,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     summarize.add_argument("--json", action="store_true", help="one JSON object an article")
     summarize.set_defaults(call=_summarize)
+    _serve_command(commands)
     return parser
+
+
+def _serve_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    serve = commands.add_parser("serve", help="the web page and the HTTP interface to a model")
+    serve.add_argument(
+        "--model", required=True, metavar="DIR", type=Path,
+        help="a run folder, for all its systems, or its final_best_model",
+    )  # fmt: skip
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at [127.0.0.1: this machine alone]"
+    )
+    serve.add_argument("--port", default=8000, type=int, help="0 takes a free one [8000]")
+    group = serve.add_argument_group("limits")
+    for name, sentence, default in fields(Limits):
+        group.add_argument(
+            f"--{name.replace('_', '-')}", metavar="N", help=f"{sentence} [{default or 'study'}]"
+        )
+    serve.set_defaults(call=_serve)
 
 
 def _study_command(
@@ -200,6 +220,13 @@ def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
     from nutgraf.apps import summarize
 
     summarize.run(args.model, args.files or ["-"], as_json=args.json)
+
+
+def _serve(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    from nutgraf.apps import serve
+
+    given = {name: vars(args)[name] for name in Limits.model_fields if vars(args)[name]}
+    serve.run(args.model, args.host, args.port, limits(given))
 
 
 if __name__ == "__main__":
