@@ -19,7 +19,7 @@ from nutgraf.problems import Failure
 from nutgraf.settings import Config
 from nutgraf.stopping import Stopped
 
-COMMANDS = ("run", *study.STAGES, "check", "summarize", "export")
+COMMANDS = ("run", *study.STAGES, "check", "summarize", "serve", "export")
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_a_stream_shows_what_a_batch_writes(pocket: Summarizer) -> None:
         pieces, alone = streamed(pocket, article)
         assert "".join(pieces) == alone.summary == of_batch.summary
         assert len(pieces) > 5
-        for name in ("prompt_tokens", "trimmed_tokens", "finish_reason"):
+        for name in ("prompt_tokens", "trimmed_tokens", "new_tokens", "finish_reason"):
             assert getattr(alone, name) == getattr(of_batch, name)
     assert {row.finish_reason for row in written} == {"stop"}
 
@@ -137,7 +137,7 @@ def test_a_long_article_is_read_to_its_end_in_parts() -> None:
         assert whole.trimmed_tokens == 0
         assert len(whole.parts) == len(summarizer.parts(article))
         last = evidence(NEWS[2], whole.parts[-1])["sentences"]
-        assert any(row["source"] for row in last)  # the end of the article came to words
+        assert any(row["sources"] for row in last)  # the end of the article came to words
         short = NEWS[0][:300]
         (alone,) = summarizer.write([short])
         assert summarizer.write_in_parts(short).summary == alone.summary
@@ -161,8 +161,9 @@ def test_json_tells_all_that_is_known(
         assert row["trimmed_tokens"] == 0
         assert row["seconds"] > 0
         (first, *_) = row["indicators"]["sentences"]
-        a, b, c, d = first["copied"][0]
-        assert row["summary"][a:b].lower() == article[c:d].lower()
+        copy = first["copied"][0]
+        there = article[copy["source"]["start"] : copy["source"]["end"]]
+        assert row["summary"][copy["start"] : copy["end"]].lower() == there.lower()
 
 
 def test_to_a_terminal_it_prints_as_it_writes(
@@ -213,7 +214,7 @@ def test_what_to_look_at_is_told_on_standard_error(
 
 def test_a_missing_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     summarize._warn(
-        Named("a.txt", "Ann Lee spoke."), Written("Bo Dahl spoke to 40.", 5, 0, "length", 0.1)
+        Named("a.txt", "Ann Lee spoke."), Written("Bo Dahl spoke to 40.", 5, 0, 9, "length", 0.1)
     )
     assert capsys.readouterr().err.splitlines() == [
         "a.txt: not in the article: Bo Dahl, 40",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nutgraf import __version__
+from nutgraf import __version__, commands
 from nutgraf.config import fields, load
 from nutgraf.problems import Problem, UserError, one_line
 from nutgraf.settings import Config
@@ -91,29 +91,26 @@ def _parser() -> argparse.ArgumentParser:
         "and show with evidence how good it is.",
     )
     parser.add_argument("--version", action="version", version=f"nutgraf {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _study_command(
-        commands, "run", "the whole study; carries on where an earlier one stopped"
-    )
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _study_command(parsers, "run", "the whole study; carries on where an earlier one stopped")
     run.set_defaults(call=_run, stages=tuple(STAGES))
     for name, what in STAGES.items():
         any_file = "; or those of any FILE of summaries" if name == "score" else ""
-        stage = _study_command(commands, name, f"one stage of it: {what}{any_file}")
+        stage = _study_command(parsers, name, f"one stage of it: {what}{any_file}")
         stage.set_defaults(call=_run, stages=(name,))
         if name == "score":
             _also_any_file(stage)
     fits = "before a study: does it fit, how long will it take, what is trained on"
-    check = _study_command(commands, "check", fits, makes=False)
+    check = _study_command(parsers, "check", fits, makes=False)
     check.set_defaults(call=_check, stages=())
-    _summarize_command(commands)
-    _export_command(commands)
+    commands.add(parsers)
     return parser
 
 
 def _study_command(
-    commands: argparse._SubParsersAction[_Parser], name: str, what: str, makes: bool = True
+    parsers: argparse._SubParsersAction[_Parser], name: str, what: str, makes: bool = True
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(
+    command = parsers.add_parser(
         name,
         help=what,
         description=what[0].upper() + what[1:] + ".",
@@ -146,66 +143,6 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
     file.add_argument("--article", metavar="COL", help="that of articles: indicators are found too")
     file.add_argument("--json", action="store_true", help="one JSON object, not a table")
     score.set_defaults(call=_score)
-
-
-def _summarize_command(commands: argparse._SubParsersAction[_Parser]) -> None:
-    command = commands.add_parser("summarize", help="summaries of new articles")
-    command.add_argument(
-        "sources", nargs="*", metavar="SOURCE",
-        help="a file of text, HTML, or rows (.jsonl, .csv, .parquet); a folder of such; an address "
-        "with --fetch; - or nothing for standard input",
-    )  # fmt: skip
-    _model(command)
-    command.add_argument("--json", action="store_true", help="one JSON object an article")
-    command.add_argument(
-        "--article", metavar="COL", default="article", help="the column of articles in a table"
-    )
-    command.add_argument("--id", metavar="COL", help="that of their ids; without it id, if any")
-    command.add_argument("--sentences", metavar="N", type=_positive, help="at most so many")
-    command.add_argument(
-        "--long", choices=("lead", "map-reduce"), default="lead",
-        help="articles beyond the prompt's limit: summarize their beginning (lead), or their parts "
-        "and then the parts' summaries",
-    )  # fmt: skip
-    command.add_argument("--fetch", action="store_true", help="fetch addresses, if they are public")
-    command.set_defaults(call=_summarize)
-
-
-def _export_command(commands: argparse._SubParsersAction[_Parser]) -> None:
-    command = commands.add_parser("export", help="the model for other programs")
-    _model(command)
-    command.add_argument("--to", required=True, metavar="DIR", type=Path, help="a new folder")
-    command.add_argument(
-        "--format", required=True, choices=("merged", "adapter", "gguf"),
-        help="merged into the base in full precision; the adapter alone; or one file for llama.cpp "
-        "and Ollama",
-    )  # fmt: skip
-    command.add_argument(
-        "--tolerance", metavar="NATS", type=float, default=0.05,
-        help="the most that merging may change the loss of a token on a sample [0.05]",
-    )  # fmt: skip
-    command.add_argument(
-        "--llama-cpp", metavar="DIR", type=Path,
-        help="a copy of llama.cpp, whose converter makes the file",
-    )  # fmt: skip
-    command.add_argument(
-        "--push-to-hub", metavar="OWNER/NAME",
-        help="then put the folder into this repository of the Hub; a new one is private",
-    )  # fmt: skip
-    command.set_defaults(call=_export)
-
-
-def _model(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model", required=True, metavar="DIR",
-        help="a run folder, its final_best_model, an exported model, or a Hub id",
-    )  # fmt: skip
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
 
 
 def _settings_help() -> str:
@@ -269,34 +206,6 @@ def _print_table(config: Config, made: bool) -> None:
     print(as_text(folder / "model_comparison_results.csv", config))
     print(f"\n{'Report' if made else 'All is done. Report'}: {folder / 'report.html'}")
     print(f"Model:  {folder / 'final_best_model'}")
-
-
-def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
-    from nutgraf.apps import summarize
-    from nutgraf.inputs import Columns
-
-    summarize.run(
-        args.model,
-        args.sources or ["-"],
-        as_json=args.json,
-        columns=Columns(args.article, args.id),
-        sentences=args.sentences,
-        long=args.long,
-        fetch=args.fetch,
-    )
-
-
-def _export(args: argparse.Namespace, settings: dict[str, str]) -> None:
-    from nutgraf.apps import export
-
-    export.run(
-        args.model,
-        args.to,
-        args.format,
-        push_to_hub=args.push_to_hub,
-        llama_cpp=args.llama_cpp,
-        tolerance=args.tolerance,
-    )
 
 
 if __name__ == "__main__":

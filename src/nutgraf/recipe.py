@@ -83,11 +83,16 @@ def read(model: str) -> Recipe:
     if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
         whole = base.model_copy(update={"base": str(folder), "revision": None})
         return Recipe(folder, None, whole, prompt, decoding, raw)
+    check_base(folder, trained_on, base)
+    return Recipe(folder, folder, base, prompt, decoding, raw)
+
+
+def check_base(adapter: Path, trained_on: Mapping[str, Any], base: ModelConfig) -> None:
+    """Raise UserError where `base` is not what the adapter was trained on, as `identity` tells."""
     found = identity(base)
     # A model of an earlier version says less; what it says has to be so.
     if "shape" not in trained_on or {**found, **trained_on} != found:
         raise UserError(
-            f"{folder} was trained on base {trained_on} and {base.base!r} is now {found}: "
+            f"{adapter} was trained on base {trained_on} and {base.base!r} is now {found}: "
             "an adapter works on its own base only"
         )
-    return Recipe(folder, folder, base, prompt, decoding, raw)

@@ -27,15 +27,17 @@ _SORTED_TOGETHER = 4
 class Written:
     """A summary, and how it came about.
 
-    `trimmed_tokens` are those cut off the article's end unread. `finish_reason` is `stop` where the
-    model ended the summary, `length` where it was cut at the limit of tokens, `sentences` where it
-    was cut at the number asked for. `seconds` are of the wall clock, an equal share where several
-    were decoded together. `parts` are the summaries of its parts, where it was read in parts.
+    `trimmed_tokens` are those cut off the article's end unread, `new_tokens` those decoded, without
+    the end of sequence. `finish_reason` is `stop` where the model ended the summary, `length` where
+    it was cut at the limit of tokens, `sentences` where it was cut at the number asked for.
+    `seconds` are of the wall clock, an equal share where several were decoded together. `parts` are
+    the summaries of its parts, where it was read in parts.
     """
 
     summary: str
     prompt_tokens: int
     trimmed_tokens: int
+    new_tokens: int
     finish_reason: str
     seconds: float
     parts: tuple[str, ...] = ()
@@ -51,7 +53,7 @@ def opened(recipe: Recipe) -> Iterator[Summarizer]:
 
 
 class Summarizer:
-    """Writes summaries of articles, which come cleaned (`articles.clean`) and are not empty."""
+    """Writes summaries of articles: texts that `text.usable` takes."""
 
     def __init__(
         self,
@@ -93,12 +95,14 @@ class Summarizer:
                 break
         if not cut:
             text = self._renderer.text(ids)
-            yield text[len(shown) :]
+            if text != shown:
+                yield text[len(shown) :]
         ended = "length" if len(ids) == self._decoding.max_new_tokens else "stop"
         yield Written(
             text,
             len(prompt.ids),
             prompt.trimmed_tokens,
+            len(ids),
             "sentences" if cut else ended,
             time.perf_counter() - started,
         )
@@ -119,8 +123,14 @@ class Summarizer:
             seconds = (time.perf_counter() - started) / len(prompts)
             for i, prompt in enumerate(prompts):
                 text, cut = at_most(self._renderer.text(generated[i].ids), sentences)
-                reason = "sentences" if cut else generated[i].finish_reason
-                yield Written(text, len(prompt.ids), prompt.trimmed_tokens, reason, seconds)
+                yield Written(
+                    text,
+                    len(prompt.ids),
+                    prompt.trimmed_tokens,
+                    len(generated[i].ids),
+                    "sentences" if cut else generated[i].finish_reason,
+                    seconds,
+                )
 
     def write_in_parts(self, article: str, sentences: int | None = None) -> Written:
         """The summary of an article that is read to its end, however long it is.
