@@ -253,7 +253,8 @@ def test_overrides(given: dict[str, str]) -> None:
 
 
 WORDS = TEXT | st.sampled_from(
-    ["run", "prepare", "score", "summarize", "--run", "--force", "--json", "--model", "--reference",
+    ["run", "prepare", "score", "summarize", "serve", "export", "--run", "--force", "--json",
+     "--model", "--to", "--format", "merged", "--port", "--sentences", "--reference",
      "--summary", "--data.source", "--lora.r=0", "--x.y", "--", "-", "a.jsonl", "a.csv"]
 )  # fmt: skip
 

@@ -64,7 +64,7 @@ def _listening(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a host with a NUL, or that can be no name
         raise UserError(
             f"{host} port {port} cannot be had ({error}): give another with --host and --port"
         ) from None
