@@ -6,6 +6,8 @@ in one batch, jobs that are streamed take turns, a piece each. So nobody waits f
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import threading
 import time
@@ -106,6 +108,7 @@ class Worker:
                 taken = self._take_turns(turn)
             else:
                 self._write_together(turn)
+            _give_back()
             lately = (time.perf_counter() - started) / taken
             self._seconds += _RECENT * (lately - self._seconds)
         for job in self._queue:
@@ -211,3 +214,10 @@ class Worker:
         return Refusal(
             500, f"no summary could be written ({type(error).__name__}): see the server's messages"
         )
+
+
+def _give_back() -> None:
+    """Give the system the memory that a turn has freed: glibc keeps it, and turns of many shapes
+    leave more and more in pieces (docs/log.md). Other C libraries do as they do."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
