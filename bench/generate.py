@@ -16,17 +16,16 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from nutgraf.apps.summarize import read_recipe
 from nutgraf.inference import generate, stream
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.pocket import newswire
 from nutgraf.prompts import Renderer
+from nutgraf.recipe import read
 
 SINGLE = 12
 GUESSES = (0, 2, 4, 8)
@@ -36,10 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("--model", default="runs/pocket")
     parser.add_argument("--articles", type=int, default=100)
     options = parser.parse_args()
-    recipe = read_recipe(options.model)
+    recipe = read(str(options.model))
     tokenizer, device = load_tokenizer(recipe.model), choose_device(recipe.model)
     renderer = Renderer(tokenizer, recipe.prompt)
     stories = newswire.stories("test", options.articles, seed=11)

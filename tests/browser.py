@@ -18,6 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# What sticks out of the page to the right, unless it is in a box that scrolls by itself.
+STICKING_OUT = """
+[...document.querySelectorAll('body *')]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, svg, pre'))
+  .map(e => e.outerHTML.slice(0, 120))
+"""
 CHROMIUM = Path("/usr/bin/chromium")
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
@@ -25,6 +31,28 @@ _FLAGS = (
     "--remote-debugging-pipe"
 ).split()
 _PATIENCE = 60  # seconds for one answer, on a machine that is busy with other work
+
+
+def pale(selector: str) -> str:
+    """A script for the elements whose text stands out too little from the ground (WCAG 2 AA)."""
+    return (
+        """
+(() => {
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = e => {
+    const here = parts(getComputedStyle(e).backgroundColor);
+    return here.length === 3 || here[3] === 1 ? here : ground(e.parentElement);
+  };
+  return [...document.querySelectorAll('SELECTOR')].map(e => {
+    const [a, b] = [light(parts(getComputedStyle(e).color)), light(ground(e))];
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.outerHTML.slice(0, 80)];
+  }).filter(([contrast]) => contrast < 4.5);
+})()
+"""
+    ).replace("SELECTOR", selector)
 
 
 class Browser:
@@ -55,15 +83,15 @@ class Browser:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def open(self, page: Path, width: int, scheme: str, height: int = 900) -> None:
-        """Load a file, `width` pixels wide, for people who prefer `scheme`: light or dark."""
+    def open(self, page: Path | str, width: int, scheme: str, height: int = 900) -> None:
+        """Load a file or address, `width` pixels wide, for who prefers `scheme`: light or dark."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.send("Emulation.setDeviceMetricsOverride", **metrics)
         wish = {"name": "prefers-color-scheme", "value": scheme}
         self.send("Emulation.setScrollbarsHidden", hidden=True)
         self.send("Emulation.setEmulatedMedia", features=[wish])
         self.events.clear()
-        self.send("Page.navigate", url=page.as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not self.told("Page.loadEventFired"):
             self.events.append(self._receive("Page.loadEventFired"))
         self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from nutgraf import articles, cli
-from nutgraf.apps import summarize
+from nutgraf import articles, cli, inputs
 from nutgraf.articles import SPLITS
 from nutgraf.model import load_tokenizer
 from nutgraf.problems import Failure, UserError, one_line
@@ -209,7 +208,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 BAD_ARTICLES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: None, "is not a file"),
-    (Path.mkdir, "is not a file"),
+    (Path.mkdir, "holds no file of articles"),
     (unreadable, "cannot be read"),
     (lambda path: path.symlink_to(path), "cannot be read"),
     (as_text(""), "is empty"),
@@ -245,7 +244,7 @@ def test_standard_input_that_cannot_be_used(
 def test_standard_input_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = "\ufeffЗдравствуйте, café".encode()
     monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(raw), encoding="ascii"))
-    assert summarize._read("-") == "Здравствуйте, café"
+    assert [read.text for read in inputs.read(["-"])] == ["Здравствуйте, café"]
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"base": 1}'])
@@ -458,7 +457,7 @@ def test_texts_of_every_kind_are_kept_word_for_word_and_scored(
     assert cli.main(["score", str(path), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rouge1"]["mean"] == pytest.approx(100)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    assert summarize._read(str(tmp_path / "a.txt")) == text
+    assert [read.text for read in inputs.read([str(tmp_path / "a.txt")])] == [text]
 
 
 def test_marks_and_control_characters_go_and_nothing_that_is_printed_obeys_them(

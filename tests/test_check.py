@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from huggingface_hub import constants
 
-from nutgraf import articles, cli, machine, measurement
+from nutgraf import articles, cli, machine, measurement, trackers
 from nutgraf.apps import check
 from nutgraf.machine import Memory
 from nutgraf.model import load_tokenizer
@@ -102,6 +102,12 @@ def test_a_mistake_that_a_run_would_end_with_is_told_before(capsys, quick, words
     assert "ready" not in lines
     changes = " ".join(" ".join(lines[[c[:7] for c in lines].index("change:") :]).split())
     assert change in changes
+
+
+def test_a_tracker_that_is_not_installed_is_told_before(capsys, quick, monkeypatch):
+    monkeypatch.setitem(trackers._LIBRARIES, "wandb", "no_such_library")
+    text = printed(capsys, 2, "--tracking.to", "[wandb]")
+    assert "change: tracking.to names wandb, which is not installed" in text
 
 
 # The rendered example.

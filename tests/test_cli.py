@@ -14,11 +14,12 @@ import pytest
 import nutgraf.apps
 from nutgraf import cli, study
 from nutgraf.config import fields, load
+from nutgraf.inputs import Columns
 from nutgraf.problems import Failure
 from nutgraf.settings import Config
 from nutgraf.stopping import Stopped
 
-COMMANDS = ("run", *study.STAGES, "check", "summarize")
+COMMANDS = ("run", *study.STAGES, "check", "summarize", "serve", "export")
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def test_summarize_needs_a_model(capsys, tmp_path):
         (b" \n\t", "is empty: there is nothing to summarize"),
         (b"\xef\xbb\xbf", "is empty: there is nothing to summarize"),
         ("Café".encode("latin-1"), "is not UTF-8: unexpected end of data at byte 3"),
-        (None, "is not a file: give text files, or - for standard input"),
+        (None, "is not a file: give files, folders, or - for standard input"),
     ],
 )
 def test_summarize_tells_what_is_wrong_with_a_file(capsys, model, tmp_path, content, expected):
@@ -259,13 +260,37 @@ def test_summarize_takes_a_model_of_before_weights_were_looked_at(capsys, model,
     assert "none.txt is not a file" in line
 
 
-def test_summarize_reads_standard_input_where_no_file_is_named(monkeypatch):
+def test_summarize_takes_its_words(monkeypatch):
     calls: list[tuple] = []
-    app = SimpleNamespace(run=lambda model, files, as_json: calls.append((model, files, as_json)))
+    app = SimpleNamespace(run=lambda *given, **words: calls.append((given, words)))
     monkeypatch.setattr(nutgraf.apps, "summarize", app, raising=False)
     cli.main(["summarize", "--model", "m"])
-    cli.main(["summarize", "--model", "m", "--json", "a.txt", "b.txt"])
-    assert calls == [(Path("m"), ["-"], False), (Path("m"), ["a.txt", "b.txt"], True)]
+    plain = {"as_json": False, "columns": Columns("article", None), "sentences": None}
+    assert calls.pop() == (("m", ["-"]), {**plain, "long": "lead", "fetch": False})
+    cli.main(
+        "summarize --model me/m --json a.txt b.csv --article text --id key --sentences 2 "
+        "--long map-reduce --fetch".split()
+    )
+    asked = {"as_json": True, "columns": Columns("text", "key"), "sentences": 2}
+    assert calls == [(("me/m", ["a.txt", "b.csv"]), {**asked, "long": "map-reduce", "fetch": True})]
+
+
+def test_summarize_takes_a_number_of_sentences_above_0(capsys):
+    line = complaint(capsys, 2, "summarize", "--model", "m", "--sentences", "0", "a.txt")
+    assert "'0' is no whole number above 0" in line
+
+
+def test_export_takes_its_words(monkeypatch):
+    calls: list[tuple] = []
+    app = SimpleNamespace(run=lambda *given, **words: calls.append((given, words)))
+    monkeypatch.setattr(nutgraf.apps, "export", app, raising=False)
+    cli.main(["export", "--model", "m", "--to", "out", "--format", "merged"])
+    plain = {"push_to_hub": None, "llama_cpp": None, "tolerance": 0.05}
+    assert calls.pop() == (("m", Path("out"), "merged"), plain)
+    words = "--format gguf --tolerance 0.1 --llama-cpp l --push-to-hub me/m".split()
+    cli.main(["export", "--model", "m", "--to", "out", *words])
+    asked = {"push_to_hub": "me/m", "llama_cpp": Path("l"), "tolerance": 0.1}
+    assert calls == [(("m", Path("out"), "gguf"), asked)]
 
 
 # Help.

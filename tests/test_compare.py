@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from huggingface_hub import ModelCard
 
 from nutgraf import articles, errors
 from nutgraf.articles import Article
 from nutgraf.config import build
 from nutgraf.results import as_text
-from nutgraf.runfolder import RunFolder, read_records, write_json, write_records
+from nutgraf.runfolder import RunFolder, read_json, read_records, write_json, write_records
 from nutgraf.settings import Config
 from nutgraf.stages import compare
 from nutgraf.systems import names
@@ -28,7 +29,9 @@ GAPS: dict[str, Callable[[int], float]] = {
 }
 TRAINED = {
     "learning_rate": 1e-3, "gradient_accumulation_steps": 2, "micro_batch_size": 4,
-    "weight_decay": 0.01, "lora_r": 16, "examples": 800, "seconds": 48.2, "base": {},
+    "weight_decay": 0.01, "lora_r": 16, "lora_alpha": 32, "examples": 800, "steps": 100,
+    "seconds": 48.2, "seed": 42, "device": "cpu", "dtype": "fp32",
+    "base": {"base": "someone/tiny", "revision": None, "shape": "0123"},
 }  # fmt: skip
 
 
@@ -38,10 +41,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple
     test = [Article(f"test-{i}", f"The mayor met {i} voters.", "She met them.") for i in range(40)]
     with folder.artefact("data").writing() as scratch:
         articles.write(test, scratch / "data" / "test.parquet")
+        splits = {name: {"sampled": 40} for name in ("train", "validation", "test")}
+        write_json(scratch / "data" / "card.json", {"splits": splits})
     for name in ("baseline", "best"):
         with folder.artefact(f"models/{name}").writing() as scratch:
             (scratch / "models" / name).mkdir(parents=True)
             write_json(scratch / "models" / name / "train.json", TRAINED)
+            adapter = {"base_model_name_or_path": "/home/someone/tiny", "revision": None, "r": 16}
+            write_json(scratch / "models" / name / "adapter_config.json", adapter)
+            (scratch / "models" / name / "adapter_model.safetensors").write_bytes(b"weights")
     for system, gap in GAPS.items():
         texts, scores = [], []
         for i, article in enumerate(test):
@@ -123,6 +131,28 @@ def test_there_are_examples_along_the_range_and_of_each_kind(
     wrong = read_records(folder / "analysis" / "error_examples.jsonl")
     assert {row["kind"] for row in wrong} == {"unsupported_names"}
     assert [row["place"] for row in wrong] == ["worst"] * 5 + ["typical"] * 5
+
+
+def test_what_is_taken_away_has_all_that_it_needs_and_no_path_of_this_machine(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, config = compared
+    final = folder / "final_best_model"
+    assert {path.name for path in final.iterdir()} >= {
+        "adapter_config.json", "adapter_model.safetensors", "generation_config.json",
+        "nutgraf.json", "README.md", "tokenizer.json",
+    }  # fmt: skip
+    adapter = read_json(final / "adapter_config.json")
+    assert (adapter["base_model_name_or_path"], adapter["r"]) == (config.model.base, 16)
+    assert read_json(final / "generation_config.json")["max_new_tokens"] == 96
+    read = ModelCard.load(final / "README.md").data
+    found = {result.metric_name: result for result in read.eval_results}
+    table = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")
+    assert found["ROUGE-Lsum"].metric_value == table.loc["best", "rougeLsum"]
+    low, high = found["ROUGE-1"].metric_args["interval_95"]
+    assert low < table.loc["best", "rouge1"] < high
+    assert found["ROUGE-2"].dataset_args == {"n": 40, "seed": 42}
+    assert "| has a name that the article lacks | 25 (" in (final / "README.md").read_text()
 
 
 def test_the_terminal_tells_the_verdicts(compared: tuple[RunFolder, Config]) -> None:

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nutgraf import articles, cli, datacard, study
-from nutgraf.apps import score, summarize
+from nutgraf import articles, cli, datacard, recipe, study
+from nutgraf.apps import score
 from nutgraf.config import build, fields, load, to_yaml
 from nutgraf.model import load_tokenizer
 from nutgraf.problems import LONGEST, Problem, UserError, one_line
@@ -253,7 +253,8 @@ def test_overrides(given: dict[str, str]) -> None:
 
 
 WORDS = TEXT | st.sampled_from(
-    ["run", "prepare", "score", "summarize", "--run", "--force", "--json", "--model", "--reference",
+    ["run", "prepare", "score", "summarize", "serve", "export", "--run", "--force", "--json",
+     "--model", "--to", "--format", "merged", "--port", "--sentences", "--reference",
      "--summary", "--data.source", "--lora.r=0", "--x.y", "--", "-", "a.jsonl", "a.csv"]
 )  # fmt: skip
 
@@ -359,5 +360,5 @@ def test_scores(article: str, reference: str, summary: str, filler: str) -> None
 def test_recipes(folder: Path, raw: bytes) -> None:
     (folder / "nutgraf.json").write_bytes(raw)
     with pytest.raises(UserError, match=r"nutgraf\.json is damaged") as caught:
-        summarize.read_recipe(folder)
+        recipe.read(str(folder))
     assert str(caught.value).isprintable()

@@ -44,7 +44,7 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
     monkeypatch.chdir(tmp_path)  # where there are no runs yet, as in a fresh clone
     monkeypatch.setattr(study, "run", lambda *args, **kwargs: False)
     monkeypatch.setattr(cli, "_print_table", lambda *args: None)
-    for app in ("check", "score", "summarize"):
+    for app in ("check", "score", "summarize", "serve", "export"):
         quiet = SimpleNamespace(run=lambda *args, **kwargs: None)
         monkeypatch.setattr(nutgraf.apps, app, quiet, raising=False)
     program, *words = shlex.split(re.split(r"\s[<|>]\s", line)[0])
@@ -59,7 +59,8 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
 
 def test_the_commands_table_names_every_command():
     named = re.findall(r"^\| `nutgraf (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert list(dict.fromkeys(named)) == ["run", *study.STAGES, "check", "summarize"]
+    told = ["run", *study.STAGES, "check", "summarize", "serve", "export"]
+    assert list(dict.fromkeys(named)) == told
 
 
 def test_stages_are_told_as_the_help_tells_them():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser, browser
+from browser import CHROMIUM, STICKING_OUT, Browser, browser, pale
 from test_report import study, svgs  # noqa: F401 - the fixtures
 
 from nutgraf.markup import LONGEST
@@ -26,30 +26,7 @@ HOSTILE = (
     "<iframe src='javascript:parent.document.title = `broken in`'></iframe>"
     "<svg onload=\"document.title = 'broken in'\"><details open ontoggle=alert(1)>"
 )
-# What sticks out of the page to the right, unless it is in a box that scrolls by itself.
-STICKING_OUT = """
-[...document.querySelectorAll('body *')]
-  .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, svg, pre'))
-  .map(e => e.outerHTML.slice(0, 120))
-"""
-# How far the text of these elements stands out from the ground behind it (WCAG 2, 1 to 21).
-CONTRASTS = """
-(() => {
-  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = e => {
-    const here = parts(getComputedStyle(e).backgroundColor);
-    return here.length === 3 || here[3] === 1 ? here : ground(e.parentElement);
-  };
-  const names = 'p, h1, h2, td, th, summary, a, .soft, .caution, .shout, mark, pre, svg';
-  return [...document.querySelectorAll(names)].map(e => {
-    const [a, b] = [light(parts(getComputedStyle(e).color)), light(ground(e))];
-    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.outerHTML.slice(0, 80)];
-  }).filter(([contrast]) => contrast < 4.5);
-})()
-"""
+CONTRASTS = pale("p, h1, h2, td, th, summary, a, .soft, .caution, .shout, mark, pre, svg")
 
 
 @pytest.fixture(scope="module")

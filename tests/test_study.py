@@ -29,6 +29,7 @@ SMALL = {
     # The second choice names a layer that the base does not have: those trials must fail.
     "search.space.lora.target_modules": '{choices: ["all-linear", ["no_such_proj"]]}',
     "generate.max-new-tokens": "48",
+    "tracking.to": "[tensorboard]",
 }
 # A token of the Hub as a user has it in the environment: of no account, and of the form of one.
 TOKEN = "hf_" + "noToken0" * 4
@@ -85,6 +86,16 @@ def test_a_token_in_the_environment_is_written_nowhere(first: tuple[RunFolder, s
     assert len(files) > 30
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
     assert TOKEN not in printed + said
+
+
+def test_search_and_trainings_have_curves_for_tensorboard(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, *_ = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    found = {path.name for path in (folder / "tensorboard").iterdir()}
+    assert found == {"baseline", "best", *(f"trial-{number}" for number in trials["trial"])}
+    assert all(any(path.iterdir()) for path in (folder / "tensorboard").iterdir())
 
 
 def test_every_system_is_measured_on_the_same_articles(

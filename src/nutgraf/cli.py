@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nutgraf import __version__
+from nutgraf import __version__, commands
 from nutgraf.config import fields, load
 from nutgraf.problems import Problem, UserError, one_line
 from nutgraf.settings import Config
@@ -84,43 +84,26 @@ def _parser() -> argparse.ArgumentParser:
         "and show with evidence how good it is.",
     )
     parser.add_argument("--version", action="version", version=f"nutgraf {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _study_command(
-        commands, "run", "the whole study; carries on where an earlier one stopped"
-    )
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _study_command(parsers, "run", "the whole study; carries on where an earlier one stopped")
     run.set_defaults(call=_run, stages=tuple(STAGES))
     for name, what in STAGES.items():
         any_file = "; or those of any FILE of summaries" if name == "score" else ""
-        stage = _study_command(commands, name, f"one stage of it: {what}{any_file}")
+        stage = _study_command(parsers, name, f"one stage of it: {what}{any_file}")
         stage.set_defaults(call=_run, stages=(name,))
         if name == "score":
             _also_any_file(stage)
     fits = "before a study: does it fit, how long will it take, what is trained on"
-    check = _study_command(commands, "check", fits, makes=False)
+    check = _study_command(parsers, "check", fits, makes=False)
     check.set_defaults(call=_check, stages=())
-    summarize = commands.add_parser("summarize", help="summaries of new articles")
-    summarize.add_argument(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        help="text files; - reads one article from standard input",
-    )
-    summarize.add_argument(
-        "--model",
-        required=True,
-        metavar="DIR",
-        type=Path,
-        help="a run folder or its final_best_model",
-    )
-    summarize.add_argument("--json", action="store_true", help="one JSON object an article")
-    summarize.set_defaults(call=_summarize)
+    commands.add(parsers)
     return parser
 
 
 def _study_command(
-    commands: argparse._SubParsersAction[_Parser], name: str, what: str, makes: bool = True
+    parsers: argparse._SubParsersAction[_Parser], name: str, what: str, makes: bool = True
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(
+    command = parsers.add_parser(
         name,
         help=what,
         description=what[0].upper() + what[1:] + ".",
@@ -216,12 +199,6 @@ def _print_table(config: Config, made: bool) -> None:
     print(as_text(folder / "model_comparison_results.csv", config))
     print(f"\n{'Report' if made else 'All is done. Report'}: {folder / 'report.html'}")
     print(f"Model:  {folder / 'final_best_model'}")
-
-
-def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
-    from nutgraf.apps import summarize
-
-    summarize.run(args.model, args.files or ["-"], as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from nutgraf.cores import spread
 from nutgraf.facts import FUNCTION_WORDS, Facts
@@ -63,6 +63,9 @@ _TYPOGRAPHIC = str.maketrans("’‘“”", "''\"\"")
 _QUOTES = ("``", "''")
 _FINISHED = re.compile(r"[.!?…][\s\"'`’”)\]]*$")
 
+# Tokens that have to stand together in the article to be shown as copied: a phrase, no idiom.
+COPIED = 4
+
 # Tokens of an article, two or three sentences, that a summary's sentence may draw on as one.
 _CLOSE = 80
 # A start of a process takes as long as this many rows.
@@ -75,14 +78,29 @@ Row = tuple[str, str, str, str | None]
 
 def tokens(text: str) -> list[str]:
     """Lower-cased tokens, punctuation among them; the same for plain and tokenized text."""
-    return [token for token, _, _ in _placed_tokens(text)]
+    return [token for token, _, _ in placed_tokens(text)]
 
 
-def _placed_tokens(text: str) -> list[tuple[str, int, int]]:
+def placed_tokens(text: str) -> list[tuple[str, int, int]]:
+    """`tokens`, each with its start and end in the text (characters)."""
     matches = _TOKEN.finditer(text.translate(_TYPOGRAPHIC))
     return [
         ('"' if m.group() in _QUOTES else m.group().lower(), m.start(), m.end()) for m in matches
     ]
+
+
+def placed_sentences(
+    text: str, cut: Callable[[str], Sequence[str]] = sentences
+) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """Each sentence that `cut` finds as its words, with its start and end in the text."""
+    end = 0
+    for sentence in cut(text):
+        match = re.compile(r"\s*".join(map(re.escape, sentence.split()))).search(text, end)
+        assert match, "the splitter changes white space only"
+        end = match.end()
+        words = tuple(token for token in tokens(sentence) if token[0].isalnum())
+        if words:
+            yield words, match.start(), end
 
 
 def fragments(article: Sequence[str], summary: Sequence[str]) -> list[tuple[int, int, int]]:
@@ -139,7 +157,7 @@ def indicators(
     told = Facts(summary, known)
     key = known.shared(Facts(reference, known))
     trigrams = _grams(written, 3)
-    told_sentences = [words for words, _, _ in _placed_sentences(summary)]
+    told_sentences = [words for words, _, _ in placed_sentences(summary)]
     found: dict[str, float] = {
         "words": words,
         "length_ratio": _ratio(words, _words(tokens(reference))),
@@ -184,11 +202,11 @@ def spans(article: str, summary: str, finish_reason: str | None = None) -> list[
     told = Facts(summary, known)
     found = [(n.start, n.end, "unsupported_numbers") for n in told.numbers if not known.supports(n)]
     found += [(n.start, n.end, "unsupported_names") for n in told.names if not known.supports(n)]
-    placed_sentences = list(_placed_sentences(summary))
-    for at in _repeated([words for words, _, _ in placed_sentences]):
-        _, start, end = placed_sentences[at]
+    told_sentences = list(placed_sentences(summary))
+    for at in _repeated([words for words, _, _ in told_sentences]):
+        _, start, end = told_sentences[at]
         found.append((start, end, "repeated_sentences"))
-    placed = _placed_tokens(summary)
+    placed = placed_tokens(summary)
     trigrams = _grams([token for token, _, _ in placed], 3)
     covered = sorted({at + i for at in _repeated(trigrams) for i in range(3)})
     for first, last in _stretches(covered):
@@ -206,9 +224,9 @@ def missed(article: str, reference: str, summary: str) -> list[Span]:
     return sorted((fact.start, fact.end, "missing_key_facts") for fact in lacking)
 
 
-def copied(article: str, summary: str, shortest: int) -> list[Span]:
+def copied(article: str, summary: str, shortest: int = COPIED) -> list[Span]:
     """Where the summary has fragments of at least `shortest` tokens of the article; kind copied."""
-    placed = _placed_tokens(summary)
+    placed = placed_tokens(summary)
     found = fragments(tokens(article), [token for token, _, _ in placed])
     return [
         (placed[at][1], placed[at + length - 1][2], "copied")
@@ -239,18 +257,6 @@ def _least_support(source: Sequence[str], told: Sequence[Sequence[str]]) -> floa
         (max(len(content & had) for had in stretches) / len(content) for content in contents),
         default=0.0,
     )
-
-
-def _placed_sentences(text: str) -> Iterator[tuple[tuple[str, ...], int, int]]:
-    """Each sentence as its words, with its start and end in the text."""
-    end = 0
-    for sentence in sentences(text):
-        match = re.compile(r"\s*".join(map(re.escape, sentence.split()))).search(text, end)
-        assert match, "the splitter changes white space only"
-        end = match.end()
-        words = tuple(token for token in tokens(sentence) if token[0].isalnum())
-        if words:
-            yield words, match.start(), end
 
 
 def _words(found: Sequence[str]) -> int:

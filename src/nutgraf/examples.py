@@ -11,9 +11,6 @@ from nutgraf.articles import Article
 
 Record = Mapping[str, Any]
 
-# Tokens that have to stand together in the article to be shown as copied: a phrase, no idiom.
-COPIED = 4
-
 
 def along_the_range(
     test: Sequence[Article],
@@ -106,7 +103,7 @@ def of_each_kind(
 
 
 def _flags(article: str, text: str, finish_reason: str | None = None) -> list[errors.Span]:
-    return sorted(errors.copied(article, text, COPIED) + errors.spans(article, text, finish_reason))
+    return sorted(errors.copied(article, text) + errors.spans(article, text, finish_reason))
 
 
 def _far_from_median(

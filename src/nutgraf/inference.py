@@ -19,6 +19,10 @@ from nutgraf.settings import GenerateConfig
 GUESSES = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
 
 
+class NoMemory(Failure):
+    """The device has no memory for a batch."""
+
+
 @dataclass(frozen=True)
 class Generated:
     """The new tokens for one prompt, without the end of sequence.
@@ -36,6 +40,19 @@ class RowLoss:
 
     nll: float
     tokens: int
+
+
+def decoding(tokenizer: PreTrainedTokenizerBase, settings: GenerateConfig) -> GenerationConfig:
+    """How summaries are decoded, in the form that `transformers` and other programs read."""
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=False,
+        use_cache=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def generate(
@@ -64,23 +81,16 @@ def generate_batches(
     Prompts of similar length are decoded together, longest first, so that a batch that does not
     fit in memory fails at once. A batch whose prompts are all `done` is left out; another is made
     whole, since near ties depend on what is decoded together. Decoding is deterministic: greedy,
-    or beam search. Raises Failure where the device has no memory for a batch.
+    or beam search. Raises NoMemory where the device has none for a batch.
     """
-    decoding = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
-        num_beams=settings.num_beams,
-        do_sample=False,
-        use_cache=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     for batch in _batches([len(ids) for ids in prompts], settings.batch_size, done):
         ids, mask = _left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, device)
         knob = f"lower generate.batch_size (now {settings.batch_size})"
         with device.autocast(), _memory(len(batch), ids.shape[1], knob):
             out = cast(Any, model).generate(
-                input_ids=ids, attention_mask=mask, generation_config=decoding
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=decoding(tokenizer, settings),
             )
         yield {
             index: _ended(tokens, tokenizer.eos_token_id)
@@ -103,13 +113,14 @@ def stream(
     follow again, up to `guesses` of them, and one forward pass checks them all: prompt lookup
     (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding). Only tokens that plain greedy
     decoding would choose are kept. It ends by itself where the model ended the summary, and after
-    `max_new_tokens`.
+    `max_new_tokens`. Raises NoMemory where the device has none for the prompt.
     """
     text, guess, cache = list(prompt), list[int](), DynamicCache()
     limit = len(prompt) + settings.max_new_tokens
     while True:
         unseen = torch.tensor([text[cache.get_seq_length() :] + guess], device=device.name)
-        with device.autocast():
+        knob = "lower prompt.max_article_tokens, or set model.quantization to nf4"
+        with device.autocast(), _memory(1, unseen.shape[1], knob):
             logits = model(
                 input_ids=unseen,
                 past_key_values=cache,
@@ -169,7 +180,7 @@ def loss_batches(
 
     Rows are padded on the left, so that all summaries end together and logits are computed for
     the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
-    Raises Failure where the device has no memory for a batch.
+    Raises NoMemory where the device has none for a batch.
     """
     for batch in _batches([len(row.input_ids) for row in rows], batch_size, done):
         ids, mask = _left_padded([rows[i].input_ids for i in batch], pad, device)
@@ -212,7 +223,7 @@ def _memory(rows: int, tokens: int, knob: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         reason = " ".join(str(error).split())[:120]
-        raise Failure(
+        raise NoMemory(
             f"no memory on the device for {rows} rows of {tokens} tokens ({reason}): {knob}"
         ) from None
 

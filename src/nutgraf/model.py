@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,12 +31,15 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from nutgraf.files import written_by_others
 from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.settings import LoraSettings, ModelConfig
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
+# What reading a damaged adapter may end in.
+_DAMAGED = (OSError, ValueError, TypeError, KeyError, RuntimeError, UserWarning, SafetensorError)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -130,19 +133,23 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
             bnb_4bit_use_double_quant=config.double_quantization,
             bnb_4bit_compute_dtype=device.dtype,
         )
-    with plain_errors(config):
-        base = AutoModelForCausalLM.from_pretrained(
-            source(config),
-            revision=config.revision,
-            dtype=held,
-            quantization_config=quantization,
-            device_map={"": device.name},
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+    base = _weights(
+        config, dtype=held, quantization_config=quantization, device_map={"": device.name}
+    )
     if device.name == "cpu":
         _hold_on_cpu(base, device.dtype)
     return base.requires_grad_(False).eval()
+
+
+def _weights(config: ModelConfig, **held: Any) -> PreTrainedModel:
+    with plain_errors(config):
+        return AutoModelForCausalLM.from_pretrained(
+            source(config),
+            revision=config.revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **held,
+        )
 
 
 def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -203,36 +210,78 @@ def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]
     Raises UserError where its weights are not in safetensors, since a pickle can run code when
     read, and where they or their settings are damaged or of another base.
     """
-    model = _adapted(base, path)
+    with with_adapters(base, {"default": path}) as use:
+        yield use("default")
+
+
+@contextlib.contextmanager
+def with_adapters(
+    base: PreTrainedModel, paths: Mapping[str, Path]
+) -> Iterator[Callable[[str | None], PreTrainedModel]]:
+    """A function that gives the base with the adapter of a name in use, or with none for None.
+
+    It is the same object each time: a call changes what earlier calls gave, so one thread has to
+    own it. `paths` are at least one folder by name; raises as `with_adapter` does.
+    """
+    model = _adapted(base, paths)
+    tuner = cast(Any, model.base_model)
+    in_use: str | None = next(iter(paths))
+
+    def use(name: str | None) -> PreTrainedModel:
+        nonlocal in_use
+        if name != in_use:
+            if name is None:
+                tuner.disable_adapter_layers()
+            else:
+                tuner.enable_adapter_layers()
+                model.set_adapter(name, inference_mode=True)
+            in_use = name
+        return cast(PreTrainedModel, model)
+
     with _taken_off(model, base):
-        yield cast(PreTrainedModel, model.eval())
+        model.eval()
+        yield use
 
 
-def _adapted(base: PreTrainedModel, path: Path) -> PeftModel:
-    if not (path / "adapter_model.safetensors").is_file():
-        # peft itself would fall back to adapter_model.bin.
-        raise UserError(
-            f"{path} has no adapter_model.safetensors: pickles are not read, since they can run "
-            "code; make the adapter again"
-        )
+def merge(config: ModelConfig, adapter: Path, out: Path) -> None:
+    """Save the base at `out` with the adapter saved at `adapter` added into its weights.
+
+    It is added in fp32 to the base in full precision, never in 4 bits, and saved in the number
+    format that the base comes in. Raises UserError as `with_adapter` does, Failure where a merged
+    weight is not finite.
+    """
+    own = architecture(config).dtype or torch.float32
+    adapted = _adapted(_weights(config, dtype=torch.float32), {"default": adapter})
+    try:
+        merged = cast(Any, adapted).merge_and_unload(safe_merge=True).to(own)
+    except ValueError as error:
+        raise Failure(f"{adapter} cannot be merged: {error}") from error
+    with written_by_others(out.parent):
+        merged.save_pretrained(str(out))
+
+
+def _adapted(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:
+    """The base with the adapters of all `paths`, the first one in use."""
+    for path in paths.values():
+        if not (path / "adapter_model.safetensors").is_file():
+            # peft itself would fall back to adapter_model.bin.
+            raise UserError(
+                f"{path} has no adapter_model.safetensors: pickles are not read, since they can "
+                "run code; make the adapter again"
+            )
+    frozen: dict[str, Any] = {"is_trainable": False, "use_safetensors": True}
+    (first, path), *others = paths.items()
     try:
         with warnings.catch_warnings():
             # Without its weights an adapter would do nothing, and the base would write alone.
             warnings.filterwarnings("error", message=".*Found missing adapter keys")
-            return PeftModel.from_pretrained(
-                base, str(path), is_trainable=False, use_safetensors=True
-            )
+            model = PeftModel.from_pretrained(base, str(path), adapter_name=first, **frozen)
+            for name, path in others:
+                model.load_adapter(str(path), adapter_name=name, **frozen)
+            return model
     except torch.OutOfMemoryError:
         raise
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        UserWarning,
-        SafetensorError,
-    ) as error:
+    except _DAMAGED as error:
         load_base.cache_clear()  # parts of the adapter may be on it
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise UserError(

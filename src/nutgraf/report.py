@@ -16,8 +16,7 @@ from markupsafe import Markup
 
 from nutgraf.breakdown import averages, by_group, rates, wilson
 from nutgraf.differences import ALPHA
-from nutgraf.errors import KINDS
-from nutgraf.examples import COPIED
+from nutgraf.errors import COPIED, KINDS
 from nutgraf.markup import (
     as_markdown,
     code,

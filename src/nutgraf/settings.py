@@ -23,6 +23,7 @@ from nutgraf.section import (
     did_you_mean,
 )
 from nutgraf.systems import TAKEN, origin
+from nutgraf.trackers import TrackingConfig
 
 
 class DataConfig(Section):
@@ -292,10 +293,9 @@ class Config(Section):
     search: SearchConfig = Field(SearchConfig(), description="What may differ in the best model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
     rivals: dict[str, Rival] = Field(
-        {},
-        description="Other systems on the same test articles, by name: a `model` or a `file` of "
-        "summaries each.",
+        {}, description="Other systems on the test articles, by name: a `model` or a `file` each."
     )
 
     @field_validator("rivals")

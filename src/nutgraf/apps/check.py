@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from nutgraf import articles, footprint, unusual
+from nutgraf import articles, footprint, trackers, unusual
 from nutgraf.articles import SPLITS, Article
 from nutgraf.footprint import Lengths
 from nutgraf.machine import disk_free, hub_trouble, in_hub_cache, memory, versions
@@ -38,6 +38,10 @@ def run(config: Config) -> int:
     section("Machine", _machine(config))
     section("Hub", _hub(config, changes))
     section("Configuration (* differs from the default)", _configuration(config))
+    try:
+        trackers.named(config.tracking.to)
+    except UserError as error:
+        changes.append(str(error))
     read = _read(config, changes)
     if any(change.startswith("model.base") for change in changes):
         section("Rows and plan", ["not known without the base's tokenizer and configuration"])

@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import articles, breakdown, differences, errors, examples, metrics, published
+from nutgraf import articles, breakdown, card, differences, errors, examples, metrics, published
 from nutgraf.articles import Article
-from nutgraf.card import model_card
 from nutgraf.files import written_by_others
 from nutgraf.runfolder import (
     Artefact,
@@ -47,7 +46,7 @@ def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
             inputs=[*scored, *(f"models/{name}" for name in (*TRAINED, *repeats))],
             settings=config.model_dump(mode="json", include={"score"}),
         ),
-        folder.artefact("final_best_model", inputs=["comparison", "models/best"]),
+        folder.artefact("final_best_model", inputs=["data", "comparison", "models/best"]),
     ]
 
 
@@ -166,27 +165,44 @@ def _read(article: Article, trimmed_tokens: int | None) -> dict[str, int | None]
 
 
 def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
+    from nutgraf.inference import decoding
     from nutgraf.model import load_tokenizer
 
     out.mkdir(parents=True)
-    for file in folder.model("best").glob("adapter_*"):
-        shutil.copy2(file, out)
+    best = folder.model("best")
+    shutil.copy2(best / "adapter_model.safetensors", out)
+    adapter = read_json(best / "adapter_config.json")
+    # The base's name, where peft writes the path that it was loaded from on this machine.
+    adapter |= {"base_model_name_or_path": config.model.base, "revision": config.model.revision}
+    write_json(out / "adapter_config.json", adapter)
+    tokenizer = load_tokenizer(config.model)
     with written_by_others(out):
-        load_tokenizer(config.model).save_pretrained(str(out))
-    record = read_json(folder.model("best") / "train.json")
-    write_json(
-        out / "nutgraf.json",
-        {
-            "base": record["base"],
-            "model": config.model.model_dump(mode="json"),
-            "prompt": config.prompt.model_dump(mode="json"),
-            "generate": config.generate.model_dump(mode="json"),
-            "train": record,
-        },
-    )
-    table = pd.read_csv(folder / TABLE)
-    rows = [
+        tokenizer.save_pretrained(str(out))
+        decoding(tokenizer, config.generate).save_pretrained(str(out))
+    record = read_json(best / "train.json")
+    rates = pd.read_csv(folder / "analysis" / "rates.csv")
+    of_best = (rates["group"] == breakdown.ALL) & (rates["system"] == "best")
+    intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
+    about = {
+        "base": record["base"],
+        "model": config.model.model_dump(mode="json"),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "generate": config.generate.model_dump(mode="json"),
+        "train": record,
+        "study": card.study(
+            config,
+            _rows(pd.read_csv(folder / TABLE)),
+            _rows(intervals[intervals["system"] == "best"])[0],
+            _rows(rates[of_best]),
+            read_json(folder / "data" / "card.json")["splits"],
+        ),
+    }
+    write_json(out / "nutgraf.json", about)
+    write_text(out / "README.md", card.model_card(about, "adapter"))
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
         {str(name): None if pd.isna(value) else value for name, value in row.items()}
         for row in table.to_dict("records")
     ]
-    write_text(out / "README.md", model_card(config, rows, record))

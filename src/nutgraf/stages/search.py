@@ -16,6 +16,7 @@ from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, read_json, write_json
 from nutgraf.settings import Config
+from nutgraf.trackers import following, named
 from nutgraf.trials import by_loss, choose
 
 SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
@@ -39,6 +40,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     (made,) = artefacts(config, folder)
     if made.is_current and not force:
         return False
+    named(config.tracking.to)  # a UserError, where one is not installed
     with made.writing(resume=True) as scratch:
         out = scratch / "search"
         tokenizer = load_tokenizer(config.model)
@@ -57,6 +59,11 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             write_json(out / "plan.json", planned.record(time.time()))
             say(str(planned))
         trials = tuner.search(config, train, validation, out / "trials", say)
+        for trial in trials:
+            name = f"trial-{trial.number}"
+            with following(config.tracking.to, folder.path, name, trial.values) as curves:
+                for examples, loss in trial.history:
+                    curves.evaluated(examples, loss)
 
         sample = held_out[: config.search.rouge_examples]
         prompts = prompts[: len(sample)]

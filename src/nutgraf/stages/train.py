@@ -19,6 +19,7 @@ from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, write_json
 from nutgraf.settings import Config
 from nutgraf.systems import repeated
+from nutgraf.trackers import following, named
 from nutgraf.trainer import Evaluation, fit
 
 SETTINGS = {"prompt", "model", "lora", "train"}
@@ -46,6 +47,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     Each holds the adapter, history.csv and train.json. As many are trained at a time as the search
     has trials (`search.concurrent`): two cores do more as two processes than as two threads.
     """
+    named(config.tracking.to)  # a UserError, where one is not installed
     folder.manifest("search")  # a Failure that says what to run, where there is none
     missing = []
     for training in _trainings(config, folder):
@@ -94,6 +96,7 @@ def _train(training: _Training) -> None:
     budget = steps_of(config.train) * effective_batch(config.train)
 
     def report(found: Evaluation) -> None:
+        curves.evaluated(found.examples, found.loss)
         if training.threads:  # two bars would write over one another
             say(
                 f"{name:<8}  {found.examples:>6,} of {budget:,} articles  "
@@ -109,7 +112,10 @@ def _train(training: _Training) -> None:
             for split in ("train", "validation")
         )
         device, base = choose_device(config.model), load_base(config.model)
-        with fresh_adapter(base, config.lora, config.train.seed) as model:
+        with (
+            fresh_adapter(base, config.lora, config.train.seed) as model,
+            following(config.tracking.to, folder.path, name, _told(config)) as curves,
+        ):
             done = fit(
                 model,
                 tokenizer,
@@ -121,6 +127,7 @@ def _train(training: _Training) -> None:
                 on_eval=report,
                 progress=None if training.threads else name,
             )
+            curves.history(done.history_records())
         say(f"{name}: validation loss {done.best.loss:.3f} after {done.seconds:.0f} s")
         pd.DataFrame(done.history_records()).to_csv(out / "history.csv", index=False)
         write_json(
@@ -134,3 +141,12 @@ def _train(training: _Training) -> None:
                 "base": identity(config.model),
             },
         )
+
+
+def _told(config: Config) -> dict[str, object]:
+    """The settings of a training by their names."""
+    told: dict[str, object] = {"model.base": config.model.base}
+    for section in ("lora", "train"):
+        own = getattr(config, section).model_dump(mode="json")
+        told |= {f"{section}.{name}": value for name, value in own.items()}
+    return told

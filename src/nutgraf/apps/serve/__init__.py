@@ -1,0 +1,71 @@
+"""The web page and the HTTP interface to the model that a study left."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from nutgraf.apps.serve.limits import Limits
+from nutgraf.problems import Failure, UserError
+from nutgraf.progress import say
+
+
+def run(model: str, host: str, port: int, limits: Limits) -> None:
+    """Serve until interrupted; the address is printed when it can be asked.
+
+    Port 0 takes a free one. Raises Failure where the libraries are not installed, UserError for an
+    address that cannot be had and as `models.loaded` does.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise Failure(f"{error.name} is not installed: pip install 'nutgraf[serve]'") from None
+    from nutgraf.apps.serve.api import create_app
+    from nutgraf.apps.serve.guard import Guard, is_loopback
+    from nutgraf.apps.serve.models import loaded
+    from nutgraf.apps.serve.telemetry import Metrics
+    from nutgraf.apps.serve.worker import Worker
+
+    with _listening(host, port) as listening, loaded(model, limits.batch_size) as models:
+        metrics, local = Metrics(), is_loopback(host)
+        with Worker(models, limits, models.batch_size, metrics) as worker:
+            app = create_app(models.systems, models.base, worker, limits, metrics)
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    Guard(app, limits, metrics, local),
+                    access_log=False,
+                    log_level="warning",
+                    lifespan="off",
+                    ws="none",
+                    server_header=False,
+                    proxy_headers=False,
+                    timeout_graceful_shutdown=5,
+                )
+            )
+            listening.listen(limits.max_connections)
+            name = f"[{host}]" if ":" in host else host
+            print(f"http://{name}:{listening.getsockname()[1]}/", flush=True)
+            if not local:
+                say(f"{host} is not loopback: whoever reaches this address can use it, unencrypted")
+            with contextlib.suppress(KeyboardInterrupt):
+                server.run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, which does not listen yet."""
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port is {port}: give a number from 0 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, ValueError) as error:  # a host with a NUL, or that can be no name
+        raise UserError(
+            f"{host} port {port} cannot be had ({error}): give another with --host and --port"
+        ) from None
+    return bound

@@ -1,0 +1,45 @@
+// Asking the server. Every function throws an Error with one line to show.
+
+export async function fetchJson(path) {
+  const answer = await asked(path);
+  return answer.json();
+}
+
+// Events (name, data) of summaries as they are written, until all are whole.
+export async function* summaries(request, signal) {
+  const answer = await asked("summaries", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ ...request, stream: true, evidence: true }),
+    signal,
+  });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) throw new Error("The answer broke off: is the server still running?");
+    rest += value;
+    const events = rest.split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const [, name, data] = event.match(/^event: (\w+)\ndata: (.*)$/s);
+      if (name === "done") return;
+      const told = JSON.parse(data);
+      if (name === "problem") throw new Error(told.error);
+      yield [name, told];
+    }
+  }
+}
+
+async function asked(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not answer: is nutgraf serve still running?");
+  }
+  if (answer.ok) return answer;
+  const told = await answer.json().catch(() => ({}));
+  throw new Error(told.error ?? `The server answered ${answer.status}.`);
+}

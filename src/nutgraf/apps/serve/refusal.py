@@ -1,0 +1,13 @@
+"""Why a request gets no summary."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """A status of HTTP and one line with the fact, the value and the knob."""
+
+    def __init__(self, status: int, line: str, retry_after: int | None = None) -> None:
+        super().__init__(line)
+        self.status = status
+        self.line = line
+        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}

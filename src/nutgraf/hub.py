@@ -1,0 +1,56 @@
+"""Models from the Hub and to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils import disable_progress_bars
+
+from nutgraf.problems import Failure, UserError
+
+# What a model is made of; nothing else is taken, no code and no pickle.
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "README.md"]
+
+
+def download(repository: str, revision: str | None) -> Path:
+    """The folder with a copy of a repository, from the cache where nothing has changed.
+
+    Raises Failure where it cannot be had.
+    """
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        raise Failure(
+            f"{repository} could not be taken from the Hub ({_reason(error)}): give a folder, or a "
+            "Hub id that this machine reaches or has cached"
+        ) from error
+
+
+def upload(folder: Path, repository: str) -> str:
+    """Put the files of a folder into a repository in one commit, and give the commit's address.
+
+    A repository that is not there yet is made, and private. The token is the one that
+    `hf auth login` or HF_TOKEN gives. Raises Failure with the Hub's answer,
+    UserError for a name that cannot be one.
+    """
+    api = HfApi()
+    disable_progress_bars()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        commit = api.upload_folder(
+            folder_path=folder, repo_id=repository, commit_message="A model made by nutgraf"
+        )
+    except OSError as error:
+        raise Failure(
+            f"{repository} could not be pushed ({_reason(error)}): log in with `hf auth login`, or "
+            "set HF_TOKEN to a token that may write there"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{repository} could not be pushed: {_reason(error)}") from error
+    return commit.commit_url
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
