@@ -50,6 +50,7 @@ SAME += ("data/*.parquet", "search/best.yaml", "final_best_model/adapter_model.s
 TABLES = ("model_comparison_results.csv", "search/trials.csv", "search/history.csv")
 TABLES += ("models/*/history.csv", "analysis/*.csv")
 TIMES = ("seconds", "train_seconds", "train s")
+ENDED = "after the end"
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Study:
         """Send the signal, wait for the end; the stage in which it came, and what was wrong."""
         stage = self.stage
         if self.process.poll() is not None:
-            return "after the end", ""
+            return ENDED, ""
         if how == signal.SIGKILL:
             os.killpg(self.process.pid, how)
             self.finish()
@@ -186,6 +187,8 @@ def main() -> None:
             folder = Path(scratch) / f"killed-{studies}"
             stages = list(STAGES[: options.rounds - rounds])
             for how, stage, wrong in killed(folder, stages, lengths, draw):
+                if stage == ENDED:
+                    continue  # no kill
                 rounds += 1
                 kills[stage] += 1
                 different += bool(wrong)

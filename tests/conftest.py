@@ -130,9 +130,10 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-LONG = ("test_chaos", "test_study", "test_search_in_ray", "test_full_disk", "test_fuzz")
+LONG = "chaos study tinyllama_shape notebook search_in_ray rivals resume broken_downloads".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first, so that no core waits for the last of them."""
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    order = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 
 from nutgraf import model
@@ -28,7 +30,6 @@ class Hub:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
         self.sent_of: dict[str, int] = {}  # bytes after which a file's transfer breaks, for good
-        self.is_down = False
 
     @property
     def head(self) -> str:
@@ -44,6 +45,12 @@ class Hub:
         return None
 
 
+def point_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.fixture
 def hub(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     here = Hub({path.name: path.read_bytes() for path in sorted(tiny_base.iterdir())})
@@ -51,15 +58,15 @@ def hub(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
-            body = None if here.is_down else here.answer(path)
-            status = 503 if here.is_down else 200 if body is not None else 404
+            body = here.answer(path)
+            status = 404 if body is None else 200
             asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
             start = int(asked[1]) if asked else 0
             self.send_response(206 if status == 200 and start else status)
             self.send_header("ETag", f'"{hashlib.sha1(body or b"").hexdigest()}"')
             self.send_header("X-Repo-Commit", here.head)
             self.send_header("Content-Length", str(len(body or b"") - start))
-            if body is None and not here.is_down:
+            if body is None:
                 self.send_header("X-Error-Code", "EntryNotFound")
             self.end_headers()
             if self.command == "GET" and body is not None:
@@ -72,10 +79,7 @@ def hub(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    point_to(f"http://127.0.0.1:{server.server_port}", monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -100,14 +104,16 @@ def test_a_download_that_breaks_is_one_line_and_is_carried_on(hub: Hub) -> None:
 def test_without_a_connection_it_says_so_and_what_is_cached_is_enough(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.is_down = True
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))  # retries wait
+    there = constants.ENDPOINT
+    point_to("http://127.0.0.1:1", monkeypatch)  # where nobody listens
     with pytest.raises(Failure, match=r"'someone/tiny' could not be loaded.*reaches or has cached"):
         model.load_tokenizer(CONFIG)
-    hub.is_down = False
+    point_to(there, monkeypatch)
     model.load_tokenizer(CONFIG)
     model.load_base(CONFIG)
     model.load_base.cache_clear()
-    hub.is_down = True
+    point_to("http://127.0.0.1:1", monkeypatch)
     assert model.load_base(CONFIG).num_parameters() > 0
     model.load_base.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -267,35 +267,3 @@ def test_a_setting_that_matters_later_redoes_only_what_follows(
     done = nutgraf("run", "--run", str(folder.path), "--score.resamples", "500")
     skipped = [line.split()[1] for line in done.stderr.splitlines() if "unchanged, skipped" in line]
     assert skipped == ["prepare", "search", "train", "generate", "score"]
-
-
-def test_stopped_in_its_trainings_it_says_so_and_the_same_command_carries_on(
-    first: tuple[RunFolder, str, str], tmp_path: Path
-) -> None:
-    """SIGTERM to the first process alone: the two that train hear of it and write checkpoints."""
-    folder, run = first[0], RunFolder(tmp_path / "run")
-    shutil.copytree(folder.path, run.path)
-    for name in ("baseline", "best"):
-        (run / "manifests" / f"models.{name}.json").unlink()
-        shutil.rmtree(run.model(name))
-    with subprocess.Popen(
-        [sys.executable, "-m", "nutgraf.cli", "train", "--run", str(run.path)],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
-        assert process.stderr
-        assert any("16 of 48 articles  validation loss" in line for line in process.stderr)
-        process.terminate()
-        said = process.stderr.read()
-    assert process.returncode == 143
-    assert "SIGTERM: stopping after this step" in said
-    assert said.endswith("\nnutgraf: stopped by SIGTERM; the same command carries on from here\n")
-    assert "Traceback" not in said
-    assert ": carries on from checkpoint-" in nutgraf("train", "--run", str(run.path)).stderr
-    for name in ("baseline", "best"):
-        adapter, history = "adapter_model.safetensors", "history.csv"
-        assert (run.model(name) / adapter).read_bytes() == (
-            folder.model(name) / adapter
-        ).read_bytes()
-        one, other = (pd.read_csv(f.model(name) / history) for f in (run, folder))
-        pd.testing.assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
-    assert not list((run / ".making").iterdir())

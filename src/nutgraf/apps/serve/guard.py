@@ -7,6 +7,7 @@ Host header) and requests that a browser sends for another page (refused by thei
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import time
@@ -33,6 +34,7 @@ _POLICY = (
 # Times the limit: so much of a body that is too large is read all the same and thrown away, since a
 # client that is cut off while it sends may never see the answer.
 _THROWN_AWAY = 8
+_MOMENT = 1.0  # seconds, in which the body of a request that is not let in may arrive
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -78,7 +80,11 @@ class Guard:
         self._inside += 1
         try:
             try:
-                self._admit(scope)
+                try:
+                    self._admit(scope)
+                except Refusal:
+                    await _throw_away(receive)
+                    raise
                 await self._app(scope, await self._with_body(scope, receive), sending)
             except Refusal as refusal:
                 await _refuse(sending, refusal)
@@ -160,6 +166,14 @@ def _name(address: str) -> str:
         return urlsplit(address).hostname or ""
     except ValueError:
         return ""
+
+
+async def _throw_away(receive: Receive) -> None:
+    """Read what is sent, for a moment: a client that is cut off may never see the answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_MOMENT):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 async def _refuse(send: Send, refusal: Refusal) -> None:
