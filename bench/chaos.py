@@ -7,7 +7,7 @@ scores byte for byte, tables without their times. Two kills of three are `kill -
 group; the third is SIGTERM or Ctrl-C, after which it has to say in its last line, and by its exit
 status, that it was stopped.
 
-    python bench/chaos.py [--rounds 30] [--seed 1]
+    python bench/chaos.py [--rounds 30] [--seed 1] [--within 1]
 """
 
 from __future__ import annotations
@@ -127,7 +127,11 @@ def undisturbed(folder: Path) -> dict[str, float]:
 
 
 def killed(
-    folder: Path, stages: list[str], lengths: dict[str, float], draw: random.Random
+    folder: Path,
+    stages: list[str],
+    lengths: dict[str, float],
+    within: float,
+    draw: random.Random,
 ) -> Iterator[tuple[str, str, str]]:
     """Kill the study once in each of `stages`, then let it end. Gives signals, stages, and what
     was wrong with its end."""
@@ -140,7 +144,7 @@ def killed(
         )
         study.start()
         if study.wait_for(stage):
-            time.sleep(draw.uniform(0, lengths[stage]))
+            time.sleep(draw.uniform(0, within * lengths[stage]))
         yield how.name, *study.kill(how)
     study.start()
     status = study.finish()
@@ -175,6 +179,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=30, help="kills")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--within", type=float, default=1.0, help="share of a stage's length in which kills come"
+    )
     options = parser.parse_args()
     draw = random.Random(options.seed)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # bit-identical needs the same threads
@@ -186,7 +193,7 @@ def main() -> None:
         while rounds < options.rounds:
             folder = Path(scratch) / f"killed-{studies}"
             stages = list(STAGES[: options.rounds - rounds])
-            for how, stage, wrong in killed(folder, stages, lengths, draw):
+            for how, stage, wrong in killed(folder, stages, lengths, options.within, draw):
                 if stage == ENDED:
                     continue  # no kill
                 rounds += 1

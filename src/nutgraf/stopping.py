@@ -25,7 +25,7 @@ class Stopped(KeyboardInterrupt):
 
 def stopped(by: KeyboardInterrupt) -> Stopped:
     """`by` itself, or what it stands for: Ray raises one of its own in place of ours."""
-    return by if isinstance(by, Stopped) else Stopped(_latest)
+    return by if isinstance(by, Stopped) else Stopped(_latest or signal.SIGINT)
 
 
 def listen(*numbers: int) -> None:
@@ -45,6 +45,8 @@ def listen_again() -> None:
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """`listen` to SIGTERM and Ctrl-C within the block."""
+    global _latest
+    _latest = None
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     listen(*before)
     try:
@@ -78,7 +80,7 @@ def later() -> Iterator[Callable[[], int | None]]:
 _heard: tuple[int, ...] = ()
 _waits = False
 _asked: int | None = None
-_latest = int(signal.SIGINT)
+_latest: int | None = None  # signal that came since `listening`
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
