@@ -106,7 +106,10 @@ def served(model: Path) -> Iterator[tuple[str, int]]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:
-            yield server.stdout.readline().strip(), server.pid
+            address = server.stdout.readline().strip()
+            if not address:  # it has said why
+                sys.exit(1)
+            yield address, server.pid
         finally:
             server.send_signal(signal.SIGINT)
 

@@ -252,6 +252,8 @@ def test_what_is_no_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_hub_out_of_reach_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(Failure, match="someone/nothing could not be taken from the Hub") as told:
+    with pytest.raises(
+        Failure, match="someone/nothing is no folder here, and could not be taken"
+    ) as told:
         recipes.read("someone/nothing")
     assert "\n" not in str(told.value)

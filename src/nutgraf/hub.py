@@ -23,8 +23,9 @@ def download(repository: str, revision: str | None) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise Failure(
-            f"{repository} could not be taken from the Hub ({_reason(error)}): give a folder, or a "
-            "Hub id that this machine reaches or has cached"
+            f"{repository} is no folder here, and could not be taken from the Hub "
+            f"({_reason(error)}): give a folder, or a Hub id that this machine reaches or has "
+            "cached"
         ) from error
 
 
