@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 
 from nutgraf.apps.serve.limits import Limits
@@ -22,6 +23,9 @@ def run(model: str, host: str, port: int, limits: Limits) -> None:
         import uvicorn
     except ModuleNotFoundError as error:
         raise Failure(f"{error.name} is not installed: pip install 'nutgraf[serve]'") from None
+    # Before torch computes: on a CPU it keeps compiled products for shapes seen, up to 1,024 of them
+    # and over a megabyte each, and articles have many lengths (docs/log.md).
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     from nutgraf.apps.serve.api import create_app
     from nutgraf.apps.serve.guard import Guard, is_loopback
     from nutgraf.apps.serve.models import loaded
