@@ -23,8 +23,8 @@ def run(model: str, host: str, port: int, limits: Limits) -> None:
         import uvicorn
     except ModuleNotFoundError as error:
         raise Failure(f"{error.name} is not installed: pip install 'nutgraf[serve]'") from None
-    # Before torch computes: on a CPU it keeps compiled products for shapes seen, up to 1,024 of them
-    # and over a megabyte each, and articles have many lengths (docs/log.md).
+    # Before torch computes: on a CPU it keeps compiled products for up to 1,024 shapes, and
+    # articles have many lengths (docs/log.md).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     from nutgraf.apps.serve.api import create_app
     from nutgraf.apps.serve.guard import Guard, is_loopback
