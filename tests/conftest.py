@@ -76,6 +76,24 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that has all that `summarize` reads before it loads weights."""
+    import json
+
+    from nutgraf.identity import identity
+    from nutgraf.settings import Config
+
+    config = Config()
+    folder = tmp_path_factory.mktemp("final_best_model")
+    recipe = {"base": identity(config.model)} | {
+        name: getattr(config, name).model_dump(mode="json")
+        for name in ("model", "prompt", "generate")
+    }
+    (folder / "nutgraf.json").write_text(json.dumps(recipe))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A final_best_model whose adapter on the pocket model does something, of a made-up study."""

@@ -191,21 +191,6 @@ def test_a_nul_in_a_name_is_told_in_one_line(
     assert "a\\x00" in told(command, *words)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that has all that `summarize` reads before it loads weights."""
-    from nutgraf.identity import identity
-
-    config = Config()
-    folder = tmp_path_factory.mktemp("final_best_model")
-    recipe = {"base": identity(config.model)} | {
-        name: getattr(config, name).model_dump(mode="json")
-        for name in ("model", "prompt", "generate")
-    }
-    (folder / "nutgraf.json").write_text(json.dumps(recipe))
-    return folder
-
-
 BAD_ARTICLES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: None, "is not a file"),
     (Path.mkdir, "holds no file of articles"),

@@ -184,21 +184,6 @@ def test_a_stage_without_what_comes_before_it_says_what_to_run(tmp_path, capsys)
 # summarize.
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that has all that `summarize` reads before it loads weights."""
-    from nutgraf.identity import identity
-
-    config = Config()
-    folder = tmp_path_factory.mktemp("final_best_model")
-    recipe = {"base": identity(config.model)} | {
-        name: getattr(config, name).model_dump(mode="json")
-        for name in ("model", "prompt", "generate")
-    }
-    (folder / "nutgraf.json").write_text(json.dumps(recipe))
-    return folder
-
-
 def test_summarize_takes_no_settings(capsys, tmp_path):
     line = complaint(
         capsys, 2, "summarize", "--model", str(tmp_path), "--generate.num-beams", "2", "a.txt"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from nutgraf import cli
@@ -37,22 +35,6 @@ def fill(disk: Path, room: int) -> None:
         file.write(bytes(shutil.disk_usage(disk).free - room))
 
 
-def searched(folder: RunFolder) -> None:
-    """What a search leaves, so that Ray need not run."""
-    values = {"train.learning_rate": 1e-3, "train.weight_decay": 0.01}
-    trial = {
-        "trial": 1, "status": "completed", "error": "", **values, "examples": 8,
-        "validation_loss": 5.0, "perplexity": 148.0, "rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0,
-        "rougeLsum": 1.0, "seconds": 1.0, "chosen": True,
-    }  # fmt: skip
-    with folder.artefact("search", inputs=["data"]).writing() as out:
-        (out / "search").mkdir()
-        pd.DataFrame([trial]).to_csv(out / "search" / "trials.csv", index=False)
-        history = pd.DataFrame([{"trial": 1, "examples": 8, "validation_loss": 5.0}])
-        history.to_csv(out / "search" / "history.csv", index=False)
-        (out / "search" / "best.yaml").write_text(json.dumps(values))
-
-
 def test_full_in_any_stage(disk: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = RunFolder(disk / "run")
     settings = {
@@ -60,15 +42,14 @@ def test_full_in_any_stage(disk: Path, tiny_base: Path, capsys: pytest.CaptureFi
         "train.max-examples": "16", "train.eval-every": "8", "train.eval-examples": "4",
         "prompt.max-tokens": "400", "prompt.max-article-tokens": "60",
         "generate.max-new-tokens": "48", "generate.batch-size": "8", "search.concurrent": "1",
-        "search.space": "{train.learning_rate: {choices: [0.001]}}",
+        "search.trials": "2", "search.finalists": "1", "search.rouge-examples": "2",
         "lora.r": "4", "model.base": str(tiny_base), "model.device": "cpu", "model.dtype": "fp32",
     }  # fmt: skip
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
     for stage, room in {
-        "prepare": 16, "train": 64, "generate": 16, "score": 16, "compare": 16, "report": 16,
+        "prepare": 16, "search": 200, "train": 64, "generate": 16,
+        "score": 16, "compare": 16, "report": 16,
     }.items():  # fmt: skip
-        if stage == "train":
-            searched(folder)
         folder.path.mkdir(exist_ok=True)
         fill(disk, room * 1024)
         capsys.readouterr()

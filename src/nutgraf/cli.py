@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import NoReturn
 
 from nutgraf import __version__, commands
 from nutgraf.config import fields, load
+from nutgraf.files import is_full
 from nutgraf.problems import Problem, UserError, one_line
 from nutgraf.settings import Config
 from nutgraf.stopping import listening, stopped
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), error.exit_code)
     except OSError as error:
         told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return _complain(f"{told}: free space there; {CARRIES_ON}" if full else told, 1)
+        knob = f": free space there; {CARRIES_ON}" if is_full(error) else ""
+        return _complain(told + knob, 1)
     except KeyboardInterrupt as end:
         stop = stopped(end)
         return _complain(f"{stop}; {CARRIES_ON}", stop.exit_code)

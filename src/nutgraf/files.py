@@ -34,6 +34,11 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or what the user may have of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextlib.contextmanager
 def written_by_others(place: Path) -> Iterator[None]:
     """In the block libraries write to `place`: what they make of a full disk becomes an OSError.

@@ -32,6 +32,7 @@ class Ledger:
         self.trials: dict[int, Trial] = {}
         self.evaluations: dict[int, int] = {}  # of a whole training
         self.errors: dict[int, str] = {}
+        self.full: str | None = None  # where a disk was full, which ends the search
         self.proposals = Proposals(search)
         together = min(search.concurrent, search.trials)
         self.rule = Halving(search.grace_evaluations, search.reduction_factor, together)
@@ -62,6 +63,8 @@ class Ledger:
 
     def next(self) -> Trial | None:
         """The next trial to work on, None if none can be given now. Each is given once."""
+        if self.full:
+            return None
         self.propose()
         verdicts = self.verdicts()
         while self.waiting:
@@ -72,8 +75,9 @@ class Ledger:
 
     @property
     def given(self) -> bool:
-        """Whether `next` has given all trials that had to be worked on."""
-        return not self.waiting and len(self.trials) == self.config.search.trials
+        """Whether `next` has given all trials that had to be worked on, or gives no more."""
+        all_given = not self.waiting and len(self.trials) == self.config.search.trials
+        return all_given or self.full is not None
 
     @property
     def finished(self) -> bool:

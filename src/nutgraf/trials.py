@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nutgraf.files import write_text
 from nutgraf.metrics import perplexity
 from nutgraf.problems import Failure, one_line
 
@@ -39,12 +39,8 @@ class Trial:
 
     def write(self, folder: Path) -> None:
         """Keep in `folder` what has been measured, in one atomic step."""
-        fresh = folder / ".trial.json"
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump({name: getattr(self, name) for name in _KEPT}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(folder / "trial.json")
+        kept = {name: getattr(self, name) for name in _KEPT}
+        write_text(folder / "trial.json", json.dumps(kept))
 
     @classmethod
     def read(cls, folder: Path) -> Trial | None:

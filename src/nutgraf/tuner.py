@@ -5,6 +5,7 @@ Ray decides nothing and remembers nothing: what is proposed, stopped and kept is
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import math
@@ -58,7 +59,7 @@ def search(
     The adapter of a completed trial lies in `out/<number>/adapter`. Where `out` holds what an
     interrupted search with the same arguments left, the search goes on from there. A trial that
     fails is a Trial with its error; raises Failure only if none is completed, or if Ray cannot
-    start.
+    start, and OSError where the disk is full, after which the search can go on.
     """
     training = functools.partial(
         worker.fitting, config=config, train=list(train), validation=list(validation)
@@ -73,6 +74,8 @@ def run(
     ledger = Ledger(config, out, say)
     if not ledger.finished:
         _run_in_ray(ledger, training, config.search, say)
+    if ledger.full:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), ledger.full)
     if not ledger.finished:
         raise Failure("Ray ended before the search: run the same command again, which goes on")
     trials = ledger.table()
@@ -179,6 +182,9 @@ class _Judge(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number = trial.config["number"]
+        self.ledger.full = self.ledger.full or result.get("full")
+        if self.ledger.full:
+            return self.STOP
         if "error" in result:
             self.ledger.fail(number, result["error"])
             return self.STOP

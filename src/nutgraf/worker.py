@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ray import tune
 
 from nutgraf import config as configuration
+from nutgraf.files import is_full
 from nutgraf.problems import Failure, UserError
 from nutgraf.trials import HANG, Trial
 
@@ -82,19 +83,31 @@ def work(given: Mapping[str, Any], out: str, training: Training, minutes: float 
     """Do trial `given["number"]` in its folder of `out`; report to Ray that there is something new.
 
     What goes wrong is reported as an `error` and leaves the process ready for the next trial;
-    the traceback stands in error.txt. Only the death of the process is a failure to Ray.
+    the traceback stands in error.txt. A full disk is no fault of the trial: it is reported as
+    `full`, with the place. Only the death of the process is a failure to Ray.
     """
     folder = Path(out) / str(given["number"])
-    with _alone(folder):
-        trial = Trial.read(folder)
-        assert trial is not None  # the search has written its settings
-        try:
-            with _limited(folder, minutes, trial.seconds):
-                _do(trial, folder, training)
-        except Exception as error:
-            (folder / "error.txt").write_text(traceback.format_exc())
-            kind = "" if isinstance(error, UserError | Failure) else f"{type(error).__name__}: "
-            tune.report({"error": f"{kind}{error}"})
+    try:
+        with _alone(folder):
+            _attempt(folder, training, minutes)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        tune.report({"full": str(error.filename or folder)})
+
+
+def _attempt(folder: Path, training: Training, minutes: float | None) -> None:
+    trial = Trial.read(folder)
+    assert trial is not None  # the search has written its settings
+    try:
+        with _limited(folder, minutes, trial.seconds):
+            _do(trial, folder, training)
+    except Exception as error:
+        if isinstance(error, OSError) and is_full(error):
+            raise
+        (folder / "error.txt").write_text(traceback.format_exc())
+        kind = "" if isinstance(error, UserError | Failure) else f"{type(error).__name__}: "
+        tune.report({"error": f"{kind}{error}"})
 
 
 def _do(trial: Trial, folder: Path, training: Training) -> None:
