@@ -57,6 +57,7 @@ HOME = {
     "ray": {"tuner", "worker"},
     "optuna": {"proposals"},
 }
+PACKAGES = ("pocket", "stages", "apps", "settings")
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
     "card cli footprint plan outcome unusual machine terminal apps.check evidence inputs trackers "
@@ -92,7 +93,9 @@ def test_imports_point_down(path: Path) -> None:
     for module in imported(path):
         if module.startswith("nutgraf."):
             there = module.split(".")[1]
-            if there == "__version__" or (there == here and here in ("pocket", "stages", "apps")):
+            if there == "__version__" or (
+                there == here and here in ("pocket", "stages", "apps", "settings")
+            ):
                 own = here == "apps" and [path.parent.name] == module.split(".")[2:3]
                 sibling = there in ("stages", "apps") and not own
                 assert not sibling, f"{path} imports its sibling {module}"

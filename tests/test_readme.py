@@ -209,7 +209,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Made from `src/nutgraf/settings.py` by `python tests/test_readme.py`. The defaults are",
+        "Made from `src/nutgraf/settings/` by `python tests/test_readme.py`. The defaults are",
         "the pocket study; `configs/` holds others. In YAML a section is a mapping; on the command",
         "line `train.learning_rate` is `--train.learning-rate 1e-3`.",
         "",

@@ -12,7 +12,8 @@ from nutgraf import config, tuner
 from nutgraf.ledger import Ledger
 from nutgraf.problems import Failure
 from nutgraf.proposals import Proposals
-from nutgraf.settings import Choices, Config, Range, SearchConfig
+from nutgraf.section import Choices, Range
+from nutgraf.settings import Config, SearchConfig
 from nutgraf.trials import Trial, choose
 
 

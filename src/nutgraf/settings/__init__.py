@@ -1,0 +1,77 @@
+"""The settings of a study, typed and immutable, a section a class.
+
+The defaults are the pocket study. Every field carries one sentence, with its unit; the command
+line's help and the documents show the same sentences. `config` reads and checks them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator, model_validator
+
+from nutgraf.section import Section
+from nutgraf.settings.articles import DataConfig, PromptConfig
+from nutgraf.settings.cluster import RayConfig
+from nutgraf.settings.evaluation import GenerateConfig, Rival, ScoreConfig
+from nutgraf.settings.search import SearchConfig
+from nutgraf.settings.training import LoraSettings, ModelConfig, TrainConfig
+from nutgraf.systems import TAKEN, origin
+from nutgraf.trackers import TrackingConfig
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "GenerateConfig",
+    "LoraSettings",
+    "ModelConfig",
+    "PromptConfig",
+    "RayConfig",
+    "Rival",
+    "ScoreConfig",
+    "SearchConfig",
+    "TrackingConfig",
+    "TrainConfig",
+]
+
+
+class Config(Section):
+    run: str = Field("runs/pocket", description="The run folder.")
+    storage: str | None = Field(
+        None,
+        description="Where a copy of the run folder is kept, from which any machine carries on: a "
+        "shared folder, or an address that pyarrow or fsspec reaches, like `s3://BUCKET/RUN`.",
+    )
+    data: DataConfig = Field(DataConfig(), description="Articles and their reference summaries.")
+    prompt: PromptConfig = Field(PromptConfig(), description="From an article to a prompt.")
+    model: ModelConfig = Field(ModelConfig(), description="The frozen base.")
+    lora: LoraSettings = Field(LoraSettings(), description="The adapter of the baseline.")
+    train: TrainConfig = Field(TrainConfig(), description="The training of the baseline.")
+    search: SearchConfig = Field(SearchConfig(), description="What may differ in the best model.")
+    generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
+    score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
+    ray: RayConfig = Field(RayConfig(), description="More than one machine.")
+    rivals: dict[str, Rival] = Field(
+        {}, description="Other systems on the test articles, by name: a `model` or a `file` each."
+    )
+
+    @field_validator("rivals")
+    @classmethod
+    def _names(cls, rivals: dict[str, Rival]) -> dict[str, Rival]:
+        for name in rivals:
+            if origin(name) in TAKEN or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name):
+                raise ValueError(
+                    f"{name!r} cannot be a rival's name: take up to 24 of a-z, 0-9, _ and -, but "
+                    f"none of {', '.join(TAKEN)}"
+                )
+        return rivals
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.train.eval_examples > (self.data.validation_examples or self.train.eval_examples):
+            raise ValueError(
+                f"train.eval_examples is {self.train.eval_examples}, data.validation_examples "
+                f"{self.data.validation_examples}: lower the first or raise the second"
+            )
+        return self
