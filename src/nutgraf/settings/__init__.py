@@ -12,7 +12,6 @@ from pydantic import Field, field_validator, model_validator
 
 from nutgraf.section import Section
 from nutgraf.settings.articles import DataConfig, PromptConfig
-from nutgraf.settings.cluster import RayConfig
 from nutgraf.settings.evaluation import GenerateConfig, Rival, ScoreConfig
 from nutgraf.settings.search import SearchConfig
 from nutgraf.settings.training import LoraSettings, ModelConfig, TrainConfig
@@ -26,7 +25,6 @@ __all__ = [
     "LoraSettings",
     "ModelConfig",
     "PromptConfig",
-    "RayConfig",
     "Rival",
     "ScoreConfig",
     "SearchConfig",
@@ -37,11 +35,6 @@ __all__ = [
 
 class Config(Section):
     run: str = Field("runs/pocket", description="The run folder.")
-    storage: str | None = Field(
-        None,
-        description="Where a copy of the run folder is kept, from which any machine carries on: a "
-        "shared folder, or an address that pyarrow or fsspec reaches, like `s3://BUCKET/RUN`.",
-    )
     data: DataConfig = Field(DataConfig(), description="Articles and their reference summaries.")
     prompt: PromptConfig = Field(PromptConfig(), description="From an article to a prompt.")
     model: ModelConfig = Field(ModelConfig(), description="The frozen base.")
@@ -51,7 +44,6 @@ class Config(Section):
     generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
-    ray: RayConfig = Field(RayConfig(), description="More than one machine.")
     rivals: dict[str, Rival] = Field(
         {}, description="Other systems on the test articles, by name: a `model` or a `file` each."
     )
