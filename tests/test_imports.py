@@ -18,9 +18,9 @@ FLOORS = [
     ("study", "commands"),
     ("stages", "apps"),
     ("tuner", "report", "measurement"),
-    ("worker", "ledger"),
+    ("worker", "ledger", "group"),
     ("trainer", "proposals"),
-    ("loop", "summarizer"),
+    ("loop", "summarizer", "writers"),
     ("history", "recipe"),
     ("inference", "trials", "attention", "shape", "identity"),
     tuple(
@@ -29,10 +29,11 @@ FLOORS = [
     ("articles", "card", "differences", "figures", "errors", "plan", "outcome"),
     ("footprint", "reading", "inputs"),
     tuple("budget halving metrics published tables pages snippets pocket facts".split()),
-    ("config", "runfolder", "checkpoints"),
+    ("workplace",),
+    ("config", "runfolder", "checkpoints", "cluster"),
     ("settings",),
     ("trackers",),
-    ("section", "lock", "cores", "claims", "strictyaml", "text"),
+    ("section", "lock", "cores", "claims", "strictyaml", "text", "peers"),
     ("files", "machine", "stopping", "progress", "markup", "systems", "terminal", "hub"),
     ("problems",),
 ]
@@ -54,7 +55,7 @@ HOME = {
     "mlflow": {"trackers"},
     "trackio": {"trackers"},
     "huggingface_hub": {"hub", "machine"},
-    "ray": {"tuner", "worker"},
+    "ray": {"cluster", "tuner", "worker", "group"},
     "optuna": {"proposals"},
 }
 PACKAGES = ("pocket", "stages", "apps", "settings")

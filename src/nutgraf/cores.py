@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -33,6 +33,20 @@ Result = TypeVar("Result")
 _SPAWN = multiprocessing.get_context("spawn")
 _CHUNK = 32
 _LOOK = 0.2  # seconds between two looks at whether to stop
+
+
+class Spread(Protocol):
+    """`spread`, or one that does the same elsewhere."""
+
+    def __call__(
+        self,
+        function: Callable[[Row], Result],
+        rows: Sequence[Row],
+        *,
+        rows_per_process: int,
+        processes: int | None = None,
+        progress: str | None = None,
+    ) -> list[Result]: ...
 
 
 def spread(

@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
-from nutgraf.cores import spread
+from nutgraf.cores import Spread, spread
 from nutgraf.facts import FUNCTION_WORDS, Facts
 from nutgraf.metrics import sentences
 
@@ -183,9 +183,11 @@ def indicators(
     return found
 
 
-def indicators_many(rows: Sequence[Row], progress: str | None = None) -> list[dict[str, float]]:
-    """`indicators` of each row, in order, over all cores as `cores.spread` does it."""
-    return spread(_of_row, rows, rows_per_process=_ROWS_PER_PROCESS, progress=progress)
+def indicators_many(
+    rows: Sequence[Row], progress: str | None = None, over: Spread = spread
+) -> list[dict[str, float]]:
+    """`indicators` of each row, in order, over all cores as `cores.spread`, or over a cluster."""
+    return over(_of_row, rows, rows_per_process=_ROWS_PER_PROCESS, progress=progress)
 
 
 def _of_row(row: Row) -> dict[str, float]:

@@ -16,6 +16,7 @@ from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import GenerateConfig
 
+LOSSES = 16  # rows whose losses are found together
 GUESSES = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
 
 
@@ -83,7 +84,7 @@ def generate_batches(
     whole, since near ties depend on what is decoded together. Decoding is deterministic: greedy,
     or beam search. Raises NoMemory where the device has none for a batch.
     """
-    for batch in _batches([len(ids) for ids in prompts], settings.batch_size, done):
+    for batch in batches([len(ids) for ids in prompts], settings.batch_size, done):
         ids, mask = _left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, device)
         knob = f"lower generate.batch_size (now {settings.batch_size})"
         with device.autocast(), _memory(len(batch), ids.shape[1], knob):
@@ -158,7 +159,11 @@ def _ended(tokens: list[int], eos: int) -> Generated:
 
 
 def summary_losses(
-    model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device, batch_size: int = 16
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    pad: int,
+    device: Device,
+    batch_size: int = LOSSES,
 ) -> list[RowLoss]:
     """Loss of each row's summary, end of sequence included, in the order of the rows."""
     found: dict[int, RowLoss] = {}
@@ -173,7 +178,7 @@ def loss_batches(
     rows: Sequence[Example],
     pad: int,
     device: Device,
-    batch_size: int = 16,
+    batch_size: int = LOSSES,
     done: Container[int] = (),
 ) -> Iterator[dict[int, RowLoss]]:
     """Losses of the rows' summaries, {index of the row: its loss}, batch by batch, but the `done`.
@@ -182,7 +187,7 @@ def loss_batches(
     the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
     Raises NoMemory where the device has none for a batch.
     """
-    for batch in _batches([len(row.input_ids) for row in rows], batch_size, done):
+    for batch in batches([len(row.input_ids) for row in rows], batch_size, done):
         ids, mask = _left_padded([rows[i].input_ids for i in batch], pad, device)
         labels = [[t for t in rows[i].labels if t != -100] for i in batch]
         longest = max(map(len, labels))
@@ -208,8 +213,11 @@ def mean_loss(losses: Sequence[RowLoss]) -> float:
     return sum(row.nll for row in losses) / sum(row.tokens for row in losses)
 
 
-def _batches(lengths: Sequence[int], size: int, done: Container[int]) -> Iterator[list[int]]:
-    """The same batches whatever is done, those left out that are done altogether."""
+def batches(lengths: Sequence[int], size: int, done: Container[int] = ()) -> Iterator[list[int]]:
+    """Indices of rows that are computed together, the longest first.
+
+    They are the same whatever is done; those left out are done altogether.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for start in range(0, len(order), size):
         batch = order[start : start + size]

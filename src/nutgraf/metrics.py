@@ -20,7 +20,7 @@ import numpy as np
 import sentencex
 from nltk.stem.porter import PorterStemmer
 
-from nutgraf.cores import spread
+from nutgraf.cores import Spread, spread
 from nutgraf.problems import Failure, UserError
 
 try:
@@ -133,15 +133,17 @@ def rouge_many(
     summaries: Sequence[str],
     processes: int | None = None,
     progress: str | None = None,
+    over: Spread = spread,
 ) -> list[dict[str, float]]:
     """`rouge` of each pair, in order, over all cores (or `processes`), as `cores.spread` does it.
+    With another `over`, over a cluster.
 
     Raises UserError naming the row of an empty reference, ValueError for unequal lengths.
     """
     if len(references) != len(summaries):
         raise ValueError(f"{len(references)} references, {len(summaries)} summaries")
     pairs = list(zip(range(1, len(references) + 1), references, summaries, strict=True))
-    return spread(
+    return over(
         _score_row,
         pairs,
         rows_per_process=_PAIRS_PER_PROCESS,

@@ -5,44 +5,34 @@ Ray decides nothing and remembers nothing: what is proposed, stopped and kept is
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nutgraf import cluster, worker  # before Ray: its environment
 from nutgraf.budget import at_once
 from nutgraf.ledger import Ledger
-from nutgraf.problems import Failure
+from nutgraf.problems import Failure, UserError
 from nutgraf.prompts import Example
-from nutgraf.settings import Config, SearchConfig
-from nutgraf.stopping import listen_again
+from nutgraf.settings import Config
 from nutgraf.trials import Trial
 
-# Before Ray is imported. Ray takes 127.0.0.1 for the address of its node, and opens no port beyond
-# it, only where it thinks that the machine cannot be part of a cluster.
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ctrl-C is for the search: Ray would end with the trials that it has, as if they were all.
-os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-# What goes wrong in a trial is one line of ours; Ray would put its own on standard output.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray
+# isort: split
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from nutgraf import worker
+# How often the process of a trial may die before the trial counts as failed: here for want of
+# memory, on a cluster with its node, whose trials go on elsewhere.
+FORGIVEN_HERE, FORGIVEN_ON_A_CLUSTER = 1, 8
+
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
@@ -73,7 +63,7 @@ def run(
     """The search with any `training`; `out` is an absolute path."""
     ledger = Ledger(config, out, say)
     if not ledger.finished:
-        _run_in_ray(ledger, training, config.search, say)
+        _run_in_ray(ledger, training, config, say)
     if ledger.full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), ledger.full)
     if not ledger.finished:
@@ -90,15 +80,13 @@ def run(
 
 
 def _run_in_ray(
-    ledger: Ledger, training: worker.Training, search: SearchConfig, say: Callable[[str], None]
+    ledger: Ledger, training: worker.Training, config: Config, say: Callable[[str], None]
 ) -> None:
-    trials = at_once(search)
-    if trials < search.concurrent:
-        say(f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time")
+    search = config.search
+    forgiven = FORGIVEN_ON_A_CLUSTER if config.ray.address else FORGIVEN_HERE
     scratch = ledger.out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    _start_ray(math.ceil(trials * search.cpus_per_trial), search.gpus_per_trial)
-    try:
+    with _ray(config, ledger.out, say) as trials:
         trainable = tune.with_resources(
             tune.with_parameters(
                 worker.work,
@@ -108,45 +96,48 @@ def _run_in_ray(
             ),
             {"cpu": search.cpus_per_trial, "gpu": search.gpus_per_trial},
         )
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                num_samples=search.trials,
-                max_concurrent_trials=trials,
-                reuse_actors=True,  # the next trial finds the frozen base in memory
-                search_alg=_Next(ledger),
-                scheduler=_Judge(ledger),
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(scratch),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),  # see on_trial_error
-            ),
-        ).fit()
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    num_samples=search.trials,
+                    max_concurrent_trials=trials,
+                    reuse_actors=True,  # the next trial finds the frozen base in memory
+                    search_alg=_Next(ledger),
+                    scheduler=_Judge(ledger, forgiven),
+                ),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=str(scratch),
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=forgiven),  # see on_trial_error
+                ),
+            ).fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start_ray(cpus: int, gpus: float) -> None:
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=None if gpus else 0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
-    except Exception as error:  # Ray raises many kinds; each means that there is no search
-        reason = " ".join(str(error).split())[:200]
-        raise Failure(
-            f"Ray could not start ({reason}): free memory and space in /dev/shm and /tmp, "
-            "or stop other Ray processes with `ray stop`"
-        ) from error
-    listen_again()  # else SIGTERM would end it with a trace of Ray's, and leave Ray's processes
+@contextlib.contextmanager
+def _ray(config: Config, out: Path, say: Callable[[str], None]) -> Iterator[int]:
+    """Ray here or the cluster, and how many trials at a time."""
+    search = config.search
+    if config.ray.address is None:
+        trials = at_once(search)
+        if trials < search.concurrent:
+            say(f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time")
+        with cluster.this_machine(math.ceil(trials * search.cpus_per_trial), search.gpus_per_trial):
+            yield trials
+        return
+    with cluster.joined(config.ray, out) as found:
+        room = found.places(search.cpus_per_trial, search.gpus_per_trial)
+        if room == 0:
+            raise UserError(
+                f"no node of the cluster has room for a trial of {search.cpus_per_trial:g} cores "
+                f"and {search.gpus_per_trial:g} GPUs: lower search.cpus_per_trial or "
+                "search.gpus_per_trial, or add a node"
+            )
+        say(f"cluster: room for {room} trials at a time, search.concurrent is {search.concurrent}")
+        yield search.concurrent  # where there is less room they wait, for nodes that join too
 
 
 class _Next(Searcher):
@@ -176,9 +167,9 @@ class _Next(Searcher):
 class _Judge(FIFOScheduler):
     """Tells the ledger what Ray hears of a trial, and Ray which trial the ledger has stopped."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, forgiven: int) -> None:
         super().__init__()
-        self.ledger = ledger
+        self.ledger, self.forgiven = ledger, forgiven
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number = trial.config["number"]
@@ -194,10 +185,11 @@ class _Judge(FIFOScheduler):
         self.ledger.look(trial.config["number"])
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Only the death of its process comes here, of which Ray forgives the first."""
+        """Only the death of its process comes here, of which Ray forgives the first ones."""
         if not trial.should_recover():
+            times = "twice" if self.forgiven == 1 else f"{self.forgiven + 1} times"
             self.ledger.fail(
                 trial.config["number"],
-                "its process was killed twice, most likely for want of memory: lower "
+                f"its process was killed {times}, most likely for want of memory: lower "
                 "search.concurrent, train.micro_batch_size or prompt.max_tokens",
             )

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nutgraf.section import Section
 from nutgraf.settings.articles import DataConfig, PromptConfig
+from nutgraf.settings.cluster import RayConfig
 from nutgraf.settings.evaluation import GenerateConfig, Rival, ScoreConfig
 from nutgraf.settings.search import SearchConfig
 from nutgraf.settings.training import LoraSettings, ModelConfig, TrainConfig
@@ -25,6 +26,7 @@ __all__ = [
     "LoraSettings",
     "ModelConfig",
     "PromptConfig",
+    "RayConfig",
     "Rival",
     "ScoreConfig",
     "SearchConfig",
@@ -44,6 +46,7 @@ class Config(Section):
     generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
+    ray: RayConfig = Field(RayConfig(), description="A cluster, where one machine is not enough.")
     rivals: dict[str, Rival] = Field(
         {}, description="Other systems on the test articles, by name: a `model` or a `file` each."
     )

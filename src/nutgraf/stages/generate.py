@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from nutgraf import articles, extracts, rivals
 from nutgraf.articles import Article
 from nutgraf.files import Journal
 from nutgraf.identity import moving_weights
-from nutgraf.inference import generate_batches, loss_batches
-from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
+from nutgraf.model import choose_device, load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_records
 from nutgraf.settings import Config
 from nutgraf.systems import EXTRACTS, MODELS, TRAINED, names, origin, repeated
+from nutgraf.workplace import workplace
+from nutgraf.writers import Writer, writer
+
+if TYPE_CHECKING:
+    from nutgraf.cluster import Cluster
 
 SETTINGS = {"prompt", "model", "generate"}
 
@@ -45,17 +47,21 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     Models also leave the loss of the reference there: `reference_nll` (nats, summed over the
     summary's tokens) and `reference_tokens`.
     """
-    anything = False
+    missing = {}
     for system, made in zip(_systems(config), artefacts(config, folder), strict=True):
         if made.is_current and not force:
             say(f"{system}: done before")
-            continue
-        test = articles.read(folder.data("test"))
-        with made.writing(resume=True) as scratch:
-            rows = _summaries(system, config, folder, test, scratch)
-            write_records(scratch / "summaries" / f"{system}.jsonl", rows)
-        anything = True
-    return anything
+        else:
+            missing[system] = made
+    if not missing:
+        return False
+    test = articles.read(folder.data("test"))
+    with workplace(config, folder.path) as cluster:
+        for system, made in missing.items():
+            with made.writing(resume=True) as scratch:
+                rows = _summaries(system, config, folder, test, scratch, cluster)
+                write_records(scratch / "summaries" / f"{system}.jsonl", rows)
+    return True
 
 
 def _systems(config: Config) -> tuple[str, ...]:
@@ -77,10 +83,17 @@ def _settings(system: str, config: Config) -> dict[str, Any]:
 
 
 def _summaries(
-    system: str, config: Config, folder: RunFolder, test: list[Article], scratch: Path
+    system: str,
+    config: Config,
+    folder: RunFolder,
+    test: list[Article],
+    scratch: Path,
+    cluster: Cluster | None,
 ) -> list[dict[str, Any]]:
     if origin(system) in MODELS:
-        return _by_model(system, config, folder, test, scratch)
+        adapter = None if system == "zero_shot" else folder.model(system)
+        with writer(config, adapter, cluster) as model:
+            return _by_model(system, config, test, scratch, model)
     if system in EXTRACTS:
         return _by_extract(system, test)
     rival = config.rivals[system]
@@ -109,22 +122,19 @@ def _by_extract(system: str, test: list[Article]) -> list[dict[str, Any]]:
 
 
 def _by_model(
-    system: str, config: Config, folder: RunFolder, test: list[Article], scratch: Path
+    system: str, config: Config, test: list[Article], scratch: Path, model: Writer
 ) -> list[dict[str, Any]]:
-    tokenizer, device = load_tokenizer(config.model), choose_device(config.model)
-    renderer = Renderer(tokenizer, config.prompt)
+    renderer = Renderer(load_tokenizer(config.model), config.prompt)
     prompts = [renderer.prompt(a.article) for a in test]
     ids = [prompt.ids for prompt in prompts]
     rows = [renderer.example(a.article, a.highlights) for a in test]
-    with _model(system, config, folder) as model:
-        found = _collected(
-            scratch / "summaries.part", system, len(test),
-            lambda done: generate_batches(model, tokenizer, ids, config.generate, device, done),
-        )  # fmt: skip
-        losses = _collected(
-            scratch / "losses.part", f"{system}, loss of the references", len(test),
-            lambda done: loss_batches(model, rows, tokenizer.pad_token_id, device, done=done),
-        )  # fmt: skip
+    found = _collected(
+        scratch / "summaries.part", system, len(test), lambda done: model.summaries(ids, done)
+    )
+    losses = _collected(
+        scratch / "losses.part", f"{system}, loss of the references", len(test),
+        lambda done: model.losses(rows, done),
+    )  # fmt: skip
     return [
         {
             "id": article.id,
@@ -160,13 +170,3 @@ def _collected(
             rows |= made
             bar.update(len(rows) - bar.n)
     return rows
-
-
-@contextlib.contextmanager
-def _model(system: str, config: Config, folder: RunFolder) -> Iterator[PreTrainedModel]:
-    base = load_base(config.model)
-    if system == "zero_shot":
-        yield base
-    else:
-        with with_adapter(base, folder.model(system)) as model:
-            yield model

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from nutgraf import articles, errors, metrics
+from nutgraf.cores import spread
 from nutgraf.runfolder import Artefact, RunFolder, read_records, write_records
 from nutgraf.settings import Config
 from nutgraf.systems import names, repeated
+from nutgraf.workplace import workplace
 
 
 def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
@@ -22,32 +24,39 @@ def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make scores/<system>.jsonl for every system."""
-    anything = False
-    for system, made in zip(_systems(config), artefacts(config, folder), strict=True):
-        if made.is_current and not force:
-            continue
-        test = articles.read(folder.data("test"))
-        summaries = read_records(folder.summaries(system))
-        with made.writing() as scratch:
-            rouge = metrics.rouge_many(
-                [a.highlights for a in test],
-                [s["text"] for s in summaries],
-                progress=f"{system}, ROUGE",
-            )
-            indicators = errors.indicators_many(
-                [
-                    (a.article, a.highlights, s["text"], s["finish_reason"])
-                    for a, s in zip(test, summaries, strict=True)
-                ],
-                progress=f"{system}, indicators",
-            )
-            rows = [
-                {"id": a.id, **scores, **found}
-                for a, scores, found in zip(test, rouge, indicators, strict=True)
-            ]
-            write_records(scratch / "scores" / f"{system}.jsonl", rows)
-        anything = True
-    return anything
+    missing = {
+        system: made
+        for system, made in zip(_systems(config), artefacts(config, folder), strict=True)
+        if force or not made.is_current
+    }
+    if not missing:
+        return False
+    test = articles.read(folder.data("test"))
+    with workplace(config, folder.path) as cluster:
+        over = cluster.spread if cluster else spread
+        for system, made in missing.items():
+            summaries = read_records(folder.summaries(system))
+            with made.writing() as scratch:
+                rouge = metrics.rouge_many(
+                    [a.highlights for a in test],
+                    [s["text"] for s in summaries],
+                    progress=f"{system}, ROUGE",
+                    over=over,
+                )
+                indicators = errors.indicators_many(
+                    [
+                        (a.article, a.highlights, s["text"], s["finish_reason"])
+                        for a, s in zip(test, summaries, strict=True)
+                    ],
+                    progress=f"{system}, indicators",
+                    over=over,
+                )
+                rows = [
+                    {"id": a.id, **scores, **found}
+                    for a, scores, found in zip(test, rouge, indicators, strict=True)
+                ]
+                write_records(scratch / "scores" / f"{system}.jsonl", rows)
+    return True
 
 
 def _systems(config: Config) -> tuple[str, ...]:

@@ -10,14 +10,15 @@ import yaml
 from nutgraf import articles, measurement, metrics, tuner
 from nutgraf.config import replace
 from nutgraf.identity import moving_weights
-from nutgraf.inference import generate
-from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
+from nutgraf.model import load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trackers import following, named
 from nutgraf.trials import by_loss, choose
+from nutgraf.workplace import workplace
+from nutgraf.writers import writer
 
 SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
 
@@ -54,7 +55,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         splits = read_json(folder / "data" / "card.json")["splits"]
         numbers = {split: counts["sampled"] for split, counts in splits.items()}
         prompts = [renderer.prompt(a.article).ids for a in held_out]
-        if not (out / "plan.json").exists():
+        # What this machine would take says nothing of a cluster.
+        if config.ray.address is None and not (out / "plan.json").exists():
             planned = measurement.forecast(study, train, prompts, numbers)
             write_json(out / "plan.json", planned.record(time.time()))
             say(str(planned))
@@ -67,12 +69,14 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 
         sample = held_out[: config.search.rouge_examples]
         prompts = prompts[: len(sample)]
-        base, device = load_base(config.model), choose_device(config.model)
         for trial in by_loss(trials)[: config.search.finalists]:
             home = out / "trials" / str(trial.number)
             if not (home / "rouge.json").exists():
-                with with_adapter(base, home / "adapter") as model:
-                    found = dict(generate(model, tokenizer, prompts, config.generate, device))
+                with (
+                    workplace(config, folder.path) as cluster,
+                    writer(config, home / "adapter", cluster) as model,
+                ):
+                    found = {i: s for batch in model.summaries(prompts) for i, s in batch.items()}
                 scores = metrics.rouge_many(
                     [a.highlights for a in sample],
                     [renderer.text(found[i].ids) for i in range(len(sample))],

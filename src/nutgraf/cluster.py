@@ -1,0 +1,231 @@
+"""Ray: on this machine for a search, or a cluster that does the pieces of a study's work.
+
+Pieces are Ray tasks, not actors: those of a node that dies are done again elsewhere, by whichever
+process is free, while an actor that is started anew would wait for a place that others hold. Ray
+keeps the processes of tasks for the next ones, so that what they have loaded is loaded once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from nutgraf.machine import versions
+from nutgraf.problems import Failure, UserError, one_line
+from nutgraf.settings import RayConfig
+from nutgraf.stopping import listen_again
+
+# Before Ray is imported. Ray takes 127.0.0.1 for the address of a node it starts here, and opens no
+# port beyond it, only where it thinks that the machine cannot be part of a cluster.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ctrl-C is for the search: Ray would end with the trials that it has, as if they were all.
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+# What goes wrong in a trial is one line of ours; Ray would put its own on standard output.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+_RETRIES = 8  # of a piece of work whose process or node died
+_CHUNK = 32  # rows of one task, where rows are short work
+_SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+# What has to be the same on every node for the same results.
+_ALIKE = ("nutgraf", "python", "torch", "transformers", "peft")
+
+
+@contextlib.contextmanager
+def this_machine(cpus: int, gpus: float) -> Iterator[None]:
+    """Ray on this machine alone, on the loopback address. Raises Failure where it cannot start."""
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=None if gpus else 0,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **_SILENT,
+        )
+    except Exception as error:  # Ray raises many kinds; each means that there is no search
+        raise Failure(
+            f"Ray could not start ({one_line(str(error), 200)}): free memory and space in /dev/shm "
+            "and /tmp, or stop other Ray processes with `ray stop`"
+        ) from error
+    with _connected():
+        yield
+
+
+@contextlib.contextmanager
+def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
+    """The cluster at `settings.address`, each of whose nodes has nutgraf and sees `folder`.
+
+    Raises UserError where there is none, and for a node that lacks one of both.
+    """
+    try:
+        ray.init(address=settings.address, **_SILENT)
+    except Exception as error:  # as above
+        raise UserError(
+            f"no Ray cluster at ray.address {settings.address!r} ({one_line(str(error), 200)}): "
+            "start one with `ray start --head`, or correct the address"
+        ) from error
+    with _connected():
+        cluster = Cluster(settings)
+        cluster.check(folder)
+        yield cluster
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    listen_again()  # else SIGTERM would end it with a trace of Ray's, and leave Ray's processes
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Cluster:
+    """What stages ask of the cluster that this process has joined."""
+
+    def __init__(self, settings: RayConfig) -> None:
+        self.settings = settings
+
+    def places(self, cpus: float, gpus: float) -> int:
+        """How many processes with so many cores and GPUs the nodes have room for, none running."""
+        wanted = {name: n for name, n in (("CPU", cpus), ("GPU", gpus)) if n}
+        return sum(
+            min(math.floor(node["Resources"].get(name, 0) / n) for name, n in wanted.items())
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+
+    def check(self, folder: Path) -> None:
+        """Raise UserError for a node with other versions or without the run folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        here = {name: versions().get(name) for name in _ALIKE}
+        mark = folder / f".seen-by-{socket.gethostname()}-{os.getpid()}"
+        mark.touch()
+        look = ray.remote(num_cpus=0, max_retries=_RETRIES)(_look)
+        try:
+            asked = {
+                node["NodeManagerAddress"]: look.options(
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+                ).remote(str(mark))
+                for node in ray.nodes()
+                if node["Alive"]
+            }
+            for name, found in asked.items():
+                there, seen = _of_task(found)
+                _same(name, here, there)
+                if not seen:
+                    raise UserError(
+                        f"node {name} of the cluster does not see {folder}: put the run folder on "
+                        "a file system that every node mounts at the same path"
+                    )
+        finally:
+            mark.unlink()
+
+    def pieces(
+        self,
+        function: Callable[[Row, Any], Result],
+        rows: Sequence[Row],
+        shared: Any = None,
+        gpus: float = 0.0,
+    ) -> Iterator[tuple[int, Result]]:
+        """`function(row, shared)` of each row, anywhere in the cluster: (its index, what it gave).
+
+        They come as they are done. A piece whose node or process dies is done again. What
+        `function` raises is raised here, and Failure for a piece that dies again and again.
+        """
+        cpus = self.settings.cpus_per_worker
+        if not self.places(cpus, gpus):
+            raise UserError(
+                f"no node of the cluster has {cpus:g} cores and {gpus:g} GPUs: lower "
+                "ray.cpus_per_worker or ray.gpus_per_worker, or add a node"
+            )
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(function)
+        given = ray.put(shared)
+        waiting = iter(enumerate(rows))
+        running: dict[Any, int] = {}
+        while True:
+            # More than there is room for, so that a process that is done finds the next piece.
+            most = self.settings.workers or 2 * max(1, self.places(cpus, gpus))
+            while len(running) < most and (following := next(waiting, None)) is not None:
+                index, row = following
+                running[task.remote(row, given)] = index
+            if not running:
+                return
+            done, _ = ray.wait(list(running))
+            for reference in done:
+                yield running.pop(reference), _of_task(reference)
+
+    def spread(
+        self,
+        function: Callable[[Row], Result],
+        rows: Sequence[Row],
+        *,
+        rows_per_process: int,
+        processes: int | None = None,
+        progress: str | None = None,
+    ) -> list[Result]:
+        """`function` of each row, in order, as `cores.spread`, but anywhere in the cluster."""
+        places = processes or self.settings.workers or self.places(self.settings.cpus_per_worker, 0)
+        size = min(_CHUNK, max(1, math.ceil(len(rows) / max(1, places))))
+        chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+        found: list[list[Result]] = [[] for _ in chunks]
+        with tqdm(total=len(rows), desc=progress, disable=progress is None) as bar:
+            for index, results in self.pieces(functools.partial(_each, function), chunks):
+                found[index] = results
+                bar.update(len(results))
+        return [result for results in found for result in results]
+
+
+def _each(function: Callable[[Any], Any], rows: Sequence[Any], shared: None) -> list[Any]:
+    return [function(row) for row in rows]
+
+
+def _look(mark: str) -> tuple[dict[str, str], bool]:
+    """What a node has: versions, and whether it sees a file of the machine that asks."""
+    return versions(), Path(mark).exists()
+
+
+def _same(node: str, here: dict[str, Any], there: dict[str, str]) -> None:
+    for name, version in here.items():
+        if there.get(name) != version:
+            raise UserError(
+                f"node {node} of the cluster has {name} {there.get(name)}, this machine {version}: "
+                "install the same requirements.txt on both"
+            )
+
+
+def _of_task(reference: Any) -> Any:
+    """What a task gave; what it raised as it raised it, without Ray's account of it."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            raise error.cause from None
+        raise
+    except RayError as error:
+        raise Failure(
+            f"a piece of work died {_RETRIES + 1} times on the cluster "
+            f"({one_line(str(error), 150)}): give it more memory, or lower generate.batch_size; "
+            "the same command carries on"
+        ) from None
