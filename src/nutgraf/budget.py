@@ -54,6 +54,16 @@ def training_order(lengths: Sequence[int], batch: int, steps: int, seed: int) ->
     ]
 
 
+def share(settings: TrainConfig, processes: int) -> tuple[int, int]:
+    """Micro-batch size and number of micro-batches of one of `processes` in an optimizer step.
+
+    Where the step's rows cannot be shared out evenly, there is room for a few more than there are.
+    """
+    rows = math.ceil(effective_batch(settings) / processes)
+    accumulated = math.ceil(rows / settings.micro_batch_size)
+    return math.ceil(rows / accumulated), accumulated
+
+
 def at_once(search: SearchConfig) -> int:
     """Trainings at a time on this machine: as many as asked for, if there are cores for them."""
     return min(search.concurrent, max(1, int((os.cpu_count() or 1) / search.cpus_per_trial)))

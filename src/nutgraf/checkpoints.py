@@ -14,6 +14,7 @@ from typing import Any
 
 from nutgraf import claims
 from nutgraf.files import files_in, move, sha256, sync_all, write_text
+from nutgraf.peers import Peers
 from nutgraf.progress import say
 
 MANIFEST = "manifest.json"
@@ -37,6 +38,15 @@ class Checkpoints:
     def open(self) -> None:
         """Make the folder, or find it as a stopped run left it."""
         claims.take(self.folder, self.claim, self.title)
+
+    def share(self, peers: Peers) -> None:
+        """Give the checkpoints of the first process to the others, which begin with none."""
+        files = [path for path in files_in(self.folder) if self.half_written not in path.parents]
+        known = {str(p.relative_to(self.folder)): p.read_bytes() for p in files}
+        for name, contents in peers.first(known).items():
+            if not peers.is_first:
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).write_bytes(contents)
 
     @property
     def notes(self) -> dict[str, Any]:

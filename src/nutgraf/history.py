@@ -40,7 +40,8 @@ class HistoryRow:
 class Fit:
     """What a training leaves beside the adapter in the model: its best evaluation and its costs.
 
-    `micro_batch_size` and `gradient_accumulation_steps` are those that the memory allowed.
+    `micro_batch_size` and `gradient_accumulation_steps` are those that the memory allowed, of each
+    of the `processes` that shared the work in the end.
     """
 
     best: Evaluation
@@ -51,6 +52,7 @@ class Fit:
     peak_memory_bytes: int
     micro_batch_size: int
     gradient_accumulation_steps: int
+    processes: int = 1
 
     def record(self, settings: TrainConfig) -> dict[str, Any]:
         """The contents of train.json, without the adapter's settings."""
@@ -58,6 +60,7 @@ class Fit:
             "learning_rate": settings.learning_rate,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "micro_batch_size": self.micro_batch_size,
+            "processes": self.processes,
             "weight_decay": settings.weight_decay,
             "seed": settings.seed,
             "examples": self.examples,

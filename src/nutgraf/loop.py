@@ -27,12 +27,19 @@ from trl import SFTConfig, SFTTrainer
 
 from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
-from nutgraf.budget import effective_batch, evaluation_steps, steps_of, training_order
+from nutgraf.budget import (
+    effective_batch,
+    evaluation_steps,
+    share,
+    steps_of,
+    training_order,
+)
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, History
-from nutgraf.inference import mean_loss, summary_losses
+from nutgraf.inference import LOSSES, RowLoss, batches, loss_batches, mean_loss
 from nutgraf.model import Device
+from nutgraf.peers import ALONE, Peers
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
 from nutgraf.stopping import Stopped
@@ -80,20 +87,32 @@ class Loop(SFTTrainer):
         settings: TrainConfig,
         device: Device,
         kept: Checkpoints,
+        peers: Peers = ALONE,
     ) -> None:
         batch, steps = effective_batch(settings), steps_of(settings)
         order = training_order([len(row.input_ids) for row in train], batch, steps, settings.seed)
+        micro, accumulated = share(settings, peers.size)
+        # Micro-batches go round the processes; rows that fill up the last ones count nothing.
+        empty = micro * accumulated * peers.size - batch
+        filled = {"input_ids": [tokenizer.pad_token_id] * 2, "labels": [-100] * 2}
         super().__init__(
             model=model,
             processing_class=tokenizer,
             train_dataset=as_dataset(
-                [{"input_ids": train[i].input_ids, "labels": train[i].labels} for i in order]
+                [
+                    row
+                    for start in range(0, len(order), batch)
+                    for row in (
+                        *(_row(train[i]) for i in order[start : start + batch]),
+                        *[filled] * empty,
+                    )
+                ]
             ),
             args=SFTConfig(
                 output_dir=str(kept.half_written),
                 max_steps=steps,
-                per_device_train_batch_size=settings.micro_batch_size,
-                gradient_accumulation_steps=settings.gradient_accumulation_steps,
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=accumulated,
                 learning_rate=settings.learning_rate,
                 weight_decay=settings.weight_decay,
                 warmup_steps=settings.warmup_steps,
@@ -109,6 +128,7 @@ class Loop(SFTTrainer):
                 bf16=device.dtype == torch.bfloat16,
                 fp16=device.dtype == torch.float16,
                 use_cpu=device.name == "cpu",
+                ddp_find_unused_parameters=False,
                 seed=settings.seed,
                 max_length=None,
                 dataset_kwargs={"skip_prepare_dataset": True},
@@ -123,6 +143,7 @@ class Loop(SFTTrainer):
             if weight.requires_grad:
                 weight.data = weight.data.float()
         self.settings, self.device, self.kept = settings, device, kept
+        self.peers, self.micro = peers, micro
         self.validation, self.pad = validation, tokenizer.pad_token_id
         self.longest = max(len(row.input_ids) for row in train)
         self.history = History(batch)
@@ -153,8 +174,7 @@ class Loop(SFTTrainer):
             unit=" articles",
             disable=progress is None,
         )
-        micro = self.settings.micro_batch_size
-        with bar, training_attention(self.model, self.device, micro, self.longest):
+        with bar, training_attention(self.model, self.device, self.micro, self.longest):
             self.add_callback(_Watch(self, tell, on_step, asked, bar))
             self.train(resume_from_checkpoint=str(newest) if newest else None)
         self._note_memory()
@@ -171,7 +191,8 @@ class Loop(SFTTrainer):
         padding is on the right, where causal attention never looks, so that no mask slows it down.
         """
         labels = inputs["labels"]
-        summaries = labels.shape[1] - int((labels != -100).int().argmax(1).min())
+        in_summary = (labels[:, 1:] != -100).any(0).int()
+        summaries = len(in_summary) - int(in_summary.argmax())
         logits = model(
             input_ids=inputs["input_ids"],
             logits_to_keep=summaries + 1,  # the token before a summary foretells its first one
@@ -182,12 +203,12 @@ class Loop(SFTTrainer):
         nll = functional.cross_entropy(logits[told].float(), targets[told], reduction="sum")
         loss = nll / kwargs["num_items_in_batch"]
         self.step_losses.append(loss.detach())
-        return loss
+        return loss * self.peers.size  # the gradient is the mean over the processes
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Exact over tokens, whatever the batches; the adapter is kept where it is the best."""
         self.model.eval()
-        rows = summary_losses(self.model, self.validation, self.pad, self.device)
+        rows = self._validation_losses()
         self.model.train()
         loss = mean_loss(rows)
         self.history.evaluation(self.state.global_step, loss, rows)
@@ -199,6 +220,16 @@ class Loop(SFTTrainer):
         )
         return metrics
 
+    def _validation_losses(self) -> list[RowLoss]:
+        """Of the same batches whatever the number of processes, which take turns with them."""
+        turns = enumerate(batches([len(row.input_ids) for row in self.validation], LOSSES))
+        others = {i for n, rows in turns if n % self.peers.size != self.peers.rank for i in rows}
+        found: dict[int, RowLoss] = {}
+        for batch in loss_batches(self.model, self.validation, self.pad, self.device, done=others):
+            found |= batch
+        every = {i: row for rows in self.peers.all(found) for i, row in rows.items()}
+        return [every[i] for i in range(len(self.validation))]
+
     def _save_checkpoint(self, *args: Any) -> None:
         """transformers' checkpoint and what is ours, under a temporary name until it is whole."""
         step = self.state.global_step
@@ -206,16 +237,23 @@ class Loop(SFTTrainer):
         self._note_memory()
         with written_by_others(self.kept.folder):
             super()._save_checkpoint(*args)
+            if not self.peers.is_first:
+                return
             save_file(self.best, folder / BEST)
             (folder / HISTORY).write_text(json.dumps(self.history.state()), encoding="utf-8")
         self.kept.keep(step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter alone: a checkpoint needs no tokenizer, and no pickle of the arguments."""
-        self.model.save_pretrained(str(output_dir), safe_serialization=True)
+        if self.peers.is_first:
+            self.model.save_pretrained(str(output_dir), safe_serialization=True)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints need no model card; the final model gets one with its scores."""
+
+
+def _row(example: Example) -> dict[str, list[int]]:
+    return {"input_ids": example.input_ids, "labels": example.labels}
 
 
 class _Watch(TrainerCallback):
@@ -239,11 +277,22 @@ class _Watch(TrainerCallback):
     ) -> None:
         self.bar.update(state.global_step * self.history.batch)  # done before a stop
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Among several processes dropout depends on seed, step and process alone.
+
+        A checkpoint has no other generator's state than the first one's.
+        """
+        peers = self.loop.peers
+        if peers.size > 1:
+            torch.manual_seed(hash((args.seed, state.global_step, peers.rank)))
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """A loss that is not a number is seen before it gets into the weights."""
-        loss = torch.stack(self.loop.step_losses).sum().item()
+        loss = sum(self.loop.peers.all(torch.stack(self.loop.step_losses).sum().item()))
         self.loop.step_losses.clear()
         self.history.step(state.global_step + 1, loss, kwargs["optimizer"].param_groups[0]["lr"])
 

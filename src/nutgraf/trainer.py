@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
 from nutgraf.loop import Loop, adapter_weights, put_adapter_weights
 from nutgraf.model import Device
+from nutgraf.peers import ALONE, Peers
 from nutgraf.problems import Failure
 from nutgraf.progress import say
 from nutgraf.prompts import Example
@@ -36,6 +38,8 @@ def fit(
     on_eval: Callable[[Evaluation], None] | None = None,
     on_step: Callable[[], None] = lambda: None,
     progress: str | None = None,
+    peers: Peers = ALONE,
+    most: int | None = None,
 ) -> Fit:
     """Train the adapter of `model` and save the one with the lowest validation loss to `out`.
 
@@ -46,8 +50,14 @@ def fit(
     does a signal, with a last checkpoint (`stopping`). `progress` is the title of a progress bar,
     none without.
 
+    Several processes share the work of each step, where `peers` are not alone: each calls this with
+    the same, but for `out`, of which only that of the first is of use. Results are those of one
+    process, up to rounding, and dropout differs with their number.
+
     Where the device has no memory for it, the micro-batch is halved and the accumulation doubled.
-    Raises Failure where that is of no more help, and where the loss stops being a number.
+    Raises Failure where that is of no more help, and where the loss stops being a number. Among
+    several processes torch.OutOfMemoryError is raised, which ends them all: `most` is then the
+    micro-batch that their next attempt begins with.
     """
     if not train or not validation:
         raise Failure(
@@ -61,26 +71,32 @@ def fit(
 
     def trained(with_micro_batches: TrainConfig) -> Loop:
         put_adapter_weights(model, start)
-        loop = Loop(model, tokenizer, train, rows, with_micro_batches, device, kept)
+        loop = Loop(model, tokenizer, train, rows, with_micro_batches, device, kept, peers)
         loop.run(tell, on_step, asked, progress)
         return loop
 
-    done = kept.finished()
-    if done:
+    done = peers.first(kept.finished())
+    if done and peers.is_first:
         cast(Any, model).load_adapter(str(out), "default", is_trainable=True)
-    else:
+    elif not done:
         kept.open()
+        kept.share(peers)
         with stopping.later() as asked:
-            loop = _as_memory_allows(trained, settings, kept, max(map(_length, train)))
+            if peers.size > 1:
+                loop = trained(_with_micro_batches(settings, most or settings.micro_batch_size))
+            else:
+                loop = _as_memory_allows(trained, settings, kept, max(map(_length, train)))
             put_adapter_weights(model, loop.best)
-            with written_by_others(out.parent):
-                model.save_pretrained(str(out), safe_serialization=True)
-            (out / "README.md").unlink()  # peft's empty card; the final model gets a filled one
             done = {
-                "micro_batch_size": loop.settings.micro_batch_size,
+                "processes": peers.size,
+                "micro_batch_size": loop.micro,
                 "history": loop.history.state(),
             }
-            kept.finish(done)
+            if peers.is_first:
+                with written_by_others(out.parent):
+                    model.save_pretrained(str(out), safe_serialization=True)
+                (out / "README.md").unlink()  # peft's empty card; the final model gets a filled one
+                kept.finish(done)
     history = History(effective_batch(settings))
     history.restore(done["history"])
     tell(history.evaluations)
@@ -92,7 +108,10 @@ def fit(
         seconds=history.seconds,
         peak_memory_bytes=history.peak_memory_bytes,
         micro_batch_size=done["micro_batch_size"],
-        gradient_accumulation_steps=history.batch // done["micro_batch_size"],
+        gradient_accumulation_steps=math.ceil(
+            history.batch / (done["micro_batch_size"] * done["processes"])
+        ),
+        processes=done["processes"],
     )
 
 
@@ -103,9 +122,8 @@ def _as_memory_allows(
     batch = effective_batch(settings)
     micro = kept.notes.get("micro_batch_size", settings.micro_batch_size)
     while True:
-        accumulated = {"micro_batch_size": micro, "gradient_accumulation_steps": batch // micro}
         try:
-            return trained(settings.model_copy(update=accumulated))
+            return trained(_with_micro_batches(settings, micro))
         except torch.OutOfMemoryError as error:
             reason = " ".join(str(error).split())[:120]
         if micro == 1:
@@ -114,7 +132,7 @@ def _as_memory_allows(
                 f"({reason}): lower prompt.max_tokens, or set train.activation_checkpointing to "
                 "true or model.quantization to nf4"
             )
-        full, micro = micro, max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
+        full, micro = micro, smaller(batch, micro)
         kept.note(micro_batch_size=micro)
         say(
             f"{kept.title}: no memory on the device for {full} articles at a time: goes on with "
@@ -122,6 +140,18 @@ def _as_memory_allows(
         )
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def smaller(batch: int, micro: int) -> int:
+    """The next smaller micro-batch, at most half as large, that an effective batch is made of."""
+    return max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
+
+
+def _with_micro_batches(settings: TrainConfig, micro: int) -> TrainConfig:
+    accumulated = effective_batch(settings) // micro
+    return settings.model_copy(
+        update={"micro_batch_size": micro, "gradient_accumulation_steps": accumulated}
+    )
 
 
 def _each_once(

@@ -1,0 +1,47 @@
+"""The processes of one training: which of them this is, and what they tell each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from torch import distributed
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Process `rank` of `size`; every one of them has to call the same in the same order."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def all(self, value: Value) -> list[Value]:
+        """The value of each process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def first(self, value: Value) -> Value:
+        """The value of the first process."""
+        if self.size == 1:
+            return value
+        values = [value if self.is_first else None]
+        distributed.broadcast_object_list(values, src=0)
+        return cast(Value, values[0])
+
+
+ALONE = Peers()
+
+
+def peers() -> Peers:
+    """Those of the process group that this process is in."""
+    return Peers(distributed.get_rank(), distributed.get_world_size())
