@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -12,15 +14,17 @@ from nutgraf import articles
 from nutgraf.budget import at_once, effective_batch, steps_of
 from nutgraf.config import replace
 from nutgraf.cores import side_by_side
+from nutgraf.history import Fit
 from nutgraf.identity import identity, moving_weights
-from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
 from nutgraf.progress import say
-from nutgraf.prompts import Renderer
+from nutgraf.prompts import Example, Renderer
 from nutgraf.runfolder import Artefact, RunFolder, write_json
 from nutgraf.settings import Config
 from nutgraf.systems import repeated
 from nutgraf.trackers import following, named
 from nutgraf.trainer import Evaluation, fit
+from nutgraf.workplace import workplace
 
 SETTINGS = {"prompt", "model", "lora", "train"}
 
@@ -55,13 +59,20 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             say(f"{training.name}: done before")
         else:
             missing.append(training)
-    together = at_once(config.search)
+    together = _together(config)
     if together > 1:
         side_by_side(_train, missing, processes=together)
     else:
         for training in missing:
             _train(training)
     return bool(missing)
+
+
+def _together(config: Config) -> int:
+    """Trainings at a time; on a cluster as many as asked for, if one is the work of one process."""
+    if config.ray.address is None:
+        return at_once(config.search)
+    return config.search.concurrent if config.ray.train_workers == 1 else 1
 
 
 def _trainings(config: Config, folder: RunFolder) -> list[_Training]:
@@ -72,7 +83,7 @@ def _trainings(config: Config, folder: RunFolder) -> list[_Training]:
     first = {name: (name, config.train.seed) for name in models}
     # Decided by the configuration, not by what is left to do: sums over several threads differ in
     # their last bits from sums over one.
-    threads = max(1, int(config.search.cpus_per_trial)) if at_once(config.search) > 1 else None
+    threads = max(1, int(config.search.cpus_per_trial)) if _together(config) > 1 else None
     found = []
     for name, (model, seed) in {**first, **repeated(config.train.seeds)}.items():
         settings, inputs = models[model]
@@ -105,28 +116,21 @@ def _train(training: _Training) -> None:
 
     with training.made.writing(resume=True) as scratch:
         out = scratch / "models" / name
-        tokenizer = load_tokenizer(config.model)
-        renderer = Renderer(tokenizer, config.prompt)
+        renderer = Renderer(load_tokenizer(config.model), config.prompt)
         train, validation = (
             [renderer.example(a.article, a.highlights) for a in articles.read(folder.data(split))]
             for split in ("train", "validation")
         )
-        device, base = choose_device(config.model), load_base(config.model)
         with (
-            fresh_adapter(base, config.lora, config.train.seed) as model,
             following(config.tracking.to, folder.path, name, _told(config)) as curves,
+            workplace(config, folder.path) as cluster,
         ):
-            done = fit(
-                model,
-                tokenizer,
-                train,
-                validation,
-                config.train,
-                device,
-                out,
-                on_eval=report,
-                progress=None if training.threads else name,
-            )
+            if cluster:
+                from nutgraf.group import fit_on
+
+                done, device = fit_on(cluster, config, train, validation, out, name, report)
+            else:
+                done, device = _fit_here(config, train, validation, out, report, training)
             curves.history(done.history_records())
         say(f"{name}: validation loss {done.best.loss:.3f} after {done.seconds:.0f} s")
         pd.DataFrame(done.history_records()).to_csv(out / "history.csv", index=False)
@@ -141,6 +145,30 @@ def _train(training: _Training) -> None:
                 "base": identity(config.model),
             },
         )
+
+
+def _fit_here(
+    config: Config,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    out: Path,
+    report: Callable[[Evaluation], None],
+    training: _Training,
+) -> tuple[Fit, Device]:
+    device, base = choose_device(config.model), load_base(config.model)
+    with fresh_adapter(base, config.lora, config.train.seed) as model:
+        done = fit(
+            model,
+            load_tokenizer(config.model),
+            train,
+            validation,
+            config.train,
+            device,
+            out,
+            on_eval=report,
+            progress=None if training.threads else training.name,
+        )
+    return done, device
 
 
 def _told(config: Config) -> dict[str, object]:

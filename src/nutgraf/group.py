@@ -1,0 +1,212 @@
+"""One training by several processes of a cluster: `fit()` in each, started by Ray Train.
+
+Data parallel: each process has the whole base, and takes its micro-batches of every step. Where a
+process or its node dies, the group begins again from the newest checkpoint, with as many processes
+as there is room for then.
+"""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nutgraf.budget import effective_batch
+from nutgraf.cluster import Cluster, placed_here
+from nutgraf.history import Evaluation, Fit
+from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
+from nutgraf.peers import peers
+from nutgraf.problems import Failure, UserError, one_line
+from nutgraf.progress import say
+from nutgraf.prompts import Example
+from nutgraf.settings import Config
+from nutgraf.trainer import fit, smaller
+
+# isort: split
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.util.queue import Queue
+
+_LOST = 8  # groups in a row that may die without an evaluation in between
+_LOOK = 0.5  # seconds between two looks for news of the group
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What each process of the group is given; `rows` holds those to train and to validate on."""
+
+    config: Config
+    rows: Any
+    out: str
+    title: str
+    most: int | None
+    news: Any
+
+
+def fit_on(
+    cluster: Cluster,
+    config: Config,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    out: Path,
+    title: str,
+    on_eval: Callable[[Evaluation], None],
+) -> tuple[Fit, Device]:
+    """`fit()` of a new adapter by up to `ray.train_workers` processes; what it gives, and where.
+
+    The adapter is in `out`, which each node sees. Raises what `fit()` raises in one of them, and
+    Failure where groups die again and again.
+    """
+    rows, news = ray.put((list(train), list(validation))), placed_here(Queue)
+    most, lost = None, 0
+    told: set[int] = set()
+
+    def heard(found: Evaluation) -> None:
+        nonlocal lost
+        if found.step not in told:
+            told.add(found.step)
+            lost = 0
+            on_eval(found)
+
+    try:
+        while True:
+            given = _Given(config, rows, str(out.resolve()), title, most, news)
+            try:
+                return _run(cluster, given, heard)
+            except WorkerGroupError as error:
+                cause = _cause(error)
+            if isinstance(cause, UserError | Failure):
+                raise cause from None
+            if isinstance(cause, torch.OutOfMemoryError):
+                most = _less(config, most, title)
+                continue
+            lost += 1
+            if lost > _LOST:
+                raise Failure(
+                    f"{title}: {lost} groups of processes died one after the other, the last with: "
+                    f"{one_line(str(cause), 200)}; the same command carries on"
+                ) from cause
+            say(f"{title}: a process died ({one_line(str(cause), 100)}): goes on without it")
+    finally:
+        news.shutdown(force=True)
+
+
+def _run(
+    cluster: Cluster, given: _Given, heard: Callable[[Evaluation], None]
+) -> tuple[Fit, Device]:
+    """One group, until it is done or one of its processes has failed."""
+    settings = cluster.settings
+    gpus = settings.gpus_per_worker
+    room = cluster.places(settings.cpus_per_worker, gpus)
+    if not room:
+        raise UserError(
+            f"no node of the cluster has {settings.cpus_per_worker:g} cores and {gpus:g} GPUs: "
+            "lower ray.cpus_per_worker or ray.gpus_per_worker, or add a node"
+        )
+    processes = min(settings.train_workers, room)
+    if processes > 1:
+        say(f"{given.title}: {processes} processes share each step")
+    with tempfile.TemporaryDirectory() as scratch:  # Ray's own notes; ours are in the run folder
+        trainer = TorchTrainer(
+            _member,
+            train_loop_config={"given": given},
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=processes,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": settings.cpus_per_worker}
+                | ({"GPU": gpus} if gpus else {}),
+            ),
+            run_config=RunConfig(
+                name="group",
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=0),  # what follows is decided above
+            ),
+        )
+        ended: queue.Queue[Any] = queue.Queue()
+        threading.Thread(target=_fit, args=(trainer, ended), daemon=True).start()
+        while ended.empty():
+            _listen(given.news, heard)
+            time.sleep(_LOOK)
+        _listen(given.news, heard)
+        result = ended.get()
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _fit(trainer: TorchTrainer, ended: queue.Queue[Any]) -> None:
+    """In a thread of its own, so that Ray leaves Ctrl-C to the program."""
+    try:
+        ended.put(trainer.fit().return_value)
+    except BaseException as error:
+        ended.put(error)
+
+
+def _listen(news: Any, heard: Callable[[Evaluation], None]) -> None:
+    for item in news.get_nowait_batch(news.qsize()):
+        if isinstance(item, Evaluation):
+            heard(item)
+        else:
+            say(item)
+
+
+def _member(config: dict[str, Any]) -> tuple[Fit, Device]:
+    """What each process of the group does; the first one has the run folder and tells the news."""
+    given: _Given = config["given"]
+    settings = given.config
+    me = peers()
+    torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())
+    train, validation = ray.get(given.rows)
+    device, base = choose_device(settings.model), load_base(settings.model)
+    with (
+        tempfile.TemporaryDirectory() as aside,
+        fresh_adapter(base, settings.lora, settings.train.seed) as model,
+    ):
+        done = fit(
+            model,
+            load_tokenizer(settings.model),
+            train,
+            validation,
+            settings.train,
+            device,
+            Path(given.out) if me.is_first else Path(aside) / "adapter",
+            on_eval=given.news.put if me.is_first else None,
+            peers=me,
+            most=given.most,
+        )
+    return done, device
+
+
+def _cause(error: WorkerGroupError) -> Exception:
+    """Why the group failed: what a process has to say of itself, before that another was gone."""
+    causes = [getattr(e, "cause", None) or e for e in error.worker_failures.values()]
+    ours = [e for e in causes if isinstance(e, UserError | Failure | torch.OutOfMemoryError)]
+    return (ours or causes or [error])[0]
+
+
+def _less(config: Config, most: int | None, title: str) -> int:
+    full = most or config.train.micro_batch_size
+    if full == 1:
+        raise Failure(
+            f"{title}: no memory on a device for one article: lower prompt.max_tokens, or set "
+            "train.activation_checkpointing to true or model.quantization to nf4"
+        )
+    less = smaller(effective_batch(config.train), full)
+    say(
+        f"{title}: no memory on a device for {full} articles at a time: goes on with {less} "
+        "(train.micro_batch_size)"
+    )
+    return less
