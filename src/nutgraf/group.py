@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -118,7 +118,7 @@ def _run(
         say(f"{given.title}: {processes} processes share each step")
     with tempfile.TemporaryDirectory() as scratch:  # Ray's own notes; ours are in the run folder
         trainer = TorchTrainer(
-            _member,
+            cast(Any, _member),  # what it gives comes back, which Ray's type does not say
             train_loop_config={"given": given},
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
@@ -148,7 +148,7 @@ def _run(
 def _fit(trainer: TorchTrainer, ended: queue.Queue[Any]) -> None:
     """In a thread of its own, so that Ray leaves Ctrl-C to the program."""
     try:
-        ended.put(trainer.fit().return_value)
+        ended.put(cast(Any, trainer.fit()).return_value)
     except BaseException as error:
         ended.put(error)
 
