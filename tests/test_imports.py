@@ -28,9 +28,9 @@ FLOORS = [
     ),
     ("articles", "card", "differences", "figures", "errors", "plan", "outcome"),
     ("footprint", "reading", "inputs"),
-    tuple("budget halving metrics published tables pages snippets pocket facts".split()),
+    tuple("budget halving metrics published tables pages snippets pocket facts artefacts".split()),
     ("workplace",),
-    ("config", "runfolder", "checkpoints", "cluster"),
+    ("config", "runfolder", "checkpoints", "cluster", "base"),
     ("settings",),
     ("trackers",),
     ("section", "lock", "cores", "claims", "strictyaml", "text", "peers"),
@@ -62,7 +62,7 @@ PACKAGES = ("pocket", "stages", "apps", "settings")
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
     "card cli footprint plan outcome unusual machine terminal apps.check evidence inputs trackers "
-    "commands apps.serve"
+    "commands apps.serve artefacts base stages.score stages.compare stages.report"
 ).split()
 
 
@@ -108,9 +108,9 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_only_stages_and_study_touch_the_run_folder(path: Path) -> None:
+def test_only_artefacts_stages_and_study_touch_the_run_folder(path: Path) -> None:
     uses = any(module.startswith("nutgraf.runfolder") for module in imported(path))
-    assert not uses or room(path) in ("stages", "study")
+    assert not uses or room(path) in ("artefacts", "stages", "study")
 
 
 def test_light_rooms_load_no_torch() -> None:

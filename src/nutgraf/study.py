@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from nutgraf import artefacts
 from nutgraf.config import to_yaml
 from nutgraf.files import write_text
 from nutgraf.lock import held
@@ -50,7 +51,7 @@ def again(config: Config, folder: RunFolder, stages: Sequence[str] = tuple(STAGE
     lines = []
     to_make: set[str] = set()
     for name in stages:
-        for made in _stage(name).artefacts(config, folder):
+        for made in artefacts.BY_STAGE[name](config, folder):
             stale, useless = _outlook(made, to_make)
             if stale:
                 to_make.add(made.name)
@@ -68,11 +69,6 @@ def _outlook(made: Artefact, to_make: set[str]) -> tuple[str | None, str | None]
     return made.stale, made.abandoned
 
 
-def _stage(name: str) -> Any:
-    """Imported when its turn comes: `nutgraf --help` loads neither torch nor Ray."""
-    return importlib.import_module(f"nutgraf.stages.{name}")
-
-
 def _run(config: Config, folder: RunFolder, stages: Sequence[str], force: bool) -> bool:
     anything = False
     for number, name in enumerate(STAGES, 1):
@@ -81,9 +77,15 @@ def _run(config: Config, folder: RunFolder, stages: Sequence[str], force: bool) 
         title = f"[{number}/{len(STAGES)}] {name:<8}"
         say(f"{title} {STAGES[name]}")
         started = time.perf_counter()
-        if _stage(name).run(config, folder, force=force):
-            anything = True
-            say(f"{title} done in {time.perf_counter() - started:.0f} s")
-        else:
+        if not force and all(made.is_current for made in artefacts.BY_STAGE[name](config, folder)):
             say(f"{title} unchanged, skipped")
+            continue
+        _stage(name).run(config, folder, force=force)
+        anything = True
+        say(f"{title} done in {time.perf_counter() - started:.0f} s")
     return anything
+
+
+def _stage(name: str) -> Any:
+    """Imported when it has something to do: what is done needs neither torch nor Ray."""
+    return importlib.import_module(f"nutgraf.stages.{name}")

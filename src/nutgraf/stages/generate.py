@@ -9,36 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from nutgraf import articles, extracts, rivals
+from nutgraf import artefacts, articles, extracts, rivals
 from nutgraf.articles import Article
 from nutgraf.files import Journal
-from nutgraf.identity import moving_weights
 from nutgraf.model import choose_device, load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_records
+from nutgraf.runfolder import RunFolder, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import EXTRACTS, MODELS, TRAINED, names, origin, repeated
+from nutgraf.systems import EXTRACTS, MODELS, measured, origin
 from nutgraf.workplace import workplace
 from nutgraf.writers import Writer, writer
 
 if TYPE_CHECKING:
     from nutgraf.cluster import Cluster
-
-SETTINGS = {"prompt", "model", "generate"}
-
-
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    return [
-        folder.artefact(
-            f"summaries/{system}",
-            outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data", *([f"models/{system}"] if origin(system) in TRAINED else [])],
-            settings=_settings(system, config),
-        )
-        for system in _systems(config)
-    ]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -48,7 +32,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     summary's tokens) and `reference_tokens`.
     """
     missing = {}
-    for system, made in zip(_systems(config), artefacts(config, folder), strict=True):
+    systems = measured(config.rivals, config.train.seeds)
+    for system, made in zip(systems, artefacts.generate(config, folder), strict=True):
         if made.is_current and not force:
             say(f"{system}: done before")
         else:
@@ -62,24 +47,6 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
                 rows = _summaries(system, config, folder, test, scratch, cluster)
                 write_records(scratch / "summaries" / f"{system}.jsonl", rows)
     return True
-
-
-def _systems(config: Config) -> tuple[str, ...]:
-    return (*names(config.rivals), *repeated(config.train.seeds))
-
-
-def _settings(system: str, config: Config) -> dict[str, Any]:
-    """What the summaries of the system depend on, apart from the data."""
-    if origin(system) in MODELS:
-        return {
-            **config.model_dump(mode="json", include=SETTINGS),
-            **moving_weights(config.model),
-        }
-    if system in EXTRACTS:
-        return {}
-    rival = config.rivals[system]
-    file = {"sha256": file_hash(Path(rival.file))} if rival.file else {}
-    return {**rival.model_dump(mode="json", exclude={"batch_size"}), **file}
 
 
 def _summaries(

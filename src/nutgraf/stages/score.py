@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from nutgraf import articles, errors, metrics
+from nutgraf import artefacts, articles, errors, metrics
 from nutgraf.cores import spread
-from nutgraf.runfolder import Artefact, RunFolder, read_records, write_records
+from nutgraf.runfolder import RunFolder, read_records, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import names, repeated
+from nutgraf.systems import measured
 from nutgraf.workplace import workplace
-
-
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    return [
-        folder.artefact(
-            f"scores/{system}",
-            outputs=[f"scores/{system}.jsonl"],
-            inputs=["data", f"summaries/{system}"],
-        )
-        for system in _systems(config)
-    ]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make scores/<system>.jsonl for every system."""
+    systems = measured(config.rivals, config.train.seeds)
     missing = {
         system: made
-        for system, made in zip(_systems(config), artefacts(config, folder), strict=True)
+        for system, made in zip(systems, artefacts.score(config, folder), strict=True)
         if force or not made.is_current
     }
     if not missing:
@@ -57,7 +46,3 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
                 ]
                 write_records(scratch / "scores" / f"{system}.jsonl", rows)
     return True
-
-
-def _systems(config: Config) -> tuple[str, ...]:
-    return (*names(config.rivals), *repeated(config.train.seeds))
