@@ -29,6 +29,7 @@ FLOORS = [
     ("articles", "card", "differences", "figures", "errors", "plan", "outcome"),
     ("footprint", "reading", "inputs"),
     tuple("budget halving metrics published tables pages snippets pocket facts".split()),
+    ("keeping",),
     ("mirror",),
     ("push",),
     ("config", "runfolder", "checkpoints"),
@@ -114,7 +115,7 @@ def test_imports_point_down(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_only_stages_and_study_touch_the_run_folder(path: Path) -> None:
     uses = any(module.startswith("nutgraf.runfolder") for module in imported(path))
-    assert not uses or room(path) in ("stages", "study", "mirror", "push")
+    assert not uses or room(path) in ("stages", "study", "keeping", "mirror", "push")
 
 
 def test_light_rooms_load_no_torch() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pickle
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,26 +21,6 @@ from nutgraf.runfolder import Artefact, RunFolder
 from nutgraf.storage import Storage, Unreachable
 
 KINDS = ("s3", "address", "folder", "memory")
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of a bucket that is there, on a server of this machine, with `{}` for a path."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        server.start()
-        host, port = server.get_host_and_port()
-        options = f"endpoint_override=http://{host}:{port}&region=us-east-1"
-        bucket = Storage(f"s3://studies?{options}&allow_bucket_creation=true")
-        bucket._files.create_dir("studies")
-        yield f"s3://studies/{{}}?{options}"
-        server.stop()
 
 
 def address(kind: str, s3: str, tmp_path: Path) -> str:

@@ -11,6 +11,7 @@ What a kill leaves in the storage, at any moment, is older than the folder here,
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable
@@ -73,7 +74,7 @@ class Push:
         for name in [n for n in gone if not is_work(n)]:
             self._delete(name)
         for name in filter(_is_seal, todo):
-            if any(_vouches(name, skipped) for skipped in self.skipped):
+            if any(self._speaks_of(name, skipped) for skipped in self.skipped):
                 self.skipped.add(name)
             else:
                 self._put(name)
@@ -145,6 +146,16 @@ class Push:
             for claim, listed in self.guards.items()
             if _vouches(claim, name)
         )
+
+    def _speaks_of(self, seal: str, name: str) -> bool:
+        """Whether a seal has the hash of a file."""
+        if not is_manifest(seal):
+            return _vouches(seal, name)
+        try:
+            outputs = json.loads((self.local / seal).read_text(encoding="utf-8"))["outputs"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return True  # gone in this moment, or damaged: it vouches for nothing
+        return any(name == output or is_in(name, output) for output in outputs)
 
     def _delete(self, name: str) -> None:
         if name in self.there:
@@ -221,9 +232,7 @@ def _is_seal(name: str) -> bool:
 
 
 def _vouches(voucher: str, name: str) -> bool:
-    """Whether a claim or seal speaks of the file."""
-    if is_manifest(voucher):
-        return not is_work(name)
+    """Whether a file lies in the folder of a claim, or of a checkpoint's seal."""
     return is_in(name, voucher.rpartition("/")[0])
 
 
