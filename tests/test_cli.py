@@ -313,6 +313,7 @@ def test_help_of_a_study_explains_every_setting_and_loads_nothing_heavy():
         if name not in ("run", "storage"):
             assert f"\n  --{name.replace('_', '-')}  [" in text
             assert sentence in text
+    assert "[--run DIR] [--storage URI]" in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
