@@ -188,11 +188,13 @@ class Mirror:
         """A state of another place, or of another storage, says nothing about this one."""
         try:
             state = json.loads((self.local / STATE).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return
-        if [state["place"], state["uri"]] == [self._place, without_secrets(self.storage.uri)]:
-            self.lease = state["lease"]
-            self._known = {n: (Version(*v), mark) for n, (v, mark) in state["files"].items()}
+            of = [state["place"], state["uri"]]
+            known: Known = {n: (Version(*v), mark) for n, (v, mark) in state["files"].items()}
+            lease = str(state["lease"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return  # or one that somebody has damaged
+        if of == [self._place, without_secrets(self.storage.uri)]:
+            self.lease, self._known = lease, known
 
     def _write_state(self) -> None:
         state = {
