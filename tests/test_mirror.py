@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from nutgraf import claims, lease
+from nutgraf import claims, lease, push
 from nutgraf.lease import Lease
 from nutgraf.mirror import Mirror
 from nutgraf.problems import Failure, UserError
@@ -127,6 +128,13 @@ def test_what_has_not_changed_does_not_travel(
     assert moved == []
 
 
+def vouched(storage: Storage) -> None:
+    """Where a manifest is in the storage, all that it names is there as it says."""
+    content = storage.read("manifests/two.json")
+    for name, hashed in (json.loads(content)["files"] if content else {}).items():
+        assert hashlib.sha256(storage.read(name) or b"").hexdigest() == hashed
+
+
 class Killed(BaseException):
     """The end of a process in a test."""
 
@@ -180,6 +188,7 @@ def test_killed_at_any_operation_a_study_elsewhere_is_old_or_new_or_not_made_and
         return mirror
 
     def look(kill: int) -> None:
+        vouched(Storage(uri))
         seen.append(found(fetched(uri, tmp_path / "there")))
         assert Mirror(uri, here.path).push()  # of another process, which goes on
         assert found(fetched(uri, tmp_path / "there")) == "newer"
@@ -304,6 +313,37 @@ def test_work_thrown_away_while_it_is_pushed_does_not_mix_with_what_takes_its_pl
         assert not mirror.push()
     there = fetched(bucket, tmp_path / "there").path / ".making" / "search"
     assert "2" not in "".join(files(there).values())
+    assert mirror.push()
+    assert files(fetched(bucket, tmp_path / "there").path) == files(here.path)
+
+
+def test_work_that_takes_the_place_of_another_while_it_is_listed_does_not_mix_with_it(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = RunFolder(tmp_path / "here")
+    half_made(here, 1, "a")
+    mirror = Mirror(bucket, here.path)
+    assert mirror.push()
+    claim = here.path / ".making" / "search" / "claim.json"
+    looks = 0
+    version = push.version
+
+    def meanwhile(path: Path) -> push.Version | None:
+        nonlocal looks
+        listed = version(path)
+        looks += path == claim
+        if looks == 2:
+            looks += 1
+            half_made(here, 22, "c")
+            for file in claim.parent.rglob("*.json"):
+                os.utime(file, (1, 1))  # as if it had been written before the look at the folder
+        return listed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(push, "version", meanwhile)
+        assert not mirror.push()
+    there = fetched(bucket, tmp_path / "there").path / ".making" / "search"
+    assert "22" not in "".join(files(there).values())
     assert mirror.push()
     assert files(fetched(bucket, tmp_path / "there").path) == files(here.path)
 
