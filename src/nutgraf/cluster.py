@@ -8,7 +8,6 @@ keeps the processes of tasks for the next ones, so that what they have loaded is
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -191,7 +190,7 @@ class Cluster:
         chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
         found: list[list[Result]] = [[] for _ in chunks]
         with tqdm(total=len(rows), desc=progress, disable=progress is None) as bar:
-            for index, results in self.pieces(functools.partial(_each, function), chunks):
+            for index, results in self.pieces(_each, chunks, function):
                 found[index] = results
                 bar.update(len(results))
         return [result for results in found for result in results]
@@ -204,7 +203,7 @@ def placed_here(kind: Callable[..., Result]) -> Result:
     return kind(actor_options={"num_cpus": 0, "scheduling_strategy": strategy})
 
 
-def _each(function: Callable[[Any], Any], rows: Sequence[Any], shared: None) -> list[Any]:
+def _each(rows: Sequence[Any], function: Callable[[Any], Any]) -> list[Any]:
     return [function(row) for row in rows]
 
 
