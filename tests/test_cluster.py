@@ -10,64 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nodes import SECOND, Nodes, slowly, started
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # nodes of one machine; what docs/scale.md says is else
 
-from nutgraf import cluster as clusters
-from nutgraf import tuner
-from nutgraf.cluster import Cluster, joined
+from nutgraf.cluster import joined
 from nutgraf.config import build
-from nutgraf.group import fit_on
-from nutgraf.history import Evaluation, Fit
 from nutgraf.inference import RowLoss
-from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
-from nutgraf.problems import Failure, UserError
+from nutgraf.model import load_tokenizer
 from nutgraf.prompts import Example, Renderer
 from nutgraf.settings import Config
-from nutgraf.trainer import fit
 from nutgraf.writers import writer
 
 # isort: split
 import ray
-import ray.cluster_utils
 
 WORDS = "The council of the town met on Monday and chose a new bridge for the river by vote".split()
 
 
-class Nodes:
-    """Two nodes of a core each; the second can be killed and comes back for the next test."""
-
-    def __init__(self) -> None:
-        # Functions of this file are found by the processes of the nodes too.
-        here = str(Path(__file__).parent)
-        os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-        self.all = ray.cluster_utils.Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-        )
-        self.second: Any = None
-        self.whole()
-
-    def whole(self) -> None:
-        if self.second is None:
-            self.second = self.all.add_node(num_cpus=1)
-
-    def kill(self) -> None:
-        """End the second node with all its processes, without a word to the first."""
-        node, self.second = self.second, None
-        self.all.remove_node(node, allow_graceful=False)
-
-
 @pytest.fixture(scope="module")
-def started() -> Iterator[Nodes]:
-    nodes = Nodes()
-    yield nodes
-    nodes.all.shutdown()
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with started(tmp_path_factory.mktemp("nodes")) as nodes:
+        yield nodes
 
 
 @pytest.fixture
-def nodes(started: Nodes) -> Nodes:
-    started.whole()
-    return started
+def nodes(head: Nodes) -> Nodes:
+    """Both nodes, the second started again where a test has killed it."""
+    head.start(SECOND)
+    head.wait(2)
+    return head
 
 
 @pytest.fixture
@@ -84,7 +56,7 @@ def config(nodes: Nodes, tiny_base: Path) -> Callable[..., Config]:
                 },
                 "generate": {"max_new_tokens": 12, "batch_size": 4},
                 "search": {"trials": 4, "concurrent": 2, "reduction_factor": 2, "seed": 5},
-                "ray": {"address": nodes.all.address} | ray,
+                "ray": {"address": nodes.address} | ray,
             }
         )  # fmt: skip
 
@@ -93,7 +65,7 @@ def config(nodes: Nodes, tiny_base: Path) -> Callable[..., Config]:
 
 @pytest.fixture
 def rows(tiny_base: Path) -> list[Example]:
-    config = build({"model": {"base": str(tiny_base)}, "prompt": {"max_tokens": 160}})
+    config = build({"model": {"base": str(tiny_base)}, "prompt": {"max_tokens": 200, "max_article_tokens": 120}})
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     texts = [" ".join(WORDS[i % 5 :] * (1 + i % 3)) for i in range(40)]
     return [renderer.example(text, " ".join(text.split()[:6])) for text in texts]
@@ -103,11 +75,6 @@ def after(seconds: float, do: Callable[[], None]) -> threading.Timer:
     timer = threading.Timer(seconds, do)
     timer.start()
     return timer
-
-
-def slowly(row: int, seconds: float) -> tuple[int, str]:
-    time.sleep(seconds)
-    return row * row, ray.get_runtime_context().get_node_id()
 
 
 def test_pieces_of_a_node_that_dies_are_done_elsewhere(

@@ -1,0 +1,109 @@
+"""Ray nodes of a core each on this machine's loopback addresses, which can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"
+# A node that is gone is missed within two seconds; Ray's own settings take up to a minute.
+QUICK = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+
+
+class Nodes:
+    """A head and a second node; the second can be killed and started again."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs, self.processes = logs, dict[str, subprocess.Popen[bytes]]()
+        with socket.socket() as free:
+            free.bind((HEAD, 0))
+            self.address = f"{HEAD}:{free.getsockname()[1]}"
+
+    def start(self, place: str) -> None:
+        """Start the node if it is not there; Ray's own processes are its children."""
+        if place in self.processes:
+            return
+        words = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
+        words += [f"--node-ip-address={place}", "--num-cpus=1", "--num-gpus=0"]
+        words += ["--disable-usage-stats", f"--object-store-memory={100_000_000}"]
+        if place == HEAD:
+            port = self.address.rpartition(":")[2]
+            words += ["--head", f"--port={port}", "--include-dashboard=false"]
+            words += [f"--system-config={json.dumps(QUICK)}"]
+        else:
+            words += [f"--address={self.address}"]
+        # Nodes find the functions of tests, and compute with one thread, as each has one core.
+        paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+        environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # nutgraf's, for one machine
+        self.processes[place] = subprocess.Popen(
+            words,
+            env=environment,
+            stdout=(self.logs / f"{place}.log").open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def kill(self, place: str = SECOND) -> None:
+        """End a node with all its processes at once, without a word to the others."""
+        top = psutil.Process(self.processes.pop(place).pid)
+        for process in [*top.children(recursive=True), top]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        top.wait()
+
+    def wait(self, alive: int) -> None:
+        """Until so many nodes are in the cluster, a minute at most."""
+        import ray
+
+        until = time.monotonic() + 60
+        host, _, port = self.address.rpartition(":")
+        while time.monotonic() < until:
+            with socket.socket() as head:
+                if head.connect_ex((host, int(port))) == 0:
+                    break
+            time.sleep(0.2)
+        ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            while sum(node["Alive"] for node in ray.nodes()) != alive:
+                if time.monotonic() > until:
+                    raise TimeoutError(f"no {alive} nodes: see {self.logs}")
+                time.sleep(0.2)
+        finally:
+            ray.shutdown()
+
+
+def slowly(row: int, seconds: float) -> tuple[int, str]:
+    """A piece of work: the square of a number, and the node that found it."""
+    import ray
+
+    time.sleep(seconds)
+    return row * row, ray.get_runtime_context().get_node_id()
+
+
+@contextmanager
+def started(logs: Path) -> Iterator[Nodes]:
+    """The head node, and what the block starts beside it."""
+    nodes = Nodes(logs)
+    nodes.start(HEAD)
+    try:
+        nodes.wait(1)
+        yield nodes
+    finally:
+        for place in list(nodes.processes):
+            nodes.kill(place)
