@@ -96,6 +96,13 @@ def slowly(row: int, seconds: float) -> tuple[int, str]:
     return row * row, ray.get_runtime_context().get_node_id()
 
 
+def refused(row: int, shared: None) -> None:
+    """A piece of work that ends as a user's mistake."""
+    from nutgraf.problems import UserError
+
+    raise UserError("the prompt is too long: lower prompt.max_tokens")
+
+
 @contextmanager
 def started(logs: Path) -> Iterator[Nodes]:
     """The head node, and what the block starts beside it."""

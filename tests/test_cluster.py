@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import SECOND, Nodes, slowly, started
+from nodes import SECOND, Nodes, refused, slowly, started
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # nodes of one machine; what docs/scale.md says is else
 
-from nutgraf.cluster import joined
+from nutgraf import tuner
+from nutgraf.cluster import Cluster, joined
 from nutgraf.config import build
+from nutgraf.group import fit_on
+from nutgraf.history import Evaluation, Fit
 from nutgraf.inference import RowLoss
-from nutgraf.model import load_tokenizer
+from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+from nutgraf.problems import UserError
 from nutgraf.prompts import Example, Renderer
 from nutgraf.settings import Config
+from nutgraf.trainer import fit
 from nutgraf.writers import writer
-
-# isort: split
-import ray
 
 WORDS = "The council of the town met on Monday and chose a new bridge for the river by vote".split()
 
@@ -65,7 +67,12 @@ def config(nodes: Nodes, tiny_base: Path) -> Callable[..., Config]:
 
 @pytest.fixture
 def rows(tiny_base: Path) -> list[Example]:
-    config = build({"model": {"base": str(tiny_base)}, "prompt": {"max_tokens": 200, "max_article_tokens": 120}})
+    config = build(
+        {
+            "model": {"base": str(tiny_base)},
+            "prompt": {"max_tokens": 200, "max_article_tokens": 120},
+        }
+    )
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     texts = [" ".join(WORDS[i % 5 :] * (1 + i % 3)) for i in range(40)]
     return [renderer.example(text, " ".join(text.split()[:6])) for text in texts]
@@ -95,17 +102,103 @@ def test_summaries_and_losses_are_the_same_on_one_and_on_two_workers_and_where_a
 ) -> None:
     prompts = [row.input_ids[: row.prompt_tokens] for row in rows]
 
-    def made(given: Config, kill: float | None = None) -> tuple[dict[int, Any], dict[int, RowLoss]]:
-        with joined(given.ray, tmp_path) as cluster, writer(given, None, cluster) as there:
-            timer = after(kill, nodes.kill) if kill else None
+    def made(cluster: Cluster) -> tuple[dict[int, Any], dict[int, RowLoss]]:
+        with writer(config(), None, cluster) as there:
             summaries = {i: s for batch in there.summaries(prompts) for i, s in batch.items()}
             losses = {i: s for batch in there.losses(rows) for i, s in batch.items()}
-            if timer:
-                timer.join()
         return summaries, losses
 
-    alone = made(config(workers=1))
-    assert sorted(alone[0]) == sorted(alone[1]) == list(range(len(rows)))
-    assert len({tuple(s.ids) for s in alone[0].values()}) > 3
-    assert made(config()) == alone
-    assert made(config(), kill=0.5) == alone
+    with joined(config().ray, tmp_path) as cluster:
+        by_one = made(Cluster(config(workers=1).ray))
+        assert sorted(by_one[0]) == sorted(by_one[1]) == list(range(len(rows)))
+        assert len({tuple(s.ids) for s in by_one[0].values()}) > 3
+        assert made(cluster) == by_one
+        timer = after(0.2, nodes.kill)
+        assert made(cluster) == by_one
+        timer.join()
+
+
+def alone(config: Config, rows: list[Example], out: Path) -> Fit:
+    with fresh_adapter(load_base(config.model), config.lora, config.train.seed) as model:
+        return fit(
+            model, load_tokenizer(config.model), rows[20:], rows[:20], config.train,
+            choose_device(config.model), out,
+        )  # fmt: skip
+
+
+def losses(done: Fit) -> list[float]:
+    found = [(row.train_loss, row.validation_loss) for row in done.history]
+    return [loss for both in found for loss in both if loss is not None]
+
+
+@pytest.mark.usefixtures("quick_trainings")
+def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
+    nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path, capsys: Any
+) -> None:
+    """Batch 1 x 8 in one process, 2 x 4 in two until one of them is killed."""
+    settings, told = config(train_workers=2), list[Evaluation]()
+
+    def kill(found: Evaluation) -> None:
+        told.append(found)
+        if found.step == 4:
+            nodes.kill()
+
+    out = tmp_path / "group" / "a"
+    with joined(settings.ray, tmp_path) as cluster:
+        done, device = fit_on(cluster, settings, rows[20:], rows[:20], out, "a", kill)
+    assert losses(done) == pytest.approx(
+        losses(alone(settings, rows, tmp_path / "alone" / "a")), abs=1e-4
+    )
+    assert [found.step for found in told] == [2, 4, 6, 8]
+    assert (done.processes, done.micro_batch_size, done.gradient_accumulation_steps) == (1, 8, 1)
+    assert device.name == "cpu"
+    assert (out / "adapter_model.safetensors").is_file()
+    said = capsys.readouterr().err
+    assert "a: 2 processes share each step" in said
+    assert "a: a process died" in said
+
+
+def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(
+    nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path
+) -> None:
+    settings, lines = config(), list[str]()
+
+    def kill() -> None:
+        """As soon as the second trial has come half way."""
+        while not any(line.startswith("trial 2/4") for line in lines):
+            time.sleep(0.1)
+        nodes.kill()
+
+    timer = after(0, kill)
+    on_cluster = tuner.search(settings, rows[20:], rows[:20], tmp_path / "cluster", lines.append)
+    timer.join()
+    assert SECOND not in nodes.processes
+    here = build({**settings.model_dump(), "ray": {}})
+    local = tuner.search(here, rows[20:], rows[:20], tmp_path / "local", lambda line: None)
+    assert [t.values for t in on_cluster] == [t.values for t in local]
+    assert [t.status for t in on_cluster] == [t.status for t in local]
+    for there, these in zip(on_cluster, local, strict=True):
+        assert [loss for _, loss in there.history] == pytest.approx(
+            [loss for _, loss in these.history], abs=1e-5
+        )
+    assert lines[0].startswith("cluster: room for 2 trials at a time")
+
+
+def test_what_a_cluster_lacks_is_told(
+    nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(UserError, match=r"no node of the cluster has 64 cores.*cpus_per_worker"),
+        joined(config(cpus_per_worker=64).ray, tmp_path) as cluster,
+    ):
+        list(cluster.pieces(slowly, [1], 0.0))
+    with (
+        pytest.raises(UserError, match=r"no Ray cluster at ray.address '127.0.0.9:1'"),
+        joined(config(address="127.0.0.9:1").ray, tmp_path),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match="prompt"),
+        joined(config().ray, tmp_path) as cluster,
+    ):
+        list(cluster.pieces(refused, [1]))
