@@ -184,9 +184,7 @@ def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(
     assert lines[0].startswith("cluster: room for 2 trials at a time")
 
 
-def test_what_a_cluster_lacks_is_told(
-    nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path
-) -> None:
+def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"no node of the cluster has 64 cores.*cpus_per_worker"),
         joined(config(cpus_per_worker=64).ray, tmp_path) as cluster,

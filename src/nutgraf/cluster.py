@@ -45,6 +45,7 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 _RETRIES = 8  # of a piece of work whose process or node died
+PATIENCE = 10.0  # seconds that a cluster has for an answer
 _CHUNK = 32  # rows of one task, where rows are short work
 _SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 # What has to be the same on every node for the same results.
@@ -79,6 +80,7 @@ def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
     Raises UserError where there is none, and for a node that lacks one of both.
     """
     try:
+        _knock(settings.address or "auto")
         ray.init(address=settings.address, **_SILENT)
     except Exception as error:  # as above
         raise UserError(
@@ -89,6 +91,13 @@ def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
         cluster = Cluster(settings)
         cluster.check(folder)
         yield cluster
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers at HOST:PORT; Ray would wait for minutes, and then end."""
+    host, _, port = address.rpartition(":")
+    if host:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 @contextlib.contextmanager
