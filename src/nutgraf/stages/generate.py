@@ -31,22 +31,19 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     Models also leave the loss of the reference there: `reference_nll` (nats, summed over the
     summary's tokens) and `reference_tokens`.
     """
-    missing = {}
+    anything = False
     systems = measured(config.rivals, config.train.seeds)
-    for system, made in zip(systems, artefacts.generate(config, folder), strict=True):
-        if made.is_current and not force:
-            say(f"{system}: done before")
-        else:
-            missing[system] = made
-    if not missing:
-        return False
-    test = articles.read(folder.data("test"))
     with workplace(config, folder.path) as cluster:
-        for system, made in missing.items():
+        for system, made in zip(systems, artefacts.generate(config, folder), strict=True):
+            if made.is_current and not force:
+                say(f"{system}: done before")
+                continue
+            test = articles.read(folder.data("test"))
             with made.writing(resume=True) as scratch:
                 rows = _summaries(system, config, folder, test, scratch, cluster)
                 write_records(scratch / "summaries" / f"{system}.jsonl", rows)
-    return True
+            anything = True
+    return anything
 
 
 def _summaries(

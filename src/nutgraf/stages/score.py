@@ -12,18 +12,14 @@ from nutgraf.workplace import workplace
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make scores/<system>.jsonl for every system."""
+    anything = False
     systems = measured(config.rivals, config.train.seeds)
-    missing = {
-        system: made
-        for system, made in zip(systems, artefacts.score(config, folder), strict=True)
-        if force or not made.is_current
-    }
-    if not missing:
-        return False
-    test = articles.read(folder.data("test"))
     with workplace(config, folder.path) as cluster:
         over = cluster.spread if cluster else spread
-        for system, made in missing.items():
+        for system, made in zip(systems, artefacts.score(config, folder), strict=True):
+            if made.is_current and not force:
+                continue
+            test = articles.read(folder.data("test"))
             summaries = read_records(folder.summaries(system))
             with made.writing() as scratch:
                 rouge = metrics.rouge_many(
@@ -45,4 +41,5 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
                     for a, scores, found in zip(test, rouge, indicators, strict=True)
                 ]
                 write_records(scratch / "scores" / f"{system}.jsonl", rows)
-    return True
+            anything = True
+    return anything
