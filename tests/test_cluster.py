@@ -16,7 +16,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"  # nodes of one machine; what docs/scal
 
 from nutgraf import tuner
 from nutgraf.cluster import Cluster, joined
-from nutgraf.config import build
+from nutgraf.config import build, replace
 from nutgraf.group import fit_on
 from nutgraf.history import Evaluation, Fit
 from nutgraf.inference import RowLoss
@@ -156,6 +156,22 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
     said = capsys.readouterr().err
     assert "a: 2 processes share each step" in said
     assert "a: a process died" in said
+
+
+@pytest.mark.usefixtures("quick_trainings")
+def test_a_base_that_is_shared_out_is_trained_the_same(
+    nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path
+) -> None:
+    """FSDP2 among two processes, each of which has half of every frozen weight."""
+    settings = replace(config(train_workers=2, fsdp=True), {"train.max_examples": 32})
+    with joined(settings.ray, tmp_path) as cluster:
+        done, _ = fit_on(
+            cluster, settings, rows[20:], rows[:20], tmp_path / "a", "a", lambda found: None
+        )
+    assert done.processes == 2
+    assert losses(done) == pytest.approx(
+        losses(alone(settings, rows, tmp_path / "alone" / "a")), abs=1e-4
+    )
 
 
 def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(

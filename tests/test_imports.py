@@ -22,7 +22,7 @@ FLOORS = [
     ("trainer", "proposals"),
     ("loop", "summarizer", "writers"),
     ("history", "recipe"),
-    ("inference", "trials", "attention", "shape", "identity"),
+    ("inference", "trials", "attention", "shards", "shape", "identity"),
     tuple(
         "model prompts results datacard breakdown examples rivals extracts unusual evidence".split()
     ),

@@ -27,6 +27,7 @@ from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.progress import say
 from nutgraf.prompts import Example
 from nutgraf.settings import Config
+from nutgraf.shards import base_to_share, share_out
 from nutgraf.trainer import fit, smaller
 
 # isort: split
@@ -165,16 +166,19 @@ def _member(config: dict[str, Any]) -> tuple[Fit, Device]:
     """What each process of the group does; the first one has the run folder and tells the news."""
     given: _Given = config["given"]
     settings = given.config
-    me = peers()
+    me = peers(settings.ray.fsdp)
     torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
     train, validation = ray.get(given.rows)
-    device, base = choose_device(settings.model), load_base(settings.model)
+    device = choose_device(settings.model)
+    base = base_to_share(settings.model, device) if me.shards else load_base(settings.model)
     with (
         tempfile.TemporaryDirectory() as aside,
         fresh_adapter(base, settings.lora, settings.train.seed) as model,
     ):
+        if me.shards:
+            share_out(model, device, me)
         done = fit(
             model,
             load_tokenizer(settings.model),

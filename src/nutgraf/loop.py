@@ -221,14 +221,18 @@ class Loop(SFTTrainer):
         return metrics
 
     def _validation_losses(self) -> list[RowLoss]:
-        """Of the same batches whatever the number of processes, which take turns with them."""
-        turns = enumerate(batches([len(row.input_ids) for row in self.validation], LOSSES))
-        others = {i for n, rows in turns if n % self.peers.size != self.peers.rank for i in rows}
+        """Of the same batches whatever the number of processes, which take turns where they can."""
+        peers, every = (
+            self.peers,
+            list(batches([len(r.input_ids) for r in self.validation], LOSSES)),
+        )
+        mine = every if peers.shards else every[peers.rank :: peers.size]
+        others = set(range(len(self.validation))).difference(*mine)
         found: dict[int, RowLoss] = {}
         for batch in loss_batches(self.model, self.validation, self.pad, self.device, done=others):
             found |= batch
-        every = {i: row for rows in self.peers.all(found) for i, row in rows.items()}
-        return [every[i] for i in range(len(self.validation))]
+        known = {i: row for rows in peers.all(found) for i, row in rows.items()}
+        return [known[i] for i in range(len(self.validation))]
 
     def _save_checkpoint(self, *args: Any) -> None:
         """transformers' checkpoint and what is ours, under a temporary name until it is whole."""

@@ -126,7 +126,7 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
             bnb_4bit_use_double_quant=config.double_quantization,
             bnb_4bit_compute_dtype=device.dtype,
         )
-    base = _weights(
+    base = weights(
         config, dtype=held, quantization_config=quantization, device_map={"": device.name}
     )
     if device.name == "cpu":
@@ -134,7 +134,8 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
     return base.requires_grad_(False).eval()
 
 
-def _weights(config: ModelConfig, **held: Any) -> PreTrainedModel:
+def weights(config: ModelConfig, **held: Any) -> PreTrainedModel:
+    """The base as `transformers` loads it, `held` as it is told; safetensors alone."""
     with plain_errors(config):
         return AutoModelForCausalLM.from_pretrained(
             source(config),
@@ -244,7 +245,7 @@ def merge(config: ModelConfig, adapter: Path, out: Path) -> None:
     weight is not finite.
     """
     own = architecture(config).dtype or torch.float32
-    adapted = _adapted(_weights(config, dtype=torch.float32), {"default": adapter})
+    adapted = _adapted(weights(config, dtype=torch.float32), {"default": adapter})
     try:
         merged = cast(Any, adapted).merge_and_unload(safe_merge=True).to(own)
     except ValueError as error:

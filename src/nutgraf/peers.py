@@ -12,10 +12,14 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Peers:
-    """Process `rank` of `size`; every one of them has to call the same in the same order."""
+    """Process `rank` of `size`; every one of them has to call the same in the same order.
+
+    With `shards` each holds a part of the base, and so has to compute whenever another does.
+    """
 
     rank: int = 0
     size: int = 1
+    shards: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -42,6 +46,6 @@ class Peers:
 ALONE = Peers()
 
 
-def peers() -> Peers:
+def peers(shards: bool) -> Peers:
     """Those of the process group that this process is in."""
-    return Peers(distributed.get_rank(), distributed.get_world_size())
+    return Peers(distributed.get_rank(), distributed.get_world_size(), shards)

@@ -25,6 +25,7 @@ from nutgraf.problems import Failure
 from nutgraf.progress import say
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
+from nutgraf.shards import whole
 
 
 def fit(
@@ -183,7 +184,7 @@ def _claim(
     Of the frozen base a few values of each tensor are hashed, not all.
     """
     lora = cast(Any, model).peft_config["default"]
-    frozen = (w.flatten() for w in model.parameters() if not w.requires_grad)
+    frozen = (whole(w).flatten() for w in model.parameters() if not w.requires_grad)
     rows = [[*row.input_ids, -1, *row.labels, -1] for row in (*train, *validation)]
     return {
         "settings": settings.model_dump(mode="json"),

@@ -74,4 +74,9 @@ class Config(Section):
                 f"train.eval_examples is {self.train.eval_examples}, data.validation_examples "
                 f"{self.data.validation_examples}: lower the first or raise the second"
             )
+        if self.ray.fsdp and self.model.quantization != "none":
+            raise ValueError(
+                f"ray.fsdp is true and model.quantization {self.model.quantization!r}: a base in 4 "
+                "bits is not shared out; set the first to false or the second to none"
+            )
         return self

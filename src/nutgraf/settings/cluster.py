@@ -18,6 +18,11 @@ class RayConfig(Section):
     train_workers: Count = Field(
         1, description="Processes of one training on the cluster, which share each step's articles."
     )
+    fsdp: bool = Field(
+        False,
+        description="Share the base's weights out among the processes of a training, for a base "
+        "that does not fit on one device.",
+    )
     workers: Count | None = Field(
         None,
         description="Processes that write or score summaries on the cluster; null takes as many "
