@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,22 +25,29 @@ QUICK = {
 
 
 class Nodes:
-    """A head and a second node; the second can be killed and started again."""
+    """A head and a second node; the second can be killed and started again.
 
-    def __init__(self, logs: Path) -> None:
-        self.logs, self.processes = logs, dict[str, subprocess.Popen[bytes]]()
+    `before` are the words before a node's command, by its place: that of a network namespace.
+    """
+
+    def __init__(
+        self, logs: Path, head: str = HEAD, before: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self.logs, self.head, self.before = logs, head, before or {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         with socket.socket() as free:
-            free.bind((HEAD, 0))
-            self.address = f"{HEAD}:{free.getsockname()[1]}"
+            free.bind((head, 0))
+            self.address = f"{head}:{free.getsockname()[1]}"
 
     def start(self, place: str) -> None:
         """Start the node if it is not there; Ray's own processes are its children."""
         if place in self.processes:
             return
-        words = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
+        words = [*self.before.get(place, ()), str(Path(sys.executable).with_name("ray"))]
+        words += ["start", "--block"]
         words += [f"--node-ip-address={place}", "--num-cpus=1", "--num-gpus=0"]
         words += ["--disable-usage-stats", f"--object-store-memory={100_000_000}"]
-        if place == HEAD:
+        if place == self.head:
             port = self.address.rpartition(":")[2]
             words += ["--head", f"--port={port}", "--include-dashboard=false"]
             words += [f"--system-config={json.dumps(QUICK)}"]
@@ -104,10 +111,12 @@ def refused(row: int, shared: None) -> None:
 
 
 @contextmanager
-def started(logs: Path) -> Iterator[Nodes]:
+def started(
+    logs: Path, head: str = HEAD, before: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[Nodes]:
     """The head node, and what the block starts beside it."""
-    nodes = Nodes(logs)
-    nodes.start(HEAD)
+    nodes = Nodes(logs, head, before)
+    nodes.start(head)
     try:
         nodes.wait(1)
         yield nodes

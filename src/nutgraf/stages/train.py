@@ -85,7 +85,7 @@ def _train(training: _Training) -> None:
 
     def report(found: Evaluation) -> None:
         curves.evaluated(found.examples, found.loss)
-        if training.threads:  # two bars would write over one another
+        if training.threads or config.ray.address:  # where there is no bar, or two in one place
             say(
                 f"{name:<8}  {found.examples:>6,} of {budget:,} articles  "
                 f"validation loss {found.loss:.3f}"
