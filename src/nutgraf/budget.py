@@ -1,11 +1,11 @@
-"""The budget of a training: steps, rows in their order, evaluations; how many run at a time."""
+"""What is computed when: steps, rows and evaluations of a training, batches, how many at a time."""
 
 from __future__ import annotations
 
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from nutgraf.settings import SearchConfig, TrainConfig
 
@@ -62,6 +62,18 @@ def share(settings: TrainConfig, processes: int) -> tuple[int, int]:
     rows = math.ceil(effective_batch(settings) / processes)
     accumulated = math.ceil(rows / settings.micro_batch_size)
     return math.ceil(rows / accumulated), accumulated
+
+
+def batches(lengths: Sequence[int], size: int, done: Container[int] = ()) -> Iterator[list[int]]:
+    """Indices of rows that are computed together, the longest first.
+
+    They are the same whatever is done; those left out are done altogether.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        if any(index not in done for index in batch):
+            yield batch
 
 
 def at_once(search: SearchConfig) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from nutgraf.budget import batches
 from nutgraf.model import Device
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
@@ -211,18 +212,6 @@ def loss_batches(
 def mean_loss(losses: Sequence[RowLoss]) -> float:
     """Nats per summary token over all rows together; its exponential is the perplexity."""
     return sum(row.nll for row in losses) / sum(row.tokens for row in losses)
-
-
-def batches(lengths: Sequence[int], size: int, done: Container[int] = ()) -> Iterator[list[int]]:
-    """Indices of rows that are computed together, the longest first.
-
-    They are the same whatever is done; those left out are done altogether.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        if any(index not in done for index in batch):
-            yield batch
 
 
 @contextlib.contextmanager

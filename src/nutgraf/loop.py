@@ -25,19 +25,13 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from nutgraf import budget
 from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
-from nutgraf.budget import (
-    effective_batch,
-    evaluation_steps,
-    share,
-    steps_of,
-    training_order,
-)
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, History
-from nutgraf.inference import LOSSES, RowLoss, batches, loss_batches, mean_loss
+from nutgraf.inference import LOSSES, RowLoss, loss_batches, mean_loss
 from nutgraf.model import Device
 from nutgraf.peers import ALONE, Peers
 from nutgraf.prompts import Example
@@ -89,9 +83,11 @@ class Loop(SFTTrainer):
         kept: Checkpoints,
         peers: Peers = ALONE,
     ) -> None:
-        batch, steps = effective_batch(settings), steps_of(settings)
-        order = training_order([len(row.input_ids) for row in train], batch, steps, settings.seed)
-        micro, accumulated = share(settings, peers.size)
+        batch, steps = budget.effective_batch(settings), budget.steps_of(settings)
+        order = budget.training_order(
+            [len(row.input_ids) for row in train], batch, steps, settings.seed
+        )
+        micro, accumulated = budget.share(settings, peers.size)
         # Micro-batches go round the processes; rows that fill up the last ones count nothing.
         empty = micro * accumulated * peers.size - batch
         filled = {"input_ids": [tokenizer.pad_token_id] * 2, "labels": [-100] * 2}
@@ -169,7 +165,7 @@ class Loop(SFTTrainer):
             self.best = load_file(newest / BEST)
             tell(self.history.evaluations)
         bar = tqdm(
-            total=steps_of(self.settings) * self.history.batch,
+            total=budget.steps_of(self.settings) * self.history.batch,
             desc=progress,
             unit=" articles",
             disable=progress is None,
@@ -224,7 +220,7 @@ class Loop(SFTTrainer):
         """Of the same batches whatever the number of processes, which take turns where they can."""
         peers, every = (
             self.peers,
-            list(batches([len(r.input_ids) for r in self.validation], LOSSES)),
+            list(budget.batches([len(r.input_ids) for r in self.validation], LOSSES)),
         )
         mine = every if peers.shards else every[peers.rank :: peers.size]
         others = set(range(len(self.validation))).difference(*mine)
@@ -273,8 +269,8 @@ class _Watch(TrainerCallback):
     ) -> None:
         self.loop, self.history, self.bar = loop, loop.history, bar
         self.tell, self.on_step, self.asked = tell, on_step, asked
-        self.evaluate_at = set(evaluation_steps(loop.settings))
-        self.row_every = max(1, steps_of(loop.settings) // 40)
+        self.evaluate_at = set(budget.evaluation_steps(loop.settings))
+        self.row_every = max(1, budget.steps_of(loop.settings) // 40)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nutgraf import tables
 from nutgraf.articles import Article
+from nutgraf.budget import batches
 from nutgraf.problems import Failure, UserError
 from nutgraf.section import did_you_mean
 from nutgraf.settings import Rival
@@ -68,65 +71,93 @@ def from_checkpoint(
     Articles are cut at their end to what the model reads. Raises UserError for a model of another
     kind or without a limit of its input, Failure where it cannot be loaded.
     """
+    for batch in batches_of(name, rival, articles, done):
+        rows = summaries_of(name, rival, [articles[i] for i in batch], device)
+        yield dict(zip(batch, rows, strict=True))
+
+
+def batches_of(
+    name: str, rival: Rival, articles: Sequence[Article], done: Container[int] = ()
+) -> Iterator[list[int]]:
+    """Indices of articles that are summarized together, the longest first, whatever is done."""
+    tokenizer, config = _reader(name, rival)
+    prefix = _prefix(config)
+    whole = [len(tokenizer(prefix + a.article).input_ids) for a in articles]
+    return batches(whole, rival.batch_size, done)
+
+
+def summaries_of(name: str, rival: Rival, articles: Sequence[Article], device: str) -> list[Row]:
+    """The summaries of one batch, in its order."""
     import torch
 
-    tokenizer, model = _load(name, rival)
-    model = model.to(device).eval()
-    prefix = _prefix(model.config)
-    limit = _limit(name, rival, tokenizer, model.config)
-    decoding = model.generation_config.to_diff_dict()
+    tokenizer, config = _reader(name, rival)
+    model = _model(name, rival, device)
+    prefix, limit = _prefix(config), _limit(name, rival, tokenizer, config)
     whole = [len(tokenizer(prefix + a.article).input_ids) for a in articles]
-    order = sorted(range(len(articles)), key=lambda i: -whole[i])
-    for start in range(0, len(order), rival.batch_size):
-        batch = order[start : start + rival.batch_size]
-        if all(i in done for i in batch):
-            continue
-        rows: dict[int, Row] = {}
-        inputs = tokenizer(
-            [prefix + articles[i].article for i in batch],
-            truncation=True,
-            max_length=limit,
-            padding=True,
-            return_tensors="pt",
-        ).to(device)
-        with torch.no_grad():
-            out = model.generate(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-            )
-        for i, ids in zip(batch, out.tolist(), strict=True):
-            # PEGASUS writes the ends of its lines as text.
-            text = tokenizer.decode(ids, skip_special_tokens=True).replace("<n>", "\n").strip()
-            kept = min(whole[i], limit)
-            reason = _finish_reason(ids, model.generation_config)
-            rows[i] = _row(articles[i], text, reason, kept, whole[i] - kept)
-            rows[i]["decoding"] = decoding
-        yield rows
+    inputs = tokenizer(
+        [prefix + a.article for a in articles],
+        truncation=True,
+        max_length=limit,
+        padding=True,
+        return_tensors="pt",
+    ).to(device)
+    with torch.no_grad():
+        out = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    rows = []
+    for article, length, ids in zip(articles, whole, out.tolist(), strict=True):
+        # PEGASUS writes the ends of its lines as text.
+        text = tokenizer.decode(ids, skip_special_tokens=True).replace("<n>", "\n").strip()
+        reason, kept = _finish_reason(ids, model.generation_config), min(length, limit)
+        row = _row(article, text, reason, kept, length - kept)
+        rows.append({**row, "decoding": model.generation_config.to_diff_dict()})
+    return rows
 
 
-def _load(name: str, rival: Rival) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+@functools.lru_cache(maxsize=1)
+def _reader(name: str, rival: Rival) -> tuple[Any, Any]:
+    """Tokenizer and configuration."""
+    from transformers import AutoConfig, AutoTokenizer
 
-    assert rival.model is not None
-    # Named `main`, a repository with pickles only is read from the Hub's conversion to safetensors.
-    where: dict[str, Any] = {"revision": rival.revision or "main", "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(rival.model, **where)
+    with _plain_errors(name, rival):
+        config = AutoConfig.from_pretrained(**_where(rival))
         if not config.is_encoder_decoder:
             raise UserError(
                 f"rivals.{name}.model {rival.model!r} is a {config.model_type}, no "
                 "sequence-to-sequence model: give one like facebook/bart-large-cnn, or a file"
             )
-        tokenizer = AutoTokenizer.from_pretrained(rival.model, **where)
+        return AutoTokenizer.from_pretrained(**_where(rival)), config
+
+
+@functools.lru_cache(maxsize=1)
+def _model(name: str, rival: Rival, device: str) -> Any:
+    from transformers import AutoModelForSeq2SeqLM
+
+    with _plain_errors(name, rival):
         model = AutoModelForSeq2SeqLM.from_pretrained(
-            rival.model, dtype="float32", use_safetensors=True, **where
+            dtype="float32", use_safetensors=True, **_where(rival)
         )
+    return model.to(device).eval()
+
+
+def _where(rival: Rival) -> dict[str, Any]:
+    # Named `main`, a repository with pickles only is read from the Hub's conversion to safetensors.
+    return {
+        "pretrained_model_name_or_path": rival.model,
+        "revision": rival.revision or "main",
+        "trust_remote_code": False,
+    }
+
+
+@contextlib.contextmanager
+def _plain_errors(name: str, rival: Rival) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise Failure(
             f"rivals.{name}.model {rival.model!r} could not be loaded ({reason}): give a folder or "
             "a Hub id that this machine reaches or has cached, with weights in safetensors"
         ) from error
-    return tokenizer, model
 
 
 def _limit(name: str, rival: Rival, tokenizer: Any, config: Any) -> int:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nutgraf.budget import batches
 from nutgraf.files import files_in
 from nutgraf.inference import (
     LOSSES,
     Generated,
     RowLoss,
-    batches,
     generate_batches,
     loss_batches,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,12 +63,36 @@ def _summaries(
     rival = config.rivals[system]
     if rival.file:
         return rivals.from_file(system, rival, test)
-    device = choose_device(config.model).name
-    rows = _collected(
-        scratch / "summaries.part", system, len(test),
-        lambda done: rivals.from_checkpoint(system, rival, test, device, done),
-    )  # fmt: skip
+
+    def made(done: Container[int]) -> Iterable[Mapping[int, dict[str, Any]]]:
+        if cluster is None:
+            device = choose_device(config.model).name
+            return rivals.from_checkpoint(system, rival, test, device, done)
+        return _by_many(cluster, config, system, test, done)
+
+    rows = _collected(scratch / "summaries.part", system, len(test), made)
     return [rows[i] for i in range(len(test))]
+
+
+def _by_many(
+    cluster: Cluster, config: Config, system: str, test: list[Article], done: Container[int]
+) -> Iterator[dict[int, dict[str, Any]]]:
+    """Summaries by a rival's checkpoint anywhere in the cluster, in the batches of one process."""
+    batches = list(rivals.batches_of(system, config.rivals[system], test, done))
+    pieces = cluster.pieces(
+        _by_rival,
+        [[test[i] for i in batch] for batch in batches],
+        (config, system),
+        cluster.settings.gpus_per_worker,
+    )
+    for number, rows in pieces:
+        yield dict(zip(batches[number], rows, strict=True))
+
+
+def _by_rival(batch: list[Article], given: tuple[Config, str]) -> list[dict[str, Any]]:
+    config, system = given
+    device = choose_device(config.model).name
+    return rivals.summaries_of(system, config.rivals[system], batch, device)
 
 
 def _by_extract(system: str, test: list[Article]) -> list[dict[str, Any]]:
