@@ -27,7 +27,14 @@ from trl import SFTConfig, SFTTrainer
 
 from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
-from nutgraf.budget import effective_batch, evaluation_steps, steps_of, training_order
+from nutgraf.budget import (
+    drawn,
+    effective_batch,
+    evaluation_steps,
+    examples_of,
+    longest_first,
+    steps_of,
+)
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, History
@@ -40,6 +47,13 @@ from nutgraf.stopping import Stopped
 # What a checkpoint has beside what transformers writes and reads: adapter, optimizer, schedule,
 # loss scale, states of the random number generators.
 HISTORY, BEST = "history.json", "best.safetensors"
+
+
+def in_order(train: Sequence[Example], settings: TrainConfig) -> list[Example]:
+    """The rows as a training takes them, one after the other; of `train` it touches no others."""
+    order = drawn(len(train), examples_of(settings), settings.seed)
+    batch = effective_batch(settings)
+    return [train[i] for i in longest_first(order, lambda i: len(train[i].input_ids), batch)]
 
 
 def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -64,7 +78,7 @@ def peak_memory(device: Device) -> int:
 
 
 class Loop(SFTTrainer):
-    """One training of the adapter in `model`; `run` does it.
+    """One training of the adapter in `model` on `train`, rows `in_order`; `run` does it.
 
     `history` is what is known of it, `best` the adapter's weights at the lowest validation loss.
     """
@@ -81,17 +95,15 @@ class Loop(SFTTrainer):
         device: Device,
         kept: Checkpoints,
     ) -> None:
-        batch, steps = effective_batch(settings), steps_of(settings)
-        order = training_order([len(row.input_ids) for row in train], batch, steps, settings.seed)
         super().__init__(
             model=model,
             processing_class=tokenizer,
             train_dataset=as_dataset(
-                [{"input_ids": train[i].input_ids, "labels": train[i].labels} for i in order]
+                [{"input_ids": row.input_ids, "labels": row.labels} for row in train]
             ),
             args=SFTConfig(
                 output_dir=str(kept.half_written),
-                max_steps=steps,
+                max_steps=steps_of(settings),
                 per_device_train_batch_size=settings.micro_batch_size,
                 gradient_accumulation_steps=settings.gradient_accumulation_steps,
                 learning_rate=settings.learning_rate,
@@ -100,7 +112,7 @@ class Loop(SFTTrainer):
                 lr_scheduler_type=settings.schedule,
                 max_grad_norm=settings.max_grad_norm,
                 activation_checkpointing=settings.activation_checkpointing,
-                train_sampling_strategy="sequential",  # `order` is the order
+                train_sampling_strategy="sequential",  # `train` is in its order
                 # When to evaluate and save, the watch says; what to log, the history.
                 eval_strategy="no",
                 save_strategy="no",
@@ -125,7 +137,7 @@ class Loop(SFTTrainer):
         self.settings, self.device, self.kept = settings, device, kept
         self.validation, self.pad = validation, tokenizer.pad_token_id
         self.longest = max(len(row.input_ids) for row in train)
-        self.history = History(batch)
+        self.history = History(effective_batch(settings))
         self.best: dict[str, torch.Tensor] = {}
         self.step_losses: list[torch.Tensor] = []
 

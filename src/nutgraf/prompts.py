@@ -10,8 +10,9 @@ token: `</s>` in an article is four characters.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -56,6 +57,20 @@ class Example:
     labels: list[int]
     prompt_tokens: int
     trimmed_tokens: int
+
+
+@dataclass(frozen=True)
+class Rows(Sequence[Example]):
+    """As many training rows as there are articles, of which only some are `held`, by index."""
+
+    held: Mapping[int, Example]
+    total: int
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.held[index]
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,12 @@ class Renderer:
             prompt_tokens=len(prompt.ids),
             trimmed_tokens=prompt.trimmed_tokens,
         )
+
+    def rows(self, articles: Sequence[Article], wanted: Iterable[int]) -> Rows:
+        """The training rows of those articles whose indices are `wanted`; no other is touched."""
+        chosen = ((i, articles[i]) for i in sorted(set(wanted)))
+        held = {i: self.example(a.article, a.highlights) for i, a in chosen}
+        return Rows(held, len(articles))
 
     def too_long(self, article: Article) -> str | None:
         """Why the article's summary leaves no room in a training row; None where it does."""

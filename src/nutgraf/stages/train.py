@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from nutgraf import articles
-from nutgraf.budget import at_once, effective_batch, steps_of
+from nutgraf.budget import at_once, drawn, examples_of
 from nutgraf.config import replace
 from nutgraf.cores import side_by_side
 from nutgraf.identity import identity, moving_weights
@@ -93,7 +93,7 @@ def _train(training: _Training) -> None:
     name, config, folder = training.name, training.config, training.folder
     if training.threads:
         torch.set_num_threads(training.threads)
-    budget = steps_of(config.train) * effective_batch(config.train)
+    budget = examples_of(config.train)
 
     def report(found: Evaluation) -> None:
         curves.evaluated(found.examples, found.loss)
@@ -107,10 +107,8 @@ def _train(training: _Training) -> None:
         out = scratch / "models" / name
         tokenizer = load_tokenizer(config.model)
         renderer = Renderer(tokenizer, config.prompt)
-        train, validation = (
-            [renderer.example(a.article, a.highlights) for a in articles.read(folder.data(split))]
-            for split in ("train", "validation")
-        )
+        train = articles.read(folder.data("train"))
+        validation = articles.read(folder.data("validation"))[: config.train.eval_examples]
         device, base = choose_device(config.model), load_base(config.model)
         with (
             fresh_adapter(base, config.lora, config.train.seed) as model,
@@ -119,8 +117,8 @@ def _train(training: _Training) -> None:
             done = fit(
                 model,
                 tokenizer,
-                train,
-                validation,
+                renderer.rows(train, drawn(len(train), budget, config.train.seed)),
+                [renderer.example(a.article, a.highlights) for a in validation],
                 config.train,
                 device,
                 out,
