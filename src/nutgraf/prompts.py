@@ -136,6 +136,15 @@ class Renderer:
             trimmed_tokens=prompt.trimmed_tokens,
         )
 
+    def article_tokens(self, example: Example) -> int:
+        """Tokens of the article in a training row, those that are cut off too."""
+        fixed = len(self._head) + len(self._tail)
+        return example.prompt_tokens - fixed + example.trimmed_tokens
+
+    def cut(self, article_tokens: int) -> int:
+        """How many of an article's tokens its prompt leaves out."""
+        return max(0, article_tokens - self._article_limit)
+
     def rows(self, articles: Sequence[Article], wanted: Iterable[int]) -> Rows:
         """The training rows of those articles whose indices are `wanted`; no other is touched."""
         chosen = ((i, articles[i]) for i in sorted(set(wanted)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 
 
 def _summaries(
-    system: str, config: Config, folder: RunFolder, test: list[Article], scratch: Path
+    system: str, config: Config, folder: RunFolder, test: Sequence[Article], scratch: Path
 ) -> list[dict[str, Any]]:
     if origin(system) in MODELS:
         return _by_model(system, config, folder, test, scratch)
@@ -61,7 +61,7 @@ def _summaries(
     return [rows[i] for i in range(len(test))]
 
 
-def _by_extract(system: str, test: list[Article]) -> list[dict[str, Any]]:
+def _by_extract(system: str, test: Sequence[Article]) -> list[dict[str, Any]]:
     texts = extracts.extract_many(system, [(a.article, a.highlights) for a in test])
     return [
         {
@@ -76,7 +76,7 @@ def _by_extract(system: str, test: list[Article]) -> list[dict[str, Any]]:
 
 
 def _by_model(
-    system: str, config: Config, folder: RunFolder, test: list[Article], scratch: Path
+    system: str, config: Config, folder: RunFolder, test: Sequence[Article], scratch: Path
 ) -> list[dict[str, Any]]:
     tokenizer, device = load_tokenizer(config.model), choose_device(config.model)
     renderer = Renderer(tokenizer, config.prompt)
