@@ -91,6 +91,7 @@ class Renderer:
             raise PromptError("the tokenizer has no end-of-sequence token: choose another base")
         self._tokenizer = tokenizer
         self._config = config
+        self._befores: dict[tuple[str, bool], list[int]] = {}
         head, tail = _frame(tokenizer, config)
         self._head = _opening(tokenizer, head) + self._ids(head, special=True)
         self._tail = self._after("a", tail, special=True)
@@ -213,7 +214,9 @@ class Renderer:
 
     def _behind(self, before: str, text: str, special: bool) -> list[int]:
         ids = self._ids(before + text, special)
-        prefix = self._ids(before, special)
+        if (before, special) not in self._befores:
+            self._befores[before, special] = self._ids(before, special)
+        prefix = self._befores[before, special]
         if ids[: len(prefix)] != prefix:
             raise PromptError(
                 f"the tokenizer joins {before!r} with {text[:10]!r} into one token, so a prompt "
