@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nutgraf import articles, stored
+from nutgraf import articles, stored, tables
 from nutgraf.articles import Article
 from nutgraf.settings import DataConfig
 from nutgraf.stored import Spool
@@ -118,3 +119,18 @@ def test_a_draw_of_few_from_many_puts_few_on_the_disk(
     few = articles.load(DataConfig(**whole, train_examples=10), "train").articles
     assert few == everything[:10]
     assert 10 < len(put) < 200  # 11 x (1 + ln(2,000 / 11)) = 68 are expected
+
+
+def test_a_parquet_file_of_one_row_group_is_not_read_in_one_piece(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    texts = [draw.randbytes(512).hex() for _ in range(20_000)]
+    table = pa.table({"article": texts, "highlights": ["Told."] * len(texts)})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, row_group_size=len(texts), compression="none", use_dictionary=False)
+    del table
+    before = pa.total_allocated_bytes()
+    rows = tables.rows(path)
+    assert next(rows)["article"] == texts[0]
+    assert path.stat().st_size > 20_000_000
+    assert pa.total_allocated_bytes() - before < 8_000_000
+    assert [row["article"] for row in rows] == texts[1:]
