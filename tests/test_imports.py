@@ -27,6 +27,7 @@ FLOORS = [
         "model prompts results datacard breakdown examples rivals extracts unusual evidence".split()
     ),
     ("articles", "card", "differences", "figures", "errors", "plan", "outcome"),
+    ("stored",),
     ("footprint", "reading", "inputs"),
     tuple("budget halving metrics published tables pages snippets pocket facts artefacts".split()),
     ("keeping", "workplace"),

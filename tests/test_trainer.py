@@ -11,7 +11,14 @@ import torch
 
 import nutgraf.attention
 from nutgraf.attention import training_attention
-from nutgraf.budget import evaluation_steps, steps_of, training_order
+from nutgraf.budget import (
+    drawn,
+    evaluation_steps,
+    examples_of,
+    most_examples,
+    steps_of,
+    training_order,
+)
 from nutgraf.inference import generate, mean_loss, summary_losses
 from nutgraf.model import (
     choose_device,
@@ -21,7 +28,8 @@ from nutgraf.model import (
     with_adapter,
 )
 from nutgraf.problems import Failure
-from nutgraf.prompts import Example, Renderer
+from nutgraf.prompts import Example, Renderer, Rows
+from nutgraf.section import Choices, Range, Space
 from nutgraf.settings import GenerateConfig, LoraSettings, ModelConfig, PromptConfig, TrainConfig
 from nutgraf.trainer import Evaluation, fit
 
@@ -210,6 +218,39 @@ def test_order_depends_on_the_effective_batch_alone() -> None:
         step = [lengths[i] for i in order[start : start + 4]]
         assert step == sorted(step, reverse=True)
     assert order != training_order(lengths, batch=4, steps=5, seed=2)
+
+
+def test_only_the_rows_of_its_order_are_needed_and_the_result_is_that_of_all(
+    config: ModelConfig, rows: list[Example], tmp_path: Path
+) -> None:
+    few = {"max_examples": 16, "eval_every": 8}
+    order = drawn(len(rows[8:]), 16, SETTINGS.seed)
+    some = Rows({i: rows[8:][i] for i in order}, len(rows[8:]))
+    assert len(some.held) == 16 < len(some) == 32
+    kept: dict[str, Any] = {}
+    for name, given in (("all", rows[8:]), ("some", some)):
+        with fresh_adapter(load_base(config), LoraSettings(r=4), 1) as model:
+            fit(
+                model, load_tokenizer(config), given, rows[:8],
+                SETTINGS.model_copy(update=few), choose_device(config), tmp_path / name,
+            )  # fmt: skip
+            kept[name] = {k: v.clone() for k, v in model.state_dict().items() if "lora" in k}
+    assert all(torch.equal(kept["all"][k], kept["some"][k]) for k in kept["all"])
+
+
+@pytest.mark.parametrize("budget", [{"max_examples": 50}, {"max_examples": None, "max_steps": 9}])
+def test_the_rows_of_a_search_are_enough_for_each_of_its_trials(budget: dict[str, Any]) -> None:
+    space: Space = {
+        "train.micro_batch_size": Choices(choices=(1, 7, 3)),
+        "train.gradient_accumulation_steps": Range(low=1, high=12),
+    }
+    most = drawn(1_000, most_examples(TrainConfig(**budget), space), seed=4)
+    for micro in (1, 3, 7):
+        for accumulated in range(1, 13):
+            trial = TrainConfig(
+                **budget, micro_batch_size=micro, gradient_accumulation_steps=accumulated
+            )
+            assert drawn(1_000, examples_of(trial), seed=4) == most[: examples_of(trial)]
 
 
 @pytest.mark.parametrize(("micro", "accumulation"), [(1, 4), (4, 1), (4, 2), (4, 4), (1, 16)])

@@ -2,7 +2,8 @@
 
 Three kinds of source: the embedded newswire, local JSONL, CSV or Parquet files, and data sets
 from the Hub through `datasets`. Whatever the source, a split is read once from end to end, so
-that every row is counted, and only the drawn articles are kept in memory.
+that every row is counted, and the drawn articles wait on the disk: there may be more of them than
+the memory holds.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ import heapq
 import itertools
 import math
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nutgraf import tables
+from nutgraf import stored, tables
 from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.reading import Article, Numbered, Reader, Reject, check
 from nutgraf.section import did_you_mean
 from nutgraf.settings import DataConfig
+from nutgraf.stored import Chosen, Spool, Stored
 from nutgraf.tables import Broken
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Split:
     or in training twice.
     """
 
-    articles: list[Article]
+    articles: Stored
     source: str
     revision: str | None
     asked: int | None
@@ -57,6 +58,7 @@ def load(
     split: str,
     too_long: Callable[[Article], str | None] = lambda article: None,
     others: Mapping[str, Split] | None = None,
+    place: Path | None = None,
 ) -> Split:
     """Draw the articles of `split`: "train", "validation" or "test".
 
@@ -65,7 +67,9 @@ def load(
     with the smaller one. Articles of the splits in `others` are removed, and for training those of
     an earlier row, unless `data.allow_overlap`. `too_long` gives the reason why a summary leaves no
     room in a training row, if it does not: such an article is rejected, and the next takes its
-    place. The newswire's splits share nothing.
+    place; it is asked once of each article that is drawn or rejected so, in their order. The
+    newswire's splits share nothing. The articles lie in a temporary file in the folder `place`,
+    without it where the system has its own.
 
     Raises UserError for a file, column or split that is not there, where nothing is left, and where
     more than the share `data.max_rejected` of the rows read, or of the articles tried with
@@ -74,8 +78,9 @@ def load(
     asked = getattr(data, f"{split}_examples")
     spare = _with_spare(asked, data.max_rejected)
     if data.source == "newswire" and not data.train:
-        drawn = list(enumerate(_newswire(split, spare, data.seed), 1))
-        fitting, refused = _fitting(drawn, asked, too_long, split, data.max_rejected)
+        told = enumerate(_newswire(split, spare, data.seed), 1)
+        spool = _spooled(((number, number, article) for number, article in told), spare, place)
+        fitting, refused = _fitting(spool, spare, asked, too_long, split, data.max_rejected)
         read = len(fitting) + len(refused)
         return Split(fitting, "newswire", None, asked, data.seed, read, refused, [])
     rows, source, revision = _rows(data, split)
@@ -87,10 +92,9 @@ def load(
     # Each article has its number of the draw before any is removed: the others keep theirs.
     keyed = ((random.random(), number, a) for number, a in reader.articles(rows))
     kept = (entry for entry in keyed if not reader.removes(*entry[1:]))
-    first = sorted(kept) if spare is None else heapq.nsmallest(spare, kept)
-    reader.check(found=len(first))
-    drawn = [(number, article) for _, number, article in first]
-    fitting, refused = _fitting(drawn, asked, too_long, split, data.max_rejected)
+    spool = _spooled(kept, spare, place)
+    reader.check(found=len(spool))
+    fitting, refused = _fitting(spool, spare, asked, too_long, split, data.max_rejected)
     return Split(
         fitting,
         source,
@@ -111,7 +115,7 @@ def sample(data: DataConfig, split: str, n: int) -> tuple[list[Article], int | N
     """
     asked = getattr(data, f"{split}_examples")
     if data.source == "newswire" and not data.train:
-        return _newswire(split, n if asked is None else min(n, asked), data.seed), asked
+        return [*_newswire(split, n if asked is None else min(n, asked), data.seed)], asked
     if on_the_hub(data):
         return [], asked
     rows, source, _ = _rows(data, split)
@@ -131,15 +135,12 @@ def on_the_hub(data: DataConfig) -> bool:
 
 def write(articles: Iterable[Article], path: Path) -> None:
     """Write articles as Parquet with the text columns id, article, highlights."""
-    rows = [{"id": a.id, "article": a.article, "highlights": a.highlights} for a in articles]
-    schema = pa.schema([(name, pa.string()) for name in ("id", "article", "highlights")])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    stored.write(articles, path)
 
 
-def read(path: Path) -> list[Article]:
-    """The articles that `write` wrote, in their order."""
-    return [Article(**row) for row in pq.read_table(path).to_pylist()]
+def read(path: Path) -> Stored:
+    """The articles that `write` wrote, in their order; they stay on the disk until asked for."""
+    return stored.Table(path)
 
 
 def as_dataset(rows: Sequence[Mapping[str, Any]]) -> Dataset:
@@ -156,35 +157,56 @@ def _with_spare(asked: int | None, max_rejected: float) -> int | None:
     return asked + math.ceil(asked * max_rejected / (1 - max_rejected))
 
 
+def _spooled(
+    keyed: Iterable[tuple[float, int, Article]], n: int | None, place: Path | None
+) -> Spool:
+    """The articles with the `n` least keys, or all, and such as were among these for a while."""
+    spool = Spool(place)
+    least: list[float] = []  # the keys of the `n`, negated: the greatest of them stands first
+    for key, number, article in keyed:
+        if n is not None:
+            if len(least) < n:
+                heapq.heappush(least, -key)
+            elif key < -least[0]:
+                heapq.heapreplace(least, -key)
+            else:
+                continue
+        spool.add(key, number, article)
+    return spool
+
+
 def _fitting(
-    drawn: Sequence[tuple[int, Article]],
+    spool: Spool,
+    spare: int | None,
     asked: int | None,
     too_long: Callable[[Article], str | None],
     split: str,
     allowed: float,
-) -> tuple[list[Article], list[Reject]]:
-    """The first `asked` articles that fit, and those passed over."""
-    fitting: list[Article] = []
+) -> tuple[Stored, list[Reject]]:
+    """The first `asked` articles that fit, of `spare` by their keys, and those passed over."""
+    fitting = array("q")
     refused: list[Reject] = []
-    for number, article in drawn:
+    for index in spool.by_key()[:spare]:
         if len(fitting) == asked:
             break
+        article = spool[index]
         if reason := too_long(article):
+            number = spool.rows[index]
             refused.append(Reject(split, number, article.id, "summary too long", reason))
         else:
-            fitting.append(article)
+            fitting.append(index)
     check(refused, len(fitting) + len(refused), allowed, f"drawn {split} articles")
     if not fitting:
         raise UserError(f"not one {split} article is left: {refused[0]}")
-    return fitting, refused
+    return Chosen(spool, fitting), refused
 
 
-def _newswire(split: str, n: int | None, seed: int) -> list[Article]:
+def _newswire(split: str, n: int | None, seed: int) -> Iterator[Article]:
     from nutgraf.pocket import newswire
 
     if n is None:
         raise UserError(f"the newswire never ends: set data.{split}_examples to a number")
-    return [Article(s.id, s.article, s.highlights) for s in newswire.stories(split, n, seed)]
+    return (Article(s.id, s.article, s.highlights) for s in newswire.told(split, n, seed))
 
 
 def _rows(data: DataConfig, split: str) -> tuple[Numbered, str, str | None]:

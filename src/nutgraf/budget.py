@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
+from nutgraf.section import Choices, Space
 from nutgraf.settings import SearchConfig, TrainConfig
 
 
@@ -34,24 +35,61 @@ def evaluation_steps(settings: TrainConfig) -> list[int]:
     return [math.ceil(steps * k / count) for k in range(1, count + 1)]
 
 
-def training_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
-    """Indices of the rows in the order of training, `steps` times `batch` of them.
+def examples_of(settings: TrainConfig) -> int:
+    """Examples that one training sees, repeats counted."""
+    return steps_of(settings) * effective_batch(settings)
 
-    Seeded permutations follow each other; within one optimizer step rows go longest first, so
-    that its micro-batches hold rows of like length. What a step sees depends on the effective
-    batch alone: 1 x 8 and 8 x 1 train on the same rows.
+
+def most_examples(train: TrainConfig, space: Space) -> int:
+    """Examples that no training with settings of `space` goes beyond: by less than one batch."""
+    batch = _largest(space, "train.micro_batch_size", train.micro_batch_size) * _largest(
+        space, "train.gradient_accumulation_steps", train.gradient_accumulation_steps
+    )
+    if train.max_steps is not None:
+        return train.max_steps * batch
+    assert train.max_examples is not None
+    return train.max_examples + batch
+
+
+def _largest(space: Space, name: str, otherwise: int) -> int:
+    if name not in space:
+        return otherwise
+    domain = space[name]
+    return max(map(int, domain.choices)) if isinstance(domain, Choices) else int(domain.high)
+
+
+def drawn(rows: int, examples: int, seed: int) -> list[int]:
+    """Indices of the examples that a training on so many rows sees, in the order of their steps.
+
+    Seeded permutations of all rows follow each other, so that a smaller budget sees the beginning
+    of what a larger one sees.
     """
     draw = random.Random(seed)
     order: list[int] = []
-    while len(order) < steps * batch:
-        epoch = list(range(len(lengths)))
+    while len(order) < examples:
+        epoch = list(range(rows))
         draw.shuffle(epoch)
         order += epoch
+    return order[:examples]
+
+
+def longest_first(order: Sequence[int], length: Callable[[int], int], batch: int) -> list[int]:
+    """Indices that were `drawn`, within one optimizer step the longest row first.
+
+    So the step's micro-batches hold rows of like length. What a step sees depends on the effective
+    batch alone: 1 x 8 and 8 x 1 train on the same rows.
+    """
     return [
         index
-        for start in range(0, steps * batch, batch)
-        for index in sorted(order[start : start + batch], key=lambda i: (-lengths[i], i))
+        for start in range(0, len(order), batch)
+        for index in sorted(order[start : start + batch], key=lambda i: (-length(i), i))
     ]
+
+
+def training_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
+    """Indices of the rows in the order of training, `steps` times `batch` of them."""
+    order = drawn(len(lengths), steps * batch, seed)
+    return longest_first(order, lengths.__getitem__, batch)
 
 
 def share(settings: TrainConfig, processes: int) -> tuple[int, int]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from nutgraf.articles import Split
+from nutgraf.articles import Article, Split
 from nutgraf.reading import counts, in_words
 
 
@@ -20,7 +19,8 @@ def card(splits: Mapping[str, Split]) -> dict[str, Any]:
     repeat an earlier one of their split, `shared` the different texts that stand in another split
     too, `summary_longer` those whose summary has more characters.
     """
-    texts = {name: {a.fingerprint for a in split.articles} for name, split in splits.items()}
+    read = {name: _read(split.articles) for name, split in splits.items()}
+    texts = {name: found.texts for name, found in read.items()}
     described = {}
     for name, split in splits.items():
         described[name] = {
@@ -34,15 +34,31 @@ def card(splits: Mapping[str, Split]) -> dict[str, Any]:
             "seed": split.seed,
             "duplicates": len(split.articles) - len(texts[name]),
             "shared": {o: len(texts[name] & texts[o]) for o in splits if o != name},
-            "summary_longer": sum(len(a.highlights) > len(a.article) for a in split.articles),
-            "article_words_mean": _mean_words(a.article for a in split.articles),
-            "summary_words_mean": _mean_words(a.highlights for a in split.articles),
+            "summary_longer": read[name].summary_longer,
+            "article_words_mean": round(read[name].article_words / len(split.articles), 1),
+            "summary_words_mean": round(read[name].summary_words / len(split.articles), 1),
         }
     return {"warnings": list(_warnings(described)), "splits": described}
 
 
-def _mean_words(texts: Iterable[str]) -> float:
-    return round(float(np.mean([len(text.split()) for text in texts])), 1)
+@dataclass
+class _Read:
+    """Sums over articles that are read once, and the fingerprints of their texts."""
+
+    texts: set[bytes] = field(default_factory=set)
+    summary_longer: int = 0
+    article_words: int = 0
+    summary_words: int = 0
+
+
+def _read(articles: Iterable[Article]) -> _Read:
+    found = _Read()
+    for article in articles:
+        found.texts.add(article.fingerprint)
+        found.summary_longer += len(article.highlights) > len(article.article)
+        found.article_words += len(article.article.split())
+        found.summary_words += len(article.highlights.split())
+    return found
 
 
 def _warnings(described: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

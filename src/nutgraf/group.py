@@ -68,7 +68,7 @@ def fit_on(
     The adapter is in `out`, which each node sees. Raises what `fit()` raises in one of them, and
     Failure where groups die again and again.
     """
-    rows, news = ray.put((list(train), list(validation))), placed_here(Queue)
+    rows, news = ray.put((train, validation)), placed_here(Queue)
     most, lost = None, 0
     told: set[int] = set()
 

@@ -43,6 +43,13 @@ from nutgraf.stopping import Stopped
 HISTORY, BEST = "history.json", "best.safetensors"
 
 
+def in_order(train: Sequence[Example], settings: TrainConfig) -> list[Example]:
+    """The rows as a training takes them, one after the other; of `train` it touches no others."""
+    order = budget.drawn(len(train), budget.examples_of(settings), settings.seed)
+    batch = budget.effective_batch(settings)
+    return [train[i] for i in budget.longest_first(order, lambda i: len(train[i].input_ids), batch)]
+
+
 def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A copy of the weights that are trained, by name, in the memory of the CPU."""
     named = model.named_parameters()
@@ -65,7 +72,7 @@ def peak_memory(device: Device) -> int:
 
 
 class Loop(SFTTrainer):
-    """One training of the adapter in `model`; `run` does it.
+    """One training of the adapter in `model` on `train`, rows `in_order`; `run` does it.
 
     `history` is what is known of it, `best` the adapter's weights at the lowest validation loss.
     """
@@ -83,10 +90,7 @@ class Loop(SFTTrainer):
         kept: Checkpoints,
         peers: Peers = ALONE,
     ) -> None:
-        batch, steps = budget.effective_batch(settings), budget.steps_of(settings)
-        order = budget.training_order(
-            [len(row.input_ids) for row in train], batch, steps, settings.seed
-        )
+        batch = budget.effective_batch(settings)
         micro, accumulated = budget.share(settings, peers.size)
         # Micro-batches go round the processes; rows that fill up the last ones count nothing.
         empty = micro * accumulated * peers.size - batch
@@ -97,16 +101,13 @@ class Loop(SFTTrainer):
             train_dataset=as_dataset(
                 [
                     row
-                    for start in range(0, len(order), batch)
-                    for row in (
-                        *(_row(train[i]) for i in order[start : start + batch]),
-                        *[filled] * empty,
-                    )
+                    for start in range(0, len(train), batch)
+                    for row in (*map(_row, train[start : start + batch]), *[filled] * empty)
                 ]
             ),
             args=SFTConfig(
                 output_dir=str(kept.half_written),
-                max_steps=steps,
+                max_steps=budget.steps_of(settings),
                 per_device_train_batch_size=micro,
                 gradient_accumulation_steps=accumulated,
                 learning_rate=settings.learning_rate,
@@ -115,7 +116,7 @@ class Loop(SFTTrainer):
                 lr_scheduler_type=settings.schedule,
                 max_grad_norm=settings.max_grad_norm,
                 activation_checkpointing=settings.activation_checkpointing,
-                train_sampling_strategy="sequential",  # `order` is the order
+                train_sampling_strategy="sequential",  # `train` is in its order
                 # When to evaluate and save, the watch says; what to log, the history.
                 eval_strategy="no",
                 save_strategy="no",
@@ -142,7 +143,7 @@ class Loop(SFTTrainer):
         self.peers, self.micro = peers, micro
         self.validation, self.pad = validation, tokenizer.pad_token_id
         self.longest = max(len(row.input_ids) for row in train)
-        self.history = History(batch)
+        self.history = History(budget.effective_batch(settings))
         self.best: dict[str, torch.Tensor] = {}
         self.step_losses: list[torch.Tensor] = []
 

@@ -10,8 +10,9 @@ token: `</s>` in an article is four characters.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -59,6 +60,20 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Rows(Sequence[Example]):
+    """As many training rows as there are articles, of which only some are `held`, by index."""
+
+    held: Mapping[int, Example]
+    total: int
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.held[index]
+
+
+@dataclass(frozen=True)
 class Piece:
     """One token of a training row, as text; empty where a character ends with a later token."""
 
@@ -76,6 +91,7 @@ class Renderer:
             raise PromptError("the tokenizer has no end-of-sequence token: choose another base")
         self._tokenizer = tokenizer
         self._config = config
+        self._befores: dict[tuple[str, bool], list[int]] = {}
         head, tail = _frame(tokenizer, config)
         self._head = _opening(tokenizer, head) + self._ids(head, special=True)
         self._tail = self._after("a", tail, special=True)
@@ -120,6 +136,21 @@ class Renderer:
             prompt_tokens=len(prompt.ids),
             trimmed_tokens=prompt.trimmed_tokens,
         )
+
+    def article_tokens(self, example: Example) -> int:
+        """Tokens of the article in a training row, those that are cut off too."""
+        fixed = len(self._head) + len(self._tail)
+        return example.prompt_tokens - fixed + example.trimmed_tokens
+
+    def cut(self, article_tokens: int) -> int:
+        """How many of an article's tokens its prompt leaves out."""
+        return max(0, article_tokens - self._article_limit)
+
+    def rows(self, articles: Sequence[Article], wanted: Iterable[int]) -> Rows:
+        """The training rows of those articles whose indices are `wanted`; no other is touched."""
+        chosen = ((i, articles[i]) for i in sorted(set(wanted)))
+        held = {i: self.example(a.article, a.highlights) for i, a in chosen}
+        return Rows(held, len(articles))
 
     def too_long(self, article: Article) -> str | None:
         """Why the article's summary leaves no room in a training row; None where it does."""
@@ -183,7 +214,9 @@ class Renderer:
 
     def _behind(self, before: str, text: str, special: bool) -> list[int]:
         ids = self._ids(before + text, special)
-        prefix = self._ids(before, special)
+        if (before, special) not in self._befores:
+            self._befores[before, special] = self._ids(before, special)
+        prefix = self._befores[before, special]
         if ids[: len(prefix)] != prefix:
             raise PromptError(
                 f"the tokenizer joins {before!r} with {text[:10]!r} into one token, so a prompt "

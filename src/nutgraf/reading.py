@@ -20,7 +20,7 @@ from nutgraf.text import Unusable, clean, usable
 Numbered = Iterable[tuple[int, Mapping[str, Any] | Broken]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Article:
     """A news article; `highlights` is its reference summary, one sentence a line."""
 
@@ -35,7 +35,7 @@ class Article:
         return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reject:
     """A row left out: its number in its source (from 1), its article's id where that is known.
 

@@ -160,7 +160,8 @@ def _header(path: Path, cells: list[str]) -> list[str]:
 
 
 def _parquet(path: Path) -> Iterator[Row | Broken]:
-    with pq.ParquetFile(path) as file:
+    # A file may be one row group larger than the memory: no column of it is read in one piece.
+    with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
         _check_names(path, file.schema_arrow.names)
         first = 1
         for batch in file.iter_batches(1024):

@@ -14,11 +14,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf import stopping
-from nutgraf.budget import effective_batch, steps_of
+from nutgraf.budget import effective_batch, examples_of, steps_of
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
-from nutgraf.loop import Loop, adapter_weights, put_adapter_weights
+from nutgraf.loop import Loop, adapter_weights, in_order, put_adapter_weights
 from nutgraf.model import Device
 from nutgraf.peers import ALONE, Peers
 from nutgraf.problems import Failure
@@ -44,12 +44,12 @@ def fit(
 ) -> Fit:
     """Train the adapter of `model` and save the one with the lowest validation loss to `out`.
 
-    A training that was stopped goes on from its newest checkpoint beside `out`, and ends with the
-    same weights as one that was not. `on_eval` is called after each evaluation on the first
-    `eval_examples` rows of `validation`, once its checkpoint is written; after a stop first for
-    those before it. `on_step` is called after each step. What they raise ends the training, and so
-    does a signal, with a last checkpoint (`stopping`). `progress` is the title of a progress bar,
-    none without.
+    Of `train` only the rows that are `drawn` for the settings are touched. A training that was
+    stopped goes on from its newest checkpoint beside `out`, and ends with the same weights as one
+    that was not. `on_eval` is called after each evaluation on the first `eval_examples` rows of
+    `validation`, once its checkpoint is written; after a stop first for those before it. `on_step`
+    is called after each step. What they raise ends the training, and so does a signal, with a last
+    checkpoint (`stopping`). `progress` is the title of a progress bar, none without.
 
     Several processes share the work of each step, where `peers` are not alone: each calls this with
     the same, but for `out`, of which only that of the first is of use. Results are those of one
@@ -64,6 +64,7 @@ def fit(
         raise Failure(
             f"{len(train)} training and {len(validation)} validation rows: both are needed"
         )
+    train = in_order(train, settings)
     rows, start = list(validation[: settings.eval_examples]), adapter_weights(model)
     claim = _claim(model, start, train, rows, settings, device)
     kept, tell = Checkpoints(out, claim, progress or out.name), _each_once(on_eval)
@@ -105,7 +106,7 @@ def fit(
         best=history.best,
         history=history.rows,
         steps=steps_of(settings),
-        examples=steps_of(settings) * history.batch,
+        examples=examples_of(settings),
         seconds=history.seconds,
         peak_memory_bytes=history.peak_memory_bytes,
         micro_batch_size=done["micro_batch_size"],
@@ -185,7 +186,7 @@ def _claim(
     """
     lora = cast(Any, model).peft_config["default"]
     frozen = (whole(w).flatten() for w in model.parameters() if not w.requires_grad)
-    rows = [[*row.input_ids, -1, *row.labels, -1] for row in (*train, *validation)]
+    rows = ([*row.input_ids, -1, *row.labels, -1] for row in (*train, *validation))
     return {
         "settings": settings.model_dump(mode="json"),
         "lora_alpha": lora.lora_alpha,

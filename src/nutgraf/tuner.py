@@ -52,7 +52,7 @@ def search(
     start, and OSError where the disk is full, after which the search can go on.
     """
     training = functools.partial(
-        worker.fitting, config=config, train=list(train), validation=list(validation)
+        worker.fitting, config=config, train=train, validation=list(validation)
     )
     return run(config, training, out.resolve(), say)
 

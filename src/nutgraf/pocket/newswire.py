@@ -14,7 +14,7 @@ What is measured on these stories says nothing about CNN/DailyMail or any other 
 import random
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -279,17 +279,18 @@ def stories(split: str, n: int, seed: int) -> list[Story]:
 
     Raises ValueError for an unknown split.
     """
-    found = []
+    return list(told(split, n, seed))
+
+
+def told(split: str, n: int, seed: int) -> Iterator[Story]:
+    """The `stories` one by one, for those who do not keep them."""
     for index in range(n):
         made = draft(split, random.Random(f"{split}/{seed}/{index}"))
-        found.append(
-            Story(
-                id=f"newswire-{split}-{index:06d}",
-                article=made.article,
-                highlights=made.highlights,
-                kind=made.event.kind,
-                facts=made.facts,
-                key_facts=made.key_facts,
-            )
+        yield Story(
+            id=f"newswire-{split}-{index:06d}",
+            article=made.article,
+            highlights=made.highlights,
+            kind=made.event.kind,
+            facts=made.facts,
+            key_facts=made.key_facts,
         )
-    return found

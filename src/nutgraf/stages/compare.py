@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def _analysis(config: Config, folder: RunFolder, out: Path) -> None:
     )
 
 
-def _errors(test: list[Article], scores: Rows, summaries: Rows) -> pd.DataFrame:
+def _errors(test: Sequence[Article], scores: Rows, summaries: Rows) -> pd.DataFrame:
     """A row a system and article: id, system, words of the article, tokens cut off it before the
     system read it, indicators. The references are a system too, which read all of it."""
     references = errors.indicators_many(

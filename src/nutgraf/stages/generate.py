@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ def _summaries(
     system: str,
     config: Config,
     folder: RunFolder,
-    test: list[Article],
+    test: Sequence[Article],
     scratch: Path,
     cluster: Cluster | None,
 ) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def _summaries(
 
 
 def _by_many(
-    cluster: Cluster, config: Config, system: str, test: list[Article], done: Container[int]
+    cluster: Cluster, config: Config, system: str, test: Sequence[Article], done: Container[int]
 ) -> Iterator[dict[int, dict[str, Any]]]:
     """Summaries by a rival's checkpoint anywhere in the cluster, in the batches of one process."""
     batches = list(rivals.batches_of(system, config.rivals[system], test, done))
@@ -95,7 +95,7 @@ def _by_rival(batch: list[Article], given: tuple[Config, str]) -> list[dict[str,
     return rivals.summaries_of(system, config.rivals[system], batch, device)
 
 
-def _by_extract(system: str, test: list[Article]) -> list[dict[str, Any]]:
+def _by_extract(system: str, test: Sequence[Article]) -> list[dict[str, Any]]:
     texts = extracts.extract_many(system, [(a.article, a.highlights) for a in test])
     return [
         {
@@ -110,7 +110,7 @@ def _by_extract(system: str, test: list[Article]) -> list[dict[str, Any]]:
 
 
 def _by_model(
-    system: str, config: Config, test: list[Article], scratch: Path, model: Writer
+    system: str, config: Config, test: Sequence[Article], scratch: Path, model: Writer
 ) -> list[dict[str, Any]]:
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     prompts = [renderer.prompt(a.article) for a in test]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nutgraf import artefacts, articles, datacard, rivals
 from nutgraf.articles import SPLITS, Article, Split
 from nutgraf.model import load_tokenizer
 from nutgraf.progress import say
-from nutgraf.prompts import Renderer
+from nutgraf.prompts import PromptError, Renderer
 from nutgraf.runfolder import RunFolder, write_json, write_records
 from nutgraf.settings import Config, DataConfig
 
@@ -28,13 +27,14 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         return False
     with made.writing() as scratch:
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
-        splits = _load(config.data, renderer)
+        measured = {name: _Tokens(renderer, name) for name in SPLITS}
+        splits = _load(config.data, measured, scratch)
         for name, rival in config.rivals.items():
             if rival.file:  # what it lacks is better known now than after the trainings
                 rivals.from_file(name, rival, splits["test"].articles)
         card = datacard.card(splits)
         for name, split in splits.items():
-            card["splits"][name]["tokens"] = _tokens(renderer, name, split.articles)
+            card["splits"][name]["tokens"] = measured[name].record()
             articles.write(split.articles, scratch / "data" / f"{name}.parquet")
         write_json(scratch / "data" / "card.json", card)
         left_out = [r for split in splits.values() for r in (*split.rejected, *split.removed)]
@@ -49,30 +49,53 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     return True
 
 
-def _load(data: DataConfig, renderer: Renderer) -> dict[str, Split]:
+def _load(data: DataConfig, measured: Mapping[str, _Tokens], place: Path) -> dict[str, Split]:
     """The three splits. The test comes first, so that what stands in it is used nowhere else."""
     found: dict[str, Split] = {}
     for name in reversed(SPLITS):
-        found[name] = articles.load(data, name, renderer.too_long, others=found)
+        found[name] = articles.load(data, name, measured[name].too_long, found, place)
     return {name: found[name] for name in SPLITS}
 
 
-def _tokens(renderer: Renderer, split: str, rows: Sequence[Article]) -> dict[str, Any]:
-    """Lengths in tokens, and what was cut: articles in training rows, for the test in prompts."""
-    article, summary, row, trimmed = [], [], [], []
-    for here in rows:
-        example = renderer.example(here.article, here.highlights)
-        prompt = renderer.prompt(here.article)
-        article.append(prompt.article_tokens + prompt.trimmed_tokens)
-        summary.append(len(example.input_ids) - example.prompt_tokens)
-        row.append(len(example.input_ids))
-        trimmed.append((prompt if split == "test" else example).trimmed_tokens)
-    return {
-        "article_mean": round(float(np.mean(article)), 1),
-        "summary_mean": round(float(np.mean(summary)), 1),
-        "summary_longest": max(summary),
-        "row_longest": max(row),
-        "rows_trimmed": sum(n > 0 for n in trimmed),
-        "tokens_trimmed": sum(trimmed),
-        "tokens_trimmed_share": round(sum(trimmed) / sum(article), 4),
-    }
+class _Tokens:
+    """Puts each article of a split into tokens, once: does it fit, how long is it, what is cut.
+
+    Of the test articles in prompts, of others in training rows.
+    """
+
+    def __init__(self, renderer: Renderer, split: str) -> None:
+        self._renderer, self._split = renderer, split
+        self._rows = self._article = self._summary = 0
+        self._summary_longest = self._row_longest = 0
+        self._rows_trimmed = self._tokens_trimmed = 0
+
+    def too_long(self, article: Article) -> str | None:
+        """Why the article cannot be used, None where it can: then it is counted."""
+        try:
+            example = self._renderer.example(article.article, article.highlights)
+        except PromptError as error:
+            return str(error)
+        whole = self._renderer.article_tokens(example)
+        in_prompt = self._split == "test"
+        trimmed = self._renderer.cut(whole) if in_prompt else example.trimmed_tokens
+        summary, row = len(example.input_ids) - example.prompt_tokens, len(example.input_ids)
+        self._rows += 1
+        self._article += whole
+        self._summary += summary
+        self._summary_longest = max(self._summary_longest, summary)
+        self._row_longest = max(self._row_longest, row)
+        self._rows_trimmed += trimmed > 0
+        self._tokens_trimmed += trimmed
+        return None
+
+    def record(self) -> dict[str, Any]:
+        """Of the articles counted, for the data card."""
+        return {
+            "article_mean": round(self._article / self._rows, 1),
+            "summary_mean": round(self._summary / self._rows, 1),
+            "summary_longest": self._summary_longest,
+            "row_longest": self._row_longest,
+            "rows_trimmed": self._rows_trimmed,
+            "tokens_trimmed": self._tokens_trimmed,
+            "tokens_trimmed_share": round(self._tokens_trimmed / self._article, 4),
+        }

@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 
 from nutgraf import artefacts, articles, measurement, metrics, tuner
+from nutgraf.budget import drawn, most_examples
 from nutgraf.model import load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
@@ -33,10 +34,15 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         out = scratch / "search"
         tokenizer = load_tokenizer(config.model)
         renderer = Renderer(tokenizer, config.prompt)
-        train = [
-            renderer.example(a.article, a.highlights) for a in articles.read(folder.data("train"))
-        ]
-        held_out = articles.read(folder.data("validation"))
+        stored = articles.read(folder.data("train"))
+        most = most_examples(config.train, config.search.space)
+        train = renderer.rows(stored, drawn(len(stored), most, config.train.seed))
+        used = (
+            config.train.eval_examples,
+            config.search.rouge_examples,
+            config.generate.batch_size,
+        )
+        held_out = articles.read(folder.data("validation"))[: max(used)]
         validation = [renderer.example(a.article, a.highlights) for a in held_out]
         # Libraries and base are needed from here on anyway, and nothing long is done yet.
         splits = read_json(folder / "data" / "card.json")["splits"]
@@ -44,7 +50,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         prompts = [renderer.prompt(a.article).ids for a in held_out]
         # What this machine would take says nothing of a cluster.
         if config.ray.address is None and not (out / "plan.json").exists():
-            planned = measurement.forecast(study, train, prompts, numbers)
+            planned = measurement.forecast(study, [*train.held.values()], prompts, numbers)
             write_json(out / "plan.json", planned.record(time.time()))
             say(str(planned))
         trials = tuner.search(config, train, validation, out / "trials", say)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from nutgraf import artefacts, articles
-from nutgraf.budget import at_once, effective_batch, steps_of
+from nutgraf.budget import at_once, drawn, examples_of
 from nutgraf.cores import side_by_side
 from nutgraf.history import Fit
 from nutgraf.identity import identity
@@ -81,7 +81,7 @@ def _train(training: _Training) -> None:
     name, config, folder = training.name, training.config, training.folder
     if training.threads:
         torch.set_num_threads(training.threads)
-    budget = steps_of(config.train) * effective_batch(config.train)
+    budget = examples_of(config.train)
 
     def report(found: Evaluation) -> None:
         curves.evaluated(found.examples, found.loss)
@@ -94,10 +94,10 @@ def _train(training: _Training) -> None:
     with training.made.writing(resume=True) as scratch:
         out = scratch / "models" / name
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
-        train, validation = (
-            [renderer.example(a.article, a.highlights) for a in articles.read(folder.data(split))]
-            for split in ("train", "validation")
-        )
+        texts = articles.read(folder.data("train"))
+        train = renderer.rows(texts, drawn(len(texts), budget, config.train.seed))
+        held_out = articles.read(folder.data("validation"))[: config.train.eval_examples]
+        validation = [renderer.example(a.article, a.highlights) for a in held_out]
         with (
             following(config.tracking.to, folder.path, name, _told(config)) as curves,
             workplace(config, folder.path) as cluster,
