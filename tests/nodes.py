@@ -27,7 +27,8 @@ QUICK = {
 class Nodes:
     """A head and a second node; the second can be killed and started again.
 
-    `before` are the words before a node's command, by its place: that of a network namespace.
+    `outside` is where it is reached from outside, as `ray://`. `before` are the words before the
+    command of a node, by its place: that of a network namespace.
     """
 
     def __init__(
@@ -35,9 +36,7 @@ class Nodes:
     ) -> None:
         self.logs, self.head, self.before = logs, head, before or {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        with socket.socket() as free:
-            free.bind((head, 0))
-            self.address = f"{head}:{free.getsockname()[1]}"
+        self.address, self.outside = f"{head}:{_free(head)}", f"{head}:{_free(head)}"
 
     def start(self, place: str) -> None:
         """Start the node if it is not there; Ray's own processes are its children."""
@@ -51,6 +50,7 @@ class Nodes:
             port = self.address.rpartition(":")[2]
             words += ["--head", f"--port={port}", "--include-dashboard=false"]
             words += [f"--system-config={json.dumps(QUICK)}"]
+            words += [f"--ray-client-server-port={self.outside.rpartition(':')[2]}"]
         else:
             words += [f"--address={self.address}"]
         # Nodes find the functions of tests, and compute with one thread, as each has one core.
@@ -93,6 +93,12 @@ class Nodes:
                 time.sleep(0.2)
         finally:
             ray.shutdown()
+
+
+def _free(host: str) -> int:
+    with socket.socket() as found:
+        found.bind((host, 0))
+        return int(found.getsockname()[1])
 
 
 def slowly(row: int, seconds: float) -> tuple[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from nodes import SECOND, Nodes, refused, slowly, started
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # nodes of one machine; what docs/scale.md says is else
 
-from nutgraf import tuner
+from nutgraf import remote, tuner
 from nutgraf.cluster import Cluster, joined
 from nutgraf.config import build, replace
 from nutgraf.group import fit_on
@@ -198,6 +199,25 @@ def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(
             [loss for _, loss in these.history], abs=1e-5
         )
     assert lines[0].startswith("cluster: room for 2 trials at a time")
+
+
+def test_a_study_is_given_from_outside_and_fetched(head: Nodes, tmp_path: Path) -> None:
+    raw = {
+        "run": str(tmp_path / "run"),
+        "storage": str(tmp_path / "kept"),
+        "data": {"train_examples": 8, "validation_examples": 4, "test_examples": 4},
+        "train": {"eval_examples": 4},
+        "ray": {"address": f"ray://{head.outside}"},
+    }
+    assert remote.run(build(raw), ("prepare",))
+    made = (tmp_path / "run" / "data" / "train.parquet").read_bytes()
+    shutil.rmtree(tmp_path / "run")
+    assert not remote.run(build(raw), ("prepare",))
+    assert (tmp_path / "run" / "data" / "train.parquet").read_bytes() == made
+    with pytest.raises(UserError, match="storage null"):
+        remote.run(build({**raw, "storage": None}), ("prepare",))
+    with pytest.raises(UserError, match="absolute path"):
+        remote.run(build({**raw, "run": "runs/here"}), ("prepare",))
 
 
 def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: Path) -> None:

@@ -152,11 +152,13 @@ def _settings_help() -> str:
 
 
 def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
-    from nutgraf import study
-
     config = _configuration(args, settings)
+    if (config.ray.address or "").startswith("ray://"):
+        from nutgraf.remote import run
+    else:
+        from nutgraf.study import run
     with listening():
-        made = study.run(config, args.stages, force=args.force)
+        made = run(config, args.stages, force=args.force)
     if args.stages == tuple(STAGES):
         _print_table(config, made)
 

@@ -93,6 +93,34 @@ def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
         yield cluster
 
 
+@contextlib.contextmanager
+def visited(address: str) -> Iterator[Visited]:
+    """The cluster at `ray://HOST:PORT`, of which this machine is no node.
+
+    What is printed there is printed here. Raises UserError where it cannot be reached.
+    """
+    try:
+        _knock(address.removeprefix("ray://"))
+        ray.init(address, log_to_driver=True, logging_level=logging.ERROR)
+    except Exception as error:  # as above
+        raise UserError(
+            f"no Ray cluster at ray.address {address!r} ({one_line(str(error), 200)}): correct it, "
+            "open its port of clients (10001), and install ray[client] on both sides"
+        ) from error
+    with _connected():
+        yield Visited()
+
+
+class Visited:
+    """What can be done on a cluster from outside it."""
+
+    def once(self, function: Callable[[Row], Result], row: Row) -> Result:
+        """`function(row)` on one of its nodes, which it leaves to others' work."""
+        task = ray.remote(num_cpus=0, max_retries=_RETRIES)(function)
+        result: Result = _of_task(task.remote(row))
+        return result
+
+
 def _knock(address: str) -> None:
     """Raise OSError where nobody answers at HOST:PORT; Ray would wait for minutes, and then end."""
     host, _, port = address.rpartition(":")

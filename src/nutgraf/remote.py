@@ -1,0 +1,50 @@
+"""A study given to a cluster from outside it (`ray://HOST:PORT`): it runs there, and is fetched.
+
+The machine that gives it is no node, so it has no part in the work. What both sides reach is the
+storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nutgraf import study
+from nutgraf.cluster import visited
+from nutgraf.config import replace
+from nutgraf.mirror import Mirror
+from nutgraf.problems import UserError
+from nutgraf.progress import say
+from nutgraf.settings import Config
+
+
+def run(config: Config, stages: Sequence[str], force: bool = False) -> bool:
+    """`study.run` on the cluster; then what it made is fetched into the folder `config.run` here.
+
+    The folder has the same path on every node, which all see. Where this program ends, so does the
+    study there; the same command carries it on. Raises as `study.run`, and UserError without a
+    storage or an absolute path.
+    """
+    address = str(config.ray.address)
+    if config.storage is None:
+        raise UserError(
+            f"ray.address is {address!r} and storage null: a cluster is reached from outside by a "
+            "storage that both sides reach; set storage, or give the command on one of its nodes"
+        )
+    if not Path(config.run).is_absolute():
+        raise UserError(
+            f"ray.address is {address!r} and run {config.run!r}: give the absolute path of a "
+            "folder that every node sees"
+        )
+    there = replace(config, {"ray.address": "auto"})
+    say(f"the study runs on the cluster at {address}, in {config.run}")
+    with visited(address) as cluster:
+        made = cluster.once(_study, (there, tuple(stages), force))
+    Mirror(config.storage, config.run).pull()
+    say(f"fetched from the storage into {config.run}")
+    return made
+
+
+def _study(given: tuple[Config, tuple[str, ...], bool]) -> bool:
+    config, stages, force = given
+    return study.run(config, stages, force=force)
