@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from nutgraf.machine import versions
 from nutgraf.problems import Failure, UserError, one_line
+from nutgraf.progress import say
 from nutgraf.settings import RayConfig
 from nutgraf.stopping import listen_again
 
@@ -90,6 +91,8 @@ def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
     with _connected():
         cluster = Cluster(settings)
         cluster.check(folder)
+        if not settings.gpus_per_worker and (gpus := cluster.places(0, 1)):
+            say(f"the cluster has {gpus} GPUs and ray.gpus_per_worker is 0: none of them is used")
         yield cluster
 
 
