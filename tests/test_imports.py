@@ -19,10 +19,12 @@ FLOORS = [
     ("stages", "apps"),
     ("tuner", "report", "measurement"),
     ("worker", "ledger"),
+    ("members",),
+    ("member",),
     ("trainer", "proposals"),
     ("loop", "summarizer"),
     ("history", "recipe"),
-    ("inference", "trials", "attention", "shape", "identity"),
+    ("inference", "trials", "attention", "shape", "identity", "together"),
     tuple(
         "model prompts results datacard breakdown examples rivals extracts unusual evidence".split()
     ),

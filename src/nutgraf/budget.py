@@ -34,6 +34,17 @@ def evaluation_steps(settings: TrainConfig) -> list[int]:
     return [math.ceil(steps * k / count) for k in range(1, count + 1)]
 
 
+def warmup_of(settings: TrainConfig) -> int:
+    """Steps in which the learning rate rises, as transformers counts them."""
+    asked = settings.warmup_steps
+    return int(asked) if asked >= 1 else math.ceil(steps_of(settings) * asked)
+
+
+def row_every(settings: TrainConfig) -> int:
+    """Steps between two rows of a training's history: about forty of them in all."""
+    return max(1, steps_of(settings) // 40)
+
+
 def training_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
     """Indices of the rows in the order of training, `steps` times `batch` of them.
 

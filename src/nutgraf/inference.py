@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from nutgraf.footprint import EVALUATED
 from nutgraf.model import Device
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
@@ -83,7 +84,7 @@ def generate_batches(
     whole, since near ties depend on what is decoded together. Decoding is deterministic: greedy,
     or beam search. Raises NoMemory where the device has none for a batch.
     """
-    for batch in _batches([len(ids) for ids in prompts], settings.batch_size, done):
+    for batch in batches([len(ids) for ids in prompts], settings.batch_size, done):
         ids, mask = _left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, device)
         knob = f"lower generate.batch_size (now {settings.batch_size})"
         with device.autocast(), _memory(len(batch), ids.shape[1], knob):
@@ -158,7 +159,11 @@ def _ended(tokens: list[int], eos: int) -> Generated:
 
 
 def summary_losses(
-    model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device, batch_size: int = 16
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    pad: int,
+    device: Device,
+    batch_size: int = EVALUATED,
 ) -> list[RowLoss]:
     """Loss of each row's summary, end of sequence included, in the order of the rows."""
     found: dict[int, RowLoss] = {}
@@ -173,7 +178,7 @@ def loss_batches(
     rows: Sequence[Example],
     pad: int,
     device: Device,
-    batch_size: int = 16,
+    batch_size: int = EVALUATED,
     done: Container[int] = (),
 ) -> Iterator[dict[int, RowLoss]]:
     """Losses of the rows' summaries, {index of the row: its loss}, batch by batch, but the `done`.
@@ -182,25 +187,33 @@ def loss_batches(
     the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
     Raises NoMemory where the device has none for a batch.
     """
-    for batch in _batches([len(row.input_ids) for row in rows], batch_size, done):
-        ids, mask = _left_padded([rows[i].input_ids for i in batch], pad, device)
-        labels = [[t for t in rows[i].labels if t != -100] for i in batch]
-        longest = max(map(len, labels))
-        knob = "lower prompt.max_tokens, or set model.quantization to nf4"
-        with device.autocast(), _memory(len(batch), ids.shape[1], knob):
-            logits = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                logits_to_keep=longest + 1,
-                use_cache=False,
-            ).logits
-        losses = {}
-        for index, wanted, scores in zip(batch, labels, logits[:, :-1], strict=True):
-            target = torch.tensor(wanted, device=scores.device)
-            nll = functional.cross_entropy(scores[-len(wanted) :].float(), target, reduction="sum")
-            losses[index] = RowLoss(nll.item(), len(wanted))
-        yield losses
+    for batch in batches([len(row.input_ids) for row in rows], batch_size, done):
+        losses = batch_losses(model, [rows[i] for i in batch], pad, device)
+        yield dict(zip(batch, losses, strict=True))
+
+
+@torch.no_grad()
+def batch_losses(
+    model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device
+) -> list[RowLoss]:
+    """Losses of the rows' summaries, all in one batch. Raises NoMemory."""
+    ids, mask = _left_padded([row.input_ids for row in rows], pad, device)
+    labels = [[t for t in row.labels if t != -100] for row in rows]
+    knob = "lower prompt.max_tokens, or set model.quantization to nf4"
+    with device.autocast(), _memory(len(rows), ids.shape[1], knob):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=max(map(len, labels)) + 1,
+            use_cache=False,
+        ).logits
+    losses = []
+    for wanted, scores in zip(labels, logits[:, :-1], strict=True):
+        target = torch.tensor(wanted, device=scores.device)
+        nll = functional.cross_entropy(scores[-len(wanted) :].float(), target, reduction="sum")
+        losses.append(RowLoss(nll.item(), len(wanted)))
+    return losses
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:
@@ -208,7 +221,7 @@ def mean_loss(losses: Sequence[RowLoss]) -> float:
     return sum(row.nll for row in losses) / sum(row.tokens for row in losses)
 
 
-def _batches(lengths: Sequence[int], size: int, done: Container[int]) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], size: int, done: Container[int] = ()) -> Iterator[list[int]]:
     """The same batches whatever is done, those left out that are done altogether."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for start in range(0, len(order), size):

@@ -27,7 +27,7 @@ from trl import SFTConfig, SFTTrainer
 
 from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
-from nutgraf.budget import effective_batch, evaluation_steps, steps_of, training_order
+from nutgraf.budget import effective_batch, evaluation_steps, row_every, steps_of, training_order
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, History
@@ -232,7 +232,7 @@ class _Watch(TrainerCallback):
         self.loop, self.history, self.bar = loop, loop.history, bar
         self.tell, self.on_step, self.asked = tell, on_step, asked
         self.evaluate_at = set(evaluation_steps(loop.settings))
-        self.row_every = max(1, steps_of(loop.settings) // 40)
+        self.row_every = row_every(loop.settings)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

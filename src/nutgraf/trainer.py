@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf import stopping
-from nutgraf.budget import effective_batch, steps_of
+from nutgraf.budget import effective_batch
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
@@ -54,8 +54,8 @@ def fit(
             f"{len(train)} training and {len(validation)} validation rows: both are needed"
         )
     rows, start = list(validation[: settings.eval_examples]), adapter_weights(model)
-    claim = _claim(model, start, train, rows, settings, device)
-    kept, tell = Checkpoints(out, claim, progress or out.name), _each_once(on_eval)
+    claim = claim_of(model, start, train, rows, settings, device)
+    kept, tell = Checkpoints(out, claim, progress or out.name), each_once(on_eval)
     if device.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
@@ -73,9 +73,7 @@ def fit(
         with stopping.later() as asked:
             loop = _as_memory_allows(trained, settings, kept, max(map(_length, train)))
             put_adapter_weights(model, loop.best)
-            with written_by_others(out.parent):
-                model.save_pretrained(str(out), safe_serialization=True)
-            (out / "README.md").unlink()  # peft's empty card; the final model gets a filled one
+            save_adapter(model, out)
             done = {
                 "micro_batch_size": loop.settings.micro_batch_size,
                 "history": loop.history.state(),
@@ -84,16 +82,14 @@ def fit(
     history = History(effective_batch(settings))
     history.restore(done["history"])
     tell(history.evaluations)
-    return Fit(
-        best=history.best,
-        history=history.rows,
-        steps=steps_of(settings),
-        examples=steps_of(settings) * history.batch,
-        seconds=history.seconds,
-        peak_memory_bytes=history.peak_memory_bytes,
-        micro_batch_size=done["micro_batch_size"],
-        gradient_accumulation_steps=history.batch // done["micro_batch_size"],
-    )
+    return Fit.of(history, settings, done["micro_batch_size"])
+
+
+def save_adapter(model: PreTrainedModel, out: Path) -> None:
+    """Save the adapter in `model` as peft does, without the empty card that it adds."""
+    with written_by_others(out.parent):
+        model.save_pretrained(str(out), safe_serialization=True)
+    (out / "README.md").unlink()
 
 
 def _as_memory_allows(
@@ -124,7 +120,7 @@ def _as_memory_allows(
         torch.cuda.empty_cache()
 
 
-def _each_once(
+def each_once(
     on_eval: Callable[[Evaluation], None] | None,
 ) -> Callable[[Sequence[Evaluation]], None]:
     """Calls `on_eval` with those of the evaluations so far that it was not called with before."""
@@ -140,7 +136,7 @@ def _each_once(
     return tell
 
 
-def _claim(
+def claim_of(
     model: PreTrainedModel,
     start: Mapping[str, torch.Tensor],
     train: Sequence[Example],
