@@ -1,9 +1,9 @@
 """How long K trainings take together over one base, against the same K one after another.
 
 Both in one warm process that has loaded base and rows, in turns, so that what the machine does
-meanwhile meets both. The trainings have the rates, ranks and accumulation of a search; costs are per
-article that a loss was taken on, evaluations and checkpoints included. Memory is the process's peak
-(of the GPU where there is one), of each way in a process of its own.
+meanwhile meets both. The trainings have the rates and accumulation of a search; costs are per
+article that a loss was taken on, evaluations and checkpoints included. Memory is the peak of the
+process (of the GPU where there is one), of each way in a process of its own.
 
     python bench/together.py [--members 1 2 4 8 16] [--rounds 3]          pocket model, newswire
     python bench/together.py --base DIR --articles FILE.parquet [--nf4] --examples 8 --micro 1
@@ -63,7 +63,7 @@ class Trainings:
             micro_batch_size=options.micro,
             gradient_accumulation_steps=ACCUMULATED[number % 3],
             learning_rate=RATES[number % 4],
-            eval_every=max(1, options.examples // 4),
+            eval_every=max(1, options.examples // 2),
             eval_examples=options.evaluated,
         )
         adapted = functools.partial(fresh_adapter, self.base, LoraSettings(), settings.seed)
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3, help="of each; the median counts")
     parser.add_argument("--examples", type=int, default=96, help="of one training")
-    parser.add_argument("--evaluated", type=int, default=16, help="validation rows")
+    parser.add_argument("--evaluated", type=int, default=10, help="validation rows")
     parser.add_argument("--micro", type=int, default=4, help="rows of one's micro-batch")
     parser.add_argument("--most", type=int, help="members in one pass (default: all)")
     parser.add_argument("--tokens", type=int, default=1024, help="prompt.max_tokens")

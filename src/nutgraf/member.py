@@ -170,8 +170,7 @@ class Member:
             self.history.row(self.step)
         self.at_start = self.adapter.masks.stream.get_state()
         self.job.on_step()
-        if self.step < self._steps:
-            self.begin_step()
+        self.begin_step()
 
     def evaluated(self, rows: list[RowLoss], memory: int) -> None:
         """Take an evaluation: keep the weights where they are the best, write a checkpoint.

@@ -215,11 +215,14 @@ class _Layer:
             return cast(torch.Tensor, self.usual(x))
         own = self._dropped(x, turn) if turn.dropped else x
         own = own.reshape(turn.products, -1, x.shape[-1])
-        base = self.usual(x)
+        base: torch.Tensor = self.usual(x)
         up = turn.of(self.up * self.scaling)
         inner = torch.bmm(own, turn.of(self.down).transpose(1, 2).to(_product(own)))
-        outer = torch.bmm(inner, up.to(_product(inner)))
-        return cast(torch.Tensor, base + outer.view(base.shape))
+        up = up.to(_product(inner))
+        if base.dtype != inner.dtype:
+            return base + torch.bmm(inner, up).view(base.shape)
+        wide = base.view(turn.products, -1, base.shape[-1])
+        return torch.baddbmm(wide, inner, up).view(base.shape)
 
     def _dropped(self, x: torch.Tensor, turn: _Turn) -> torch.Tensor:
         kept, first = torch.ones(x.shape, device=x.device), 0
