@@ -29,7 +29,7 @@ def original_trial(examples: int) -> None:
     import peers
     import torch
 
-    from nutgraf.model import source
+    from nutgraf.base import source
     from nutgraf.pocket import newswire
     from nutgraf.settings import ModelConfig
 

@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(CONTESTANTS.values()), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.base:
-        from nutgraf.model import source
+        from nutgraf.base import source
         from nutgraf.settings import ModelConfig
 
         options.base = source(ModelConfig())

@@ -148,6 +148,30 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of a bucket that is there, on a server of this machine, with `{}` for a path."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    from nutgraf.storage import Storage
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        server.start()
+        host, port = server.get_host_and_port()
+        options = f"endpoint_override=http://{host}:{port}&region=us-east-1"
+        bucket = Storage(f"s3://studies?{options}&allow_bucket_creation=true")
+        bucket._files.create_dir("studies")
+        yield f"s3://studies/{{}}?{options}"
+        server.stop()
+
+
 LONG = "chaos study tinyllama_shape notebook search_in_ray rivals resume broken_downloads".split()
 
 

@@ -310,9 +310,10 @@ def test_help_names_every_command_and_loads_nothing_heavy():
 def test_help_of_a_study_explains_every_setting_and_loads_nothing_heavy():
     text = help_of("run", "--help")
     for name, sentence, _ in fields():
-        if name != "run":
+        if name not in ("run", "storage"):
             assert f"\n  --{name.replace('_', '-')}  [" in text
             assert sentence in text
+    assert "[--run DIR] [--storage URI]" in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -30,11 +30,16 @@ FLOORS = [
     ),
     ("articles", "card", "differences", "figures", "errors", "plan", "outcome"),
     ("footprint", "reading", "inputs"),
-    tuple("budget halving metrics published tables pages snippets pocket facts".split()),
-    ("config", "runfolder", "checkpoints"),
+    tuple("budget halving metrics published tables pages snippets pocket facts artefacts".split()),
+    ("keeping",),
+    ("mirror",),
+    ("push",),
+    ("config", "runfolder", "checkpoints", "base"),
     ("settings",),
     ("trackers",),
+    ("lease",),
     ("section", "lock", "cores", "claims", "strictyaml", "text"),
+    ("storage",),
     ("files", "machine", "stopping", "progress", "markup", "systems", "terminal", "hub"),
     ("problems",),
 ]
@@ -58,12 +63,13 @@ HOME = {
     "huggingface_hub": {"hub", "machine"},
     "ray": {"tuner", "worker"},
     "optuna": {"proposals"},
+    "fsspec": {"storage"},
 }
 PACKAGES = ("pocket", "stages", "apps", "settings")
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
     "card cli footprint plan outcome unusual machine terminal apps.check evidence inputs trackers "
-    "commands apps.serve"
+    "commands apps.serve artefacts base stages.score stages.compare stages.report"
 ).split()
 
 
@@ -109,9 +115,9 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_only_stages_and_study_touch_the_run_folder(path: Path) -> None:
+def test_only_artefacts_stages_and_study_touch_the_run_folder(path: Path) -> None:
     uses = any(module.startswith("nutgraf.runfolder") for module in imported(path))
-    assert not uses or room(path) in ("stages", "study")
+    assert not uses or room(path) in ("artefacts", "stages", "study", "keeping", "mirror", "push")
 
 
 def test_light_rooms_load_no_torch() -> None:

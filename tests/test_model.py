@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from nutgraf import identity, model
+from nutgraf import artefacts, identity, model
+from nutgraf.base import moving_weights
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.loop import Loop, adapter_weights
 from nutgraf.problems import Failure, UserError
 from nutgraf.runfolder import RunFolder
 from nutgraf.settings import Config, LoraSettings, ModelConfig
-from nutgraf.stages import search
 
 
 def test_nf4_holds_linear_layers_in_4_bits_and_keeps_the_output_close(tiny_base: Path) -> None:
@@ -133,17 +133,17 @@ def test_what_was_made_with_weights_that_have_changed_since_is_made_again(
     folder = RunFolder(config.run)
     with folder.artefact("data").writing() as out:
         (out / "data").write_text("")
-    (made,) = search.artefacts(config, folder)
+    (made,) = artefacts.search(config, folder)
     with made.writing() as out:
         (out / "search").mkdir()
         (out / "search" / "best.yaml").write_text("{}")
     assert made.is_current
     changed_weights(tiny_base, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.safetensors", base)
-    (made,) = search.artefacts(config, folder)
+    (made,) = artefacts.search(config, folder)
     assert (made.stale or "").startswith("base_weights was ")
     fixed = ModelConfig(base="some/model", revision="0" * 40)
-    assert identity.moving_weights(fixed) == identity.moving_weights(ModelConfig()) == {}
+    assert moving_weights(fixed) == moving_weights(ModelConfig()) == {}
 
 
 # Number formats.

@@ -20,7 +20,7 @@ import pytest
 import torch
 from killer import Killer
 
-from nutgraf import articles, inference, stopping, study
+from nutgraf import artefacts, articles, inference, loop, stopping, study
 from nutgraf.articles import Article
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import Journal
@@ -111,13 +111,15 @@ def test_stopped_at_a_step_a_training_ends_with_the_same_bytes(
 
 
 def test_what_was_best_before_a_stop_is_kept_where_it_is_not_surpassed(
-    tiny_base: Path, tmp_path: Path
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wild = {"learning_rate": 3.0, "schedule": "constant"}
-    undisturbed = train(tiny_base, tmp_path / "a", **wild)
+    losses = iter([3.0, 2.0, 4.0, 3.0, 2.0, 4.0])
+    monkeypatch.setattr(loop, "mean_loss", lambda rows: next(losses))
+    undisturbed = train(tiny_base, tmp_path / "a")
     assert undisturbed.record["best_step"] == 4
-    stopped(tiny_base, tmp_path / "b", 6, **wild)
-    assert train(tiny_base, tmp_path / "b", **wild) == undisturbed
+    stopped(tiny_base, tmp_path / "b", 6)
+    assert train(tiny_base, tmp_path / "b") == undisturbed
+    assert next(losses, None) is None
 
 
 def test_stopped_again_and_again_and_by_on_eval(
@@ -401,15 +403,12 @@ class Stage:
         settings = config.model_dump(mode="json", include={self.section})
         return [folder.artefact(self.name, inputs=self.inputs, settings=settings)]
 
-    def run(self, config: Config, folder: RunFolder, force: bool) -> bool:
+    def run(self, config: Config, folder: RunFolder, force: bool) -> None:
         (made,) = self.artefacts(config, folder)
-        if made.is_current:
-            return False
         with made.writing(resume=True) as out:
             (out / self.name).write_text(str(made.settings))
             if self.stops:
                 raise KeyboardInterrupt
-        return True
 
 
 def test_what_is_made_again_and_why_is_told_before_anything_is(
@@ -421,6 +420,8 @@ def test_what_is_made_again_and_why_is_told_before_anything_is(
         "train": Stage("models", ["data", "search"], "train"),
     }
     monkeypatch.setattr(study, "_stage", stages.__getitem__)
+    makes = {name: stage.artefacts for name, stage in stages.items()}
+    monkeypatch.setattr(artefacts, "BY_STAGE", makes)
 
     def told(**changes: Any) -> list[str]:
         config = Config.model_validate({"run": str(tmp_path), **changes})

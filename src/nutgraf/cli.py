@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
 from collections.abc import Sequence
@@ -116,6 +117,9 @@ def _study_command(
         help="settings; without one those of the run folder, or the pocket study's",
     )  # fmt: skip
     command.add_argument("--run", metavar="DIR", help="the run folder")
+    command.add_argument(
+        "--storage", metavar="URI", help="where the study is kept: a folder, s3://, gs:// ..."
+    )
     if makes:
         command.add_argument("--force", action="store_true", help="do again what is done")
     return command
@@ -141,7 +145,7 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
 def _settings_help() -> str:
     lines = ["settings, as --section.field VALUE:"]
     for name, sentence, default in fields():
-        if name != "run":
+        if name not in ("run", "storage"):
             shown = "see configs/" if name == "search.space" else default
             lines.append(f"  --{name.replace('_', '-')}  [{shown}]\n        {sentence}")
     return "\n".join(lines)
@@ -184,12 +188,24 @@ def _score(args: argparse.Namespace, settings: dict[str, str]) -> None:
 
 def _configuration(args: argparse.Namespace, settings: dict[str, str]) -> Config:
     path = args.config
+    if args.storage:
+        settings = {**settings, "storage": args.storage}
     if args.run:
         settings = {**settings, "run": args.run}
         saved = Path(args.run) / "config.yaml"
+        if path is None and args.storage and not saved.exists():
+            _fetch(saved, args.storage)
         if path is None and saved.exists():
             path = saved
     return load(path, settings)
+
+
+def _fetch(saved: Path, storage: str) -> None:
+    """Get the settings of a study that was begun on another machine, if it was."""
+    from nutgraf.storage import Storage
+
+    with contextlib.suppress(FileNotFoundError):
+        Storage(storage).get(saved.name, saved)
 
 
 def _print_table(config: Config, made: bool) -> None:

@@ -150,9 +150,10 @@ def _check_texts(value: Any, name: str = "") -> None:
             _check_texts(inner, name)
     elif isinstance(value, str):
         if without_secrets(value) != value:
+            variable = "AWS_SECRET_ACCESS_KEY or its like" if name == "storage" else "HF_TOKEN"
             raise ConfigError(
                 f"{name} holds a token or a password, and settings are saved: leave it out, and "
-                "set the environment variable HF_TOKEN instead"
+                f"set the environment variable {variable} instead"
             )
         if "\0" in value:
             raise ConfigError(f"{name} is {value!r}: leave the NUL character out")

@@ -11,7 +11,6 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from nutgraf.base import source, unloadable
 from nutgraf.files import written_by_others
 from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.settings import LoraSettings, ModelConfig
@@ -85,13 +85,6 @@ def choose_device(config: ModelConfig) -> Device:
 def _cpu_has_bf16() -> bool:
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-
-
-def source(config: ModelConfig) -> str:
-    """The folder or Hub id that `transformers` loads the base from."""
-    if config.base == "pocket":
-        return str(resources.files("nutgraf.pocket") / "checkpoint")
-    return config.base
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -313,8 +306,4 @@ def plain_errors(config: ModelConfig) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a damaged file can make the libraries raise anything
-        reason = one_line(f"{type(error).__name__}: {error}", 300)
-        raise Failure(
-            f"model.base {config.base!r} could not be loaded ({reason}): give `pocket`, a folder "
-            "with safetensors and a tokenizer, or a Hub id that this machine reaches or has cached"
-        ) from error
+        raise unloadable(config, error) from error

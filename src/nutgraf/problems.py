@@ -10,8 +10,14 @@ import re
 
 LONGEST = 1_000  # characters of a message; the middle of a longer one is left out
 
-# A token of the Hub, user and password in an address, a header with either.
-_SECRET = re.compile(r"hf_[A-Za-z0-9]{20,}|(?<=://)[^/@\s]+(?=@)|(?<=\bBearer )\S+", re.I)
+# A token of the Hub, user and password in an address (those of S3 may have a slash), a header with
+# either, keys among an address's options.
+_SECRET = re.compile(
+    r"hf_[A-Za-z0-9]{20,}|(?<=://)(?:[^/@\s]+|[A-Z0-9]{16,}:[^@\s]+)(?=@)|(?<=\bBearer )\S+|"
+    r"[?&](?:access_?key|secret|account_?key|client_secret|sas|session_token|token|password|sig)"
+    r"[a-z_]*=[^&\s]+",
+    re.I,
+)
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 

@@ -24,6 +24,7 @@ from nutgraf.machine import machine, versions
 from nutgraf.problems import Failure, UserError
 
 MAKING = ".making"  # where artefacts are made, a folder each
+MANIFESTS = "manifests"
 SEALED = "manifest.json"  # lies in there once the artefact is whole
 
 
@@ -88,12 +89,12 @@ class RunFolder:
     @property
     def is_begun(self) -> bool:
         """Whether anything was ever made here, if only in part."""
-        return any((self.path / name).is_dir() for name in ("manifests", MAKING))
+        return any((self.path / name).is_dir() for name in (MANIFESTS, MAKING))
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """All manifests by artefact, in the order in which they were made."""
         found = {}
-        for path in (self.path / "manifests").glob("*.json"):
+        for path in (self.path / MANIFESTS).glob("*.json"):
             try:
                 manifest = read_json(path)
             except ValueError as error:
@@ -110,7 +111,7 @@ class RunFolder:
                 shutil.rmtree(scratch)
 
     def _manifest_path(self, name: str) -> Path:
-        return self.path / "manifests" / f"{name.replace('/', '.')}.json"
+        return self.path / MANIFESTS / f"{name.replace('/', '.')}.json"
 
 
 @dataclass(frozen=True)

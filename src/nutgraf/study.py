@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from nutgraf import artefacts
 from nutgraf.config import to_yaml
 from nutgraf.files import write_text
 from nutgraf.lock import held
@@ -28,16 +30,17 @@ STAGES = {
 def run(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool = False) -> bool:
     """Run the named stages in the folder `config.run`; what is done and unchanged is skipped.
 
-    Returns whether anything had to be made. `force` makes it again all the same.
+    Returns whether anything had to be made. `force` makes it again all the same. With
+    `config.storage` the study is fetched from there first, and what is made is put there.
     """
     folder = RunFolder(config.run)
-    with held(folder.path):
+    with held(folder.path), _kept(config, folder) as keep:
         folder.recover()
         for line in again(config, folder, stages):
             say(line)
         write_text(folder.config, to_yaml(config))
         try:
-            return _run(config, folder, stages, force)
+            return _run(config, folder, stages, force, keep)
         except OSError as error:
             error.filename = error.filename or str(folder.path)  # a full disk often names no file
             raise
@@ -50,7 +53,7 @@ def again(config: Config, folder: RunFolder, stages: Sequence[str] = tuple(STAGE
     lines = []
     to_make: set[str] = set()
     for name in stages:
-        for made in _stage(name).artefacts(config, folder):
+        for made in artefacts.BY_STAGE[name](config, folder):
             stale, useless = _outlook(made, to_make)
             if stale:
                 to_make.add(made.name)
@@ -68,12 +71,25 @@ def _outlook(made: Artefact, to_make: set[str]) -> tuple[str | None, str | None]
     return made.stale, made.abandoned
 
 
-def _stage(name: str) -> Any:
-    """Imported when its turn comes: `nutgraf --help` loads neither torch nor Ray."""
-    return importlib.import_module(f"nutgraf.stages.{name}")
+@contextlib.contextmanager
+def _kept(config: Config, folder: RunFolder) -> Iterator[Callable[[], None]]:
+    """Keep the study in its storage; gives what is called where all made so far is to be there."""
+    if config.storage is None:
+        yield lambda: None
+        return
+    from nutgraf.keeping import kept  # with the libraries of file systems
+
+    with kept(config.storage, folder.path) as keep:
+        yield keep
 
 
-def _run(config: Config, folder: RunFolder, stages: Sequence[str], force: bool) -> bool:
+def _run(
+    config: Config,
+    folder: RunFolder,
+    stages: Sequence[str],
+    force: bool,
+    keep: Callable[[], None],
+) -> bool:
     anything = False
     for number, name in enumerate(STAGES, 1):
         if name not in stages:
@@ -81,9 +97,16 @@ def _run(config: Config, folder: RunFolder, stages: Sequence[str], force: bool) 
         title = f"[{number}/{len(STAGES)}] {name:<8}"
         say(f"{title} {STAGES[name]}")
         started = time.perf_counter()
-        if _stage(name).run(config, folder, force=force):
-            anything = True
-            say(f"{title} done in {time.perf_counter() - started:.0f} s")
-        else:
+        if not force and all(made.is_current for made in artefacts.BY_STAGE[name](config, folder)):
             say(f"{title} unchanged, skipped")
+            continue
+        _stage(name).run(config, folder, force=force)
+        anything = True
+        keep()
+        say(f"{title} done in {time.perf_counter() - started:.0f} s")
     return anything
+
+
+def _stage(name: str) -> Any:
+    """Imported when it has something to do: what is done needs neither torch nor Ray."""
+    return importlib.import_module(f"nutgraf.stages.{name}")

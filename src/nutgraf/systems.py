@@ -34,6 +34,11 @@ def repeated(seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
     return {f"{name}{_SEED}{seed}": (name, seed) for seed in seeds[1:] for name in TRAINED}
 
 
+def measured(rivals: Iterable[str], seeds: Sequence[int]) -> tuple[str, ...]:
+    """All that is summarized and scored: every system, and the further seeds."""
+    return (*names(rivals), *repeated(seeds))
+
+
 def origin(system: str) -> str:
     """The system that this one repeats with another seed, or itself."""
     return system.partition(_SEED)[0]

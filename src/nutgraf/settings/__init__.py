@@ -35,6 +35,11 @@ __all__ = [
 
 class Config(Section):
     run: str = Field("runs/pocket", description="The run folder.")
+    storage: str | None = Field(
+        None,
+        description="Where the study is kept beside the run folder: a folder, `s3://`, `gs://` or "
+        "another address; null is nowhere.",
+    )
     data: DataConfig = Field(DataConfig(), description="Articles and their reference summaries.")
     prompt: PromptConfig = Field(PromptConfig(), description="From an article to a prompt.")
     model: ModelConfig = Field(ModelConfig(), description="The frozen base.")

@@ -8,11 +8,21 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import articles, breakdown, card, differences, errors, examples, metrics, published
+from nutgraf import (
+    artefacts,
+    articles,
+    breakdown,
+    card,
+    differences,
+    errors,
+    examples,
+    metrics,
+    published,
+)
+from nutgraf.artefacts import TABLE
 from nutgraf.articles import Article
 from nutgraf.files import written_by_others
 from nutgraf.runfolder import (
-    Artefact,
     RunFolder,
     read_json,
     read_records,
@@ -25,7 +35,6 @@ from nutgraf.systems import MODELS, TRAINED, competing, names, origin, repeated
 
 Rows = dict[str, list[dict[str, Any]]]
 
-TABLE = "model_comparison_results.csv"
 COLUMNS = [
     "system", "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
     "rougeLsum_high", "loss", "perplexity", "learning_rate", "gradient_accumulation_steps",
@@ -35,24 +44,9 @@ COLUMNS = [
 INTERVALS = [f"{kind}_{end}" for kind in ("rouge1", "rouge2", "rougeL") for end in ("low", "high")]
 
 
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    repeats = repeated(config.train.seeds)
-    scored = [f"scores/{system}" for system in (*names(config.rivals), *repeats)]
-    return [
-        folder.artefact(
-            "comparison",
-            outputs=[TABLE, "analysis"],
-            inputs=[*scored, *(f"models/{name}" for name in (*TRAINED, *repeats))],
-            settings=config.model_dump(mode="json", include={"score"}),
-        ),
-        folder.artefact("final_best_model", inputs=["data", "comparison", "models/best"]),
-    ]
-
-
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make model_comparison_results.csv with analysis/, and final_best_model/."""
-    table, final = artefacts(config, folder)
+    table, final = artefacts.compare(config, folder)
     anything = False
     if force or not table.is_current:
         with table.writing() as scratch:

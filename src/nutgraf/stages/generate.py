@@ -11,32 +11,16 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from nutgraf import articles, extracts, rivals
+from nutgraf import artefacts, articles, extracts, rivals
 from nutgraf.articles import Article
 from nutgraf.files import Journal
-from nutgraf.identity import moving_weights
 from nutgraf.inference import generate_batches, loss_batches
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_records
+from nutgraf.runfolder import RunFolder, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import EXTRACTS, MODELS, TRAINED, names, origin, repeated
-
-SETTINGS = {"prompt", "model", "generate"}
-
-
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    return [
-        folder.artefact(
-            f"summaries/{system}",
-            outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data", *([f"models/{system}"] if origin(system) in TRAINED else [])],
-            settings=_settings(system, config),
-        )
-        for system in _systems(config)
-    ]
+from nutgraf.systems import EXTRACTS, MODELS, measured, origin
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -46,7 +30,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     summary's tokens) and `reference_tokens`.
     """
     anything = False
-    for system, made in zip(_systems(config), artefacts(config, folder), strict=True):
+    systems = measured(config.rivals, config.train.seeds)
+    for system, made in zip(systems, artefacts.generate(config, folder), strict=True):
         if made.is_current and not force:
             say(f"{system}: done before")
             continue
@@ -56,24 +41,6 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             write_records(scratch / "summaries" / f"{system}.jsonl", rows)
         anything = True
     return anything
-
-
-def _systems(config: Config) -> tuple[str, ...]:
-    return (*names(config.rivals), *repeated(config.train.seeds))
-
-
-def _settings(system: str, config: Config) -> dict[str, Any]:
-    """What the summaries of the system depend on, apart from the data."""
-    if origin(system) in MODELS:
-        return {
-            **config.model_dump(mode="json", include=SETTINGS),
-            **moving_weights(config.model),
-        }
-    if system in EXTRACTS:
-        return {}
-    rival = config.rivals[system]
-    file = {"sha256": file_hash(Path(rival.file))} if rival.file else {}
-    return {**rival.model_dump(mode="json", exclude={"batch_size"}), **file}
 
 
 def _summaries(

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nutgraf import articles, datacard, rivals
+from nutgraf import artefacts, articles, datacard, rivals
 from nutgraf.articles import SPLITS, Article, Split
 from nutgraf.model import load_tokenizer
-from nutgraf.problems import UserError
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import Artefact, RunFolder, file_hash, write_json, write_records
+from nutgraf.runfolder import RunFolder, write_json, write_records
 from nutgraf.settings import Config, DataConfig
-
-
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    settings = {
-        "data": config.data.model_dump(mode="json"),
-        "files": _contents(config.data),
-        "prompt": config.prompt.model_dump(mode="json"),
-        "tokenizer": [config.model.base, config.model.revision],
-    }
-    return [folder.artefact("data", settings=settings)]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -36,7 +23,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     The last has each row that was left out, with split, row, id, reason and detail. Every row is
     put into tokens once, so that one that cannot fit is known before any training.
     """
-    (made,) = artefacts(config, folder)
+    (made,) = artefacts.prepare(config, folder)
     if made.is_current and not force:
         return False
     with made.writing() as scratch:
@@ -89,17 +76,3 @@ def _tokens(renderer: Renderer, split: str, rows: Sequence[Article]) -> dict[str
         "tokens_trimmed": sum(trimmed),
         "tokens_trimmed_share": round(sum(trimmed) / sum(article), 4),
     }
-
-
-def _contents(data: DataConfig) -> dict[str, str]:
-    """SHA-256 of each local file, so that a changed one is read again."""
-    found = {}
-    for name in filter(None, [data.train, data.validation, data.test, data.source]):
-        path = Path(name)
-        try:
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if file.is_file():
-                    found[str(file)] = file_hash(file)
-        except OSError as error:
-            raise UserError(f"{name} cannot be read: {error.strerror}: give another") from None
-    return found

@@ -9,32 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf import breakdown, errors, figures, metrics, outcome, published, report
+from nutgraf import artefacts, breakdown, errors, figures, metrics, outcome, published, report
 from nutgraf.card import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.config import to_yaml
 from nutgraf.results import spread
-from nutgraf.runfolder import Artefact, RunFolder, read_json, read_records, write_text
+from nutgraf.runfolder import RunFolder, read_json, read_records, write_text
 from nutgraf.settings import Config, Rival
-from nutgraf.systems import BUILT_IN, TRAINED, names
-
-
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    models = [f"models/{name}" for name in TRAINED]
-    scores = [f"scores/{system}" for system in names(config.rivals)]
-    return [
-        folder.artefact(
-            "report",
-            outputs=["figures", "report.html", "report.md"],
-            inputs=["data", "search", *models, *scores, "comparison"],
-            settings=config.model_dump(mode="json"),
-        )
-    ]
+from nutgraf.systems import BUILT_IN, TRAINED
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make figures/, report.html and report.md."""
-    (made,) = artefacts(config, folder)
+    (made,) = artefacts.report(config, folder)
     if made.is_current and not force:
         return False
     with made.writing() as scratch:

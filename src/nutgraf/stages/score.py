@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from nutgraf import articles, errors, metrics
-from nutgraf.runfolder import Artefact, RunFolder, read_records, write_records
+from nutgraf import artefacts, articles, errors, metrics
+from nutgraf.runfolder import RunFolder, read_records, write_records
 from nutgraf.settings import Config
-from nutgraf.systems import names, repeated
-
-
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    return [
-        folder.artefact(
-            f"scores/{system}",
-            outputs=[f"scores/{system}.jsonl"],
-            inputs=["data", f"summaries/{system}"],
-        )
-        for system in _systems(config)
-    ]
+from nutgraf.systems import measured
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make scores/<system>.jsonl for every system."""
     anything = False
-    for system, made in zip(_systems(config), artefacts(config, folder), strict=True):
+    systems = measured(config.rivals, config.train.seeds)
+    for system, made in zip(systems, artefacts.score(config, folder), strict=True):
         if made.is_current and not force:
             continue
         test = articles.read(folder.data("test"))
@@ -48,7 +37,3 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             write_records(scratch / "scores" / f"{system}.jsonl", rows)
         anything = True
     return anything
-
-
-def _systems(config: Config) -> tuple[str, ...]:
-    return (*names(config.rivals), *repeated(config.train.seeds))

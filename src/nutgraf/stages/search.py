@@ -7,28 +7,15 @@ import time
 import pandas as pd
 import yaml
 
-from nutgraf import articles, measurement, metrics, tuner
-from nutgraf.config import replace
-from nutgraf.identity import moving_weights
+from nutgraf import artefacts, articles, measurement, metrics, tuner
 from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
-from nutgraf.runfolder import Artefact, RunFolder, read_json, write_json
+from nutgraf.runfolder import RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trackers import following, named
 from nutgraf.trials import by_loss, choose
-
-SETTINGS = {"prompt", "model", "lora", "train", "search", "generate"}
-
-
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    settings = _own(config).model_dump(
-        mode="json", include=SETTINGS, exclude={"search": {"trial_minutes"}}
-    )
-    settings |= moving_weights(config.model)
-    return [folder.artefact("search", inputs=["data"], settings=settings)]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -36,8 +23,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 
     An interrupted search goes on from what the trials' folders hold, finalists' ROUGE included.
     """
-    study, config = config, _own(config)
-    (made,) = artefacts(config, folder)
+    study, config = config, artefacts.first_seed(config)
+    (made,) = artefacts.search(config, folder)
     if made.is_current and not force:
         return False
     named(config.tracking.to)  # a UserError, where one is not installed
@@ -91,8 +78,3 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         pd.DataFrame(history, columns=columns).to_csv(out / "history.csv", index=False)
         (out / "best.yaml").write_text(yaml.safe_dump(chosen.values, sort_keys=False))
     return True
-
-
-def _own(config: Config) -> Config:
-    """What the search depends on: seeds after the first are not among it."""
-    return replace(config, {"train.seeds": [config.train.seed]})

@@ -6,23 +6,18 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-import yaml
 
-from nutgraf import articles
+from nutgraf import artefacts, articles
 from nutgraf.budget import at_once, effective_batch, steps_of
-from nutgraf.config import replace
 from nutgraf.cores import side_by_side
-from nutgraf.identity import identity, moving_weights
+from nutgraf.identity import identity
 from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
 from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder, write_json
 from nutgraf.settings import Config
-from nutgraf.systems import repeated
 from nutgraf.trackers import following, named
 from nutgraf.trainer import Evaluation, fit
-
-SETTINGS = {"prompt", "model", "lora", "train"}
 
 
 @dataclass(frozen=True)
@@ -34,11 +29,6 @@ class _Training:
     folder: RunFolder
     made: Artefact
     threads: int | None
-
-
-def artefacts(config: Config, folder: RunFolder) -> list[Artefact]:
-    """What this stage makes, from what and with which settings."""
-    return [training.made for training in _trainings(config, folder)]
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -66,27 +56,14 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 
 def _trainings(config: Config, folder: RunFolder) -> list[_Training]:
     """All trainings of the study, those of `best` with what the search in the folder has chosen."""
-    best = folder / "search" / "best.yaml"
-    chosen = yaml.safe_load(best.read_text(encoding="utf-8")) if best.exists() else {}
-    models = {"baseline": (config, ["data"]), "best": (replace(config, chosen), ["data", "search"])}
-    first = {name: (name, config.train.seed) for name in models}
     # Decided by the configuration, not by what is left to do: sums over several threads differ in
     # their last bits from sums over one.
     threads = max(1, int(config.search.cpus_per_trial)) if at_once(config.search) > 1 else None
-    found = []
-    for name, (model, seed) in {**first, **repeated(config.train.seeds)}.items():
-        settings, inputs = models[model]
-        settings = replace(settings, {"train.seeds": [seed]})
-        made = folder.artefact(
-            f"models/{name}",
-            inputs=inputs,
-            settings={
-                **settings.model_dump(mode="json", include=SETTINGS),
-                **moving_weights(config.model),
-            },
-        )
-        found.append(_Training(name, settings, folder, made, threads))
-    return found
+    settings = artefacts.trainings(config, folder)
+    return [
+        _Training(name, own, folder, made, threads)
+        for (name, own), made in zip(settings.items(), artefacts.train(config, folder), strict=True)
+    ]
 
 
 def _train(training: _Training) -> None:
