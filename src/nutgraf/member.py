@@ -31,11 +31,10 @@ from nutgraf.history import Evaluation, Fit, History
 from nutgraf.inference import RowLoss, mean_loss
 from nutgraf.loop import BEST, HISTORY, adapter_weights, put_adapter_weights
 from nutgraf.model import Device
-from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
 from nutgraf.together import Adapter
-from nutgraf.trainer import claim_of, each_once, save_adapter
+from nutgraf.trainer import claim_of, each_once, save_adapter, smaller
 
 STATE = "state.pt"  # weights, optimizer, schedule, stream of dropout
 
@@ -78,6 +77,7 @@ class Member:
         )
         self.tell = each_once(job.on_eval)
         self.history = History(effective_batch(settings))
+        self.micro = settings.micro_batch_size  # or as small as the memory wants it
         self.best: dict[str, torch.Tensor] = {}
         self.step = 0
         self.at_start = self.adapter.masks.stream.get_state()
@@ -92,6 +92,7 @@ class Member:
             self._end(record)
         else:
             self.kept.open()
+            self.micro = self.kept.notes.get("micro_batch_size", self.micro)
             self._carry_on()
             if self.step < self._steps:
                 self.begin_step()
@@ -130,8 +131,7 @@ class Member:
     @property
     def micro_batch(self) -> list[Example]:
         """The rows that come next."""
-        size = self.settings.micro_batch_size
-        return self._rows[len(self._losses) * size :][:size]
+        return self._rows[len(self._losses) * self.micro :][: self.micro]
 
     @property
     def tokens(self) -> int:
@@ -141,7 +141,7 @@ class Member:
     @property
     def summed(self) -> bool:
         """Whether the gradient of the step is complete."""
-        return len(self._losses) == self.settings.gradient_accumulation_steps
+        return len(self._losses) * self.micro == self.history.batch
 
     @property
     def evaluates(self) -> bool:
@@ -175,8 +175,7 @@ class Member:
     def evaluated(self, rows: list[RowLoss], memory: int) -> None:
         """Take an evaluation: keep the weights where they are the best, write a checkpoint.
 
-        After the last one the training is done. `memory` is the most held
-        so far, in bytes.
+        After the last one the training is done. `memory` is the most held so far, in bytes.
         """
         self.history.evaluation(self.step, mean_loss(rows), rows)
         if self.history.best is self.history.evaluations[-1]:
@@ -193,7 +192,7 @@ class Member:
             put_adapter_weights(model, self.best)
             save_adapter(model, self.job.out)
         record = {
-            "micro_batch_size": self.settings.micro_batch_size,
+            "micro_batch_size": self.micro,
             "history": self.history.state(),
         }
         self.kept.finish(record)
@@ -237,10 +236,11 @@ class Member:
         self.tell(self.history.evaluations)
         self.done = Fit.of(self.history, self.settings, record["micro_batch_size"])
 
-    def no_memory(self, reason: str) -> Failure:
-        longest = max(len(row.input_ids) for row in self._rows)
-        return Failure(
-            f"{self.kept.title}: no memory on the device for {self.settings.micro_batch_size} "
-            f"articles of up to {longest} tokens ({reason}): lower train.micro_batch_size or "
-            "prompt.max_tokens, or set search.together to off"
-        )
+    def halve(self, reason: str) -> None:
+        """Be at the begin of the step with smaller micro-batches, as `fit()` does.
+
+        Raises Failure where they hold one article.
+        """
+        longest = max(len(row.input_ids) for row in self.train)
+        self.micro = smaller(self.micro, self.history.batch, self.kept, longest, reason)
+        self.begin_step()

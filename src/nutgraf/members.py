@@ -22,7 +22,7 @@ from nutgraf.inference import EVALUATED, NoMemory, RowLoss, batch_losses, batche
 from nutgraf.loop import peak_memory
 from nutgraf.member import Job, Member
 from nutgraf.model import Device
-from nutgraf.problems import Failure
+from nutgraf.problems import Failure, one_line
 from nutgraf.progress import say
 from nutgraf.prompts import Example
 from nutgraf.stopping import Stopped
@@ -109,14 +109,14 @@ class Members:
             work(group)
             return
         except (torch.OutOfMemoryError, NoMemory) as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = one_line(str(error), 300)
         for member in group:
             if not member.evaluates:
                 member.begin_step()
         gc.collect()
         torch.cuda.empty_cache()
         if len(group) == 1:
-            self._out(group[0], group[0].no_memory(reason))
+            self._smaller(group[0], reason)
             return
         self.most = (len(group) + 1) // 2
         say(
@@ -124,6 +124,15 @@ class Members:
         )
         self._together(group[: self.most], work)
         self._together(group[self.most :], work)
+
+    def _smaller(self, member: Member, reason: str) -> None:
+        """Let one that has no memory even alone try with less, where it can."""
+        try:
+            if member.evaluates:  # in small batches, as they are
+                raise Failure(reason)
+            member.halve(reason)
+        except Failure as error:
+            self._out(member, error)
 
     def _alone(self, member: Member, work: Callable[[], None]) -> None:
         """`work` of one member, whose failure is its own."""

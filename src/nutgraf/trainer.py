@@ -104,20 +104,29 @@ def _as_memory_allows(
             return trained(settings.model_copy(update=accumulated))
         except torch.OutOfMemoryError as error:
             reason = " ".join(str(error).split())[:120]
-        if micro == 1:
-            raise Failure(
-                f"{kept.title}: no memory on the device for one article of up to {longest} tokens "
-                f"({reason}): lower prompt.max_tokens, or set train.activation_checkpointing to "
-                "true or model.quantization to nf4"
-            )
-        full, micro = micro, max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
-        kept.note(micro_batch_size=micro)
-        say(
-            f"{kept.title}: no memory on the device for {full} articles at a time: goes on with "
-            f"{micro}, {batch // micro} times a step (train.micro_batch_size)"
-        )
+        micro = smaller(micro, batch, kept, longest, reason)
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def smaller(micro: int, batch: int, kept: Checkpoints, longest: int, reason: str) -> int:
+    """The micro-batch to go on with after one of `micro` had no memory: noted for a stop, and said.
+
+    It is at most half and divides the `batch`. Raises Failure where it was one article.
+    """
+    if micro == 1:
+        raise Failure(
+            f"{kept.title}: no memory on the device for one article of up to {longest} tokens "
+            f"({reason}): lower prompt.max_tokens, or set train.activation_checkpointing to "
+            "true or model.quantization to nf4"
+        )
+    less = max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
+    kept.note(micro_batch_size=less)
+    say(
+        f"{kept.title}: no memory on the device for {micro} articles at a time: goes on with "
+        f"{less}, {batch // less} times a step (train.micro_batch_size)"
+    )
+    return less
 
 
 def each_once(
