@@ -171,7 +171,11 @@ class Members:
         ]
         again = group[0].settings.activation_checkpointing
         self.base.train()
-        with self._recomputed(again), self._applied(group, batches, again):
+        with (
+            self._recomputed(again),
+            self._applied(group, batches, again),
+            training_attention(self.base, self.device, *ids.shape),
+        ):
             nll = functional.cross_entropy(
                 self._logits(ids, told).float(),
                 torch.tensor(targets, device=self.device.name),
@@ -191,9 +195,8 @@ class Members:
         chosen = output.register_forward_pre_hook(
             lambda _, given: given[0].flatten(0, 1)[positions]
         )
-        longest, rows = ids.shape[1], ids.shape[0]
         try:
-            with self.device.autocast(), training_attention(self.base, self.device, rows, longest):
+            with self.device.autocast():
                 found: torch.Tensor = self.base(input_ids=ids, use_cache=False).logits
         finally:
             chosen.remove()
