@@ -53,6 +53,7 @@ class Members:
             raise Failure("fp16 needs a loss scale a training: set search.together to off")
         self.base, self.pad, self.device, self.most = base, pad, device, most
         self.train, self.validation = train, validation
+        self._longest = max(len(row.input_ids) for row in train)
         self.present: list[Member] = []
         self.errors: dict[Member, Exception] = {}
         self._stack = Stack(base)
@@ -118,12 +119,10 @@ class Members:
         if len(group) == 1:
             self._smaller(group[0], reason)
             return
-        self.most = (len(group) + 1) // 2
-        say(
-            f"no memory on the device for {len(group)} trainings at a time: {self.most} from now on"
-        )
-        self._together(group[: self.most], work)
-        self._together(group[self.most :], work)
+        half = self.most = (len(group) + 1) // 2
+        say(f"no memory on the device for {len(group)} trainings at a time: {half} from now on")
+        self._together(group[:half], work)
+        self._together(group[half:], work)
 
     def _smaller(self, member: Member, reason: str) -> None:
         """Let one that has no memory even alone try with less, where it can."""
@@ -227,6 +226,15 @@ class Members:
     def _evaluate(self, group: list[Member]) -> None:
         """Exact over tokens, in the batches that each alone would have."""
         self.base.eval()
+        micro = max(member.micro for member in group)
+        with training_attention(self.base, self.device, micro, self._longest):
+            found = self._found(group)
+        memory = peak_memory(self.device)
+        for member, own in zip(group, found, strict=True):
+            losses = [own[i] for i in range(len(member.validation))]
+            self._alone(member, functools.partial(member.evaluated, losses, memory))
+
+    def _found(self, group: list[Member]) -> list[dict[int, RowLoss]]:
         found: list[dict[int, RowLoss]] = [{} for _ in group]
         rows = self.validation
         most = max(len(member.validation) for member in group)
@@ -238,10 +246,7 @@ class Members:
                 )
             for place, own in enumerate(found):
                 own |= zip(batch, losses[place * len(batch) :], strict=False)
-        memory = peak_memory(self.device)
-        for member, own in zip(group, found, strict=True):
-            losses = [own[i] for i in range(len(member.validation))]
-            self._alone(member, functools.partial(member.evaluated, losses, memory))
+        return found
 
 
 def fit_together(
