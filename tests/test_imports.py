@@ -18,7 +18,7 @@ FLOORS = [
     ("study", "commands"),
     ("stages", "apps"),
     ("tuner", "report", "measurement"),
-    ("worker", "ledger"),
+    ("worker", "ledger", "engine"),
     ("members",),
     ("member",),
     ("trainer", "proposals"),
@@ -61,7 +61,7 @@ HOME = {
     "mlflow": {"trackers"},
     "trackio": {"trackers"},
     "huggingface_hub": {"hub", "machine"},
-    "ray": {"tuner", "worker"},
+    "ray": {"tuner", "worker", "engine"},
     "optuna": {"proposals"},
     "fsspec": {"storage"},
 }

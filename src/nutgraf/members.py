@@ -56,6 +56,7 @@ class Members:
         self._longest = max(len(row.input_ids) for row in train)
         self.present: list[Member] = []
         self.errors: dict[Member, Exception] = {}
+        self.before: Callable[[list[Member]], None] = lambda group: None  # told of each group
         self._stack = Stack(base)
 
     def join(self, job: Job) -> Member:
@@ -106,6 +107,7 @@ class Members:
 
     def _together(self, group: list[Member], work: Callable[[list[Member]], None]) -> None:
         """`work` on the group, or on parts of it where memory is short, noted for what follows."""
+        self.before(group)
         try:
             work(group)
             return

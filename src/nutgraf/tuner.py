@@ -43,6 +43,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from nutgraf import worker
+from nutgraf.engine import Together
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
@@ -53,22 +54,29 @@ def search(
     validation: Sequence[Example],
     out: Path,
     say: Callable[[str], None],
+    together: bool = False,
 ) -> list[Trial]:
     """Try `config.search.trials` settings and return all trials by number.
 
-    The adapter of a completed trial lies in `out/<number>/adapter`. Where `out` holds what an
+    The adapter of a completed trial lies in `out/<number>/adapter`. Trials have a process each that
+    trains, or are trained `together` by one (engine.py). Where `out` holds what an
     interrupted search with the same arguments left, the search goes on from there. A trial that
     fails is a Trial with its error; raises Failure only if none is completed, or if Ray cannot
     start, and OSError where the disk is full, after which the search can go on.
     """
-    training = functools.partial(
+    training: worker.Training | Together = functools.partial(
         worker.fitting, config=config, train=list(train), validation=list(validation)
     )
+    if together:
+        training = Together(config, train, validation)
     return run(config, training, out.resolve(), say)
 
 
 def run(
-    config: Config, training: worker.Training, out: Path, say: Callable[[str], None]
+    config: Config,
+    training: worker.Training | Together,
+    out: Path,
+    say: Callable[[str], None],
 ) -> list[Trial]:
     """The search with any `training`; `out` is an absolute path."""
     ledger = Ledger(config, out, say)
@@ -90,9 +98,13 @@ def run(
 
 
 def _run_in_ray(
-    ledger: Ledger, training: worker.Training, search: SearchConfig, say: Callable[[str], None]
+    ledger: Ledger,
+    training: worker.Training | Together,
+    search: SearchConfig,
+    say: Callable[[str], None],
 ) -> None:
-    trials = at_once(search)
+    together = isinstance(training, Together)  # whose trials take no core for themselves
+    trials = search.concurrent if together else at_once(search)
     if trials < search.concurrent:
         say(f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time")
     scratch = ledger.out / ".ray"
@@ -103,10 +115,11 @@ def _run_in_ray(
             tune.with_parameters(
                 worker.work,
                 out=str(ledger.out),
-                training=training,
+                training=training.begin(ledger.out) if isinstance(training, Together) else training,
                 minutes=search.trial_minutes,
             ),
-            {"cpu": search.cpus_per_trial, "gpu": search.gpus_per_trial},
+            # The engine has the GPU, where trials are trained together.
+            {"cpu": search.cpus_per_trial, "gpu": 0 if together else search.gpus_per_trial},
         )
         tune.Tuner(
             trainable,
