@@ -191,12 +191,15 @@ def of_session(session: int) -> list[psutil.Process]:
     return found
 
 
-def at_work(session: int, checkpoints: Path) -> psutil.Process:
-    """The engine of a session, when a trial has its first checkpoint."""
+def at_work(session: int, trials: Path, but: int = 0) -> psutil.Process:
+    """The engine of a session, once a trial has its first checkpoint."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        if list(checkpoints.glob("*/.adapter.checkpoints/checkpoint-*")):
-            return next(p for p in of_session(session) if "Engine" in p.name())
+        if list(trials.glob("*/.adapter.checkpoints/checkpoint-*")):
+            for process in of_session(session):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "Engine" in process.name() and process.pid != but:
+                        return process
         time.sleep(0.05)
     raise AssertionError("no checkpoint in 90 s")
 
@@ -221,6 +224,7 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
             for entry in process.memory_maps()
         }
         os.kill(engine.pid, signal.SIGKILL)
+        assert at_work(program.pid, tmp_path / "trials", but=engine.pid).pid != engine.pid
         out, _ = program.communicate(timeout=120)
         assert program.returncode == 0, out
     finally:

@@ -17,6 +17,7 @@ FLOORS = [
     ("cli",),
     ("study", "commands"),
     ("stages", "apps"),
+    ("gain",),
     ("tuner", "report", "measurement"),
     ("worker", "ledger", "engine"),
     ("members",),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
+from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nutgraf import config as configuration
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from nutgraf.prompts import Example
     from nutgraf.settings import Config
 
+NAME = "engine-"  # and the node, of an actor
 ASKED_EVERY = 1.0  # seconds that a trial waits for news at most
 GONE = 30.0  # seconds after which a trial that no longer asks counts as dead
 DEATHS = 2  # of an engine that trained one trial alone, after which that trial has failed
@@ -72,10 +74,9 @@ class Together:
     validation: Sequence[Example]
 
     def begin(self, out: Path) -> Any:
-        """The Training itself; the engine keeps notes in `out`, which those of before leave."""
+        """The Training itself; engines keep notes in `out` until the `end`."""
         search = self.config.search
-        for notes in out.glob(".engine-*"):
-            notes.unlink()
+        self.end(out)
         started = functools.partial(
             _engine,
             given=ray.put((self.config, list(self.train), list(self.validation))),
@@ -86,12 +87,20 @@ class Together:
         )
         return functools.partial(through, started=started)
 
+    def end(self, out: Path) -> None:
+        """End the engines that there are, and forget what they noted."""
+        for name in list_named_actors():
+            if name.startswith(NAME):
+                ray.kill(ray.get_actor(name))
+        for notes in out.glob(f".{NAME}*"):
+            notes.unlink()
+
 
 def _engine(given: Any, out: str, threads: int, gpus: int, minutes: float | None) -> Any:
     """The engine of this node, which the first that asks for it starts."""
     node = ray.get_runtime_context().get_node_id()
     options = {
-        "name": f"engine-{node}",
+        "name": f"{NAME}{node}",
         "get_if_exists": True,
         "lifetime": "detached",  # its own, not that of the trial that comes first
         "num_cpus": 0,  # the trials have those that it uses
@@ -101,7 +110,7 @@ def _engine(given: Any, out: str, threads: int, gpus: int, minutes: float | None
         "max_concurrency": 1000,  # trials that wait for news, a thread each
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
     }
-    notes = str(Path(out) / f".engine-{node}.json")
+    notes = str(Path(out) / f".{NAME}{node}.json")
     return ray.remote(Engine).options(**options).remote(given, notes, threads, minutes)
 
 

@@ -138,6 +138,8 @@ def _run_in_ray(
             ),
         ).fit()
     finally:
+        if isinstance(training, Together):
+            training.end(ledger.out)
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 import pandas as pd
 import yaml
 
-from nutgraf import artefacts, articles, measurement, metrics, tuner
+from nutgraf import artefacts, articles, gain, measurement, metrics, tuner
 from nutgraf.inference import generate
 from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.progress import say
@@ -45,7 +46,14 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             planned = measurement.forecast(study, train, prompts, numbers)
             write_json(out / "plan.json", planned.record(time.time()))
             say(str(planned))
-        trials = tuner.search(config, train, validation, out / "trials", say)
+        # Noted, since a search that is carried on does not change its way.
+        if not (out / "together.json").exists():
+            write_json(out / "together.json", asdict(gain.choose(config, train)))
+        choice = read_json(out / "together.json")
+        say(choice["why"])
+        trials = tuner.search(
+            config, train, validation, out / "trials", say, together=choice["together"]
+        )
         for trial in trials:
             name = f"trial-{trial.number}"
             with following(config.tracking.to, folder.path, name, trial.values) as curves:

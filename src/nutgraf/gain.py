@@ -1,0 +1,103 @@
+"""Whether the trials of a search are faster together on this machine: a short step says."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nutgraf.budget import at_once
+from nutgraf.config import replace
+from nutgraf.measurement import Measured, base_or_stand_in, busy, threads_of
+from nutgraf.member import Job
+from nutgraf.members import Members
+from nutgraf.model import choose_device, fresh_adapter, load_tokenizer
+from nutgraf.problems import Failure
+from nutgraf.prompts import Example
+from nutgraf.settings import Config
+from nutgraf.shape import shape
+
+SIZES = (2, 4)  # trials in a pass
+PASSES = 2  # of each, after one that is not counted; the fastest counts
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether to train together, and why, in a line."""
+
+    together: bool
+    why: str
+
+
+def choose(config: Config, rows: Sequence[Example]) -> Choice:
+    """What `search.together` says, or what makes more articles a second with these rows.
+
+    Alone means as the search does it: as many processes at a time as there are cores for.
+    """
+    search = config.search
+    if search.together != "auto":
+        return Choice(search.together == "on", f"search.together is {search.together}")
+    sizes = [size for size in SIZES if size <= min(search.concurrent, search.trials)]
+    if not sizes:
+        return Choice(False, "trials are trained alone, since there is one at a time")
+    try:
+        alone, together = _rates(config, rows, sizes)
+    except Failure as error:
+        return Choice(False, f"trials are trained alone: {error}")
+    best = max(together.values())
+    measured = ", ".join(f"{rate:.2f} with {size} together" for size, rate in together.items())
+    way = "together" if best > alone else "alone"
+    return Choice(
+        best > alone,
+        f"trials are trained {way}: {alone:.2f} articles a second in {at_once(search)} processes, "
+        f"{measured} (search.together)",
+    )
+
+
+def _rates(
+    config: Config, rows: Sequence[Example], sizes: Sequence[int]
+) -> tuple[float, dict[int, float]]:
+    """Articles a second alone, and by size together."""
+    device, every = choose_device(config.model), torch.get_num_threads()
+    one = max(1, min(every, int(config.search.cpus_per_trial)))
+    beside = at_once(config.search) if device.name == "cpu" else 1  # on a GPU they take turns
+    with base_or_stand_in(config, shape(config.model, config.lora)) as (base, form, _):
+        measured = Measured(base, form, config, load_tokenizer(config.model), device)
+        with threads_of(one), busy(beside - 1):
+            alone = beside * _rate(measured, rows, 1)
+        return alone, {size: _rate(measured, rows, size) for size in sizes}
+
+
+def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
+    """Articles a second of `size` trainings in a pass."""
+    batch = measured.micro_batch([len(row.input_ids) for row in rows])
+    config = replace(
+        measured.config,
+        {
+            "train.max_examples": None,
+            "train.max_steps": PASSES + 2,  # the last is not reached, nor its evaluation
+            "train.micro_batch_size": batch,
+            "train.gradient_accumulation_steps": 1,
+            "train.eval_every": (PASSES + 2) * batch,
+            "train.eval_examples": 1,
+        },
+    )
+    adapted = functools.partial(fresh_adapter, measured.base, config.lora, config.train.seed)
+    pad, device = measured.tokenizer.pad_token_id, measured.device
+    members = Members(measured.base, pad, rows, rows[:1], device)
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(size):
+            members.join(Job(adapted, config.train, Path(scratch) / str(number)))
+        times = [measured.now()]
+        for _ in range(PASSES + 1):
+            members.advance()
+            times.append(measured.now())
+        members.close()
+    for error in members.errors.values():
+        raise error
+    _, *counted = (after - before for before, after in zip(times, times[1:], strict=False))
+    return size * batch / min(counted)
