@@ -63,7 +63,7 @@ def main(base: str, folder: Path) -> None:
 
 
 class Asking(threading.Thread):
-    """A trial that asks an engine in this process, as `engine.through` does in Ray."""
+    """A trial that asks an engine in this process, as `asking.through` does in Ray."""
 
     def __init__(self, engine: Any, folder: Path, values: dict[str, Any]) -> None:
         super().__init__(daemon=True)

@@ -19,7 +19,8 @@ FLOORS = [
     ("stages", "apps"),
     ("gain",),
     ("tuner", "report", "measurement"),
-    ("worker", "ledger", "engine"),
+    ("worker", "ledger", "asking"),
+    ("engine",),
     ("members",),
     ("member",),
     ("trainer", "proposals"),
@@ -62,7 +63,7 @@ HOME = {
     "mlflow": {"trackers"},
     "trackio": {"trackers"},
     "huggingface_hub": {"hub", "machine"},
-    "ray": {"tuner", "worker", "engine"},
+    "ray": {"tuner", "worker", "asking"},
     "optuna": {"proposals"},
     "fsspec": {"storage"},
 }
@@ -70,7 +71,7 @@ PACKAGES = ("pocket", "stages", "apps", "settings")
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
     "card cli footprint plan outcome unusual machine terminal apps.check evidence inputs trackers "
-    "commands apps.serve artefacts base stages.score stages.compare stages.report"
+    "commands engine apps.serve artefacts base stages.score stages.compare stages.report"
 ).split()
 
 

@@ -1,8 +1,7 @@
-"""Trials trained together: an engine holds base and rows, and each trial asks it to go on.
+"""The engine of trials that are trained together: holds base and rows, trains whoever asks.
 
-To Ray Tune a trial is what it always is. But its process loads no torch: it calls the engine of its
-node, one of Ray's actors, which trains whoever is present. A trial's folder is its memory here too:
-an engine that dies is started again, and its trials carry on from their checkpoints.
+A trial's folder is its memory here too: an engine that dies is started again, and its trials carry
+on from their checkpoints.
 """
 
 from __future__ import annotations
@@ -15,17 +14,12 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import ray
-from ray.util import list_named_actors
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from nutgraf import config as configuration
-from nutgraf.budget import at_once
 from nutgraf.files import write_text
 from nutgraf.problems import Failure
 
@@ -33,10 +27,7 @@ if TYPE_CHECKING:
     from nutgraf.history import Evaluation
     from nutgraf.member import Member
     from nutgraf.members import Members
-    from nutgraf.prompts import Example
-    from nutgraf.settings import Config
 
-NAME = "engine-"  # and the node, of an actor
 ASKED_EVERY = 1.0  # seconds that a trial waits for news at most
 GONE = 30.0  # seconds after which a trial that no longer asks counts as dead
 DEATHS = 2  # of an engine that trained one trial alone, after which that trial has failed
@@ -63,80 +54,6 @@ class News(NamedTuple):
     evaluations: list[Found]
     rows: list[Row] | None
     error: Exception | None
-
-
-@dataclass(frozen=True)
-class Together:
-    """The Training of a search whose trials are trained together, to `begin` once Ray runs."""
-
-    config: Config
-    train: Sequence[Example]
-    validation: Sequence[Example]
-
-    def begin(self, out: Path) -> Any:
-        """The Training itself; engines keep notes in `out` until the `end`."""
-        search = self.config.search
-        self.end(out)
-        started = functools.partial(
-            _engine,
-            given=ray.put((self.config, list(self.train), list(self.validation))),
-            out=str(out),
-            threads=max(1, int(at_once(search) * search.cpus_per_trial)),
-            gpus=1 if search.gpus_per_trial else 0,
-            minutes=search.trial_minutes,
-        )
-        return functools.partial(through, started=started)
-
-    def end(self, out: Path) -> None:
-        """End the engines that there are, and forget what they noted."""
-        for name in list_named_actors():
-            if name.startswith(NAME):
-                ray.kill(ray.get_actor(name))
-        for notes in out.glob(f".{NAME}*"):
-            notes.unlink()
-
-
-def _engine(given: Any, out: str, threads: int, gpus: int, minutes: float | None) -> Any:
-    """The engine of this node, which the first that asks for it starts."""
-    node = ray.get_runtime_context().get_node_id()
-    options = {
-        "name": f"{NAME}{node}",
-        "get_if_exists": True,
-        "lifetime": "detached",  # its own, not that of the trial that comes first
-        "num_cpus": 0,  # the trials have those that it uses
-        "num_gpus": gpus,
-        "max_restarts": -1,
-        "max_task_retries": -1,
-        "max_concurrency": 1000,  # trials that wait for news, a thread each
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
-    }
-    notes = str(Path(out) / f".{NAME}{node}.json")
-    return ray.remote(Engine).options(**options).remote(given, notes, threads, minutes)
-
-
-def through(
-    values: Mapping[str, Any],
-    folder: Path,
-    on_eval: Callable[[Any], None],
-    on_step: Callable[[], None],
-    *,
-    started: Callable[[], Any],
-) -> Sequence[Any]:
-    """The Training of a trial: asks the engine for news until there are no more."""
-    engine, told = started(), 0
-    try:
-        while True:
-            news = ray.get(engine.advance.remote(str(folder), dict(values), told))
-            for found in news.evaluations:
-                told += 1
-                on_eval(found)
-            if news.error is not None:
-                raise news.error
-            if news.rows is not None:
-                return list(news.rows)
-            on_step()
-    finally:
-        engine.leave.remote(str(folder))
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,5 +100,5 @@ def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
         members.close()
     for error in members.errors.values():
         raise error
-    _, *counted = (after - before for before, after in zip(times, times[1:], strict=False))
+    _, *counted = (after - before for before, after in itertools.pairwise(times))
     return size * batch / min(counted)

@@ -71,7 +71,7 @@ def forecast(
     """
     device = choose_device(config.model)
     free = torch.cuda.mem_get_info()[0] if device.name == "cuda" else memory().free
-    machine = Machine(device.name, device.dtype != torch.float32, torch.get_numthreads_of(), free)
+    machine = Machine(device.name, device.dtype != torch.float32, torch.get_num_threads(), free)
     form = shape(config.model, config.lora)
     measured = footprint.lengths([(len(row.input_ids), row.prompt_tokens) for row in rows])
     started = time.perf_counter()
@@ -88,7 +88,7 @@ def _speeds(
     device: Device,
 ) -> Speeds:
     tokenizer = load_tokenizer(config.model)
-    every = torch.get_numthreads_of()
+    every = torch.get_num_threads()
     one = max(1, min(every, int(config.search.cpus_per_trial)))
     together = at_once(config.search)
     with base_or_stand_in(config, whole) as (base, form, words):
@@ -243,12 +243,13 @@ def base_or_stand_in(config: Config, whole: Shape) -> Iterator[tuple[PreTrainedM
 
 @contextlib.contextmanager
 def threads_of(number: int) -> Iterator[None]:
-    before = torch.get_numthreads_of()
-    torch.set_numthreads_of(number)
+    """In the block products are done by so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_numthreads_of(before)
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from nutgraf import worker
-from nutgraf.engine import Together
+from nutgraf.asking import Together
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
@@ -59,7 +59,7 @@ def search(
     """Try `config.search.trials` settings and return all trials by number.
 
     The adapter of a completed trial lies in `out/<number>/adapter`. Trials have a process each that
-    trains, or are trained `together` by one (engine.py). Where `out` holds what an
+    trains, or are trained `together` by one (asking.py). Where `out` holds what an
     interrupted search with the same arguments left, the search goes on from there. A trial that
     fails is a Trial with its error; raises Failure only if none is completed, or if Ray cannot
     start, and OSError where the disk is full, after which the search can go on.
