@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from nutgraf.budget import at_once
+from nutgraf.budget import at_once, effective_batch, steps_of
 from nutgraf.config import replace
 from nutgraf.measurement import Measured, base_or_stand_in, busy, threads_of
 from nutgraf.member import Job
@@ -23,7 +23,8 @@ from nutgraf.settings import Config
 from nutgraf.shape import shape
 
 SIZES = (2, 4)  # trials in a pass
-PASSES = 2  # of each, after one that is not counted; the fastest counts
+PASSES = 2  # of each; the fastest counts
+WORTH = 20  # times as many articles as are measured are trained on in a search that is worth it
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,20 @@ def choose(config: Config, rows: Sequence[Example]) -> Choice:
         return Choice(search.together == "on", f"search.together is {search.together}")
     sizes = [size for size in SIZES if size <= min(search.concurrent, search.trials)]
     if not sizes:
-        return Choice(False, "trials are trained alone, since there is one at a time")
+        return Choice(False, "trials are trained alone: there is one at a time")
+    measured = PASSES * (1 + sum(sizes)) * config.train.micro_batch_size
+    if search.trials * steps_of(config.train) * effective_batch(config.train) < WORTH * measured:
+        return Choice(False, "trials are trained alone: too few articles to measure both ways")
     try:
         alone, together = _rates(config, rows, sizes)
     except Failure as error:
         return Choice(False, f"trials are trained alone: {error}")
     best = max(together.values())
-    measured = ", ".join(f"{rate:.2f} with {size} together" for size, rate in together.items())
-    way = "together" if best > alone else "alone"
+    found = ", ".join(f"{rate:.2f} with {size} together" for size, rate in together.items())
     return Choice(
         best > alone,
-        f"trials are trained {way}: {alone:.2f} articles a second in {at_once(search)} processes, "
-        f"{measured} (search.together)",
+        f"trials are trained {'together' if best > alone else 'alone'}: {alone:.2f} articles a "
+        f"second with {at_once(search)} processes, {found} (search.together)",
     )
 
 
@@ -80,10 +83,10 @@ def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
         measured.config,
         {
             "train.max_examples": None,
-            "train.max_steps": PASSES + 2,  # the last is not reached, nor its evaluation
+            "train.max_steps": PASSES + 1,  # the last is not reached, nor its evaluation
             "train.micro_batch_size": batch,
             "train.gradient_accumulation_steps": 1,
-            "train.eval_every": (PASSES + 2) * batch,
+            "train.eval_every": (PASSES + 1) * batch,
             "train.eval_examples": 1,
         },
     )
@@ -94,11 +97,10 @@ def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
         for number in range(size):
             members.join(Job(adapted, config.train, Path(scratch) / str(number)))
         times = [measured.now()]
-        for _ in range(PASSES + 1):
+        for _ in range(PASSES):
             members.advance()
             times.append(measured.now())
         members.close()
     for error in members.errors.values():
         raise error
-    _, *counted = (after - before for before, after in itertools.pairwise(times))
-    return size * batch / min(counted)
+    return size * batch / min(after - before for before, after in itertools.pairwise(times))
