@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nutgraf import cli, keeping, lease, study
+from nutgraf import artefacts, cli, keeping, lease, study
 from nutgraf.files import Journal
 from nutgraf.problems import Failure, UserError
 from nutgraf.runfolder import Artefact, RunFolder, write_records
@@ -68,6 +68,8 @@ def run(folder: Path, storage: str, generate: Generate) -> bool:
     stages = {"prepare": Prepare(), "generate": generate}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "_stage", stages.__getitem__)
+        for name, stage in stages.items():
+            patch.setitem(artefacts.BY_STAGE, name, stage.artefacts)
         patch.setattr(lease, "SETTLE", 0.05)
         return study.run(Config(run=str(folder), storage=storage), tuple(stages))
 

@@ -102,7 +102,7 @@ def _configuration(config: Config) -> Iterator[str]:
     defaults = Config().model_dump(mode="json")
     for name, given in config.model_dump(mode="json").items():
         usual = defaults[name]
-        if name in ("run", "rivals"):
+        if name == "rivals" or not isinstance(given, dict):
             yield f"{name:<9} {_value(given, usual)}"
         else:
             pairs = [f"{key} {_value(value, usual[key])}" for key, value in given.items()]
