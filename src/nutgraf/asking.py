@@ -44,6 +44,7 @@ class Together:
             threads=max(1, int(at_once(search) * search.cpus_per_trial)),
             gpus=1 if search.gpus_per_trial else 0,
             minutes=search.trial_minutes,
+            waiting=2 * search.concurrent + 2,  # those of processes that died, and `leave`, too
         )
         return functools.partial(through, started=started)
 
@@ -56,7 +57,9 @@ class Together:
             notes.unlink()
 
 
-def _engine(given: Any, out: str, threads: int, gpus: int, minutes: float | None) -> Any:
+def _engine(
+    given: Any, out: str, threads: int, gpus: int, minutes: float | None, waiting: int
+) -> Any:
     """The engine of this node, which the first that asks for it starts."""
     node = ray.get_runtime_context().get_node_id()
     options = {
@@ -67,7 +70,7 @@ def _engine(given: Any, out: str, threads: int, gpus: int, minutes: float | None
         "num_gpus": gpus,
         "max_restarts": -1,
         "max_task_retries": -1,
-        "max_concurrency": 1000,  # trials that wait for news, a thread each
+        "max_concurrency": waiting,  # threads, one a trial that waits for news
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
     }
     notes = str(Path(out) / f".{NAME}{node}.json")
