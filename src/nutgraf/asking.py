@@ -39,7 +39,7 @@ class Together:
         self.end(out)
         started = functools.partial(
             _engine,
-            given=ray.put((self.config, list(self.train), list(self.validation))),
+            given=ray.put((self.config, self.train, list(self.validation))),
             out=str(out),
             threads=max(1, int(at_once(search) * search.cpus_per_trial)),
             gpus=1 if search.gpus_per_trial else 0,

@@ -64,7 +64,7 @@ class Member:
         self, job: Job, train: Sequence[Example], validation: Sequence[Example], device: Device
     ) -> None:
         settings = job.settings
-        self.job, self.settings, self.device, self.train = job, settings, device, train
+        self.job, self.settings, self.device = job, settings, device
         self.validation = list(validation[: settings.eval_examples])
         with job.adapted() as model:
             start = adapter_weights(model)
@@ -84,9 +84,10 @@ class Member:
         self.done: Fit | None = None
         self._evaluate_at = set(evaluation_steps(settings))
         self._row_every = row_every(settings)
-        lengths = [len(row.input_ids) for row in train]
         self._steps = steps_of(settings)
-        self._order = training_order(lengths, self.history.batch, self._steps, settings.seed)
+        lengths = [len(row.input_ids) for row in train]
+        order = training_order(lengths, self.history.batch, self._steps, settings.seed)
+        self.train = [train[i] for i in order]
         self._optimizer, self._schedule = self._new_optimizer()
         if record := self.kept.finished():
             self._end(record)
@@ -121,7 +122,7 @@ class Member:
     def begin_step(self) -> None:
         """Be at the first micro-batch of the next step, whatever was done of it before."""
         batch = self.history.batch
-        self._rows = [self.train[i] for i in self._order[self.step * batch :][:batch]]
+        self._rows = self.train[self.step * batch :][:batch]
         self._losses: list[float] = []
         self.adapter.masks.stream.set_state(self.at_start)
         for weight in self.adapter.parameters:
@@ -153,6 +154,11 @@ class Member:
     def evaluates_next(self) -> bool:
         """Whether an evaluation comes after the step that it is in."""
         return self.step + 1 in self._evaluate_at
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that it trains on."""
+        return max(len(row.input_ids) for row in self.train)
 
     def loss(self, found: float) -> None:
         """Note that a micro-batch's gradient is added up, and its part of the loss."""
@@ -241,6 +247,5 @@ class Member:
 
         Raises Failure where they hold one article.
         """
-        longest = max(len(row.input_ids) for row in self.train)
-        self.micro = smaller(self.micro, self.history.batch, self.kept, longest, reason)
+        self.micro = smaller(self.micro, self.history.batch, self.kept, self.longest, reason)
         self.begin_step()

@@ -53,7 +53,6 @@ class Members:
             raise Failure("fp16 needs a loss scale a training: set search.together to off")
         self.base, self.pad, self.device, self.most = base, pad, device, most
         self.train, self.validation = train, validation
-        self._longest = max(len(row.input_ids) for row in train)
         self.present: list[Member] = []
         self.errors: dict[Member, Exception] = {}
         self.before: Callable[[list[Member]], None] = lambda group: None  # told of each group
@@ -228,8 +227,8 @@ class Members:
     def _evaluate(self, group: list[Member]) -> None:
         """Exact over tokens, in the batches that each alone would have."""
         self.base.eval()
-        micro = max(member.micro for member in group)
-        with training_attention(self.base, self.device, micro, self._longest):
+        micro, longest = max(m.micro for m in group), max(m.longest for m in group)
+        with training_attention(self.base, self.device, micro, longest):
             found = self._found(group)
         memory = peak_memory(self.device)
         for member, own in zip(group, found, strict=True):
