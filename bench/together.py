@@ -2,8 +2,10 @@
 
 Both in one warm process that has loaded base and rows, in turns, so that what the machine does
 meanwhile meets both. The trainings have the rates and accumulation of a search; costs are per
-article that a loss was taken on, evaluations and checkpoints included. Memory is the peak of the
-process (of the GPU where there is one), of each way in a process of its own.
+article that a loss was taken on, evaluations and checkpoints included: seconds, and seconds of the
+processor, which other programs on the machine move less (with one thread, since threads that wait
+for others count too). Memory is the peak of the process (of the GPU where there is one), of each way
+in a process of its own.
 
     python bench/together.py [--members 1 2 4 8 16] [--rounds 3]          pocket model, newswire
     python bench/together.py --base DIR --articles FILE.parquet [--nf4] --examples 8 --micro 1
@@ -16,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import subprocess
 import sys
 import tempfile
@@ -69,10 +70,9 @@ class Trainings:
         adapted = functools.partial(fresh_adapter, self.base, LoraSettings(), settings.seed)
         return Job(adapted, settings, out / str(number))
 
-    def in_turn(self, members: int, out: Path) -> float:
+    def in_turn(self, members: int, out: Path) -> None:
         from nutgraf.trainer import fit
 
-        started = time.perf_counter()
         for number in range(members):
             job = self.job(number, out)
             with job.adapted() as model:
@@ -80,12 +80,10 @@ class Trainings:
                     model, self.tokenizer, self.train, self.validation, job.settings,
                     self.device, job.out,
                 )  # fmt: skip
-        return time.perf_counter() - started
 
-    def together(self, members: int, out: Path) -> float:
+    def together(self, members: int, out: Path) -> None:
         from nutgraf.members import fit_together
 
-        started = time.perf_counter()
         jobs = [self.job(number, out) for number in range(members)]
         pad = self.tokenizer.pad_token_id
         done = fit_together(
@@ -94,12 +92,15 @@ class Trainings:
         for found in done:
             if isinstance(found, Exception):
                 raise found
-        return time.perf_counter() - started
 
-    def timed(self, way: Callable[[int, Path], float], members: int) -> float:
-        """Seconds for each article that a loss was taken on."""
+    def timed(self, way: Callable[[int, Path], None], members: int) -> tuple[float, float]:
+        """Seconds, and seconds of the processor, for each article that a loss was taken on."""
+        articles = members * self.options.examples
         with tempfile.TemporaryDirectory() as folder:
-            return way(members, Path(folder)) / (members * self.options.examples)
+            started, worked = time.perf_counter(), time.process_time()
+            way(members, Path(folder))
+            took, work = time.perf_counter() - started, time.process_time() - worked
+            return took / articles, work / articles
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -168,27 +169,25 @@ def compare(options: argparse.Namespace) -> None:
     trainings = Trainings(options)
     trainings.timed(trainings.in_turn, 1)  # warm, both
     trainings.timed(trainings.together, 1)
-    print(f"{'K':>3}{'ms alone':>10}{'ms together':>12}{'ratio':>7}  ratios of rounds", end="")
-    print(f"{'MB alone':>12}{'MB together':>13}")
+    print("  K  ms alone  together  ratio  ratios of rounds  processor ratio  MB alone  together")
     for members in options.members:
         pairs = [
             [trainings.timed(way, members) for way in (trainings.in_turn, trainings.together)]
             for _ in range(options.rounds)
         ]
-        alone, together = (median(p[i] for p in pairs) for i in (0, 1))
-        ratios = [b / a for a, b in pairs]
-        memory = {}
+        alone, together = (1e3 * median(pair[way][0] for pair in pairs) for way in (0, 1))
+        ratios, works = ([b[i] / a[i] for a, b in pairs] for i in (0, 1))
+        memory = []
         for way in ("in_turn", "together"):
             command = [sys.executable, *sys.argv, "--peak", way, str(members)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            memory[way] = int(done.stdout.split()[-1]) / 1e6
+            memory.append(int(done.stdout.split()[-1]) / 1e6)
         print(
-            f"{members:>3}{1e3 * alone:>10.1f}{1e3 * together:>12.1f}{median(ratios):>7.2f}  "
-            f"{' '.join(f'{ratio:.2f}' for ratio in ratios):<16}"
-            f"{memory['in_turn']:>12.0f}{memory['together']:>13.0f}",
+            f"{members:>3}{alone:>10.1f}{together:>10.1f}{median(ratios):>7.2f}  "
+            f"{' '.join(f'{ratio:.2f}' for ratio in ratios):<16}{median(works):>17.2f}"
+            f"{memory[0]:>10.0f}{memory[1]:>10.0f}",
             flush=True,
         )
-        print(json.dumps({"members": members, "ratios": ratios, **memory}), file=sys.stderr)
 
 
 if __name__ == "__main__":
