@@ -3,9 +3,8 @@
 Both in one warm process that has loaded base and rows, in turns, so that what the machine does
 meanwhile meets both. The trainings have the rates and accumulation of a search; costs are per
 article that a loss was taken on, evaluations and checkpoints included: seconds, and seconds of the
-processor, which other programs on the machine move less (with one thread, since threads that wait
-for others count too). Memory is the peak of the process (of the GPU where there is one), of each way
-in a process of its own.
+processor, which other programs move less (with --threads 1: threads that wait count too). Memory is
+the peak of the process (of the GPU where there is one), of each way in a process of its own.
 
     python bench/together.py [--members 1 2 4 8 16] [--rounds 3]          pocket model, newswire
     python bench/together.py --base DIR --articles FILE.parquet [--nf4] --examples 8 --micro 1
