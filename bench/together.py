@@ -3,8 +3,8 @@
 Both in one warm process that has loaded base and rows, in turns, so that what the machine does
 meanwhile meets both. The trainings have the rates and accumulation of a search; costs are per
 article that a loss was taken on, evaluations and checkpoints included: seconds, and seconds of the
-processor, which other programs move less (with --threads 1: threads that wait count too). Memory is
-the peak of the process (of the GPU where there is one), of each way in a process of its own.
+processor, which other programs move less (with --threads 1: threads that wait count too). With
+--memory the peak of the process (of the GPU where there is one), each way in a process of its own.
 
     python bench/together.py [--members 1 2 4 8 16] [--rounds 3]          pocket model, newswire
     python bench/together.py --base DIR --articles FILE.parquet [--nf4] --examples 8 --micro 1
@@ -115,11 +115,16 @@ def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 def peak(way: str, members: int, options: argparse.Namespace) -> None:
     """Print the most memory of one way, in this process."""
-    from nutgraf.loop import peak_memory
+    import torch
 
     trainings = Trainings(options)
     trainings.timed(getattr(trainings, way), members)
-    print(peak_memory(trainings.device))
+    if trainings.device.name == "cuda":
+        print(torch.cuda.max_memory_allocated())
+        return
+    # Not getrusage, which hands on what the process had that started this one.
+    status = Path("/proc/self/status").read_text()
+    print(1024 * int(status.split("VmHWM:")[1].split()[0]))
 
 
 def profile(members: int, options: argparse.Namespace) -> None:
@@ -151,6 +156,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--nf4", action="store_true", help="4-bit base")
+    parser.add_argument("--memory", action="store_true", help="instead of times")
     parser.add_argument("--profile", type=int, metavar="K", help="instead: profile K members")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -158,6 +164,8 @@ def main() -> None:
         peak(options.peak[0], int(options.peak[1]), options)
     elif options.profile:
         profile(options.profile, options)
+    elif options.memory:
+        memory(options)
     else:
         compare(options)
 
@@ -168,7 +176,7 @@ def compare(options: argparse.Namespace) -> None:
     trainings = Trainings(options)
     trainings.timed(trainings.in_turn, 1)  # warm, both
     trainings.timed(trainings.together, 1)
-    print("  K  ms alone  together  ratio  ratios of rounds  processor ratio  MB alone  together")
+    print("  K  ms alone  together  ratio  ratios of rounds  processor ratio")
     for members in options.members:
         pairs = [
             [trainings.timed(way, members) for way in (trainings.in_turn, trainings.together)]
@@ -176,17 +184,22 @@ def compare(options: argparse.Namespace) -> None:
         ]
         alone, together = (1e3 * median(pair[way][0] for pair in pairs) for way in (0, 1))
         ratios, works = ([b[i] / a[i] for a, b in pairs] for i in (0, 1))
-        memory = []
+        print(
+            f"{members:>3}{alone:>10.1f}{together:>10.1f}{median(ratios):>7.2f}  "
+            f"{' '.join(f'{ratio:.2f}' for ratio in ratios):<16}{median(works):>17.2f}",
+            flush=True,
+        )
+
+
+def memory(options: argparse.Namespace) -> None:
+    print("  K  MB alone  together")
+    for members in options.members:
+        found = []
         for way in ("in_turn", "together"):
             command = [sys.executable, *sys.argv, "--peak", way, str(members)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            memory.append(int(done.stdout.split()[-1]) / 1e6)
-        print(
-            f"{members:>3}{alone:>10.1f}{together:>10.1f}{median(ratios):>7.2f}  "
-            f"{' '.join(f'{ratio:.2f}' for ratio in ratios):<16}{median(works):>17.2f}"
-            f"{memory[0]:>10.0f}{memory[1]:>10.0f}",
-            flush=True,
-        )
+            found.append(int(done.stdout.split()[-1]) / 1e6)
+        print(f"{members:>3}{found[0]:>10.0f}{found[1]:>10.0f}", flush=True)
 
 
 if __name__ == "__main__":
