@@ -116,7 +116,7 @@ def alone(
 def started(given: Any, tmp_path: Path) -> Any:
     from nutgraf.engine import Engine
 
-    return Engine(given, str(tmp_path / ".engine-here.json"), threads=1, minutes=None)
+    return Engine((*given, None), str(tmp_path / ".engine-here.json"), threads=1, minutes=None)
 
 
 def test_trials_hear_what_they_would_have_alone(

@@ -32,6 +32,7 @@ class Together:
     config: Config
     train: Sequence[Example]
     validation: Sequence[Example]
+    most: int | None = None  # trials in a pass
 
     def begin(self, out: Path) -> Any:
         """The Training itself; engines keep notes in `out` until the `end`."""
@@ -39,7 +40,7 @@ class Together:
         self.end(out)
         started = functools.partial(
             _engine,
-            given=ray.put((self.config, self.train, list(self.validation))),
+            given=ray.put((self.config, self.train, list(self.validation), self.most)),
             out=str(out),
             threads=max(1, int(at_once(search) * search.cpus_per_trial)),
             gpus=1 if search.gpus_per_trial else 0,

@@ -74,7 +74,7 @@ class _Client:
 
 
 class Engine:
-    """Trains together whoever asks. `given` is configuration, training and validation rows.
+    """Trains together whoever asks. `given`: configuration, rows, how many in a pass.
 
     Its methods are called from a thread each; one more does the work.
     """
@@ -139,14 +139,14 @@ class Engine:
         from nutgraf.members import Members
         from nutgraf.model import choose_device, load_base, load_tokenizer
 
-        config, train, validation = self._given
+        config, train, validation, most = self._given
         members = Members(
             load_base(config.model),
             load_tokenizer(config.model).pad_token_id,
             train,
             validation,
             choose_device(config.model),
-            most=self._notes.most,
+            most=self._notes.most or most,
         )
         members.before = self._notes.of
         return members

@@ -22,17 +22,18 @@ from nutgraf.prompts import Example
 from nutgraf.settings import Config
 from nutgraf.shape import shape
 
-SIZES = (2, 4)  # trials in a pass
+SIZES = (1, 2, 4)  # trials in a pass
 PASSES = 2  # of each; the fastest counts
 WORTH = 20  # times as many articles as are measured are trained on in a search that is worth it
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether to train together, and why, in a line."""
+    """Whether to train together, so many in a pass (None for all), and why, in a line."""
 
     together: bool
     why: str
+    most: int | None = None
 
 
 def choose(config: Config, rows: Sequence[Example]) -> Choice:
@@ -44,7 +45,7 @@ def choose(config: Config, rows: Sequence[Example]) -> Choice:
     if search.together != "auto":
         return Choice(search.together == "on", f"search.together is {search.together}")
     sizes = [size for size in SIZES if size <= min(search.concurrent, search.trials)]
-    if not sizes:
+    if len(sizes) == 1:
         return Choice(False, "trials are trained alone: there is one at a time")
     measured = PASSES * (1 + sum(sizes)) * config.train.micro_batch_size
     if search.trials * steps_of(config.train) * effective_batch(config.train) < WORTH * measured:
@@ -53,12 +54,14 @@ def choose(config: Config, rows: Sequence[Example]) -> Choice:
         alone, together = _rates(config, rows, sizes)
     except Failure as error:
         return Choice(False, f"trials are trained alone: {error}")
-    best = max(together.values())
-    found = ", ".join(f"{rate:.2f} with {size} together" for size, rate in together.items())
+    best = max(together, key=lambda size: together[size])
+    faster = together[best] > alone
+    found = ", ".join(f"{rate:.2f} with {size}" for size, rate in together.items())
     return Choice(
-        best > alone,
-        f"trials are trained {'together' if best > alone else 'alone'}: {alone:.2f} articles a "
-        f"second with {at_once(search)} processes, {found} (search.together)",
+        faster,
+        f"trials are trained {'together' if faster else 'alone'}: {alone:.2f} articles a second "
+        f"in {at_once(search)} processes; in one, by trials in a pass, {found} (search.together)",
+        None if best == max(SIZES) else best,
     )
 
 

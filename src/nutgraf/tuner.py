@@ -55,11 +55,12 @@ def search(
     out: Path,
     say: Callable[[str], None],
     together: bool = False,
+    most: int | None = None,
 ) -> list[Trial]:
     """Try `config.search.trials` settings and return all trials by number.
 
     The adapter of a completed trial lies in `out/<number>/adapter`. Trials have a process each that
-    trains, or are trained `together` by one (asking.py). Where `out` holds what an
+    trains, or are trained `together` by one, at most `most` in a pass. Where `out` holds what an
     interrupted search with the same arguments left, the search goes on from there. A trial that
     fails is a Trial with its error; raises Failure only if none is completed, or if Ray cannot
     start, and OSError where the disk is full, after which the search can go on.
@@ -68,7 +69,7 @@ def search(
         worker.fitting, config=config, train=list(train), validation=list(validation)
     )
     if together:
-        training = Together(config, train, validation)
+        training = Together(config, train, validation, most)
     return run(config, training, out.resolve(), say)
 
 

@@ -49,10 +49,10 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         # Noted, since a search that is carried on does not change its way.
         if not (out / "together.json").exists():
             write_json(out / "together.json", asdict(gain.choose(config, train)))
-        choice = read_json(out / "together.json")
-        say(choice["why"])
+        choice = gain.Choice(**read_json(out / "together.json"))
+        say(choice.why)
         trials = tuner.search(
-            config, train, validation, out / "trials", say, together=choice["together"]
+            config, train, validation, out / "trials", say, choice.together, choice.most
         )
         for trial in trials:
             name = f"trial-{trial.number}"
