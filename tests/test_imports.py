@@ -18,12 +18,16 @@ FLOORS = [
     ("remote",),
     ("study", "commands"),
     ("stages", "apps"),
+    ("gain",),
     ("tuner", "report", "measurement"),
-    ("worker", "ledger", "group"),
+    ("worker", "ledger", "group", "asking"),
+    ("engine",),
+    ("members",),
+    ("member",),
     ("trainer", "proposals"),
     ("loop", "summarizer", "writers"),
     ("history", "recipe"),
-    ("inference", "trials", "attention", "shards", "shape", "identity"),
+    ("inference", "trials", "attention", "shards", "shape", "identity", "together"),
     tuple(
         "model prompts results datacard breakdown examples rivals extracts unusual evidence".split()
     ),
@@ -61,7 +65,7 @@ HOME = {
     "mlflow": {"trackers"},
     "trackio": {"trackers"},
     "huggingface_hub": {"hub", "machine"},
-    "ray": {"cluster", "tuner", "worker", "group"},
+    "ray": {"cluster", "tuner", "worker", "group", "asking"},
     "optuna": {"proposals"},
     "fsspec": {"storage"},
 }
@@ -69,7 +73,7 @@ PACKAGES = ("pocket", "stages", "apps", "settings")
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
     "card cli footprint plan outcome unusual machine terminal apps.check evidence inputs trackers "
-    "commands apps.serve artefacts base stages.score stages.compare stages.report"
+    "commands engine apps.serve artefacts base stages.score stages.compare stages.report"
 ).split()
 
 

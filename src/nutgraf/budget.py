@@ -40,6 +40,17 @@ def examples_of(settings: TrainConfig) -> int:
     return steps_of(settings) * effective_batch(settings)
 
 
+def warmup_of(settings: TrainConfig) -> int:
+    """Steps in which the learning rate rises, as transformers counts them."""
+    asked = settings.warmup_steps
+    return int(asked) if asked >= 1 else math.ceil(steps_of(settings) * asked)
+
+
+def row_every(settings: TrainConfig) -> int:
+    """Steps between two rows of a training's history: about forty of them in all."""
+    return max(1, steps_of(settings) // 40)
+
+
 def most_examples(train: TrainConfig, space: Space) -> int:
     """Examples that no training with settings of `space` goes beyond: by less than one batch."""
     batch = _largest(space, "train.micro_batch_size", train.micro_batch_size) * _largest(
@@ -90,6 +101,11 @@ def training_order(lengths: Sequence[int], batch: int, steps: int, seed: int) ->
     """Indices of the rows in the order of training, `steps` times `batch` of them."""
     order = drawn(len(lengths), steps * batch, seed)
     return longest_first(order, lengths.__getitem__, batch)
+
+
+def halved(batch: int, micro: int) -> int:
+    """The next smaller micro-batch, at most half of `micro`, that an effective batch is made of."""
+    return max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
 
 
 def share(settings: TrainConfig, processes: int) -> tuple[int, int]:

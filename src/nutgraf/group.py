@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import torch
 
-from nutgraf.budget import effective_batch
+from nutgraf.budget import effective_batch, halved
 from nutgraf.cluster import Cluster, placed_here
 from nutgraf.history import Evaluation, Fit
 from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
@@ -28,7 +28,7 @@ from nutgraf.progress import say
 from nutgraf.prompts import Example
 from nutgraf.settings import Config
 from nutgraf.shards import base_to_share, share_out
-from nutgraf.trainer import fit, smaller
+from nutgraf.trainer import fit
 
 # isort: split
 import ray
@@ -208,7 +208,7 @@ def _less(config: Config, most: int | None, title: str) -> int:
             f"{title}: no memory on a device for one article: lower prompt.max_tokens, or set "
             "train.activation_checkpointing to true or model.quantization to nf4"
         )
-    less = smaller(effective_batch(config.train), full)
+    less = halved(effective_batch(config.train), full)
     say(
         f"{title}: no memory on a device for {full} articles at a time: goes on with {less} "
         "(train.micro_batch_size)"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nutgraf.budget import steps_of
 from nutgraf.inference import RowLoss
 from nutgraf.metrics import perplexity
 from nutgraf.problems import Failure
@@ -53,6 +54,23 @@ class Fit:
     micro_batch_size: int
     gradient_accumulation_steps: int
     processes: int = 1
+
+    @classmethod
+    def of(
+        cls, history: History, settings: TrainConfig, micro_batch_size: int, processes: int = 1
+    ) -> Fit:
+        """What a training with `settings` leaves at its end."""
+        return cls(
+            best=history.best,
+            history=history.rows,
+            steps=steps_of(settings),
+            examples=steps_of(settings) * history.batch,
+            seconds=history.seconds,
+            peak_memory_bytes=history.peak_memory_bytes,
+            micro_batch_size=micro_batch_size,
+            gradient_accumulation_steps=math.ceil(history.batch / (micro_batch_size * processes)),
+            processes=processes,
+        )
 
     def record(self, settings: TrainConfig) -> dict[str, Any]:
         """The contents of train.json, without the adapter's settings."""

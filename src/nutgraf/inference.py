@@ -12,12 +12,12 @@ from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.budget import batches
+from nutgraf.footprint import EVALUATED
 from nutgraf.model import Device
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import GenerateConfig
 
-LOSSES = 16  # rows whose losses are found together
 GUESSES = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
 
 
@@ -164,7 +164,7 @@ def summary_losses(
     rows: Sequence[Example],
     pad: int,
     device: Device,
-    batch_size: int = LOSSES,
+    batch_size: int = EVALUATED,
 ) -> list[RowLoss]:
     """Loss of each row's summary, end of sequence included, in the order of the rows."""
     found: dict[int, RowLoss] = {}
@@ -179,7 +179,7 @@ def loss_batches(
     rows: Sequence[Example],
     pad: int,
     device: Device,
-    batch_size: int = LOSSES,
+    batch_size: int = EVALUATED,
     done: Container[int] = (),
 ) -> Iterator[dict[int, RowLoss]]:
     """Losses of the rows' summaries, {index of the row: its loss}, batch by batch, but the `done`.
@@ -189,24 +189,32 @@ def loss_batches(
     Raises NoMemory where the device has none for a batch.
     """
     for batch in batches([len(row.input_ids) for row in rows], batch_size, done):
-        ids, mask = _left_padded([rows[i].input_ids for i in batch], pad, device)
-        labels = [[t for t in rows[i].labels if t != -100] for i in batch]
-        longest = max(map(len, labels))
-        knob = "lower prompt.max_tokens, or set model.quantization to nf4"
-        with device.autocast(), _memory(len(batch), ids.shape[1], knob):
-            logits = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                logits_to_keep=longest + 1,
-                use_cache=False,
-            ).logits
-        losses = {}
-        for index, wanted, scores in zip(batch, labels, logits[:, :-1], strict=True):
-            target = torch.tensor(wanted, device=scores.device)
-            nll = functional.cross_entropy(scores[-len(wanted) :].float(), target, reduction="sum")
-            losses[index] = RowLoss(nll.item(), len(wanted))
-        yield losses
+        losses = batch_losses(model, [rows[i] for i in batch], pad, device)
+        yield dict(zip(batch, losses, strict=True))
+
+
+@torch.no_grad()
+def batch_losses(
+    model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device
+) -> list[RowLoss]:
+    """Losses of the rows' summaries, all in one batch. Raises NoMemory."""
+    ids, mask = _left_padded([row.input_ids for row in rows], pad, device)
+    labels = [[t for t in row.labels if t != -100] for row in rows]
+    knob = "lower prompt.max_tokens, or set model.quantization to nf4"
+    with device.autocast(), _memory(len(rows), ids.shape[1], knob):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=max(map(len, labels)) + 1,
+            use_cache=False,
+        ).logits
+    losses = []
+    for wanted, scores in zip(labels, logits[:, :-1], strict=True):
+        target = torch.tensor(wanted, device=scores.device)
+        nll = functional.cross_entropy(scores[-len(wanted) :].float(), target, reduction="sum")
+        losses.append(RowLoss(nll.item(), len(wanted)))
+    return losses
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:

@@ -30,8 +30,9 @@ from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
+from nutgraf.footprint import EVALUATED
 from nutgraf.history import Evaluation, History
-from nutgraf.inference import LOSSES, RowLoss, loss_batches, mean_loss
+from nutgraf.inference import RowLoss, loss_batches, mean_loss
 from nutgraf.model import Device
 from nutgraf.peers import ALONE, Peers
 from nutgraf.prompts import Example
@@ -221,7 +222,7 @@ class Loop(SFTTrainer):
         """Of the same batches whatever the number of processes, which take turns where they can."""
         peers, every = (
             self.peers,
-            list(budget.batches([len(r.input_ids) for r in self.validation], LOSSES)),
+            list(budget.batches([len(r.input_ids) for r in self.validation], EVALUATED)),
         )
         mine = every if peers.shards else every[peers.rank :: peers.size]
         others = set(range(len(self.validation))).difference(*mine)
@@ -271,7 +272,7 @@ class _Watch(TrainerCallback):
         self.loop, self.history, self.bar = loop, loop.history, bar
         self.tell, self.on_step, self.asked = tell, on_step, asked
         self.evaluate_at = set(budget.evaluation_steps(loop.settings))
-        self.row_every = max(1, budget.steps_of(loop.settings) // 40)
+        self.row_every = budget.row_every(loop.settings)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -91,8 +91,8 @@ def _speeds(
     every = torch.get_num_threads()
     one = max(1, min(every, int(config.search.cpus_per_trial)))
     together = at_once(config.search)
-    with _base(config, whole) as (base, form, words):
-        seen = _Measured(base, form, config, tokenizer, device)
+    with base_or_stand_in(config, whole) as (base, form, words):
+        seen = Measured(base, form, config, tokenizer, device)
         if device.name == "cuda":
             trial = alone = seen.training(rows, every)
         else:
@@ -107,7 +107,7 @@ def _speeds(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Measured:
+class Measured:
     base: PreTrainedModel
     form: Shape
     config: Config
@@ -117,7 +117,7 @@ class _Measured:
     def training(self, rows: Sequence[Example], threads: int, neighbours: int = 0) -> Speed:
         """The speed of `fit` itself on `threads` cores, `neighbours` times as many busy beside."""
         lengths = [len(row.input_ids) for row in rows]
-        batch = min(self.config.train.micro_batch_size, self._rows(TRAINED, max(lengths)))
+        batch = self.micro_batch(lengths)
         settings = replace(
             self.config,
             {
@@ -132,8 +132,8 @@ class _Measured:
         ended: list[float] = []
         with (
             tempfile.TemporaryDirectory() as scratch,
-            _threads(threads),
-            _busy(neighbours),
+            threads_of(threads),
+            busy(neighbours),
             fresh_adapter(self.base, self.config.lora, settings.seed) as model,
         ):
             fit(
@@ -144,8 +144,8 @@ class _Measured:
                 settings,
                 self.device,
                 Path(scratch) / "adapter",
-                on_step=lambda: ended.append(self._now()),
-                on_eval=lambda found: ended.append(self._now()),
+                on_step=lambda: ended.append(self.now()),
+                on_eval=lambda found: ended.append(self.now()),
             )
             with training_attention(model, self.device, batch, max(lengths)):
                 looking = self._looking(model, rows)
@@ -158,15 +158,19 @@ class _Measured:
             speeds.append(operations / (ended[step] - ended[step - 1]))
         return Speed(max(speeds), looking, saved - trained)
 
+    def micro_batch(self, lengths: Sequence[int]) -> int:
+        """The rows of a micro-batch that is measured."""
+        return min(self.config.train.micro_batch_size, self._rows(TRAINED, max(lengths)))
+
     def looking(self, rows: Sequence[Example]) -> float:
         """Operations a second in which losses of given summaries are found, with all cores."""
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
             return max(self._looking(model.eval(), rows) for _ in range(REPEATED))
 
     def _looking(self, model: PreTrainedModel, rows: Sequence[Example]) -> float:
-        started = self._now()
+        started = self.now()
         summary_losses(model, rows[:LOOKED], self.tokenizer.pad_token_id, self.device)
-        return self._work(rows[:LOOKED]) / (self._now() - started)
+        return self._work(rows[:LOOKED]) / (self.now() - started)
 
     def writing(self, prompts: Sequence[Sequence[int]], whole: Shape) -> tuple[float, float]:
         """(operations a second of reading prompts, seconds a further token of a full batch takes
@@ -180,9 +184,9 @@ class _Measured:
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
             model.eval()
             for _ in range(REPEATED):
-                times = [self._now()]
+                times = [self.now()]
                 hook = model.get_output_embeddings().register_forward_hook(
-                    lambda *args, times=times: times.append(self._now())
+                    lambda *args, times=times: times.append(self.now())
                 )
                 list(generate(model, self.tokenizer, prompts[:batch], settings, self.device))
                 hook.remove()
@@ -199,7 +203,7 @@ class _Measured:
             return reading, token * whole.layers / self.form.layers
         return reading, token * work(whole, 1, 1, 1) / work(self.form, 1, 1, 1)
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """Seconds, when all that was asked of the device is done."""
         if self.device.name == "cuda":
             torch.cuda.synchronize()
@@ -219,7 +223,7 @@ class _Measured:
 
 
 @contextlib.contextmanager
-def _base(config: Config, whole: Shape) -> Iterator[tuple[PreTrainedModel, Shape, str]]:
+def base_or_stand_in(config: Config, whole: Shape) -> Iterator[tuple[PreTrainedModel, Shape, str]]:
     """What is measured: the base or its stand-in, its shape, and in words which it is."""
     local = Path(source(config.model)).is_dir()
     if local and whole.linear + whole.other <= SMALL:
@@ -238,7 +242,8 @@ def _base(config: Config, whole: Shape) -> Iterator[tuple[PreTrainedModel, Shape
 
 
 @contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
+def threads_of(number: int) -> Iterator[None]:
+    """In the block products are done by so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -248,7 +253,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _busy(neighbours: int) -> Iterator[None]:
+def busy(neighbours: int) -> Iterator[None]:
     """In the block other cores multiply, as they do where trainings run side by side: what these
     share (clock, caches, memory) makes each slower than one alone."""
     done = threading.Event()

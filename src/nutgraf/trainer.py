@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf import stopping
-from nutgraf.budget import effective_batch, examples_of, steps_of
+from nutgraf.budget import effective_batch, halved
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
@@ -66,8 +65,8 @@ def fit(
         )
     train = in_order(train, settings)
     rows, start = list(validation[: settings.eval_examples]), adapter_weights(model)
-    claim = _claim(model, start, train, rows, settings, device)
-    kept, tell = Checkpoints(out, claim, progress or out.name), _each_once(on_eval)
+    claim = claim_of(model, start, train, rows, settings, device)
+    kept, tell = Checkpoints(out, claim, progress or out.name), each_once(on_eval)
     if device.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
@@ -95,26 +94,19 @@ def fit(
                 "history": loop.history.state(),
             }
             if peers.is_first:
-                with written_by_others(out.parent):
-                    model.save_pretrained(str(out), safe_serialization=True)
-                (out / "README.md").unlink()  # peft's empty card; the final model gets a filled one
+                save_adapter(model, out)
                 kept.finish(done)
     history = History(effective_batch(settings))
     history.restore(done["history"])
     tell(history.evaluations)
-    return Fit(
-        best=history.best,
-        history=history.rows,
-        steps=steps_of(settings),
-        examples=examples_of(settings),
-        seconds=history.seconds,
-        peak_memory_bytes=history.peak_memory_bytes,
-        micro_batch_size=done["micro_batch_size"],
-        gradient_accumulation_steps=math.ceil(
-            history.batch / (done["micro_batch_size"] * done["processes"])
-        ),
-        processes=done["processes"],
-    )
+    return Fit.of(history, settings, done["micro_batch_size"], done["processes"])
+
+
+def save_adapter(model: PreTrainedModel, out: Path) -> None:
+    """Save the adapter in `model` as peft does, without the empty card that it adds."""
+    with written_by_others(out.parent):
+        model.save_pretrained(str(out), safe_serialization=True)
+    (out / "README.md").unlink()
 
 
 def _as_memory_allows(
@@ -128,25 +120,29 @@ def _as_memory_allows(
             return trained(_with_micro_batches(settings, micro))
         except torch.OutOfMemoryError as error:
             reason = " ".join(str(error).split())[:120]
-        if micro == 1:
-            raise Failure(
-                f"{kept.title}: no memory on the device for one article of up to {longest} tokens "
-                f"({reason}): lower prompt.max_tokens, or set train.activation_checkpointing to "
-                "true or model.quantization to nf4"
-            )
-        full, micro = micro, smaller(batch, micro)
-        kept.note(micro_batch_size=micro)
-        say(
-            f"{kept.title}: no memory on the device for {full} articles at a time: goes on with "
-            f"{micro}, {batch // micro} times a step (train.micro_batch_size)"
-        )
+        micro = smaller(micro, batch, kept, longest, reason)
         gc.collect()
         torch.cuda.empty_cache()
 
 
-def smaller(batch: int, micro: int) -> int:
-    """The next smaller micro-batch, at most half as large, that an effective batch is made of."""
-    return max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
+def smaller(micro: int, batch: int, kept: Checkpoints, longest: int, reason: str) -> int:
+    """The micro-batch to go on with after one of `micro` had no memory: noted for a stop, and said.
+
+    It is at most half and divides the `batch`. Raises Failure where it was one article.
+    """
+    if micro == 1:
+        raise Failure(
+            f"{kept.title}: no memory on the device for one article of up to {longest} tokens "
+            f"({reason}): lower prompt.max_tokens, or set train.activation_checkpointing to "
+            "true or model.quantization to nf4"
+        )
+    less = halved(batch, micro)
+    kept.note(micro_batch_size=less)
+    say(
+        f"{kept.title}: no memory on the device for {micro} articles at a time: goes on with "
+        f"{less}, {batch // less} times a step (train.micro_batch_size)"
+    )
+    return less
 
 
 def _with_micro_batches(settings: TrainConfig, micro: int) -> TrainConfig:
@@ -156,7 +152,7 @@ def _with_micro_batches(settings: TrainConfig, micro: int) -> TrainConfig:
     )
 
 
-def _each_once(
+def each_once(
     on_eval: Callable[[Evaluation], None] | None,
 ) -> Callable[[Sequence[Evaluation]], None]:
     """Calls `on_eval` with those of the evaluations so far that it was not called with before."""
@@ -172,7 +168,7 @@ def _each_once(
     return tell
 
 
-def _claim(
+def claim_of(
     model: PreTrainedModel,
     start: Mapping[str, torch.Tensor],
     train: Sequence[Example],

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf import cluster, worker  # before Ray: its environment
+from nutgraf.asking import Together
 from nutgraf.budget import at_once
 from nutgraf.ledger import Ledger
 from nutgraf.problems import Failure, UserError
@@ -43,22 +44,30 @@ def search(
     validation: Sequence[Example],
     out: Path,
     say: Callable[[str], None],
+    together: bool = False,
+    most: int | None = None,
 ) -> list[Trial]:
     """Try `config.search.trials` settings and return all trials by number.
 
-    The adapter of a completed trial lies in `out/<number>/adapter`. Where `out` holds what an
+    The adapter of a completed trial lies in `out/<number>/adapter`. Trials have a process each that
+    trains, or are trained `together` by one, at most `most` in a pass. Where `out` holds what an
     interrupted search with the same arguments left, the search goes on from there. A trial that
     fails is a Trial with its error; raises Failure only if none is completed, or if Ray cannot
     start, and OSError where the disk is full, after which the search can go on.
     """
-    training = functools.partial(
+    training: worker.Training | Together = functools.partial(
         worker.fitting, config=config, train=train, validation=list(validation)
     )
+    if together:
+        training = Together(config, train, validation, most)
     return run(config, training, out.resolve(), say)
 
 
 def run(
-    config: Config, training: worker.Training, out: Path, say: Callable[[str], None]
+    config: Config,
+    training: worker.Training | Together,
+    out: Path,
+    say: Callable[[str], None],
 ) -> list[Trial]:
     """The search with any `training`; `out` is an absolute path."""
     ledger = Ledger(config, out, say)
@@ -80,21 +89,25 @@ def run(
 
 
 def _run_in_ray(
-    ledger: Ledger, training: worker.Training, config: Config, say: Callable[[str], None]
+    ledger: Ledger,
+    training: worker.Training | Together,
+    config: Config,
+    say: Callable[[str], None],
 ) -> None:
-    search = config.search
+    search, together = config.search, isinstance(training, Together)
     forgiven = FORGIVEN_ON_A_CLUSTER if config.ray.address else FORGIVEN_HERE
     scratch = ledger.out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    with _ray(config, ledger.out, say) as trials:
+    with _ray(config, together, ledger.out, say) as trials:
         trainable = tune.with_resources(
             tune.with_parameters(
                 worker.work,
                 out=str(ledger.out),
-                training=training,
+                training=training.begin(ledger.out) if isinstance(training, Together) else training,
                 minutes=search.trial_minutes,
             ),
-            {"cpu": search.cpus_per_trial, "gpu": search.gpus_per_trial},
+            # The engine has the GPU, where trials are trained together.
+            {"cpu": search.cpus_per_trial, "gpu": 0 if together else search.gpus_per_trial},
         )
         try:
             tune.Tuner(
@@ -114,15 +127,20 @@ def _run_in_ray(
                 ),
             ).fit()
         finally:
+            if isinstance(training, Together):
+                training.end(ledger.out)
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _ray(config: Config, out: Path, say: Callable[[str], None]) -> Iterator[int]:
-    """Ray here or the cluster, and how many trials at a time."""
+def _ray(config: Config, together: bool, out: Path, say: Callable[[str], None]) -> Iterator[int]:
+    """Ray here or the cluster, and how many trials at a time.
+
+    Those that are trained together take no core for themselves.
+    """
     search = config.search
     if config.ray.address is None:
-        trials = at_once(search)
+        trials = search.concurrent if together else at_once(search)
         if trials < search.concurrent:
             say(f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time")
         with cluster.this_machine(math.ceil(trials * search.cpus_per_trial), search.gpus_per_trial):

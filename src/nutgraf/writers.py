@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.budget import batches
 from nutgraf.files import files_in
+from nutgraf.footprint import EVALUATED
 from nutgraf.inference import (
-    LOSSES,
     Generated,
     RowLoss,
     generate_batches,
@@ -99,7 +99,7 @@ class _There:
         self, rows: Sequence[Example], done: Container[int] = ()
     ) -> Iterator[dict[int, RowLoss]]:
         return self._made(
-            _losses, rows, list(batches([len(row.input_ids) for row in rows], LOSSES, done))
+            _losses, rows, list(batches([len(row.input_ids) for row in rows], EVALUATED, done))
         )
 
     def _made(

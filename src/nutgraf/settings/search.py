@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from nutgraf.section import (
     Choices,
@@ -18,6 +18,11 @@ from nutgraf.section import (
     did_you_mean,
 )
 from nutgraf.settings.training import LoraSettings, TrainConfig
+
+
+def _switched(value: object) -> object:
+    """YAML 1.1 reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class SearchConfig(Section):
@@ -34,6 +39,11 @@ class SearchConfig(Section):
     cpus_per_trial: Positive = Field(1, description="CPU cores, and so threads, of one trial.")
     gpus_per_trial: Annotated[Float, Field(ge=0)] = Field(
         0, description="GPUs of one trial; a fraction lets several share one."
+    )
+    together: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switched)] = Field(
+        "auto",
+        description="Whether trials are trained in one process, over one base, together; auto "
+        "measures whether that is faster here.",
     )
     trial_minutes: Positive | None = Field(
         None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 import pandas as pd
 import yaml
 
-from nutgraf import artefacts, articles, measurement, metrics, tuner
+from nutgraf import artefacts, articles, gain, measurement, metrics, tuner
 from nutgraf.budget import drawn, most_examples
 from nutgraf.model import load_tokenizer
 from nutgraf.progress import say
@@ -48,12 +49,20 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         splits = read_json(folder / "data" / "card.json")["splits"]
         numbers = {split: counts["sampled"] for split, counts in splits.items()}
         prompts = [renderer.prompt(a.article).ids for a in held_out]
+        taken = [*train.held.values()]
         # What this machine would take says nothing of a cluster.
         if config.ray.address is None and not (out / "plan.json").exists():
-            planned = measurement.forecast(study, [*train.held.values()], prompts, numbers)
+            planned = measurement.forecast(study, taken, prompts, numbers)
             write_json(out / "plan.json", planned.record(time.time()))
             say(str(planned))
-        trials = tuner.search(config, train, validation, out / "trials", say)
+        # Noted, since a search that is carried on does not change its way.
+        if not (out / "together.json").exists():
+            write_json(out / "together.json", asdict(gain.choose(config, taken)))
+        choice = gain.Choice(**read_json(out / "together.json"))
+        say(choice.why)
+        trials = tuner.search(
+            config, train, validation, out / "trials", say, choice.together, choice.most
+        )
         for trial in trials:
             name = f"trial-{trial.number}"
             with following(config.tracking.to, folder.path, name, trial.values) as curves:

@@ -1,0 +1,111 @@
+"""Whether the trials of a search are faster together on this machine: a short step says."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nutgraf.budget import at_once, effective_batch, steps_of
+from nutgraf.config import replace
+from nutgraf.measurement import Measured, base_or_stand_in, busy, threads_of
+from nutgraf.member import Job
+from nutgraf.members import Members
+from nutgraf.model import choose_device, fresh_adapter, load_tokenizer
+from nutgraf.problems import Failure
+from nutgraf.prompts import Example
+from nutgraf.settings import Config
+from nutgraf.shape import shape
+
+SIZES = (1, 2, 4)  # trials in a pass
+PASSES = 2  # of each; the fastest counts
+WORTH = 20  # times as many articles as are measured are trained on in a search that is worth it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether to train together, so many in a pass (None for all), and why, in a line."""
+
+    together: bool
+    why: str
+    most: int | None = None
+
+
+def choose(config: Config, rows: Sequence[Example]) -> Choice:
+    """What `search.together` says, or what makes more articles a second with these rows.
+
+    Alone means as the search does it: as many processes at a time as there are cores for.
+    """
+    search = config.search
+    if search.together != "auto":
+        return Choice(search.together == "on", f"search.together is {search.together}")
+    if config.ray.address is not None:
+        return Choice(False, "trials are trained alone, each in a place of its own on the cluster")
+    sizes = [size for size in SIZES if size <= min(search.concurrent, search.trials)]
+    if len(sizes) == 1:
+        return Choice(False, "trials are trained alone: there is one at a time")
+    measured = PASSES * (1 + sum(sizes)) * config.train.micro_batch_size
+    if search.trials * steps_of(config.train) * effective_batch(config.train) < WORTH * measured:
+        return Choice(False, "trials are trained alone: too few articles to measure both ways")
+    try:
+        alone, together = _rates(config, rows, sizes)
+    except Failure as error:
+        return Choice(False, f"trials are trained alone: {error}")
+    best = max(together, key=lambda size: together[size])
+    faster = together[best] > alone
+    found = ", ".join(f"{rate:.2f} with {size}" for size, rate in together.items())
+    return Choice(
+        faster,
+        f"trials are trained {'together' if faster else 'alone'}: {alone:.2f} articles a second "
+        f"in {at_once(search)} processes; in one, by trials in a pass, {found} (search.together)",
+        None if best == max(SIZES) else best,
+    )
+
+
+def _rates(
+    config: Config, rows: Sequence[Example], sizes: Sequence[int]
+) -> tuple[float, dict[int, float]]:
+    """Articles a second alone, and by size together."""
+    device, every = choose_device(config.model), torch.get_num_threads()
+    one = max(1, min(every, int(config.search.cpus_per_trial)))
+    beside = at_once(config.search) if device.name == "cpu" else 1  # on a GPU they take turns
+    with base_or_stand_in(config, shape(config.model, config.lora)) as (base, form, _):
+        measured = Measured(base, form, config, load_tokenizer(config.model), device)
+        with threads_of(one), busy(beside - 1):
+            alone = beside * _rate(measured, rows, 1)
+        return alone, {size: _rate(measured, rows, size) for size in sizes}
+
+
+def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
+    """Articles a second of `size` trainings in a pass."""
+    batch = measured.micro_batch([len(row.input_ids) for row in rows])
+    config = replace(
+        measured.config,
+        {
+            "train.max_examples": None,
+            "train.max_steps": PASSES + 1,  # the last is not reached, nor its evaluation
+            "train.micro_batch_size": batch,
+            "train.gradient_accumulation_steps": 1,
+            "train.eval_every": (PASSES + 1) * batch,
+            "train.eval_examples": 1,
+        },
+    )
+    adapted = functools.partial(fresh_adapter, measured.base, config.lora, config.train.seed)
+    pad, device = measured.tokenizer.pad_token_id, measured.device
+    members = Members(measured.base, pad, rows, rows[:1], device)
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(size):
+            members.join(Job(adapted, config.train, Path(scratch) / str(number)))
+        times = [measured.now()]
+        for _ in range(PASSES):
+            members.advance()
+            times.append(measured.now())
+        members.close()
+    for error in members.errors.values():
+        raise error
+    return size * batch / min(after - before for before, after in itertools.pairwise(times))
