@@ -10,6 +10,7 @@ import pickle
 import random
 import statistics
 import tracemalloc
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,14 +117,13 @@ def of_reader(options: argparse.Namespace) -> tuple[Device, str]:
 
 def row_bytes(row: int, summary: int, n: int = 100) -> tuple[float, float]:
     """Bytes of a training row on its way to another process, and in the memory of that process."""
-    from nutgraf.prompts import IGNORED, Example  # brings transformers
+    from nutgraf.prompts import Example  # brings transformers
 
     draw = random.Random(0)
     rows = []
     for _ in range(n):
-        ids = [draw.randrange(32_000) for _ in range(row)]
-        labels = [IGNORED] * (row - summary) + ids[row - summary :]
-        rows.append(Example(ids, labels, row - summary, 0))
+        ids = array("i", (draw.randrange(32_000) for _ in range(row)))
+        rows.append(Example(ids, row - summary, 0))
     sent = pickle.dumps(rows, protocol=5)
     tracemalloc.start()
     received = pickle.loads(sent)  # noqa: S301

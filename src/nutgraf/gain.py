@@ -83,7 +83,7 @@ def _rates(
 
 def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
     """Articles a second of `size` trainings in a pass."""
-    batch = measured.micro_batch([len(row.input_ids) for row in rows])
+    batch = measured.micro_batch([len(row.ids) for row in rows])
     config = replace(
         measured.config,
         {

@@ -188,7 +188,7 @@ def loss_batches(
     the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
     Raises NoMemory where the device has none for a batch.
     """
-    for batch in batches([len(row.input_ids) for row in rows], batch_size, done):
+    for batch in batches([len(row.ids) for row in rows], batch_size, done):
         losses = batch_losses(model, [rows[i] for i in batch], pad, device)
         yield dict(zip(batch, losses, strict=True))
 
@@ -199,7 +199,7 @@ def batch_losses(
 ) -> list[RowLoss]:
     """Losses of the rows' summaries, all in one batch. Raises NoMemory."""
     ids, mask = _left_padded([row.input_ids for row in rows], pad, device)
-    labels = [[t for t in row.labels if t != -100] for row in rows]
+    labels = [row.ids[row.prompt_tokens :].tolist() for row in rows]
     knob = "lower prompt.max_tokens, or set model.quantization to nf4"
     with device.autocast(), _memory(len(rows), ids.shape[1], knob):
         logits = model(

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -35,7 +36,7 @@ from nutgraf.history import Evaluation, History
 from nutgraf.inference import RowLoss, loss_batches, mean_loss
 from nutgraf.model import Device
 from nutgraf.peers import ALONE, Peers
-from nutgraf.prompts import Example
+from nutgraf.prompts import IGNORED, Example
 from nutgraf.settings import TrainConfig
 from nutgraf.stopping import Stopped
 
@@ -48,7 +49,7 @@ def in_order(train: Sequence[Example], settings: TrainConfig) -> list[Example]:
     """The rows as a training takes them, one after the other; of `train` it touches no others."""
     order = budget.drawn(len(train), budget.examples_of(settings), settings.seed)
     batch = budget.effective_batch(settings)
-    return [train[i] for i in budget.longest_first(order, lambda i: len(train[i].input_ids), batch)]
+    return [train[i] for i in budget.longest_first(order, lambda i: len(train[i].ids), batch)]
 
 
 def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -91,21 +92,11 @@ class Loop(SFTTrainer):
         kept: Checkpoints,
         peers: Peers = ALONE,
     ) -> None:
-        batch = budget.effective_batch(settings)
         micro, accumulated = budget.share(settings, peers.size)
-        # Micro-batches go round the processes; rows that fill up the last ones count nothing.
-        empty = micro * accumulated * peers.size - batch
-        filled = {"input_ids": [tokenizer.pad_token_id] * 2, "labels": [-100] * 2}
         super().__init__(
             model=model,
             processing_class=tokenizer,
-            train_dataset=as_dataset(
-                [
-                    row
-                    for start in range(0, len(train), batch)
-                    for row in (*map(_row, train[start : start + batch]), *[filled] * empty)
-                ]
-            ),
+            train_dataset=as_dataset([_row(train[0])]),  # trl looks at one; all of them: below
             args=SFTConfig(
                 output_dir=str(kept.half_written),
                 max_steps=budget.steps_of(settings),
@@ -134,6 +125,8 @@ class Loop(SFTTrainer):
                 report_to="none",
             ),
         )
+        rows = budget.effective_batch(settings), micro * accumulated * peers.size
+        self.train_dataset = cast(Any, _Rows(train, *rows, tokenizer.pad_token_id))
         self.remove_callback(PrinterCallback)
         # TRL casts the adapter of a quantized base to bf16; it is small, and in fp32 it loses
         # nothing.
@@ -143,7 +136,7 @@ class Loop(SFTTrainer):
         self.settings, self.device, self.kept = settings, device, kept
         self.peers, self.micro = peers, micro
         self.validation, self.pad = validation, tokenizer.pad_token_id
-        self.longest = max(len(row.input_ids) for row in train)
+        self.longest = max(len(row.ids) for row in train)
         self.history = History(budget.effective_batch(settings))
         self.best: dict[str, torch.Tensor] = {}
         self.step_losses: list[torch.Tensor] = []
@@ -197,7 +190,7 @@ class Loop(SFTTrainer):
             use_cache=False,
         ).logits[:, :-1]
         targets = labels[:, -summaries:]
-        told = targets != -100
+        told = targets != IGNORED
         nll = functional.cross_entropy(logits[told].float(), targets[told], reduction="sum")
         loss = nll / kwargs["num_items_in_batch"]
         self.step_losses.append(loss.detach())
@@ -222,7 +215,7 @@ class Loop(SFTTrainer):
         """Of the same batches whatever the number of processes, which take turns where they can."""
         peers, every = (
             self.peers,
-            list(budget.batches([len(r.input_ids) for r in self.validation], EVALUATED)),
+            list(budget.batches([len(r.ids) for r in self.validation], EVALUATED)),
         )
         mine = every if peers.shards else every[peers.rank :: peers.size]
         others = set(range(len(self.validation))).difference(*mine)
@@ -252,6 +245,26 @@ class Loop(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints need no model card; the final model gets one with its scores."""
+
+
+class _Rows(Dataset[dict[str, list[int]]]):
+    """The rows of each step, made when their turn comes.
+
+    Micro-batches go round the processes; rows that fill up the last ones of a step count nothing.
+    """
+
+    def __init__(self, train: Sequence[Example], batch: int, room: int, pad: int) -> None:
+        self._train, self._batch, self._room = train, batch, room
+        self._empty = {"input_ids": [pad] * 2, "labels": [IGNORED] * 2}
+
+    def __len__(self) -> int:
+        return len(self._train) // self._batch * self._room
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        step, place = divmod(index, self._room)
+        if place >= self._batch:
+            return self._empty
+        return _row(self._train[step * self._batch + place])
 
 
 def _row(example: Example) -> dict[str, list[int]]:

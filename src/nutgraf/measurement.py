@@ -73,7 +73,7 @@ def forecast(
     free = torch.cuda.mem_get_info()[0] if device.name == "cuda" else memory().free
     machine = Machine(device.name, device.dtype != torch.float32, torch.get_num_threads(), free)
     form = shape(config.model, config.lora)
-    measured = footprint.lengths([(len(row.input_ids), row.prompt_tokens) for row in rows])
+    measured = footprint.lengths([(len(row.ids), row.prompt_tokens) for row in rows])
     started = time.perf_counter()
     speeds = _speeds(config, form, rows, prompts, device)
     took = time.perf_counter() - started
@@ -116,7 +116,7 @@ class Measured:
 
     def training(self, rows: Sequence[Example], threads: int, neighbours: int = 0) -> Speed:
         """The speed of `fit` itself on `threads` cores, `neighbours` times as many busy beside."""
-        lengths = [len(row.input_ids) for row in rows]
+        lengths = [len(row.ids) for row in rows]
         batch = self.micro_batch(lengths)
         settings = replace(
             self.config,
@@ -211,8 +211,7 @@ class Measured:
 
     def _work(self, rows: Sequence[Example]) -> float:
         return sum(
-            work(self.form, 1, len(row.input_ids), len(row.input_ids) - row.prompt_tokens)
-            for row in rows
+            work(self.form, 1, len(row.ids), len(row.ids) - row.prompt_tokens) for row in rows
         )
 
     def _rows(self, operations: float, tokens: int) -> int:

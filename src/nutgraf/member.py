@@ -134,7 +134,7 @@ class Member:
     @property
     def tokens(self) -> int:
         """Summary tokens in the whole step, over which the loss is the mean."""
-        return sum(len(row.labels) - row.prompt_tokens for row in self._rows)
+        return sum(len(row.ids) - row.prompt_tokens for row in self._rows)
 
     @property
     def summed(self) -> bool:
@@ -155,7 +155,7 @@ class Member:
     @property
     def longest(self) -> int:
         """Tokens of the longest row that it trains on."""
-        return max(len(row.input_ids) for row in self.train)
+        return max(len(row.ids) for row in self.train)
 
     def loss(self, found: float) -> None:
         """Note that a micro-batch's gradient is added up, and its part of the loss."""

@@ -152,15 +152,15 @@ class Members:
         """Add the gradient of one micro-batch of each; every one's loss is over its own step."""
         batches = [member.micro_batch for member in group]
         rows = [row for batch in batches for row in batch]
-        longest = max(len(row.input_ids) for row in rows)
+        longest = max(len(row.ids) for row in rows)
         ids = torch.tensor(
-            [row.input_ids + [self.pad] * (longest - len(row.input_ids)) for row in rows]
+            [row.input_ids + [self.pad] * (longest - len(row.ids)) for row in rows]
         ).to(self.device.name)
         # The token before a summary foretells its first one.
         told = [
             place * longest + position
             for place, row in enumerate(rows)
-            for position in range(row.prompt_tokens - 1, len(row.input_ids) - 1)
+            for position in range(row.prompt_tokens - 1, len(row.ids) - 1)
         ]
         targets = [token for row in rows for token in row.input_ids[row.prompt_tokens :]]
         whose = [
@@ -207,7 +207,7 @@ class Members:
         self, group: list[Member], batches: list[list[Example]], again: bool
     ) -> Iterator[None]:
         parts = [
-            Part(self.present.index(member), len(batch), max(len(r.input_ids) for r in batch))
+            Part(self.present.index(member), len(batch), max(len(r.ids) for r in batch))
             for member, batch in zip(group, batches, strict=True)
         ]
         with self._stack.apply(parts, training=True, again=again):
@@ -239,7 +239,7 @@ class Members:
         found: list[dict[int, RowLoss]] = [{} for _ in group]
         rows = self.validation
         most = max(len(member.validation) for member in group)
-        for batch in batches([len(row.input_ids) for row in rows[:most]], EVALUATED):
+        for batch in batches([len(row.ids) for row in rows[:most]], EVALUATED):
             parts = [Part(self.present.index(m), len(batch), 0) for m in group]
             with self._stack.apply(parts):
                 losses = batch_losses(

@@ -10,6 +10,7 @@ token: `</s>` in an article is four characters.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,17 +47,25 @@ class Prompt:
     trimmed_tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """A training row: prompt, summary, end of sequence.
 
-    `labels` is as long as `input_ids`: -100 on the first `prompt_tokens`, then the ids.
+    Four bytes a token, since those of a whole training are in memory: a list takes nine times that.
     """
 
-    input_ids: list[int]
-    labels: list[int]
+    ids: array[int]
     prompt_tokens: int
     trimmed_tokens: int
+
+    @property
+    def input_ids(self) -> list[int]:
+        return self.ids.tolist()
+
+    @property
+    def labels(self) -> list[int]:
+        """As long as `input_ids`: -100 on the first `prompt_tokens`, then the ids."""
+        return [IGNORED] * self.prompt_tokens + self.ids[self.prompt_tokens :].tolist()
 
 
 @dataclass(frozen=True)
@@ -131,8 +140,7 @@ class Renderer:
             )
         prompt = self._render(self._article(article), min(self._article_limit, room))
         return Example(
-            input_ids=prompt.ids + answer,
-            labels=[IGNORED] * len(prompt.ids) + answer,
+            ids=array("i", prompt.ids + answer),
             prompt_tokens=len(prompt.ids),
             trimmed_tokens=prompt.trimmed_tokens,
         )

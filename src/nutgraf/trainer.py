@@ -203,4 +203,4 @@ def _hash(arrays: Iterable[np.ndarray[Any, Any]]) -> str:
 
 
 def _length(row: Example) -> int:
-    return len(row.input_ids)
+    return len(row.ids)

@@ -99,7 +99,7 @@ class _There:
         self, rows: Sequence[Example], done: Container[int] = ()
     ) -> Iterator[dict[int, RowLoss]]:
         return self._made(
-            _losses, rows, list(batches([len(row.input_ids) for row in rows], EVALUATED, done))
+            _losses, rows, list(batches([len(row.ids) for row in rows], EVALUATED, done))
         )
 
     def _made(

@@ -206,7 +206,7 @@ def _rows(config: Config, rows: _Rows, read: _Read, changes: list[str]) -> Itera
             "looked at  articles of the newswire; those of the Hub are not read before the study, "
             f"but planned as long as the limits allow; {UNKNOWN:,} where all of a split are taken"
         )
-    found = footprint.lengths([(len(e.input_ids), e.prompt_tokens) for e in rows.examples])
+    found = footprint.lengths([(len(e.ids), e.prompt_tokens) for e in rows.examples])
     told, every = found.summary * len(rows.examples), found.row * len(rows.examples)
     yield (
         f"tokens     {found.row:,.0f} a row, {found.longest_row:,} in the longest of "

@@ -78,7 +78,7 @@ class _Tokens:
         whole = self._renderer.article_tokens(example)
         in_prompt = self._split == "test"
         trimmed = self._renderer.cut(whole) if in_prompt else example.trimmed_tokens
-        summary, row = len(example.input_ids) - example.prompt_tokens, len(example.input_ids)
+        summary, row = len(example.ids) - example.prompt_tokens, len(example.ids)
         self._rows += 1
         self._article += whole
         self._summary += summary
