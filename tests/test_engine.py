@@ -54,9 +54,13 @@ def rows(config: Config) -> tuple[list[Any], list[Any]]:
 
 
 def main(base: str, folder: Path) -> None:
+    import ray
+
     from nutgraf import tuner
 
-    config = study(base)
+    init = ray.init  # two devices, which compute as the CPU does
+    ray.init = lambda **given: init(**{**given, "num_gpus": 2})
+    config = configuration.replace(study(base), {"search.gpus_per_trial": 1})
     trials = tuner.search(config, *rows(config), folder / "trials", print, together=True)
     table = [[trial.values, trial.history, trial.status] for trial in trials]
     (folder / "result.json").write_text(json.dumps(table))
@@ -193,21 +197,24 @@ def of_session(session: int) -> list[psutil.Process]:
     return found
 
 
-def at_work(session: int, trials: Path, but: int = 0) -> psutil.Process:
-    """The engine of a session, once a trial has its first checkpoint."""
+def at_work(session: int, trials: Path, without: int = 0) -> list[psutil.Process]:
+    """The engines of a session, two of them, once a trial has its first checkpoint."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         if list(trials.glob("*/.adapter.checkpoints/checkpoint-*")):
+            found = []
             for process in of_session(session):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if "Engine" in process.name() and process.pid != but:
-                        return process
+                    if "Engine" in process.name() and process.pid != without:
+                        found.append(process)
+            if len(found) == 2:
+                return found
         time.sleep(0.05)
-    raise AssertionError("no engine at work in 200 s")
+    raise AssertionError("no two engines at work in 200 s")
 
 
 def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> None:
-    """It finds what trials alone find, and its trials load no torch."""
+    """Of two, one a device: the search finds what trials alone find, and trials load no torch."""
     from nutgraf.worker import fitting
 
     config, train, validation = given
@@ -218,15 +225,15 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
         text=True,
     )
     try:
-        engine = at_work(program.pid, tmp_path / "trials")
+        engines = at_work(program.pid, tmp_path / "trials")
         loaded = {
             Path(entry.path).name
             for process in of_session(program.pid)
             if "ray::ImplicitFunc" in process.name()
             for entry in process.memory_maps()
         }
-        os.kill(engine.pid, signal.SIGKILL)
-        assert at_work(program.pid, tmp_path / "trials", but=engine.pid).pid != engine.pid
+        os.kill(engines[0].pid, signal.SIGKILL)
+        at_work(program.pid, tmp_path / "trials", without=engines[0].pid)
         out, _ = program.communicate(timeout=300)
         assert program.returncode == 0, out
     finally:

@@ -1,10 +1,11 @@
-"""Trials that train nothing themselves: each asks the engine of its node, one of Ray's actors.
+"""Trials that train nothing themselves: each asks an engine of its node, one of Ray's actors.
 
 To Ray Tune a trial is what it always is, with a process of its own; but that loads no torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -20,9 +22,10 @@ from nutgraf.engine import Engine
 
 if TYPE_CHECKING:
     from nutgraf.prompts import Example
-    from nutgraf.settings import Config
+    from nutgraf.settings import Config, SearchConfig
 
-NAME = "engine-"  # and the node: an actor's
+NAME = "engine-"  # and the node, and the device's number there: an actor's
+_ANSWER = 60.0  # seconds that an engine has to say how many it trains; it may be starting
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,10 @@ class Together:
         """The Training itself; engines keep notes in `out` until the `end`."""
         search = self.config.search
         self.end(out)
-        started = functools.partial(
-            _engine,
-            given=ray.put((self.config, self.train, list(self.validation), self.most)),
-            out=str(out),
-            threads=max(1, int(at_once(search) * search.cpus_per_trial)),
-            gpus=1 if search.gpus_per_trial else 0,
-            minutes=search.trial_minutes,
-            waiting=2 * search.concurrent + 2,  # those of processes that died, and `leave`, too
+        engines = _Engines(
+            ray.put((self.config, self.train, list(self.validation), self.most)), out, search
         )
-        return functools.partial(through, started=started)
+        return functools.partial(through, engine_of=engines.of)
 
     def end(self, out: Path) -> None:
         """End the engines that there are, and forget what they noted."""
@@ -58,24 +55,57 @@ class Together:
             notes.unlink()
 
 
-def _engine(
-    given: Any, out: str, threads: int, gpus: int, minutes: float | None, waiting: int
-) -> Any:
-    """The engine of this node, which the first that asks for it starts."""
-    node = ray.get_runtime_context().get_node_id()
-    options = {
-        "name": f"{NAME}{node}",
-        "get_if_exists": True,
-        "lifetime": "detached",  # its own, not that of the trial that comes first
-        "num_cpus": 0,  # the trials have those that it uses
-        "num_gpus": gpus,
-        "max_restarts": -1,
-        "max_task_retries": -1,
-        "max_concurrency": waiting,  # threads, one a trial that waits for news
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
-    }
-    notes = str(Path(out) / f".{NAME}{node}.json")
-    return ray.remote(Engine).options(**options).remote(given, notes, threads, minutes)
+@dataclass(frozen=True)
+class _Engines:
+    """One a GPU on each node, or one a node; `given` is what each of them is given."""
+
+    given: Any
+    out: Path
+    search: SearchConfig
+
+    def of(self, folder: str) -> Any:
+        """The engine of the trial in `folder`: where it is still known, or the least loaded here.
+
+        Trials that begin at the same moment see the same loads: their numbers tell them apart.
+        """
+        here, loads = self._here(), {}
+        known = {name for name in list_named_actors() if name.startswith(NAME)}
+        for name in sorted({*known, *here}):
+            with contextlib.suppress(ValueError, RayError):  # gone with its node
+                engine = here.get(name) or ray.get_actor(name)
+                loads[name] = ray.get(engine.load.remote(folder), timeout=_ANSWER)
+                if loads[name] is None:
+                    return engine
+        least = min(loads[name] for name in here)
+        free = [engine for name, engine in here.items() if loads[name] == least]
+        return free[int(Path(folder).name) % len(free)]
+
+    def _here(self) -> dict[str, Any]:
+        """Those of this node, which the first that asks for them starts."""
+        search, node = self.search, ray.get_runtime_context().get_node_id()
+        has = next(found["Resources"] for found in ray.nodes() if found["NodeID"] == node)
+        gpus = 1 if search.gpus_per_trial else 0
+        names = [f"{NAME}{node}-{k}" for k in range(int(has.get("GPU", 0)) if gpus else 1)]
+        options = {
+            "get_if_exists": True,
+            "lifetime": "detached",  # its own, not that of the trial that comes first
+            "num_cpus": 0,  # the trials have those that it uses
+            "num_gpus": gpus,
+            "max_restarts": -1,
+            "max_task_retries": -1,
+            # Threads: one a trial that waits for news; those of dead processes, and `leave`, too.
+            "max_concurrency": 2 * search.concurrent + 2,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+        }
+        cores = min(at_once(search) * search.cpus_per_trial, has.get("CPU", 1))
+        threads = max(1, int(cores / len(names)))
+        engine = ray.remote(Engine)
+        return {
+            name: engine.options(name=name, **options).remote(
+                self.given, str(self.out / f".{name}.json"), threads, search.trial_minutes
+            )
+            for name in names
+        }
 
 
 def through(
@@ -84,10 +114,10 @@ def through(
     on_eval: Callable[[Any], None],
     on_step: Callable[[], None],
     *,
-    started: Callable[[], Any],
+    engine_of: Callable[[str], Any],
 ) -> Sequence[Any]:
     """The Training of a trial: asks the engine for news until there are no more."""
-    engine, told = started(), 0
+    engine, told = engine_of(str(folder)), 0
     try:
         while True:
             news = ray.get(engine.advance.remote(str(folder), dict(values), told))

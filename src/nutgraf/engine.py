@@ -102,6 +102,13 @@ class Engine:
             )
             return News(client.evaluations[told:], client.rows, client.error)
 
+    def load(self, folder: str) -> int | None:
+        """How many trials it trains; None where the one in `folder` is among them."""
+        with self._changed:
+            if folder in self._clients:
+                return None
+            return sum(not client.over for client in self._clients.values())
+
     def leave(self, folder: str) -> None:
         """Go on without the trial in `folder`."""
         with self._changed:
