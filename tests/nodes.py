@@ -35,6 +35,7 @@ class Nodes:
         self, logs: Path, head: str = HEAD, before: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         self.logs, self.head, self.before = logs, head, before or {}
+        self.begun = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.address, self.outside = f"{head}:{_free(head)}", f"{head}:{_free(head)}"
 
@@ -57,6 +58,7 @@ class Nodes:
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # nutgraf's, for one machine
+        self.begun += 1
         self.processes[place] = subprocess.Popen(
             words,
             env=environment,
@@ -75,7 +77,10 @@ class Nodes:
         top.wait()
 
     def wait(self, alive: int) -> None:
-        """Until so many nodes are in the cluster, a minute at most."""
+        """Until so many nodes are alive and all begun ones are known, a minute at most.
+
+        For a moment a node that was killed counts as alive, and one that began is not there yet.
+        """
         import ray
 
         until = time.monotonic() + 60
@@ -87,7 +92,7 @@ class Nodes:
             time.sleep(0.2)
         ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
         try:
-            while sum(node["Alive"] for node in ray.nodes()) != alive:
+            while sum(n["Alive"] for n in ray.nodes()) != alive or len(ray.nodes()) != self.begun:
                 if time.monotonic() > until:
                     raise TimeoutError(f"no {alive} nodes: see {self.logs}")
                 time.sleep(0.2)

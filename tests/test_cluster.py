@@ -161,7 +161,7 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
 
 @pytest.mark.usefixtures("quick_trainings")
 def test_a_base_that_is_shared_out_is_trained_the_same(
-    nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path
+    nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path, capsys: Any
 ) -> None:
     """FSDP2 among two processes, each of which has half of every frozen weight."""
     settings = replace(config(train_workers=2, fsdp=True), {"train.max_examples": 32})
@@ -170,6 +170,7 @@ def test_a_base_that_is_shared_out_is_trained_the_same(
             cluster, settings, rows[20:], rows[:20], tmp_path / "a", "a", lambda found: None
         )
     assert done.processes == 2
+    assert "died" not in capsys.readouterr().err
     assert losses(done) == pytest.approx(
         losses(alone(settings, rows, tmp_path / "alone" / "a")), abs=1e-4
     )
@@ -178,27 +179,34 @@ def test_a_base_that_is_shared_out_is_trained_the_same(
 def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(
     nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path
 ) -> None:
-    settings, lines = config(), list[str]()
-
-    def kill() -> None:
-        """As soon as the second trial has come half way."""
-        while not any(line.startswith("trial 2/4") for line in lines):
-            time.sleep(0.1)
-        nodes.kill()
-
-    timer = after(0, kill)
-    on_cluster = tuner.search(settings, rows[20:], rows[:20], tmp_path / "cluster", lines.append)
-    timer.join()
-    assert SECOND not in nodes.processes
+    """Of trials that are trained alone, and of such as each node's engine trains together."""
+    settings = config()
     here = build({**settings.model_dump(), "ray": {}})
     local = tuner.search(here, rows[20:], rows[:20], tmp_path / "local", lambda line: None)
-    assert [t.values for t in on_cluster] == [t.values for t in local]
-    assert [t.status for t in on_cluster] == [t.status for t in local]
-    for there, these in zip(on_cluster, local, strict=True):
-        assert [loss for _, loss in there.history] == pytest.approx(
-            [loss for _, loss in these.history], abs=1e-5
-        )
-    assert lines[0].startswith("cluster: room for 2 trials at a time")
+
+    for together in (False, True):
+        nodes.start(SECOND)
+        nodes.wait(2)
+        lines = list[str]()
+
+        def kill(lines: list[str] = lines) -> None:
+            """As soon as the second trial has come half way."""
+            while not any(line.startswith("trial 2/4") for line in lines):
+                time.sleep(0.1)
+            nodes.kill()
+
+        timer = after(0, kill)
+        out = tmp_path / f"cluster-{together}"
+        found = tuner.search(settings, rows[20:], rows[:20], out, lines.append, together)
+        timer.join()
+        assert SECOND not in nodes.processes
+        assert [t.values for t in found] == [t.values for t in local]
+        assert [t.status for t in found] == [t.status for t in local]
+        for there, these in zip(found, local, strict=True):
+            assert [loss for _, loss in there.history] == pytest.approx(
+                [loss for _, loss in these.history], abs=1e-4 if together else 1e-5
+            )
+        assert lines[0].startswith("cluster: room for 2 trials at a time")
 
 
 def test_a_study_is_given_from_outside_and_fetched(head: Nodes, tmp_path: Path) -> None:

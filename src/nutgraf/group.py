@@ -21,6 +21,7 @@ import torch
 from nutgraf.budget import effective_batch, halved
 from nutgraf.cluster import Cluster, placed_here
 from nutgraf.history import Evaluation, Fit
+from nutgraf.inference import RowLoss
 from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
 from nutgraf.peers import peers
 from nutgraf.problems import Failure, UserError, one_line
@@ -33,8 +34,10 @@ from nutgraf.trainer import fit
 # isort: split
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.queue import Queue
 
@@ -86,11 +89,11 @@ def fit_on(
                 return _run(cluster, given, heard)
             except WorkerGroupError as error:
                 cause = _cause(error)
-            if isinstance(cause, UserError | Failure):
-                raise cause from None
             if isinstance(cause, torch.OutOfMemoryError):
                 most = _less(config, most, title)
                 continue
+            if not _of_a_death(cause):
+                raise cause from None
             lost += 1
             if lost > _LOST:
                 raise Failure(
@@ -156,10 +159,16 @@ def _fit(trainer: TorchTrainer, ended: queue.Queue[Any]) -> None:
 
 def _listen(news: Any, heard: Callable[[Evaluation], None]) -> None:
     for item in news.get_nowait_batch(news.qsize()):
-        if isinstance(item, Evaluation):
-            heard(item)
-        else:
+        if isinstance(item, str):
             say(item)
+        else:
+            step, examples, loss, rows = item
+            heard(Evaluation(step, examples, loss, [RowLoss(*row) for row in rows]))
+
+
+def _plain(found: Evaluation) -> tuple[Any, ...]:
+    """Without a class of ours, for which the process of the queue would load torch."""
+    return found.step, found.examples, found.loss, [(row.nll, row.tokens) for row in found.rows]
 
 
 def _member(config: dict[str, Any]) -> tuple[Fit, Device]:
@@ -187,7 +196,7 @@ def _member(config: dict[str, Any]) -> tuple[Fit, Device]:
             settings.train,
             device,
             Path(given.out) if me.is_first else Path(aside) / "adapter",
-            on_eval=given.news.put if me.is_first else None,
+            on_eval=(lambda found: given.news.put(_plain(found))) if me.is_first else None,
             peers=me,
             most=given.most,
         )
@@ -197,8 +206,14 @@ def _member(config: dict[str, Any]) -> tuple[Fit, Device]:
 def _cause(error: WorkerGroupError) -> Exception:
     """Why the group failed: what a process has to say of itself, before that another was gone."""
     causes = [getattr(e, "cause", None) or e for e in error.worker_failures.values()]
-    ours = [e for e in causes if isinstance(e, UserError | Failure | torch.OutOfMemoryError)]
-    return (ours or causes or [error])[0]
+    own = [e for e in causes if not _of_a_death(e)]
+    return (own or causes or [error])[0]
+
+
+def _of_a_death(error: Exception) -> bool:
+    """Whether it may be of a process that is gone, its own or one that it spoke to."""
+    told = isinstance(error, UserError | Failure | torch.OutOfMemoryError)
+    return not told and isinstance(error, RuntimeError | RayError | RayTrainError)
 
 
 def _less(config: Config, most: int | None, title: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -64,6 +65,17 @@ def put_adapter_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tens
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weight.copy_(weights[name])
+
+
+def save(model: PreTrainedModel, out: Path) -> None:
+    """Write the adapter as peft does.
+
+    It is given the weights: `state_dict()` of a base that is shared out would let go, in this
+    process alone, of what the others still hold.
+    """
+    cast(Any, model).save_pretrained(
+        str(out), safe_serialization=True, state_dict=adapter_weights(model)
+    )
 
 
 def peak_memory(device: Device) -> int:
@@ -241,7 +253,7 @@ class Loop(SFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter alone: a checkpoint needs no tokenizer, and no pickle of the arguments."""
         if self.peers.is_first:
-            self.model.save_pretrained(str(output_dir), safe_serialization=True)
+            save(self.model, Path(str(output_dir)))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints need no model card; the final model gets one with its scores."""

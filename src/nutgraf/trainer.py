@@ -17,7 +17,7 @@ from nutgraf.budget import effective_batch, halved
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
-from nutgraf.loop import Loop, adapter_weights, in_order, put_adapter_weights
+from nutgraf.loop import Loop, adapter_weights, in_order, put_adapter_weights, save
 from nutgraf.model import Device
 from nutgraf.peers import ALONE, Peers
 from nutgraf.problems import Failure
@@ -105,7 +105,7 @@ def fit(
 def save_adapter(model: PreTrainedModel, out: Path) -> None:
     """Save the adapter in `model` as peft does, without the empty card that it adds."""
     with written_by_others(out.parent):
-        model.save_pretrained(str(out), safe_serialization=True)
+        save(model, out)
     (out / "README.md").unlink()
 
 
