@@ -15,18 +15,21 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sentencex
-from nltk.stem.porter import PorterStemmer
 
 from nutgraf.cores import Spread, spread
 from nutgraf.problems import Failure, UserError
 
 try:
-    from rouge_score import rouge_scorer, tokenize, tokenizers
+    from rouge_score import tokenize
 except ModuleNotFoundError as error:
     raise Failure(f"{error.name} is not installed: pip install rouge-score") from error
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -82,10 +85,13 @@ def article_sentences(article: str) -> list[str]:
     return [sentence for line in article.splitlines() for sentence in _cut(line)]
 
 
-class _Tokenizer(tokenizers.Tokenizer):
+class _Tokenizer:
     """rouge_score's own tokenizer; stems are kept, for stemming takes most of the time."""
 
     def __init__(self) -> None:
+        # Loaded here, for it brings scipy: a second, in every process of a study.
+        from nltk.stem.porter import PorterStemmer
+
         self.stem = functools.lru_cache(maxsize=2**16)(PorterStemmer().stem)
 
     def tokenize(self, text: str) -> list[str]:
@@ -98,8 +104,10 @@ def _tokenizer() -> _Tokenizer:
 
 
 @functools.cache
-def _scorer() -> rouge_scorer.RougeScorer:
-    return rouge_scorer.RougeScorer(list(ROUGE_TYPES), tokenizer=_tokenizer())
+def _scorer() -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer  # as above
+
+    return RougeScorer(list(ROUGE_TYPES), tokenizer=_tokenizer())
 
 
 def stems(text: str) -> list[str]:
