@@ -27,7 +27,7 @@ FLOORS = [
     ("trainer", "proposals"),
     ("loop", "summarizer", "writers"),
     ("history", "recipe"),
-    ("inference", "trials", "attention", "shards", "shape", "identity", "together"),
+    ("inference", "trials", "attention", "shards", "shape", "identity", "together", "adapter"),
     tuple(
         "model prompts results datacard breakdown examples rivals extracts unusual evidence".split()
     ),

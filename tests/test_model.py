@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from nutgraf import artefacts, identity, model
+from nutgraf import adapter, artefacts, identity, model
 from nutgraf.base import moving_weights
 from nutgraf.checkpoints import Checkpoints
-from nutgraf.loop import Loop, adapter_weights
+from nutgraf.loop import Loop
 from nutgraf.problems import Failure, UserError
 from nutgraf.runfolder import RunFolder
 from nutgraf.settings import Config, LoraSettings, ModelConfig
@@ -186,7 +186,7 @@ def test_adapters_are_trained_and_saved_in_fp32_whatever_the_base_is_held_in(
         optimizer = loop.create_optimizer()
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         assert {p.dtype for p in trained} == {torch.float32}
-        assert len(trained) == len(adapter_weights(adapted))
+        assert len(trained) == len(adapter.weights(adapted))
         loop.save_model(str(tmp_path / "b"))
     saved = load_file(tmp_path / "b" / "adapter_model.safetensors")
     assert {weight.dtype for weight in saved.values()} == {torch.float32}

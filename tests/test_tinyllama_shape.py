@@ -35,7 +35,7 @@ def test_the_shipped_configuration_runs_on_the_real_shape(shared: Path, tmp_path
         "search.concurrent": "1",
         "search.finalists": "1",
         "search.rouge-examples": "1",
-        "search.cpus-per-trial": "2",
+        "search.cpus-per-trial": "1",
         "search.gpus-per-trial": "0",
         "search.space": "{train.learning_rate: {low: 1.0e-4, high: 1.0e-3, log: true}}",
         "prompt.max-tokens": "512",
@@ -48,7 +48,7 @@ def test_the_shipped_configuration_runs_on_the_real_shape(shared: Path, tmp_path
         [sys.executable, "-m", "nutgraf.cli", "run", config, "--run", str(run), *words],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(run / "model_comparison_results.csv").set_index("system")

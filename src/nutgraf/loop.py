@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from nutgraf import budget
+from nutgraf import adapter, budget
 from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
 from nutgraf.checkpoints import Checkpoints
@@ -51,31 +51,6 @@ def in_order(train: Sequence[Example], settings: TrainConfig) -> list[Example]:
     order = budget.drawn(len(train), budget.examples_of(settings), settings.seed)
     batch = budget.effective_batch(settings)
     return [train[i] for i in budget.longest_first(order, lambda i: len(train[i].ids), batch)]
-
-
-def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A copy of the weights that are trained, by name, in the memory of the CPU."""
-    named = model.named_parameters()
-    return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
-
-
-@torch.no_grad()
-def put_adapter_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Set the weights that are trained to those that `adapter_weights` gave."""
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            weight.copy_(weights[name])
-
-
-def save(model: PreTrainedModel, out: Path) -> None:
-    """Write the adapter as peft does.
-
-    It is given the weights: `state_dict()` of a base that is shared out would let go, in this
-    process alone, of what the others still hold.
-    """
-    cast(Any, model).save_pretrained(
-        str(out), safe_serialization=True, state_dict=adapter_weights(model)
-    )
 
 
 def peak_memory(device: Device) -> int:
@@ -216,7 +191,7 @@ class Loop(SFTTrainer):
         loss = mean_loss(rows)
         self.history.evaluation(self.state.global_step, loss, rows)
         if self.history.best is self.history.evaluations[-1]:
-            self.best = adapter_weights(self.model)
+            self.best = adapter.weights(self.model)
         metrics = {"eval_loss": loss}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -253,7 +228,7 @@ class Loop(SFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter alone: a checkpoint needs no tokenizer, and no pickle of the arguments."""
         if self.peers.is_first:
-            save(self.model, Path(str(output_dir)))
+            adapter.save(self.model, Path(str(output_dir)))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints need no model card; the final model gets one with its scores."""

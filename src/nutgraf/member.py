@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, get_scheduler
 
+from nutgraf import adapter
 from nutgraf.budget import (
     effective_batch,
     evaluation_steps,
@@ -28,12 +29,12 @@ from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
 from nutgraf.inference import RowLoss, mean_loss
-from nutgraf.loop import BEST, HISTORY, adapter_weights, in_order, put_adapter_weights
+from nutgraf.loop import BEST, HISTORY, in_order
 from nutgraf.model import Device
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
 from nutgraf.together import Adapter
-from nutgraf.trainer import claim_of, each_once, save_adapter, smaller
+from nutgraf.trainer import claim_of, each_once, smaller
 
 STATE = "state.pt"  # weights, optimizer, schedule, stream of dropout
 
@@ -67,7 +68,7 @@ class Member:
         self.train = in_order(train, settings)
         self.validation = list(validation[: settings.eval_examples])
         with job.adapted() as model:
-            start = adapter_weights(model)
+            start = adapter.weights(model)
             claim = claim_of(model, start, self.train, self.validation, settings, device)
             self.adapter = Adapter(model, settings.seed, device)
         self.kept = Checkpoints(
@@ -192,8 +193,8 @@ class Member:
     def _finish(self) -> None:
         """Leave what `fit()` leaves: the best adapter in `out`."""
         with self.job.adapted() as model:
-            put_adapter_weights(model, self.best)
-            save_adapter(model, self.job.out)
+            adapter.put(model, self.best)
+            adapter.save(model, self.job.out)
         record = {
             "micro_batch_size": self.micro,
             "history": self.history.state(),

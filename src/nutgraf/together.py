@@ -60,7 +60,7 @@ class Adapter:
         return [self._of(name) for name in self._names]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """A copy by peft's names in the memory of the CPU, as `loop.adapter_weights` gives it."""
+        """A copy by peft's names in the memory of the CPU, as `adapter.weights` gives it."""
         return {
             name: _turned(self._of(name).detach(), turned).to("cpu", copy=True).contiguous()
             for name, (_, turned) in self._names.items()

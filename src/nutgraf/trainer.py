@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nutgraf import stopping
+from nutgraf import adapter, stopping
 from nutgraf.budget import effective_batch, halved
 from nutgraf.checkpoints import Checkpoints
-from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
-from nutgraf.loop import Loop, adapter_weights, in_order, put_adapter_weights, save
+from nutgraf.loop import Loop, in_order
 from nutgraf.model import Device
 from nutgraf.peers import ALONE, Peers
 from nutgraf.problems import Failure
@@ -64,14 +63,14 @@ def fit(
             f"{len(train)} training and {len(validation)} validation rows: both are needed"
         )
     train = in_order(train, settings)
-    rows, start = list(validation[: settings.eval_examples]), adapter_weights(model)
+    rows, start = list(validation[: settings.eval_examples]), adapter.weights(model)
     claim = claim_of(model, start, train, rows, settings, device)
     kept, tell = Checkpoints(out, claim, progress or out.name), each_once(on_eval)
     if device.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
     def trained(with_micro_batches: TrainConfig) -> Loop:
-        put_adapter_weights(model, start)
+        adapter.put(model, start)
         loop = Loop(model, tokenizer, train, rows, with_micro_batches, device, kept, peers)
         loop.run(tell, on_step, asked, progress)
         return loop
@@ -87,26 +86,19 @@ def fit(
                 loop = trained(_with_micro_batches(settings, most or settings.micro_batch_size))
             else:
                 loop = _as_memory_allows(trained, settings, kept, max(map(_length, train)))
-            put_adapter_weights(model, loop.best)
+            adapter.put(model, loop.best)
             done = {
                 "processes": peers.size,
                 "micro_batch_size": loop.micro,
                 "history": loop.history.state(),
             }
             if peers.is_first:
-                save_adapter(model, out)
+                adapter.save(model, out)
                 kept.finish(done)
     history = History(effective_batch(settings))
     history.restore(done["history"])
     tell(history.evaluations)
     return Fit.of(history, settings, done["micro_batch_size"], done["processes"])
-
-
-def save_adapter(model: PreTrainedModel, out: Path) -> None:
-    """Save the adapter in `model` as peft does, without the empty card that it adds."""
-    with written_by_others(out.parent):
-        save(model, out)
-    (out / "README.md").unlink()
 
 
 def _as_memory_allows(

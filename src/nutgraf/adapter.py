@@ -1,0 +1,39 @@
+"""The weights of a model that are trained, on their way to the disk and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from nutgraf.files import written_by_others
+
+
+def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of the weights that are trained, by name, in the memory of the CPU."""
+    named = model.named_parameters()
+    return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
+
+
+@torch.no_grad()
+def put(model: PreTrainedModel, known: Mapping[str, torch.Tensor]) -> None:
+    """Set the weights that are trained to those that `weights` gave."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.copy_(known[name])
+
+
+def save(model: PreTrainedModel, out: Path) -> None:
+    """Write the adapter as peft does, without the empty card that it adds.
+
+    It is given the weights: `state_dict()` of a base that is shared out would let go, in this
+    process alone, of what the others still hold.
+    """
+    with written_by_others(out.parent):
+        cast(Any, model).save_pretrained(
+            str(out), safe_serialization=True, state_dict=weights(model)
+        )
+    (out / "README.md").unlink()
