@@ -48,7 +48,8 @@ def broken(trial: Trial) -> bool:
 class Machine:
     """Works on the trials of a ledger in one process, in an order and with kills drawn by seed."""
 
-    def __init__(self, out: Path, seed: int, kills: int) -> None:
+    def __init__(self, out: Path, seed: int, kills: int, lost: float = 0.0) -> None:
+        self.lost = lost  # chance that whoever works on a trial is gone, instead of a step
         self.out, self.draw = out, random.Random(seed)
         self.workers = self.draw.choice([1, 2, 5])
         self.kill_at = {self.draw.randrange(60) for _ in range(kills)}
@@ -64,7 +65,7 @@ class Machine:
     def _run(self, ledger: Ledger) -> bool:
         """Until the search is finished, or killed (False)."""
         running: list[int] = []
-        while not (ledger.given and not running):
+        while running or not ledger.finished:
             while len(running) < self.workers and (trial := ledger.next()):
                 running.append(trial.number)
             assert running, "nothing runs, and nothing is given to run"
@@ -72,7 +73,10 @@ class Machine:
             if self.worked in self.kill_at:
                 return False
             number = self.draw.choice(running)
-            if self._step(ledger, number):
+            if self.draw.random() < self.lost:
+                running.remove(number)
+                ledger.again(number)
+            elif self._step(ledger, number):
                 running.remove(number)
         return True
 
@@ -108,9 +112,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield tmp_path_factory.mktemp("search")
 
 
-def searched(out: Path, seed: int, kills: int) -> list[Trial]:
+def searched(out: Path, seed: int, kills: int, lost: float = 0.0) -> list[Trial]:
     shutil.rmtree(out, ignore_errors=True)
-    return Machine(out, seed, kills).search()
+    return Machine(out, seed, kills, lost).search()
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +130,11 @@ def test_an_undisturbed_search_has_every_kind_of_trial(undisturbed: list[Trial])
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10**6), kills=st.integers(0, 3))
+@given(seed=st.integers(0, 10**6), kills=st.integers(0, 3), lost=st.sampled_from([0.0, 0.1]))
 def test_the_table_depends_on_neither_order_nor_kills_nor_cores(
-    folder: Path, undisturbed: list[Trial], seed: int, kills: int
+    folder: Path, undisturbed: list[Trial], seed: int, kills: int, lost: float
 ) -> None:
-    assert searched(folder / "disturbed", seed, kills) == undisturbed
+    assert searched(folder / "disturbed", seed, kills, lost) == undisturbed
 
 
 def test_what_is_done_is_not_done_again(folder: Path, undisturbed: list[Trial]) -> None:

@@ -23,7 +23,7 @@ from nutgraf.cluster import Cluster, placed_here
 from nutgraf.history import Evaluation, Fit
 from nutgraf.inference import RowLoss
 from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
-from nutgraf.peers import peers
+from nutgraf.peers import name_interface, peers
 from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.progress import say
 from nutgraf.prompts import Example
@@ -36,13 +36,33 @@ import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.exceptions import RayTrainError
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.util import get_node_ip_address
 from ray.util.queue import Queue
 
 _LOST = 8  # groups in a row that may die without an evaluation in between
 _LOOK = 0.5  # seconds between two looks for news of the group
+
+
+class _Connected(_TorchBackend):
+    """torch.distributed between processes, over the addresses by which Ray's nodes know each other.
+
+    Else gloo takes what the host's name stands for, on Debian an address of the host alone.
+    """
+
+    def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
+        worker_group.execute(name_interface, get_node_ip_address)
+        super().on_start(worker_group, backend_config)
+
+
+class _Connection(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Connected]:
+        return _Connected
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,7 @@ def fit_on(
             given = _Given(config, rows, str(out.resolve()), title, most, news)
             try:
                 return _run(cluster, given, heard)
-            except WorkerGroupError as error:
+            except TrainingFailedError as error:
                 cause = _cause(error)
             if isinstance(cause, torch.OutOfMemoryError):
                 most = _less(config, most, title)
@@ -124,7 +144,7 @@ def _run(
         trainer = TorchTrainer(
             cast(Any, _member),  # what it gives comes back, which Ray's type does not say
             train_loop_config={"given": given},
-            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            torch_config=_Connection(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=processes,
                 use_gpu=gpus > 0,
@@ -203,9 +223,14 @@ def _member(config: dict[str, Any]) -> tuple[Fit, Device]:
     return done, device
 
 
-def _cause(error: WorkerGroupError) -> Exception:
+def _cause(error: TrainingFailedError) -> Exception:
     """Why the group failed: what a process has to say of itself, before that another was gone."""
-    causes = [getattr(e, "cause", None) or e for e in error.worker_failures.values()]
+    failures: list[Exception] = []
+    if isinstance(error, WorkerGroupError):
+        failures = [*error.worker_failures.values()]
+    elif isinstance(error, ControllerError):
+        failures = [error.controller_failure]  # that it did not come together
+    causes = [getattr(e, "cause", None) or e for e in failures]
     own = [e for e in causes if not _of_a_death(e)]
     return (own or causes or [error])[0]
 

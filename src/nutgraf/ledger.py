@@ -73,11 +73,9 @@ class Ledger:
                 return self.trials[number]
         return None
 
-    @property
-    def given(self) -> bool:
-        """Whether `next` has given all trials that had to be worked on, or gives no more."""
-        all_given = not self.waiting and len(self.trials) == self.config.search.trials
-        return all_given or self.full is not None
+    def again(self, number: int) -> None:
+        """Give trial `number` once more: whoever worked on it is gone."""
+        self.waiting.append(number)
 
     @property
     def finished(self) -> bool:

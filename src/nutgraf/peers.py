@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import psutil
 from torch import distributed
 
 Value = TypeVar("Value")
@@ -49,3 +52,12 @@ ALONE = Peers()
 def peers(shards: bool) -> Peers:
     """Those of the process group that this process is in."""
     return Peers(distributed.get_rank(), distributed.get_world_size(), shards)
+
+
+def name_interface(address_of: Callable[[], str]) -> None:
+    """Have gloo and NCCL use the interface with this node's address, if none is named yet."""
+    address = address_of()
+    for name, found in psutil.net_if_addrs().items():
+        if address in {each.address for each in found}:
+            for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                os.environ.setdefault(variable, name)

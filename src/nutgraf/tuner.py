@@ -27,6 +27,7 @@ from nutgraf.trials import Trial
 
 # isort: split
 from ray import tune
+from ray.tune.experiment import Trial as Ray
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -113,7 +114,7 @@ def _run_in_ray(
             tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    num_samples=search.trials,
+                    num_samples=-1,  # until there is none
                     max_concurrent_trials=trials,
                     reuse_actors=True,  # the next trial finds the frozen base in memory
                     search_alg=_Next(ledger),
@@ -166,10 +167,10 @@ class _Next(Searcher):
         self.ledger = ledger
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial; None, and Ray asks again, while its settings wait for results."""
+        """The next trial; None, and Ray asks again, while there may be one later."""
         trial = self.ledger.next()
         if trial is None:
-            return Searcher.FINISHED if self.ledger.given else None
+            return Searcher.FINISHED if self.ledger.finished or self.ledger.full else None
         return {"number": trial.number}
 
     def on_trial_complete(
@@ -203,8 +204,14 @@ class _Judge(FIFOScheduler):
         self.ledger.look(trial.config["number"])
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Only the death of its process comes here, of which Ray forgives the first ones."""
-        if not trial.should_recover():
+        """Only the death of its process comes here, of which Ray forgives the first ones.
+
+        But not that of a process that ended one trial, and was about to begin with this one.
+        """
+        if trial.should_recover():
+            if trial.status == Ray.PENDING:
+                self.ledger.again(trial.config["number"])
+        else:
             times = "twice" if self.forgiven == 1 else f"{self.forgiven + 1} times"
             self.ledger.fail(
                 trial.config["number"],
