@@ -36,7 +36,6 @@ import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.exceptions import RayTrainError
@@ -54,7 +53,7 @@ class _Connected(_TorchBackend):
     Else gloo takes what the host's name stands for, on Debian an address of the host alone.
     """
 
-    def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(name_interface, get_node_ip_address)
         super().on_start(worker_group, backend_config)
 
