@@ -197,19 +197,29 @@ def of_session(session: int) -> list[psutil.Process]:
     return found
 
 
-def at_work(session: int, trials: Path, without: int = 0) -> list[psutil.Process]:
-    """The engines of a session, two of them, once a trial has its first checkpoint."""
+def named(process: psutil.Process) -> str:
+    """Its name, or none where it has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
+def stopped_at_work(session: int, trials: Path) -> list[psutil.Process]:
+    """The two engines of a session, suspended right after a trial's first checkpoint.
+
+    They run for moments at a time until then, lest they be through before somebody looks.
+    """
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
-        if list(trials.glob("*/.adapter.checkpoints/checkpoint-*")):
-            found = []
-            for process in of_session(session):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if "Engine" in process.name() and process.pid != without:
-                        found.append(process)
-            if len(found) == 2:
+        found = [process for process in of_session(session) if "ray::Engine" in named(process)]
+        if len(found) == 2:
+            for engine in found:
+                engine.suspend()
+            if list(trials.glob("*/.adapter.checkpoints/checkpoint-*")):
                 return found
-        time.sleep(0.05)
+            for engine in found:
+                engine.resume()
+        time.sleep(0.02)
     raise AssertionError("no two engines at work in 200 s")
 
 
@@ -225,15 +235,16 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
         text=True,
     )
     try:
-        engines = at_work(program.pid, tmp_path / "trials")
+        killed, other = stopped_at_work(program.pid, tmp_path / "trials")
+        assert not list((tmp_path / "trials").glob("*/adapter")), "a trial was over before the kill"
         loaded = {
             Path(entry.path).name
             for process in of_session(program.pid)
-            if "ray::ImplicitFunc" in process.name()
+            if "ray::ImplicitFunc" in named(process)
             for entry in process.memory_maps()
         }
-        os.kill(engines[0].pid, signal.SIGKILL)
-        at_work(program.pid, tmp_path / "trials", without=engines[0].pid)
+        killed.kill()
+        other.resume()
         out, _ = program.communicate(timeout=300)
         assert program.returncode == 0, out
     finally:
