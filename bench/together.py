@@ -48,7 +48,8 @@ class Trainings:
         )
         self.base, self.tokenizer = load_base(model), load_tokenizer(model)
         self.device = choose_device(model)
-        renderer = Renderer(self.tokenizer, PromptConfig(max_tokens=options.tokens))
+        room = PromptConfig(max_tokens=options.tokens, max_article_tokens=options.tokens - 160)
+        renderer = Renderer(self.tokenizer, room)
         rows = [renderer.example(a, h) for a, h in _pairs(options)]
         self.validation, self.train = rows[: options.evaluated], rows[options.evaluated :]
 

@@ -88,3 +88,8 @@ def test_auto_measures_nothing_where_there_is_nothing_to_win(study: Any, search:
         False,
         "trials are trained alone: there is one at a time",
     )
+
+
+def test_auto_measures_nothing_where_the_search_ends_as_soon(study: Any) -> None:
+    config = configuration.replace(study(), {"train.max_examples": 50})
+    assert "too few articles" in gain.choose(config, []).why

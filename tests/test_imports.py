@@ -45,7 +45,7 @@ FLOORS = [
     ("section", "lock", "cores", "claims", "strictyaml", "text", "peers"),
     ("storage",),
     ("files", "machine", "stopping", "progress", "markup", "systems", "terminal", "hub"),
-    ("problems",),
+    ("problems", "loading"),
 ]
 HOME = {
     "datasets": {"articles"},

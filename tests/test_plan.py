@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nutgraf import attention, footprint, outcome, plan, unusual
+from nutgraf import attention, footprint, measurement, outcome, plan, unusual
 from nutgraf.config import build, replace
 from nutgraf.footprint import Lengths, Machine
 from nutgraf.model import choose_device, fresh_adapter, load_base
@@ -29,6 +29,12 @@ def planned(config: Config = Config()) -> plan.Plan:  # noqa: B008
 
 def seconds(config: Config) -> dict[str, float]:
     return {stage.name: stage.seconds for stage in planned(config).stages}
+
+
+def test_a_search_that_ends_before_its_measurement_would_is_not_planned() -> None:
+    few = {"search": {"trials": 2}, "train": {"micro_batch_size": 4, "max_examples": 56}}
+    assert not measurement.worth_planning(build(few))
+    assert measurement.worth_planning(build({**few, "search": {"trials": 3}}))
 
 
 def test_work_is_what_the_model_does():

@@ -141,6 +141,14 @@ def test_the_table(first: tuple[RunFolder, str, str]) -> None:
         assert table.loc[system, "rouge1"] == pytest.approx(row["rouge1"].mean(), abs=0.006)
 
 
+def test_the_search_begins_with_a_plan_which_the_report_shows_beside_what_came(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, _, said = first
+    assert "\nplanned: search " in said
+    assert "memory of a training" in (folder / "report.md").read_text()
+
+
 def test_a_failed_trial_is_a_row_with_its_error(first: tuple[RunFolder, str, str]) -> None:
     folder, _, said = first
     trials = pd.read_csv(folder / "search" / "trials.csv")

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from nutgraf.section import Choices, Space
-from nutgraf.settings import SearchConfig, TrainConfig
+from nutgraf.settings import Config, SearchConfig, TrainConfig
 
 
 def steps_of(settings: TrainConfig) -> int:
@@ -38,6 +38,11 @@ def evaluation_steps(settings: TrainConfig) -> list[int]:
 def examples_of(settings: TrainConfig) -> int:
     """Examples that one training sees, repeats counted."""
     return steps_of(settings) * effective_batch(settings)
+
+
+def worth_measuring(config: Config, examples: int, times: int) -> bool:
+    """Whether a search trains on at least `times` the `examples` of a measurement of speed."""
+    return config.search.trials * examples_of(config.train) >= times * examples
 
 
 def warmup_of(settings: TrainConfig) -> int:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from nutgraf.apps.serve.limits import Limits, limits
 from nutgraf.config import fields
+from nutgraf.loading import quickly
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
@@ -95,8 +96,9 @@ def _positive(text: str) -> int:
 
 
 def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
-    from nutgraf.apps import summarize
-    from nutgraf.inputs import Columns
+    with quickly():
+        from nutgraf.apps import summarize
+        from nutgraf.inputs import Columns
 
     summarize.run(
         args.model,
@@ -117,7 +119,8 @@ def _serve(args: argparse.Namespace, settings: dict[str, str]) -> None:
 
 
 def _export(args: argparse.Namespace, settings: dict[str, str]) -> None:
-    from nutgraf.apps import export
+    with quickly():
+        from nutgraf.apps import export
 
     export.run(
         args.model,

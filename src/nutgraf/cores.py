@@ -19,11 +19,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
 from nutgraf import stopping
+from nutgraf.loading import quickly
 from nutgraf.problems import Failure
 from nutgraf.progress import say
 
@@ -115,7 +117,9 @@ class _Job:
 
     def __init__(self, function: Callable[[Any], Any], row: Any) -> None:
         self.answers, self.theirs = _SPAWN.Pipe(duplex=False)
-        self.process = _SPAWN.Process(target=_answer, args=(function, row, self.theirs))
+        # Pickled apart, so that what it needs is loaded `quickly` there.
+        work = ForkingPickler.dumps((function, row))
+        self.process = _SPAWN.Process(target=_answer, args=(bytes(work), self.theirs))
         self.stopped = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -148,10 +152,12 @@ class _Job:
         return True
 
 
-def _answer(function: Callable[[Any], Any], row: Any, answers: Connection) -> None:
+def _answer(work: bytes, answers: Connection) -> None:
     _obey()
     stopping.listen(signal.SIGTERM)
     try:
+        with quickly():
+            function, row = ForkingPickler.loads(work)
         answers.send((function(row), None))
     except stopping.Stopped as stop:
         sys.exit(stop.exit_code)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nutgraf import config as configuration
 from nutgraf.files import write_text
+from nutgraf.loading import quickly
 from nutgraf.problems import Failure
 
 if TYPE_CHECKING:
@@ -143,8 +144,9 @@ class Engine:
 
     def _members(self) -> Members:
         """Nobody yet, over base and rows, which are loaded here."""
-        from nutgraf.members import Members
-        from nutgraf.model import choose_device, load_base, load_tokenizer
+        with quickly():
+            from nutgraf.members import Members
+            from nutgraf.model import choose_device, load_base, load_tokenizer
 
         config, train, validation, most = self._given
         members = Members(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from nutgraf.budget import at_once, effective_batch, steps_of
+from nutgraf.budget import at_once, worth_measuring
 from nutgraf.config import replace
 from nutgraf.measurement import Measured, base_or_stand_in, busy, threads_of
 from nutgraf.member import Job
@@ -51,7 +51,7 @@ def choose(config: Config, rows: Sequence[Example]) -> Choice:
     if len(sizes) == 1:
         return Choice(False, "trials are trained alone: there is one at a time")
     measured = PASSES * (1 + sum(sizes)) * config.train.micro_batch_size
-    if search.trials * steps_of(config.train) * effective_batch(config.train) < WORTH * measured:
+    if not worth_measuring(config, measured, WORTH):
         return Choice(False, "trials are trained alone: too few articles to measure both ways")
     try:
         alone, together = _rates(config, rows, sizes)

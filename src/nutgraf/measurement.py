@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf import footprint
 from nutgraf.attention import training_attention
-from nutgraf.budget import at_once, training_order
+from nutgraf.budget import at_once, training_order, worth_measuring
 from nutgraf.config import replace
 from nutgraf.footprint import Lengths, Machine, Shape
 from nutgraf.inference import generate, summary_losses
@@ -47,12 +47,18 @@ from nutgraf.trainer import fit
 SMALL = 100_000_000  # weights; more are not loaded for a measurement
 LAYERS = 2  # of the base's form, where it is not measured itself
 STEPS = 6  # of a training, of which the first is not counted
+WORTH = 5  # times as many articles as are measured are trained on in a search that is worth a plan
 LOOKED = 8  # rows of an evaluation
 TOKENS = 6  # of summaries
 REPEATED = 2  # times the same batch is written, or its losses found
 # Operations of a forward pass measured on a CPU, in training and in writing, a second or two: where
 # a batch of the configuration takes more, fewer rows of it are measured.
 TRAINED, WRITTEN = 5e10, 2e11
+
+
+def worth_planning(config: Config) -> bool:
+    """Whether the search of a study takes long enough to be planned."""
+    return worth_measuring(config, STEPS * config.train.micro_batch_size, WORTH)
 
 
 def forecast(

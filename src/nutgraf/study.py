@@ -11,6 +11,7 @@ from typing import Any
 from nutgraf import artefacts
 from nutgraf.config import to_yaml
 from nutgraf.files import write_text
+from nutgraf.loading import quickly
 from nutgraf.lock import held
 from nutgraf.progress import say
 from nutgraf.runfolder import Artefact, RunFolder
@@ -109,4 +110,5 @@ def _run(
 
 def _stage(name: str) -> Any:
     """Imported when it has something to do: what is done needs neither torch nor Ray."""
-    return importlib.import_module(f"nutgraf.stages.{name}")
+    with quickly():
+        return importlib.import_module(f"nutgraf.stages.{name}")

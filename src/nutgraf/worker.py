@@ -20,6 +20,7 @@ from ray import tune
 
 from nutgraf import config as configuration
 from nutgraf.files import is_full
+from nutgraf.loading import quickly
 from nutgraf.problems import Failure, UserError
 from nutgraf.trials import HANG, Trial
 
@@ -59,8 +60,9 @@ def fitting(
     validation: Sequence[Example],
 ) -> Sequence[RowLoss]:
     """The Training of a search: `fit()` with `config`, in which `values` are replaced."""
-    from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
-    from nutgraf.trainer import fit
+    with quickly():
+        from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+        from nutgraf.trainer import fit
 
     settings = configuration.replace(config, values)
     base = load_base(settings.model)

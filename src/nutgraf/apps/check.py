@@ -14,6 +14,7 @@ import yaml
 from nutgraf import articles, footprint, trackers, unusual
 from nutgraf.articles import SPLITS, Article
 from nutgraf.footprint import Lengths
+from nutgraf.loading import quickly
 from nutgraf.machine import disk_free, hub_trouble, in_hub_cache, memory, versions
 from nutgraf.markup import memory as size
 from nutgraf.plan import Plan
@@ -173,9 +174,10 @@ def _with_the_base(config: Config, read: _Read, changes: list[str]) -> None:
     """What takes the base's tokenizer and shape. Raises UserError where these and the configuration
     do not go together."""
     # Libraries that take seconds to load: what needs none of them is on the screen by now.
-    from nutgraf import measurement
-    from nutgraf.model import load_tokenizer
-    from nutgraf.prompts import Renderer
+    with quickly():
+        from nutgraf import measurement
+        from nutgraf.model import load_tokenizer
+        from nutgraf.prompts import Renderer
 
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     rows = _rendered(renderer, [a for split in read.samples.values() for a in split])

@@ -51,7 +51,8 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         prompts = [renderer.prompt(a.article).ids for a in held_out]
         taken = [*train.held.values()]
         # What this machine would take says nothing of a cluster.
-        if config.ray.address is None and not (out / "plan.json").exists():
+        plans = config.ray.address is None and measurement.worth_planning(config)
+        if plans and not (out / "plan.json").exists():
             planned = measurement.forecast(study, taken, prompts, numbers)
             write_json(out / "plan.json", planned.record(time.time()))
             say(str(planned))

@@ -7,6 +7,7 @@ import os
 import socket
 
 from nutgraf.apps.serve.limits import Limits
+from nutgraf.loading import quickly
 from nutgraf.problems import Failure, UserError
 from nutgraf.progress import say
 
@@ -26,11 +27,12 @@ def run(model: str, host: str, port: int, limits: Limits) -> None:
     # Before torch computes: on a CPU it keeps compiled products for up to 1,024 shapes, and
     # articles have many lengths (docs/log.md).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-    from nutgraf.apps.serve.api import create_app
-    from nutgraf.apps.serve.guard import Guard, is_loopback
-    from nutgraf.apps.serve.models import loaded
-    from nutgraf.apps.serve.telemetry import Metrics
-    from nutgraf.apps.serve.worker import Worker
+    with quickly():
+        from nutgraf.apps.serve.api import create_app
+        from nutgraf.apps.serve.guard import Guard, is_loopback
+        from nutgraf.apps.serve.models import loaded
+        from nutgraf.apps.serve.telemetry import Metrics
+        from nutgraf.apps.serve.worker import Worker
 
     with _listening(host, port) as listening, loaded(model, limits.batch_size) as models:
         metrics, local = Metrics(), is_loopback(host)
