@@ -161,7 +161,7 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     prompts = [renderer.prompt(a.article).ids for a in test]
     references = [a.highlights for a in test] * 20
     leads = [a.article[:400] for a in test] * 20
-    rows = [(a.article, a.highlights, a.article[:400], "stop") for a in test] * 5
+    rows = [(a.article, a.highlights, a.article[:400], "stop") for a in test] * 20
     times: dict[tuple[str, int], list[float]] = {}
 
     def timed(what: str, workers: int, work: Callable[[], object]) -> None:

@@ -57,8 +57,6 @@ class Nodes:
         # Nodes find the functions of tests, and compute with one thread, as each has one core.
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        # A server for a client has 30 s to start, which is short where all tests run beside it.
-        environment["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "200"
         environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # nutgraf's, for one machine
         self.begun += 1
         self.processes[place] = subprocess.Popen(

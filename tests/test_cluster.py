@@ -16,7 +16,7 @@ from nodes import SECOND, Nodes, refused, slowly, started
 os.environ["RAY_AUTH_MODE"] = "disabled"  # nodes of one machine; what docs/scale.md says is else
 
 from nutgraf import remote, tuner
-from nutgraf.cluster import Cluster, joined
+from nutgraf.cluster import Cluster, joined, visited
 from nutgraf.config import build, replace
 from nutgraf.group import fit_on
 from nutgraf.history import Evaluation, Fit
@@ -226,6 +226,28 @@ def test_a_study_is_given_from_outside_and_fetched(head: Nodes, tmp_path: Path) 
         remote.run(build({**raw, "storage": None}), ("prepare",))
     with pytest.raises(UserError, match="absolute path"):
         remote.run(build({**raw, "run": "runs/here"}), ("prepare",))
+
+
+def test_from_outside_it_is_called_again_where_its_server_has_died(
+    head: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.util.client.worker import Worker
+
+    real, calls = Worker._server_init, list[int]()
+
+    def dies(worker: Worker, *given: Any) -> None:
+        calls.append(1)
+        if len(calls) in (1, 2, 4, 5, 6):
+            raise ConnectionAbortedError("Starting Ray client server failed")
+        real(worker, *given)
+
+    monkeypatch.setattr(Worker, "_server_init", dies)
+    with visited(f"ray://{head.outside}") as cluster:
+        assert cluster.once(os.path.basename, "here/there") == "there"
+    assert len(calls) == 3
+    with pytest.raises(UserError, match="server failed"), visited(f"ray://{head.outside}"):
+        pass
+    assert len(calls) == 6
 
 
 def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: Path) -> None:

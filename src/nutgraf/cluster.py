@@ -45,6 +45,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
+_CALLS = 3  # from outside, before a cluster counts as not there
 _RETRIES = 8  # of a piece of work whose process or node died
 PATIENCE = 10.0  # seconds that a cluster has for an answer
 _CHUNK = 32  # rows of one task, where rows are short work
@@ -104,7 +105,7 @@ def visited(address: str) -> Iterator[Visited]:
     """
     try:
         _knock(address.removeprefix("ray://"))
-        ray.init(address, log_to_driver=True, logging_level=logging.ERROR)
+        _call_on(address)
     except Exception as error:  # as above
         raise UserError(
             f"no Ray cluster at ray.address {address!r} ({one_line(str(error), 200)}): correct it, "
@@ -112,6 +113,18 @@ def visited(address: str) -> Iterator[Visited]:
         ) from error
     with _connected():
         yield Visited()
+
+
+def _call_on(address: str) -> None:
+    """Connect; more than once, since the process that Ray forks for it there now and then dies."""
+    for left in reversed(range(_CALLS)):
+        try:
+            ray.init(address, log_to_driver=True, logging_level=logging.ERROR)
+            return
+        except ConnectionAbortedError:
+            ray.shutdown()
+            if not left:
+                raise
 
 
 class Visited:
