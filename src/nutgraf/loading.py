@@ -1,4 +1,4 @@
-"""Loading of large libraries without the collector of garbage, which takes a quarter of the time."""
+"""Large libraries without the collector of garbage, which takes a quarter of their loading."""
 
 from __future__ import annotations
 
