@@ -103,9 +103,9 @@ class Study:
             return stage, ""
         self.process.send_signal(how)
         status, said = self.finish(), self.log[-1] if self.log else "nothing"
-        if status == 0:  # so near its end that there was nothing left to stop
-            return stage, ""
-        if stage == "start":  # Python itself is starting, and does not listen yet
+        if stage == STAGES[-1] and status in (0, -how):
+            return ENDED, ""  # nothing was left to stop, or Python itself was ending
+        if stage == "start" and status:  # Python itself is starting, and does not listen yet
             return stage, ""
         told = said == f"nutgraf: stopped by {how.name}; the same command carries on from here"
         return stage, "" if told and status == 128 + how else f"status {status}, said {said!r}"

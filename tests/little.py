@@ -61,5 +61,5 @@ def train(
 
 
 if __name__ == "__main__":
-    stopping.listen(signal.SIGTERM)
-    train(Path(sys.argv[1]), Path(sys.argv[2]), on_step=lambda: print("step", flush=True))
+    with stopping.listening(signal.SIGTERM):
+        train(Path(sys.argv[1]), Path(sys.argv[2]), on_step=lambda: print("step", flush=True))

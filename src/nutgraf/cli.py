@@ -159,8 +159,8 @@ def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
         from nutgraf.study import run
     with listening():
         made = run(config, args.stages, force=args.force)
-    if args.stages == tuple(STAGES):
-        _print_table(config, made)
+        if args.stages == tuple(STAGES):
+            _print_table(config, made)
 
 
 def _check(args: argparse.Namespace, settings: dict[str, str]) -> int:

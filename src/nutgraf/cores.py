@@ -154,11 +154,11 @@ class _Job:
 
 def _answer(work: bytes, answers: Connection) -> None:
     _obey()
-    stopping.listen(signal.SIGTERM)
     try:
-        with quickly():
-            function, row = ForkingPickler.loads(work)
-        answers.send((function(row), None))
+        with stopping.listening(signal.SIGTERM):
+            with quickly():
+                function, row = ForkingPickler.loads(work)
+            answers.send((function(row), None))
     except stopping.Stopped as stop:
         sys.exit(stop.exit_code)
     except Exception as error:
