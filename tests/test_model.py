@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,27 @@ def test_all_linear_leaves_the_output_layer_out(tiny_base: Path) -> None:
     assert not any("lm_head" in name for name in names)
     assert any("q_proj" in name for name in names)
     assert any("down_proj" in name for name in names)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_logits_of_the_last_positions_cost_no_copy_of_the_output_layer(tiny_base, rows) -> None:
+    """torch multiplies a slice in batches, and in bf16 lays the weights out anew for each."""
+    config = ModelConfig(base=str(tiny_base), dtype="bf16", device="cpu")
+    base = model.load_base(config)
+    head = base.get_output_embeddings().weight
+    ids = torch.arange(1, 1 + 20 * rows).reshape(rows, 20)
+    with model.choose_device(config).autocast(), torch.no_grad():
+        everywhere = base(input_ids=ids).logits
+        with torch.profiler.profile(record_shapes=True) as seen:
+            last = base(input_ids=ids, logits_to_keep=5).logits
+    torch.testing.assert_close(last, everywhere[:, -5:])
+    copied = [
+        math.prod(event.input_shapes[0])
+        for event in seen.events()
+        if event.name == "aten::copy_" and event.input_shapes[0]
+    ]
+    assert copied
+    assert max(copied) < head.numel()
 
 
 def test_unknown_target_modules_are_a_users_mistake(tiny_base: Path) -> None:

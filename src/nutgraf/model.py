@@ -159,6 +159,12 @@ def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
         else:
             for weight in layer.parameters(recurse=False):
                 weight.data = weight.data.float()
+    base.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
+
+
+def _in_one_piece(head: torch.nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Copy the positions of which there are logits: for a slice torch copies the head's weights."""
+    return (given[0].clone(memory_format=torch.contiguous_format),)
 
 
 @contextlib.contextmanager
