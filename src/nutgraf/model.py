@@ -159,11 +159,12 @@ def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
         else:
             for weight in layer.parameters(recurse=False):
                 weight.data = weight.data.float()
-    base.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
+    if (output := base.get_output_embeddings()) is not None:
+        output.register_forward_pre_hook(_in_one_piece)
 
 
-def _in_one_piece(head: torch.nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """Copy the positions of which there are logits: for a slice torch copies the head's weights."""
+def _in_one_piece(output: torch.nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Copy the positions of which there are logits: for a slice torch copies the weights."""
     return (given[0].clone(memory_format=torch.contiguous_format),)
 
 
