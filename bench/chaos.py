@@ -51,6 +51,7 @@ TABLES = ("model_comparison_results.csv", "search/trials.csv", "search/history.c
 TABLES += ("models/*/history.csv", "analysis/*.csv")
 TIMES = ("seconds", "train_seconds", "train s")
 ENDED = "after the end"
+CARRIES_ON = "; the same command carries on from here"
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Study:
             return ENDED, ""  # nothing was left to stop, or Python itself was ending
         if stage == "start" and status:  # Python itself is starting, and does not listen yet
             return stage, ""
-        told = said == f"nutgraf: stopped by {how.name}; the same command carries on from here"
+        told = said.startswith(f"nutgraf: stopped by {how.name}") and said.endswith(CARRIES_ON)
         return stage, "" if told and status == 128 + how else f"status {status}, said {said!r}"
 
     def wait_for(self, stage: str) -> bool:

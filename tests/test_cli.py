@@ -163,6 +163,13 @@ def test_the_kinds_of_trouble_have_their_own_status(capsys, monkeypatch):
     trouble(Stopped(signal.SIGTERM))
     stopped = "nutgraf: stopped by SIGTERM; the same command carries on from here\n"
     assert complaint(capsys, 143, "run") == stopped
+    stop = Stopped(signal.SIGTERM)
+    stop.__cause__ = RuntimeError("No module named 'version'")
+    trouble(stop)
+    assert complaint(capsys, 143, "run") == (
+        "nutgraf: stopped by SIGTERM (RuntimeError: No module named 'version'); "
+        "the same command carries on from here\n"
+    )
 
 
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["run", "--frob"], ["summarize", "a.txt"]])

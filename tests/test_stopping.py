@@ -82,12 +82,14 @@ def test_what_is_on_its_way_out_is_not_raised_again(replaced):
     assert cleaned
 
 
-def test_what_fails_after_it_is_its_doing():
+def test_what_fails_after_it_is_its_cause():
     def block() -> None:
         caught_by_a_library()
         raise RuntimeError("No module named 'version'")
 
-    assert str(stopped_in(block)) == "stopped by SIGTERM"
+    stop = stopped_in(block)
+    assert str(stop) == "stopped by SIGTERM"
+    assert str(stop.__cause__) == "No module named 'version'"
 
 
 def test_a_failure_while_a_signal_is_only_noted_is_told():

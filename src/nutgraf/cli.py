@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(told + knob, 1)
     except KeyboardInterrupt as end:
         stop = stopped(end)
-        return _complain(f"{stop}; {CARRIES_ON}", stop.exit_code)
+        failed = stop.__cause__  # in the cleaning up, or for want of what was not done any more
+        why = f" ({type(failed).__name__}: {failed})" if failed else ""
+        return _complain(f"{stop}{why}; {CARRIES_ON}", stop.exit_code)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:

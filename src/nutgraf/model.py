@@ -131,6 +131,8 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
     )
     if device.name == "cpu":
         _hold_on_cpu(base, device.dtype)
+        if (output := base.get_output_embeddings()) is not None:
+            output.register_forward_pre_hook(_in_one_piece)
     return base.requires_grad_(False).eval()
 
 
@@ -159,8 +161,6 @@ def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
         else:
             for weight in layer.parameters(recurse=False):
                 weight.data = weight.data.float()
-    if (output := base.get_output_embeddings()) is not None:
-        output.register_forward_pre_hook(_in_one_piece)
 
 
 def _in_one_piece(output: torch.nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

@@ -3,7 +3,7 @@
 What a signal raises can get lost: libraries catch all that goes wrong, those written in C too, and
 Python drops what is raised in a `__del__`. Of 649 signals that came while the libraries of the
 search were loaded 2 were lost, and 1 came out as a RuntimeError. So where it is not on its way out
-after `AGAIN` seconds it is raised again, and what fails after it is taken for its doing.
+after `AGAIN` seconds it is raised again, and what fails after it does not hide it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Stopped(KeyboardInterrupt):
 
 def stopped(by: KeyboardInterrupt) -> Stopped:
     """`by` itself, or what it stands for: Ray raises one of its own in place of ours."""
-    return by if isinstance(by, Stopped) else Stopped(_latest or signal.SIGINT)
+    return by if isinstance(by, Stopped) else Stopped(_raised or signal.SIGINT)
 
 
 @contextlib.contextmanager
 def listening(*numbers: int) -> Iterator[None]:
     """In the block SIGTERM and Ctrl-C, or the signals given, raise Stopped: at once, or where
-    `later` says."""
-    global _latest, _raised
-    _latest = _raised = None
+    `later` says. What fails after that is the cause of the Stopped that leaves the block."""
+    global _raised
+    _raised = None
     numbers = numbers or (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in (*numbers, signal.SIGALRM)}
     _listen(*numbers)
@@ -89,8 +89,7 @@ def later() -> Iterator[Callable[[], int | None]]:
 _heard: tuple[int, ...] = ()
 _waits = False
 _asked: int | None = None
-_latest: int | None = None  # signal that came since `listening`
-_raised: int | None = None  # signal that `Stopped` was raised for since then
+_raised: int | None = None  # signal that `Stopped` was raised for since `listening`
 
 
 def _listen(*numbers: int) -> None:
@@ -101,8 +100,7 @@ def _listen(*numbers: int) -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _asked, _latest, _raised
-    _latest = number
+    global _asked, _raised
     if not _waits or (_asked is not None and number == signal.SIGINT):
         _raised = number
         signal.signal(signal.SIGALRM, _on_alarm)
