@@ -155,42 +155,18 @@ def test_the_guide_s_example_gives_three_splits_with_nothing_in_common(tmp_path,
 
 
 def test_the_commands_table_names_every_command():
-    named = re.findall(r"^\| `nutgraf (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
-    told = ["run", *study.STAGES, "check", "summarize", "serve", "export"]
-    assert list(dict.fromkeys(named)) == told
+    table = re.compile(r"^\| `nutgraf (\w+)", re.MULTILINE)
+    commands = ["run", *study.STAGES, "check", "summarize", "serve", "export"]
+    every = table.findall((ROOT / "docs" / "commands.md").read_text())
+    assert list(dict.fromkeys(every)) == commands
+    main = table.findall((ROOT / "README.md").read_text())
+    assert main == [name for name in commands if name not in study.STAGES]
 
 
-def test_stages_are_told_as_the_help_tells_them():
-    text = (ROOT / "README.md").read_text().replace("`", "")
+def test_stages_are_described_as_in_the_help():
+    text = (ROOT / "docs" / "commands.md").read_text().replace("`", "")
     for name, what in study.STAGES.items():
         assert f"| nutgraf {name} | {what} |" in text
-
-
-def tree() -> list[str]:
-    """Paths in the README's tree, folders with a slash at their end."""
-    (block,) = (b for b in blocks(ROOT / "README.md", "text") if b.startswith("Makefile"))
-    paths, folder = [], ""
-    for line in block.splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            folder = name
-        paths.append(f"{folder}{name}" if line.startswith(" ") else name)
-    return paths
-
-
-def test_the_tree_names_what_exists():
-    for path in tree():
-        assert (ROOT / path).is_dir() == path.endswith("/")
-        assert (ROOT / path).exists(), path
-
-
-def test_the_tree_names_every_room():
-    rooms = {
-        f"src/nutgraf/{path.name}{'/' * path.is_dir()}"
-        for path in (ROOT / "src" / "nutgraf").iterdir()
-        if not path.name.startswith("_")
-    }
-    assert rooms - set(tree()) == set(), "give each of these a line in README's tree"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
