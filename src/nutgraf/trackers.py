@@ -13,13 +13,10 @@ import importlib.util
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-from pydantic import Field
+from typing import Any, Protocol
 
 from nutgraf.problems import UserError
 from nutgraf.progress import say
-from nutgraf.section import Section
 
 PROJECT = "nutgraf"
 _LIBRARIES = {name: name for name in ("wandb", "mlflow", "trackio")} | {
@@ -27,14 +24,6 @@ _LIBRARIES = {name: name for name in ("wandb", "mlflow", "trackio")} | {
 }
 
 Values = Mapping[str, float]
-
-
-class TrackingConfig(Section):
-    to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = Field(
-        None,
-        description="Where the curves of search and training go too: any of `tensorboard`, "
-        "`wandb`, `mlflow`, `trackio`; null is TensorBoard where it is installed.",
-    )
 
 
 class _Tracker(Protocol):

@@ -15,9 +15,8 @@ from nutgraf.settings.articles import DataConfig, PromptConfig
 from nutgraf.settings.cluster import RayConfig
 from nutgraf.settings.evaluation import GenerateConfig, Rival, ScoreConfig
 from nutgraf.settings.search import SearchConfig
-from nutgraf.settings.training import LoraSettings, ModelConfig, TrainConfig
+from nutgraf.settings.training import LoraSettings, ModelConfig, TrackingConfig, TrainConfig
 from nutgraf.systems import TAKEN, origin
-from nutgraf.trackers import TrackingConfig
 
 __all__ = [
     "Config",

@@ -1,4 +1,4 @@
-"""Settings of the base, its adapter and their training."""
+"""Settings of the base, its adapter, their training, and where its curves go."""
 
 from __future__ import annotations
 
@@ -100,3 +100,11 @@ class TrainConfig(Section):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"{list(seeds)} has a seed twice: each must be another")
         return seeds
+
+
+class TrackingConfig(Section):
+    to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = Field(
+        None,
+        description="Where the curves of search and training go too: any of `tensorboard`, "
+        "`wandb`, `mlflow`, `trackio`; null is TensorBoard where it is installed.",
+    )
