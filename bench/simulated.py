@@ -19,7 +19,7 @@ from devices import Device
 from nutgraf.budget import effective_batch, evaluation_steps, share, steps_of
 from nutgraf.footprint import EVALUATED
 from nutgraf.halving import Course, Halving, Verdict
-from nutgraf.proposals import RANDOM
+from nutgraf.proposals import startup_trials
 from nutgraf.settings import Config, SearchConfig
 
 # How losses fall: final loss and early handicap of a trial are drawn apart, so that the best one is
@@ -60,7 +60,7 @@ def unlike(spread: float, draw: random.Random) -> float:
 def needed(search: SearchConfig, asked: int) -> range:
     """Trials that have to be settled before the next one is proposed, as `Proposals.needed`."""
     last = asked - 2 * (search.concurrent - 1)
-    return range(1, last + 1) if last >= RANDOM else range(0)
+    return range(1, last + 1) if last >= startup_trials(search.trials) else range(0)
 
 
 def pieces(config: Config, device: Device, draw: random.Random) -> list[float]:

@@ -59,7 +59,7 @@ TRIALS = pd.DataFrame(
     ],
     columns="trial status error train.learning_rate examples validation_loss perplexity rouge1 "
     "rouge2 rougeL rougeLsum seconds chosen".split(),
-)
+).assign(proposed_by="random")
 HISTORY = pd.DataFrame(
     [(0, 200, 1.6), (0, 400, 1.1), (0, 800, 0.75), (1, 200, 1.4), (1, 800, 0.70), (2, 200, 1.9)],
     columns=["trial", "examples", "validation_loss"],

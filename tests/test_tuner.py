@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nutgraf.problems import Failure
 from nutgraf.proposals import Proposals
 from nutgraf.section import Choices, Range
 from nutgraf.settings import Config, SearchConfig
-from nutgraf.trials import Trial, choose
+from nutgraf.trials import Trial, choose, describe_proposals
 
 
 def trial(number: int, nll: list[float], rouge: float | None = None, **changes: object) -> Trial:
@@ -80,6 +81,56 @@ def test_whole_numbers_stay_whole_and_lists_can_be_chosen() -> None:
         "all-linear",
         "['q_proj', 'v_proj']",
     }
+
+
+def distance(values: dict[str, Any]) -> float:
+    """From the best learning rate of these searches, in factors of e."""
+    return abs(math.log(values["train.learning_rate"] / 0.01))
+
+
+def proposed(trials: int, concurrent: int, status: str = "completed", seed: int = 42) -> Proposals:
+    """All proposals of a search whose trials end in the order of their numbers."""
+    proposals = Proposals(SearchConfig(trials=trials, concurrent=concurrent, seed=seed))
+    ended: dict[int, Trial] = {}
+    for number in range(1, trials + 1):
+        values = proposals.next(ended)
+        ended[number] = trial(number, [10 * distance(values)], status=status)
+    return proposals
+
+
+def test_tpe_proposes_in_a_search_of_six_and_four_are_a_random_search() -> None:
+    assert proposed(6, concurrent=1).proposed_by == ["random"] * 4 + ["tpe"] * 2
+    assert proposed(4, concurrent=1).proposed_by == ["random"] * 4
+
+
+def test_trials_that_failed_teach_tpe_nothing_and_their_successors_stay_random() -> None:
+    assert proposed(8, concurrent=1, status="error").proposed_by == ["random"] * 8
+
+
+def test_what_tpe_proposes_is_nearer_to_the_best_learning_rate_than_what_is_drawn() -> None:
+    """Proposals 11 to 20 of ten searches, beside those of the same seeds without results."""
+    total = {"completed": 0.0, "error": 0.0}
+    for seed in range(10):
+        for status in total:
+            asked = proposed(20, concurrent=1, status=status, seed=seed).asked[10:]
+            total[status] += sum(distance(one.params) for one in asked)
+    assert total["completed"] < 0.9 * total["error"]
+
+
+def test_what_is_said_of_a_search_counts_random_and_tpe_apart() -> None:
+    assert describe_proposals(["random"] * 4) == "4 trials, all drawn at random"
+    assert (
+        describe_proposals(["random"] * 4 + ["tpe"] * 2)
+        == "6 trials: 4 drawn at random, then 2 proposed by TPE"
+    )
+
+
+def test_what_tpe_proposes_follows_results_and_is_repeatable() -> None:
+    first, again = (proposed(6, concurrent=1).asked for _ in range(2))
+    assert [asked.params for asked in first] == [asked.params for asked in again]
+    blind = proposed(6, concurrent=1, status="error").asked
+    assert [a.params for a in first[:4]] == [a.params for a in blind[:4]]
+    assert [a.params for a in first[4:]] != [a.params for a in blind[4:]]
 
 
 def three_trials() -> Config:

@@ -129,7 +129,7 @@ class Ledger:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _outcome(self, number: int, verdict: Verdict) -> Trial:
-        trial = self.trials[number]
+        trial = replace(self.trials[number], proposed_by=self.proposals.proposed_by[number - 1])
         if verdict.stop is None and trial.completed:
             return replace(trial, status="completed")
         ended = replace(trial, row_nll=[], row_tokens=[])

@@ -32,6 +32,7 @@ from nutgraf.markup import (
     with_marks,
 )
 from nutgraf.published import BART, TEST_ARTICLES, comparable
+from nutgraf.trials import describe_proposals
 
 Record = Mapping[str, Any]
 
@@ -100,6 +101,7 @@ def render(study: Study) -> tuple[str, str]:
         "systems": study.systems,
         "verdict": list(verdict(study)),
         "caveat": caveat(study),
+        "proposals": describe_proposals([trial["proposed_by"] for trial in study.trials]),
         "fitted": {name: model["validation_loss"] for name, model in study.models.items()},
         "validation": list(validation_beside_test(study)),
         "peaks": {f"models/{name}": m["peak_memory_bytes"] for name, m in study.models.items()},

@@ -31,6 +31,7 @@ class Trial:
     row_nll: list[float] = field(default_factory=list)  # per validation row, at its best evaluation
     row_tokens: list[int] = field(default_factory=list)
     rouge: dict[str, float] = field(default_factory=dict)
+    proposed_by: str = "random"  # or tpe
 
     @property
     def completed(self) -> bool:
@@ -80,7 +81,16 @@ class Trial:
             **{name: self.rouge.get(name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
             "seconds": round(self.seconds, 2),
             "chosen": chosen,
+            "proposed_by": self.proposed_by,
         }
+
+
+def describe_proposals(proposed_by: Sequence[str]) -> str:
+    """Return how many trials were drawn at random and how many TPE proposed, as a phrase."""
+    total, by_tpe = len(proposed_by), list(proposed_by).count("tpe")
+    if not by_tpe:
+        return f"{total} trials, all drawn at random"
+    return f"{total} trials: {total - by_tpe} drawn at random, then {by_tpe} proposed by TPE"
 
 
 def by_loss(trials: Sequence[Trial]) -> list[Trial]:

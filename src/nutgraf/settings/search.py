@@ -26,7 +26,11 @@ def _switched(value: object) -> object:
 
 
 class SearchConfig(Section):
-    trials: Count = Field(4, description="Settings tried.")
+    trials: Count = Field(
+        4,
+        description="Settings tried: at random at first, by TPE once half of them, at least 4 and "
+        "at most 10, have a result.",
+    )
     space: Space = Field(
         default={
             "train.learning_rate": Range(low=3e-3, high=3e-2, log=True),

@@ -16,7 +16,7 @@ from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trackers import following, named
-from nutgraf.trials import by_loss, choose
+from nutgraf.trials import by_loss, choose, describe_proposals
 from nutgraf.workplace import workplace
 from nutgraf.writers import writer
 
@@ -64,6 +64,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         trials = tuner.search(
             config, train, validation, out / "trials", say, choice.together, choice.most
         )
+        say(describe_proposals([trial.proposed_by for trial in trials]))
         for trial in trials:
             name = f"trial-{trial.number}"
             with following(config.tracking.to, folder.path, name, trial.values) as curves:
