@@ -15,8 +15,10 @@ only a pair of virtual cables between them (root). Else both are on loopback add
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import statistics
@@ -24,8 +26,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -65,13 +68,17 @@ class Study:
         self.words += ["--run", str(folder), "--ray.address", nodes.address]
         self.words += [word for name, value in given.items() for word in (f"--{name}", value)]
 
-    def run(self, when: dict[str, Callable[[subprocess.Popen[str]], None]]) -> tuple[int, float]:
+    def run(self, when: dict[str, Callable[[subprocess.Popen[bytes]], None]]) -> tuple[int, float]:
         """Exit status and seconds."""
         began, left = time.monotonic(), dict(when)
-        process = subprocess.Popen(self.words, stderr=subprocess.PIPE, text=True, errors="replace")
-        assert process.stderr is not None
-        with (self.folder.parent / f"{self.folder.name}.log").open("a") as log:
-            for line in _pieces(process.stderr):
+        ours, theirs = pty.openpty()  # progress bars are shown on a terminal only
+        process = subprocess.Popen(self.words, stderr=theirs)
+        os.close(theirs)
+        with (
+            open(ours, errors="replace") as screen,
+            (self.folder.parent / f"{self.folder.name}.log").open("a") as log,
+        ):
+            for line in _pieces(screen):
                 log.write(line + "\n")
                 log.flush()
                 if re.search(r"died|carries on|\[\d/7\].*done|chosen|failed", line):
@@ -85,15 +92,16 @@ class Study:
         return process.wait(), time.monotonic() - began
 
 
-def _pieces(stream: object) -> object:
+def _pieces(stream: TextIO) -> Iterator[str]:
     """Lines, and the states of a progress bar."""
     text = ""
-    while character := stream.read(1):  # type: ignore[attr-defined]
-        if character in "\r\n":
-            yield text
-            text = ""
-        else:
-            text += character
+    with contextlib.suppress(OSError):  # the other side of a terminal is closed
+        while character := stream.read(1):
+            if character in "\r\n":
+                yield text
+                text = ""
+            else:
+                text += character
     yield text
 
 
@@ -101,15 +109,15 @@ def disturbed(nodes: Nodes, folder: Path, given: dict[str, str]) -> None:
     study = Study(nodes, folder, given)
     second = FAR[1] if nodes.head == FAR[0] else SECOND
 
-    def kill(name: str) -> Callable[[subprocess.Popen[str]], None]:
-        def do(process: subprocess.Popen[str]) -> None:
+    def kill(name: str) -> Callable[[subprocess.Popen[bytes]], None]:
+        def do(process: subprocess.Popen[bytes]) -> None:
             nodes.kill(second)
             print(f"    the second node is killed in {name}", flush=True)
             nodes.start(second)
 
         return do
 
-    def end(process: subprocess.Popen[str]) -> None:
+    def end(process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGKILL)
         print("    the driver is killed in generate", flush=True)
 

@@ -107,7 +107,7 @@ def search(trials: int, tokens: int) -> float:
     rows = [example for _, example in _rows(16, 512)]
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        found = tuner.search(settings, rows, rows[:4], Path(scratch) / "trials", lambda line: None)
+        found = tuner.search(settings, rows, rows[:4], Path(scratch) / "trials")
         seconds = time.perf_counter() - started
     assert [trial.status for trial in found] == ["completed"] * trials, found
     return seconds

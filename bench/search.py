@@ -90,9 +90,7 @@ def ours(trials: int, examples: int, reuse: bool = True) -> float:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
-            found = tuner.search(
-                config.build(study), train, validation, Path(scratch) / "trials", print
-            )
+            found = tuner.search(config.build(study), train, validation, Path(scratch) / "trials")
             seconds = time.perf_counter() - started
     finally:
         tune.TuneConfig = kept  # type: ignore[misc]
@@ -129,6 +127,9 @@ def _rows(study: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 
 
 def main() -> None:
+    from nutgraf.console import show_log
+
+    show_log()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

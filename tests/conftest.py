@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from nutgraf.console import show_log
+
 # One thread a process: tests share two cores with the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def log() -> None:
+    """Messages go to standard error, as they do from the command line."""
+    show_log()
 
 
 @pytest.fixture(scope="session")

@@ -177,27 +177,31 @@ def test_a_base_that_is_shared_out_is_trained_the_same(
 
 
 def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(
-    nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path
+    nodes: Nodes,
+    config: Callable[..., Config],
+    rows: list[Example],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Of trials that are trained alone, and of such as each node's engine trains together."""
     settings = config()
     here = build({**settings.model_dump(), "ray": {}})
-    local = tuner.search(here, rows[20:], rows[:20], tmp_path / "local", lambda line: None)
+    local = tuner.search(here, rows[20:], rows[:20], tmp_path / "local")
 
     for together in (False, True):
         nodes.start(SECOND)
         nodes.wait(2)
-        lines = list[str]()
+        caplog.clear()
 
-        def kill(lines: list[str] = lines) -> None:
+        def kill() -> None:
             """As soon as the second trial has come half way."""
-            while not any(line.startswith("trial 2/4") for line in lines):
+            while not any(line.startswith("trial 2/4") for line in caplog.messages):
                 time.sleep(0.1)
             nodes.kill()
 
         timer = after(0, kill)
         out = tmp_path / f"cluster-{together}"
-        found = tuner.search(settings, rows[20:], rows[:20], out, lines.append, together)
+        found = tuner.search(settings, rows[20:], rows[:20], out, together)
         timer.join()
         assert SECOND not in nodes.processes
         assert [t.values for t in found] == [t.values for t in local]
@@ -206,7 +210,7 @@ def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(
             assert [loss for _, loss in there.history] == pytest.approx(
                 [loss for _, loss in these.history], abs=1e-4 if together else 1e-5
             )
-        assert lines[0].startswith("cluster: room for 2 trials at a time")
+        assert caplog.messages[0].startswith("cluster: room for 2 trials at a time")
 
 
 def test_a_study_is_given_from_outside_and_fetched(head: Nodes, tmp_path: Path) -> None:

@@ -57,11 +57,13 @@ def main(base: str, folder: Path) -> None:
     import ray
 
     from nutgraf import tuner
+    from nutgraf.console import show_log
 
+    show_log()
     init = ray.init  # two devices, which compute as the CPU does
     ray.init = lambda **given: init(**{**given, "num_gpus": 2})
     config = configuration.replace(study(base), {"search.gpus_per_trial": 1})
-    trials = tuner.search(config, *rows(config), folder / "trials", print, together=True)
+    trials = tuner.search(config, *rows(config), folder / "trials", together=True)
     table = [[trial.values, trial.history, trial.status] for trial in trials]
     (folder / "result.json").write_text(json.dumps(table))
 
@@ -231,7 +233,7 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
     program = subprocess.Popen(
         [sys.executable, __file__, config.model.base, str(tmp_path)],
         start_new_session=True,
-        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     try:
@@ -245,8 +247,8 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
         }
         killed.kill()
         other.resume()
-        out, _ = program.communicate(timeout=300)
-        assert program.returncode == 0, out
+        _, said = program.communicate(timeout=300)
+        assert program.returncode == 0, said
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
@@ -259,7 +261,7 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
             values, tmp_path / f"alone-{number}", lambda e, s=seen: s.append(e.loss),  # type: ignore[misc]
             lambda: None, config=config, train=train, validation=validation,
         )  # fmt: skip
-        assert status in ("completed", "stopped"), out
+        assert status in ("completed", "stopped"), said
         losses = [loss for _, loss in history]
         assert losses == pytest.approx(seen[: len(losses)], abs=1e-4)
 

@@ -43,7 +43,7 @@ FLOORS = [
     ("lease",),
     ("section", "lock", "cores", "claims", "strictyaml", "text", "peers", "trackers"),
     ("storage",),
-    ("files", "machine", "stopping", "progress", "markup", "systems", "terminal", "hub"),
+    ("files", "machine", "stopping", "console", "markup", "systems", "hub"),
     ("problems", "loading"),
 ]
 HOME = {
@@ -71,7 +71,7 @@ HOME = {
 PACKAGES = ("pocket", "stages", "apps", "settings")
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
-    "card cli footprint plan outcome unusual machine terminal apps.check evidence inputs trackers "
+    "card cli footprint plan outcome unusual machine console apps.check evidence inputs trackers "
     "commands engine apps.serve artefacts base stages.score stages.compare stages.report"
 ).split()
 

@@ -57,7 +57,7 @@ class Machine:
 
     def search(self) -> list[Trial]:
         while True:
-            ledger = Ledger(CONFIG, self.out, lambda text: None)
+            ledger = Ledger(CONFIG, self.out)
             if self._run(ledger):
                 assert ledger.finished
                 return [replace(trial, seconds=0.0) for trial in ledger.table()]
@@ -137,22 +137,23 @@ def test_the_table_depends_on_neither_order_nor_kills_nor_cores(
     assert searched(folder / "disturbed", seed, kills, lost) == undisturbed
 
 
-def test_what_is_done_is_not_done_again(folder: Path, undisturbed: list[Trial]) -> None:
-    said: list[str] = []
+def test_what_is_done_is_not_done_again(
+    folder: Path, undisturbed: list[Trial], caplog: pytest.LogCaptureFixture
+) -> None:
     shutil.copytree(folder / "undisturbed", folder / "again", dirs_exist_ok=True)
-    again = Ledger(CONFIG, folder / "again", said.append)
+    again = Ledger(CONFIG, folder / "again")
     # Errors are tried anew: a user may have given the machine more memory.
     assert fail_all(again) == [t.number for t in undisturbed if t.status == "error"]
     assert again.finished
-    assert sum("before" in line for line in said) == TRIALS
+    assert sum("before" in line for line in caplog.messages) == TRIALS
 
 
 def test_a_trial_of_other_settings_is_not_taken_over(folder: Path) -> None:
-    first = Ledger(CONFIG, folder / "other", lambda text: None)
+    first = Ledger(CONFIG, folder / "other")
     for number, values in ((1, {"lora.r": 1}), (2, {})):
         kept = Trial(number, {**first.trials[number].values, **values}, history=[(16, 1.0)])
         kept.write(folder / "other" / str(number))
-    again = Ledger(CONFIG, folder / "other", lambda text: None)
+    again = Ledger(CONFIG, folder / "other")
     assert again.trials[1] == first.trials[1]
     assert again.trials[2].history == [(16, 1.0)]
 
@@ -172,7 +173,7 @@ def test_a_finished_search_keeps_records_adapters_and_tracebacks(
             (out / str(trial.number) / name).mkdir()
         for name in ("error.txt", "hang.txt", ".lock"):
             (out / str(trial.number) / name).touch()
-    ledger = Ledger(CONFIG, out, lambda text: None)
+    ledger = Ledger(CONFIG, out)
     fail_all(ledger)
     ledger.tidy()
     kept = {"completed": {"adapter"}, "stopped": set(), "error": {"error.txt"}}
@@ -183,7 +184,7 @@ def test_a_finished_search_keeps_records_adapters_and_tracebacks(
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"values": {}, "more": 1}', b"\xff"])
 def test_a_damaged_record_of_a_trial_is_named(tmp_path: Path, content: bytes) -> None:
-    Ledger(CONFIG, tmp_path, lambda text: None)
+    Ledger(CONFIG, tmp_path)
     (tmp_path / "2" / "trial.json").write_bytes(content)
     with pytest.raises(Failure, match=r"2/trial\.json is damaged \(.+\): delete that folder"):
-        Ledger(CONFIG, tmp_path, lambda text: None)
+        Ledger(CONFIG, tmp_path)

@@ -7,6 +7,7 @@ program this file is the search that the tests start and kill: `test_search_in_r
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -74,12 +75,16 @@ def main(folder: Path) -> None:
         "search": {"trials": len(LOSS), "concurrent": 2, "trial_minutes": LIMIT},
     }
 
-    def say(text: str) -> None:
-        print(text, flush=True)
-        if not (folder / "ports.json").exists():
-            (folder / "ports.json").write_text(json.dumps(sorted(_listening())))
+    class Look(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print(record.getMessage(), flush=True)
+            if not (folder / "ports.json").exists():
+                (folder / "ports.json").write_text(json.dumps(sorted(_listening())))
 
-    trials = tuner.run(config.build(study), training, folder / "trials", say)
+    log = logging.getLogger("nutgraf")
+    log.setLevel(logging.INFO)
+    log.addHandler(Look())
+    trials = tuner.run(config.build(study), training, folder / "trials")
     chosen = choose(trials)
     table = [{**trial.record(trial is chosen), "seconds": 0} for trial in trials]
     history = [(trial.number, *point) for trial in trials for point in trial.history]

@@ -154,7 +154,7 @@ def test_if_every_trial_fails_the_search_fails_and_tries_them_again(
     monkeypatch.setattr(tuner, "_run_in_ray", fail_all)
     for _ in range(2):
         with pytest.raises(Failure) as failure:
-            tuner.run(three_trials(), never, tmp_path, lambda text: None)
+            tuner.run(three_trials(), never, tmp_path)
         assert str(failure.value) == (
             "none of 3 trials was completed, 3 failed, the first with: OutOfMemoryError: no room; "
             "change search.space or raise search.trials"
@@ -167,7 +167,7 @@ def test_a_search_that_ray_ends_early_is_no_search(
 ) -> None:
     monkeypatch.setattr(tuner, "_run_in_ray", lambda ledger, *rest: ledger.fail(1, "broken"))
     with pytest.raises(Failure, match="run the same command again, which goes on"):
-        tuner.run(three_trials(), never, tmp_path, lambda text: None)
+        tuner.run(three_trials(), never, tmp_path)
 
 
 def test_where_ray_cannot_start_the_search_says_what_to_do(
@@ -176,18 +176,18 @@ def test_where_ray_cannot_start_the_search_says_what_to_do(
     (tmp_path / "file").touch()
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
     with pytest.raises(Failure, match=r"^Ray could not start \(.*file.*\): free memory and space"):
-        tuner.run(three_trials(), never, tmp_path / "out", lambda text: None)
+        tuner.run(three_trials(), never, tmp_path / "out")
 
 
 def test_a_finished_search_is_read_without_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuner, "_run_in_ray", never)
-    for number, values in Ledger(three_trials(), tmp_path, lambda text: None).trials.items():
+    for number, values in Ledger(three_trials(), tmp_path).trials.items():
         history = [(224 * n, number + 1 / n) for n in range(1, 5)]
         whole = Trial(number, values.values, history=history, row_nll=[1.0], row_tokens=[1])
         whole.write(tmp_path / str(number))
-    found = tuner.run(three_trials(), never, tmp_path, lambda text: None)
+    found = tuner.run(three_trials(), never, tmp_path)
     assert [(trial.status, len(trial.history)) for trial in found] == [
         ("completed", 4),
         ("stopped", 1),

@@ -7,15 +7,17 @@ hash; only then it gets its name. The newest two are kept.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nutgraf import claims
 from nutgraf.files import files_in, move, sha256, sync_all, write_text
 from nutgraf.peers import Peers
-from nutgraf.progress import say
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 NOTES = "notes.json"
@@ -82,12 +84,12 @@ class Checkpoints:
             broken.append(f"checkpoint-{last} is missing")
         for path in self._found():
             if (damage := _damage(path)) is None:
-                self._say(*broken, f"carries on from {path.name}")
+                self._report(broken, f"carries on from {path.name}")
                 return path
             broken.append(f"{path.name} is not whole ({damage})")
             shutil.rmtree(path)
         if broken:
-            self._say(*broken, "there is no other: it starts over")
+            self._report(broken, "there is no other: it starts over")
         return None
 
     def finish(self, record: Mapping[str, Any]) -> None:
@@ -111,8 +113,9 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
         return dict(whole["record"])
 
-    def _say(self, *facts: str) -> None:
-        say(f"{self.title}: {'; '.join(facts)}")
+    def _report(self, broken: Sequence[str], what: str) -> None:
+        level = logging.WARNING if broken else logging.INFO
+        logger.log(level, f"{self.title}: {'; '.join([*broken, what])}")
 
     def _found(self) -> list[Path]:
         """The checkpoints there are, newest first."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nutgraf.files import sync, write_text
-from nutgraf.progress import say
+
+logger = logging.getLogger(__name__)
 
 NAME = "claim.json"
 
@@ -24,7 +26,7 @@ def take(folder: Path, claim: Mapping[str, Any], what: str) -> None:
         if other is None:
             return
         if any(path.name.strip(".") not in (NAME, f"{NAME}.part") for path in folder.iterdir()):
-            say(f"{what}: what a stopped run left is thrown away: {other}")
+            logger.warning(f"{what}: what a stopped run left is thrown away: {other}")
         (folder / NAME).unlink(missing_ok=True)  # first, so that a kill leaves nothing believable
         sync(folder)
         shutil.rmtree(folder)

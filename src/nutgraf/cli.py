@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from nutgraf import __version__, commands
 from nutgraf.config import fields, load
+from nutgraf.console import show_log
 from nutgraf.files import is_full
 from nutgraf.problems import Problem, UserError, one_line
 from nutgraf.settings import Config
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # UTF-8 as all files are, and never an error; a name of a file may hold what UTF-8 cannot.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    show_log()
     try:
         words, settings = _split(sys.argv[1:] if argv is None else argv)
         args = _parser().parse_args(words)

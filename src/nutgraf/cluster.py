@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from nutgraf.machine import versions
 from nutgraf.problems import Failure, UserError, one_line
-from nutgraf.progress import say
 from nutgraf.settings import RayConfig
 from nutgraf.stopping import listen_again
 
@@ -41,6 +40,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -93,7 +94,9 @@ def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
         cluster = Cluster(settings)
         cluster.check(folder)
         if not settings.gpus_per_worker and (gpus := cluster.places(0, 1)):
-            say(f"the cluster has {gpus} GPUs and ray.gpus_per_worker is 0: none of them is used")
+            logger.warning(
+                f"the cluster has {gpus} GPUs and ray.gpus_per_worker is 0: none of them is used"
+            )
         yield cluster
 
 
@@ -242,7 +245,7 @@ class Cluster:
         size = min(_CHUNK, max(1, math.ceil(len(rows) / max(1, places))))
         chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
         found: list[list[Result]] = [[] for _ in chunks]
-        with tqdm(total=len(rows), desc=progress, disable=progress is None) as bar:
+        with tqdm(total=len(rows), desc=progress, disable=None if progress else True) as bar:
             for index, results in self.pieces(_each, chunks, function):
                 found[index] = results
                 bar.update(len(results))

@@ -8,6 +8,7 @@ the one that started it, however that ends.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import multiprocessing
 import os
@@ -18,20 +19,23 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from tqdm import tqdm
 
 from nutgraf import stopping
 from nutgraf.loading import quickly
 from nutgraf.problems import Failure
-from nutgraf.progress import say
+
+logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
+_LOG = logging.getLogger("nutgraf")  # of the package
 _SPAWN = multiprocessing.get_context("spawn")
 _CHUNK = 32
 _LOOK = 0.2  # seconds between two looks at whether to stop
@@ -65,7 +69,8 @@ def spread(
     What `function` raises is raised here. Raises Failure where a process is killed.
     """
     workers = min(processes or os.cpu_count() or 1, math.ceil(len(rows) / rows_per_process))
-    bar = functools.partial(tqdm, total=len(rows), desc=progress, disable=progress is None)
+    hidden = None if progress else True  # None: on a terminal only
+    bar = functools.partial(tqdm, total=len(rows), desc=progress, disable=hidden)
     if workers <= 1:
         return list(bar(map(function, rows)))
     chunk = min(_CHUNK, math.ceil(len(rows) / workers))
@@ -119,7 +124,8 @@ class _Job:
         self.answers, self.theirs = _SPAWN.Pipe(duplex=False)
         # Pickled apart, so that what it needs is loaded `quickly` there.
         work = ForkingPickler.dumps((function, row))
-        self.process = _SPAWN.Process(target=_answer, args=(bytes(work), self.theirs))
+        level = _LOG.getEffectiveLevel()
+        self.process = _SPAWN.Process(target=_answer, args=(bytes(work), self.theirs, level))
         self.stopped = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -139,7 +145,11 @@ class _Job:
         if not self.answers.poll():
             return False
         try:
-            self.result, self.error = self.answers.recv()
+            answer = self.answers.recv()
+            if isinstance(answer, logging.LogRecord):
+                logging.getLogger(answer.name).handle(answer)
+                return False
+            self.result, self.error = answer
         except EOFError:  # it ended without a word
             self.process.join()
             self.error = Failure(
@@ -147,13 +157,25 @@ class _Job:
                 "want of memory: free some); the same command carries on from its last checkpoint"
             )
         if self.error and not self.stopped:
-            say(f"failed, what else is under way goes on: {self.error}")
+            logger.warning(f"failed, what else is under way goes on: {self.error}")
         self.process.join()
         return True
 
 
-def _answer(work: bytes, answers: Connection) -> None:
+class _ToParent(QueueHandler):
+    """Hand log records to the process that started this one, which shows them as its own."""
+
+    queue: Any  # a Connection
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.send(record)
+
+
+def _answer(work: bytes, answers: Connection, level: int) -> None:
     _obey()
+    _LOG.setLevel(level)
+    _LOG.addHandler(_ToParent(cast(Any, answers)))
+    _LOG.propagate = False
     try:
         with stopping.listening(signal.SIGTERM):
             with quickly():

@@ -7,6 +7,7 @@ as there is room for then.
 
 from __future__ import annotations
 
+import logging
 import queue
 import tempfile
 import threading
@@ -25,7 +26,6 @@ from nutgraf.inference import RowLoss
 from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
 from nutgraf.peers import name_interface, peers
 from nutgraf.problems import Failure, UserError, one_line
-from nutgraf.progress import say
 from nutgraf.prompts import Example
 from nutgraf.settings import Config
 from nutgraf.shards import base_to_share, share_out
@@ -42,6 +42,8 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.util import get_node_ip_address
 from ray.util.queue import Queue
+
+logger = logging.getLogger(__name__)
 
 _LOST = 8  # groups in a row that may die without an evaluation in between
 _LOOK = 0.5  # seconds between two looks for news of the group
@@ -119,7 +121,9 @@ def fit_on(
                     f"{title}: {lost} groups of processes died one after the other, the last with: "
                     f"{one_line(str(cause), 200)}; the same command carries on"
                 ) from cause
-            say(f"{title}: a process died ({one_line(str(cause), 100)}): goes on without it")
+            logger.warning(
+                f"{title}: a process died ({one_line(str(cause), 100)}): goes on without it"
+            )
     finally:
         news.shutdown(force=True)
 
@@ -138,7 +142,7 @@ def _run(
         )
     processes = min(settings.train_workers, room)
     if processes > 1:
-        say(f"{given.title}: {processes} processes share each step")
+        logger.info(f"{given.title}: {processes} processes share each step")
     with tempfile.TemporaryDirectory() as scratch:  # Ray's own notes; ours are in the run folder
         trainer = TorchTrainer(
             cast(Any, _member),  # what it gives comes back, which Ray's type does not say
@@ -178,11 +182,8 @@ def _fit(trainer: TorchTrainer, ended: queue.Queue[Any]) -> None:
 
 def _listen(news: Any, heard: Callable[[Evaluation], None]) -> None:
     for item in news.get_nowait_batch(news.qsize()):
-        if isinstance(item, str):
-            say(item)
-        else:
-            step, examples, loss, rows = item
-            heard(Evaluation(step, examples, loss, [RowLoss(*row) for row in rows]))
+        step, examples, loss, rows = item
+        heard(Evaluation(step, examples, loss, [RowLoss(*row) for row in rows]))
 
 
 def _plain(found: Evaluation) -> tuple[Any, ...]:
@@ -248,7 +249,7 @@ def _less(config: Config, most: int | None, title: str) -> int:
             "train.activation_checkpointing to true or model.quantization to nf4"
         )
     less = halved(effective_batch(config.train), full)
-    say(
+    logger.warning(
         f"{title}: no memory on a device for {full} articles at a time: goes on with {less} "
         "(train.micro_batch_size)"
     )

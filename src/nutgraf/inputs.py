@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from pathlib import Path
 
 from nutgraf import pages, tables
 from nutgraf.problems import UserError
-from nutgraf.progress import say
 from nutgraf.section import did_you_mean
 from nutgraf.text import Unusable, usable
+
+logger = logging.getLogger(__name__)
 
 PAGES = (".html", ".htm", ".xhtml")
 TEXTS = (".txt", ".text", ".md")
@@ -82,7 +84,7 @@ def _files(folder: Path) -> list[Path]:
         raise UserError(f"{folder} holds no file of articles ({', '.join(KNOWN)})")
     if others := len(found) - len(known):
         what = "1 file of another kind is" if others == 1 else f"{others} files of other kinds are"
-        say(f"{folder}: {what} left out")
+        logger.warning(f"{folder}: {what} left out")
     return known
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +13,11 @@ from pathlib import Path
 from nutgraf.lease import Lease
 from nutgraf.mirror import Mirror
 from nutgraf.problems import Failure, Problem
-from nutgraf.progress import say
 from nutgraf.push import version
 from nutgraf.runfolder import MANIFESTS
 from nutgraf.storage import Unreachable
+
+logger = logging.getLogger(__name__)
 
 EVERY = 30.0  # seconds between two passes over half-made work
 LOOK = 1.0  # seconds between two looks for a new artefact
@@ -69,7 +71,7 @@ class _Keeper:
         try:
             self._pool.submit(self._push).result()
         except (Problem, OSError) as error:
-            say(f"what is new here is not in the storage: {error}")
+            logger.warning(f"what is new here is not in the storage: {error}")
 
     def end(self) -> None:
         self._ended.set()
@@ -113,7 +115,9 @@ class _Keeper:
             except (Unreachable, OSError) as error:
                 self._tell(error)
             except Problem as error:
-                say(f"nothing more goes into the storage, and the stage is the last: {error}")
+                logger.warning(
+                    f"nothing more goes into the storage, and the stage is the last: {error}"
+                )
                 return  # `sync` raises it
             pushed = time.monotonic()
 
@@ -123,5 +127,5 @@ class _Keeper:
 
     def _tell(self, error: Exception) -> None:
         if not self._told:
-            say(f"{error}; the work goes on here, and the storage is tried again")
+            logger.warning(f"{error}; the work goes on here, and the storage is tried again")
         self._told = True

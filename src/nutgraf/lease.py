@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -18,8 +19,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from nutgraf.problems import Failure, Problem, UserError
-from nutgraf.progress import say
 from nutgraf.storage import Storage, Unreachable
+
+logger = logging.getLogger(__name__)
 
 LEASE = ".lease.json"
 BEAT = 10.0  # seconds between two signs of life
@@ -87,10 +89,10 @@ class Lease:
                     "give another storage"
                 )
             if time.monotonic() - since > EXPIRY:
-                say(f"{_holder(found)} gives no sign of life: its work is carried on")
+                logger.warning(f"{_holder(found)} gives no sign of life: its work is carried on")
                 break
             if not told:
-                say(
+                logger.info(
                     f"storage {self.storage.uri} is held by {_holder(found)}: waiting "
                     f"{EXPIRY:.0f} s for a sign of life"
                 )

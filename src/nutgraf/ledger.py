@@ -7,8 +7,8 @@ stopped depends on its number and on losses, not on the order in which trials re
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from nutgraf.proposals import Proposals
 from nutgraf.settings import Config
 from nutgraf.trials import HANG, Trial
 
+logger = logging.getLogger(__name__)
+
 _KEPT = {"completed": ("adapter", "rouge.json"), "error": ("error.txt",)}
 
 
 class Ledger:
     """The trials of the search `config.search`, each in a folder of `out` named by its number."""
 
-    def __init__(self, config: Config, out: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, out: Path) -> None:
         search = config.search
-        self.config, self.out, self.say = config, out, say
+        self.config, self.out = config, out
         self.trials: dict[int, Trial] = {}
         self.evaluations: dict[int, int] = {}  # of a whole training
         self.errors: dict[int, str] = {}
@@ -101,7 +103,9 @@ class Ledger:
         self.look(number)
         if not self.trials[number].completed:
             self.errors[number] = " ".join(error.split())
-            self.say(f"trial {number}/{self.config.search.trials}  failed: {self.errors[number]}")
+            logger.warning(
+                f"trial {number}/{self.config.search.trials}  failed: {self.errors[number]}"
+            )
 
     def verdicts(self) -> dict[int, Verdict]:
         return self.rule.judge(
@@ -138,7 +142,7 @@ class Ledger:
         return replace(ended, status="stopped", history=trial.history[: verdict.stop])
 
     def _tell(self, trial: Trial, examples: int, loss: float, when: str) -> None:
-        self.say(
+        logger.info(
             f"trial {trial.number}/{self.config.search.trials}  {examples:>6,} articles  "
             f"validation loss {loss:.3f}  {when}  "
             + ", ".join(f"{k.split('.')[-1]} {_short(v)}" for k, v in trial.values.items())

@@ -150,7 +150,7 @@ class Loop(SFTTrainer):
             total=budget.steps_of(self.settings) * self.history.batch,
             desc=progress,
             unit=" articles",
-            disable=progress is None,
+            disable=None if progress else True,
         )
         with bar, training_attention(self.model, self.device, self.micro, self.longest):
             self.add_callback(_Watch(self, tell, on_step, asked, bar))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -23,10 +24,11 @@ from nutgraf.loop import peak_memory
 from nutgraf.member import Job, Member
 from nutgraf.model import Device
 from nutgraf.problems import Failure, one_line
-from nutgraf.progress import say
 from nutgraf.prompts import Example
 from nutgraf.stopping import Stopped
 from nutgraf.together import Part, Stack
+
+logger = logging.getLogger(__name__)
 
 
 class Members:
@@ -121,7 +123,9 @@ class Members:
             self._smaller(group[0], reason)
             return
         half = self.most = (len(group) + 1) // 2
-        say(f"no memory on the device for {len(group)} trainings at a time: {half} from now on")
+        logger.warning(
+            f"no memory on the device for {len(group)} trainings at a time: {half} from now on"
+        )
         self._together(group[:half], work)
         self._together(group[half:], work)
 

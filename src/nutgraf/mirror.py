@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import socket
 import threading
@@ -16,7 +17,6 @@ from typing import Any
 
 from nutgraf.files import sha256, sync, write_text
 from nutgraf.problems import Failure, UserError, without_secrets
-from nutgraf.progress import say
 from nutgraf.push import (
     STATE,
     Known,
@@ -32,6 +32,8 @@ from nutgraf.push import (
 )
 from nutgraf.runfolder import MAKING, MANIFESTS, SEALED, RunFolder
 from nutgraf.storage import Storage, check_name
+
+logger = logging.getLogger(__name__)
 
 
 class Mirror:
@@ -137,7 +139,7 @@ class Mirror:
             except FileNotFoundError:
                 damage = "is missing"
             if damage:
-                say(f"{name} is not fetched from {self.storage.uri}: {file} {damage}")
+                logger.warning(f"{name} is not fetched from {self.storage.uri}: {file} {damage}")
                 shutil.rmtree(scratch, ignore_errors=True)
                 return False
         write_text(scratch / SEALED, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

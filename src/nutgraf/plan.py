@@ -15,12 +15,12 @@ from typing import Any
 
 from nutgraf import footprint
 from nutgraf.budget import at_once, effective_batch, evaluation_steps, steps_of
+from nutgraf.console import duration
 from nutgraf.footprint import Lengths, Machine, Shape
 from nutgraf.halving import Course, Halving
 from nutgraf.markup import memory
 from nutgraf.settings import Config, TrainConfig
 from nutgraf.systems import EXTRACTS, MODELS, names, repeated
-from nutgraf.terminal import duration
 
 # Seconds, measured on two cores of an AMD EPYC (docs/benchmarks.md, Planner).
 IMPORTS = 8.0  # until a new process has torch, transformers, peft and trl

@@ -6,16 +6,19 @@ storage.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from nutgraf import study
 from nutgraf.cluster import visited
 from nutgraf.config import replace
+from nutgraf.console import show_log
 from nutgraf.mirror import Mirror
 from nutgraf.problems import UserError
-from nutgraf.progress import say
 from nutgraf.settings import Config
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config, stages: Sequence[str], force: bool = False) -> bool:
@@ -37,14 +40,15 @@ def run(config: Config, stages: Sequence[str], force: bool = False) -> bool:
             "folder that every node sees"
         )
     there = replace(config, {"ray.address": "auto"})
-    say(f"the study runs on the cluster at {address}, in {config.run}")
+    logger.info(f"the study runs on the cluster at {address}, in {config.run}")
     with visited(address) as cluster:
         made = cluster.once(_study, (there, tuple(stages), force))
     Mirror(config.storage, config.run).pull()
-    say(f"fetched from the storage into {config.run}")
+    logger.info(f"fetched from the storage into {config.run}")
     return made
 
 
 def _study(given: tuple[Config, tuple[str, ...], bool]) -> bool:
     config, stages, force = given
+    show_log()  # Ray prints it on the standard error of the machine that gave the study
     return study.run(config, stages, force=force)

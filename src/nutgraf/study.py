@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,9 +14,10 @@ from nutgraf.config import to_yaml
 from nutgraf.files import write_text
 from nutgraf.loading import quickly
 from nutgraf.lock import held
-from nutgraf.progress import say
 from nutgraf.runfolder import Artefact, RunFolder
 from nutgraf.settings import Config
+
+logger = logging.getLogger(__name__)
 
 STAGES = {
     "prepare": "articles in, cleaned, split, counted",
@@ -38,7 +40,7 @@ def run(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool = Fal
     with held(folder.path), _kept(config, folder) as keep:
         folder.recover()
         for line in again(config, folder, stages):
-            say(line)
+            logger.info(line)
         write_text(folder.config, to_yaml(config))
         try:
             return _run(config, folder, stages, force, keep)
@@ -96,15 +98,15 @@ def _run(
         if name not in stages:
             continue
         title = f"[{number}/{len(STAGES)}] {name:<8}"
-        say(f"{title} {STAGES[name]}")
+        logger.info(f"{title} {STAGES[name]}")
         started = time.perf_counter()
         if not force and all(made.is_current for made in artefacts.BY_STAGE[name](config, folder)):
-            say(f"{title} unchanged, skipped")
+            logger.info(f"{title} unchanged, skipped")
             continue
         _stage(name).run(config, folder, force=force)
         anything = True
         keep()
-        say(f"{title} done in {time.perf_counter() - started:.0f} s")
+        logger.info(f"{title} done in {time.perf_counter() - started:.0f} s")
     return anything
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from nutgraf.problems import UserError
-from nutgraf.progress import say
+
+logger = logging.getLogger(__name__)
 
 PROJECT = "nutgraf"
 _LIBRARIES = {name: name for name in ("wandb", "mlflow", "trackio")} | {
@@ -79,7 +81,7 @@ class Curves:
             except Exception as error:  # of any kind: a curve is no reason to lose a training
                 del self._trackers[name]
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
-                say(f"{name}: {reason}; the training goes on without it")
+                logger.warning(f"{name}: {reason}; the training goes on without it")
 
 
 @contextlib.contextmanager
@@ -103,7 +105,7 @@ def following(
             opened[tracker] = makers[tracker](run, name, settings)
         except Exception as error:  # as in Curves
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            say(f"{tracker}: {reason}; the training goes on without it")
+            logger.warning(f"{tracker}: {reason}; the training goes on without it")
     curves = Curves(opened)
     try:
         yield curves

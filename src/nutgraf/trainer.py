@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +21,11 @@ from nutgraf.loop import Loop, in_order
 from nutgraf.model import Device
 from nutgraf.peers import ALONE, Peers
 from nutgraf.problems import Failure
-from nutgraf.progress import say
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig
 from nutgraf.shards import whole
+
+logger = logging.getLogger(__name__)
 
 
 def fit(
@@ -130,7 +132,7 @@ def smaller(micro: int, batch: int, kept: Checkpoints, longest: int, reason: str
         )
     less = halved(batch, micro)
     kept.note(micro_batch_size=less)
-    say(
+    logger.warning(
         f"{kept.title}: no memory on the device for {micro} articles at a time: goes on with "
         f"{less}, {batch // less} times a step (train.micro_batch_size)"
     )

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from ray.tune.search import Searcher
 FORGIVEN_HERE, FORGIVEN_ON_A_CLUSTER = 1, 8
 
 
+logger = logging.getLogger(__name__)
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
@@ -44,7 +45,6 @@ def search(
     train: Sequence[Example],
     validation: Sequence[Example],
     out: Path,
-    say: Callable[[str], None],
     together: bool = False,
     most: int | None = None,
 ) -> list[Trial]:
@@ -61,19 +61,18 @@ def search(
     )
     if together:
         training = Together(config, train, validation, most)
-    return run(config, training, out.resolve(), say)
+    return run(config, training, out.resolve())
 
 
 def run(
     config: Config,
     training: worker.Training | Together,
     out: Path,
-    say: Callable[[str], None],
 ) -> list[Trial]:
     """The search with any `training`; `out` is an absolute path."""
-    ledger = Ledger(config, out, say)
+    ledger = Ledger(config, out)
     if not ledger.finished:
-        _run_in_ray(ledger, training, config, say)
+        _run_in_ray(ledger, training, config)
     if ledger.full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), ledger.full)
     if not ledger.finished:
@@ -93,13 +92,12 @@ def _run_in_ray(
     ledger: Ledger,
     training: worker.Training | Together,
     config: Config,
-    say: Callable[[str], None],
 ) -> None:
     search, together = config.search, isinstance(training, Together)
     forgiven = FORGIVEN_ON_A_CLUSTER if config.ray.address else FORGIVEN_HERE
     scratch = ledger.out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    with _ray(config, together, ledger.out, say) as trials:
+    with _ray(config, together, ledger.out) as trials:
         trainable = tune.with_resources(
             tune.with_parameters(
                 worker.work,
@@ -134,7 +132,7 @@ def _run_in_ray(
 
 
 @contextlib.contextmanager
-def _ray(config: Config, together: bool, out: Path, say: Callable[[str], None]) -> Iterator[int]:
+def _ray(config: Config, together: bool, out: Path) -> Iterator[int]:
     """Ray here or the cluster, and how many trials at a time.
 
     Those that are trained together take no core for themselves.
@@ -143,7 +141,9 @@ def _ray(config: Config, together: bool, out: Path, say: Callable[[str], None]) 
     if config.ray.address is None:
         trials = search.concurrent if together else at_once(search)
         if trials < search.concurrent:
-            say(f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time")
+            logger.warning(
+                f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time"
+            )
         with cluster.this_machine(math.ceil(trials * search.cpus_per_trial), search.gpus_per_trial):
             yield trials
         return
@@ -155,7 +155,9 @@ def _ray(config: Config, together: bool, out: Path, say: Callable[[str], None]) 
                 f"and {search.gpus_per_trial:g} GPUs: lower search.cpus_per_trial or "
                 "search.gpus_per_trial, or add a node"
             )
-        say(f"cluster: room for {room} trials at a time, search.concurrent is {search.concurrent}")
+        logger.info(
+            f"cluster: room for {room} trials at a time, search.concurrent is {search.concurrent}"
+        )
         yield search.concurrent  # where there is less room they wait, for nodes that join too
 
 

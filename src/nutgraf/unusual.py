@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from nutgraf import footprint
 from nutgraf.budget import at_once, effective_batch, evaluation_steps, steps_of
 from nutgraf.config import replace
+from nutgraf.console import duration
 from nutgraf.footprint import Lengths
 from nutgraf.markup import memory
 from nutgraf.plan import Plan
 from nutgraf.settings import Config
-from nutgraf.terminal import duration
 
 # ROUGE-1 of single summaries of CNN/DailyMail differs by so much (standard deviation): 20 articles
 # give a 95% interval of ±5.4 points (configs/original-notebook.yaml).

@@ -13,6 +13,7 @@ import yaml
 
 from nutgraf import articles, footprint, trackers, unusual
 from nutgraf.articles import SPLITS, Article
+from nutgraf.console import Painted, coloured, duration, section, show
 from nutgraf.footprint import Lengths
 from nutgraf.loading import quickly
 from nutgraf.machine import disk_free, hub_trouble, in_hub_cache, memory, versions
@@ -20,7 +21,6 @@ from nutgraf.markup import memory as size
 from nutgraf.plan import Plan
 from nutgraf.problems import UserError
 from nutgraf.settings import Config
-from nutgraf.terminal import Painted, coloured, duration, section, show
 
 if TYPE_CHECKING:
     from nutgraf.prompts import Example, Piece, Renderer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from nutgraf.inference import decoding
 from nutgraf.model import load_tokenizer, merge
 from nutgraf.pocket import newswire
 from nutgraf.problems import Failure, UserError
-from nutgraf.progress import say
 from nutgraf.recipe import Recipe
 from nutgraf.settings import ModelConfig
 from nutgraf.snippets import modelfile
 from nutgraf.summarizer import opened
+
+logger = logging.getLogger(__name__)
 
 Format = Literal["merged", "adapter", "gguf"]
 FORMATS: tuple[Format, ...] = ("merged", "adapter", "gguf")
@@ -102,7 +104,7 @@ def _adapter(found: Recipe, out: Path) -> None:
 def _merged(found: Recipe, out: Path, sample: Sequence[Article], of: str, tolerance: float) -> None:
     """The base with the adapter in its weights, and what that changed."""
     assert found.adapter is not None
-    say(f"scoring {len(sample)} {of} before")
+    logger.info(f"scoring {len(sample)} {of} before")
     before = _score(found, sample)
     merge(found.model, found.adapter, out)
     tokenizer = load_tokenizer(found.model)
@@ -110,7 +112,7 @@ def _merged(found: Recipe, out: Path, sample: Sequence[Article], of: str, tolera
     decoding(tokenizer, found.generate).save_pretrained(str(out))
     about = {**found.about, "model": _held_whole(found.model)}
     _write_about(out, about)
-    say(f"scoring {len(sample)} {of} after")
+    logger.info(f"scoring {len(sample)} {of} after")
     after = _score(recipe.read(str(out)), sample)
     difference = after.loss - before.loss
     same = sum(a == b for a, b in zip(before.summaries, after.summaries, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from nutgraf import inputs, recipe
 from nutgraf.evidence import evidence
 from nutgraf.inputs import COLUMNS, Columns, Named
 from nutgraf.problems import visible
-from nutgraf.progress import say
 from nutgraf.summarizer import Summarizer, Written, opened
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -102,11 +104,11 @@ def _warn(article: Named, written: Written) -> None:
     """Tell a reader what to look at, on standard error."""
     lacking = [found["text"] for found in evidence(article.text, written.summary)["unsupported"]]
     if lacking:
-        say(f"{article.name}: not in the article: {', '.join(dict.fromkeys(lacking))}")
+        logger.warning(f"{article.name}: not in the article: {', '.join(dict.fromkeys(lacking))}")
     if written.trimmed_tokens:
-        say(
+        logger.warning(
             f"{article.name}: its last {written.trimmed_tokens:,} tokens were not read: "
             "--long map-reduce reads all"
         )
     if written.finish_reason == "length":
-        say(f"{article.name}: the summary was cut at the limit of tokens")
+        logger.warning(f"{article.name}: the summary was cut at the limit of tokens")

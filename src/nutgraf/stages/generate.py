@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,6 @@ from nutgraf import artefacts, articles, extracts, rivals
 from nutgraf.articles import Article
 from nutgraf.files import Journal
 from nutgraf.model import choose_device, load_tokenizer
-from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, write_records
 from nutgraf.settings import Config
@@ -23,6 +23,8 @@ from nutgraf.writers import Writer, writer
 
 if TYPE_CHECKING:
     from nutgraf.cluster import Cluster
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -36,7 +38,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     with workplace(config, folder.path) as cluster:
         for system, made in zip(systems, artefacts.generate(config, folder), strict=True):
             if made.is_current and not force:
-                say(f"{system}: done before")
+                logger.info(f"{system}: done before")
                 continue
             test = articles.read(folder.data("test"))
             with made.writing(resume=True) as scratch:
@@ -150,8 +152,8 @@ def _collected(
     journal = Journal(path)
     rows = {row["index"]: row["row"] for row in journal.rows}
     if rows:
-        say(f"{title}: carries on after {len(rows)} of {total} articles")
-    with tqdm(total=total, desc=title, unit=" articles", initial=len(rows)) as bar:
+        logger.info(f"{title}: carries on after {len(rows)} of {total} articles")
+    with tqdm(total=total, desc=title, unit=" articles", initial=len(rows), disable=None) as bar:
         for batch in batches(frozenset(rows)):
             made = {i: row if isinstance(row, dict) else asdict(row) for i, row in batch.items()}
             journal.add({"index": i, "row": row} for i, row in made.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 from nutgraf import artefacts, articles, datacard, rivals
 from nutgraf.articles import SPLITS, Article, Split
 from nutgraf.model import load_tokenizer
-from nutgraf.progress import say
 from nutgraf.prompts import PromptError, Renderer
 from nutgraf.runfolder import RunFolder, write_json, write_records
 from nutgraf.settings import Config, DataConfig
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -40,12 +42,12 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         left_out = [r for split in splits.values() for r in (*split.rejected, *split.removed)]
         write_records(scratch / "data" / "rejects.jsonl", map(asdict, left_out))
     for name, counts in card["splits"].items():
-        say(
+        logger.info(
             f"{name}: {counts['sampled']:,} articles of {counts['rows_read']:,}, the article cut "
             f"in {counts['tokens']['rows_trimmed']:,}"
         )
     for warning in card["warnings"]:
-        say(f"warning: {warning}")
+        logger.warning(f"warning: {warning}")
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict
 
@@ -11,7 +12,6 @@ import yaml
 from nutgraf import artefacts, articles, gain, measurement, metrics, tuner
 from nutgraf.budget import drawn, most_examples
 from nutgraf.model import load_tokenizer
-from nutgraf.progress import say
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, read_json, write_json
 from nutgraf.settings import Config
@@ -19,6 +19,8 @@ from nutgraf.trackers import following, named
 from nutgraf.trials import by_loss, choose, describe_proposals
 from nutgraf.workplace import workplace
 from nutgraf.writers import writer
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
@@ -55,16 +57,16 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         if plans and not (out / "plan.json").exists():
             planned = measurement.forecast(study, taken, prompts, numbers)
             write_json(out / "plan.json", planned.record(time.time()))
-            say(str(planned))
+            logger.info(str(planned))
         # Noted, since a search that is carried on does not change its way.
         if not (out / "together.json").exists():
             write_json(out / "together.json", asdict(gain.choose(config, taken)))
         choice = gain.Choice(**read_json(out / "together.json"))
-        say(choice.why)
+        logger.info(choice.why)
         trials = tuner.search(
-            config, train, validation, out / "trials", say, choice.together, choice.most
+            config, train, validation, out / "trials", choice.together, choice.most
         )
-        say(describe_proposals([trial.proposed_by for trial in trials]))
+        logger.info(describe_proposals([trial.proposed_by for trial in trials]))
         for trial in trials:
             name = f"trial-{trial.number}"
             with following(config.tracking.to, folder.path, name, trial.values) as curves:
@@ -88,10 +90,12 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
                 mean = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
                 write_json(home / "rouge.json", mean)
             trial.rouge = read_json(home / "rouge.json")
-            say(f"trial {trial.number}  ROUGE-Lsum {trial.rouge['rougeLsum']:.1f} on {len(sample)}")
+            logger.info(
+                f"trial {trial.number}  ROUGE-Lsum {trial.rouge['rougeLsum']:.1f} on {len(sample)}"
+            )
 
         chosen = choose(trials)
-        say(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")
+        logger.info(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")
         rows = pd.DataFrame([t.record(t is chosen) for t in trials])
         rows.to_csv(out / "trials.csv", index=False)
         history = [(t.number, *point) for t in trials for point in t.history]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,14 @@ from nutgraf.identity import identity
 from nutgraf.member import Job
 from nutgraf.members import fit_together
 from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
-from nutgraf.progress import say
 from nutgraf.prompts import Example, Renderer, Rows
 from nutgraf.runfolder import Artefact, RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trackers import Curves, following, named
 from nutgraf.trainer import Evaluation, fit
 from nutgraf.workplace import workplace
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[Evaluation], None]
 
@@ -54,7 +56,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     missing = []
     for training in _trainings(config, folder):
         if training.made.is_current and not force:
-            say(f"{training.name}: done before")
+            logger.info(f"{training.name}: done before")
         else:
             missing.append(training)
     choice = _chosen(config, folder)
@@ -128,7 +130,9 @@ def _train_together(trainings: Sequence[_Training], most: int | None) -> None:
     torch.set_num_threads(max(1, int(at_once(config.search) * config.search.cpus_per_trial)))
     train, validation = _rows(trainings)
     device, base = choose_device(config.model), load_base(config.model)
-    say(f"{', '.join(training.name for training in trainings)}: trained together (search.together)")
+    logger.info(
+        f"{', '.join(training.name for training in trainings)}: trained together (search.together)"
+    )
     with contextlib.ExitStack() as stack:
         homes, curves, jobs = [], [], []
         for training in trainings:
@@ -173,7 +177,7 @@ def _followed(training: _Training, told: bool) -> Iterator[tuple[Curves, Report]
     def report(found: Evaluation) -> None:
         curves.evaluated(found.examples, found.loss)
         if told:
-            say(
+            logger.info(
                 f"{training.name:<8}  {found.examples:>6,} of {budget:,} articles  "
                 f"validation loss {found.loss:.3f}"
             )
@@ -185,7 +189,7 @@ def _followed(training: _Training, told: bool) -> Iterator[tuple[Curves, Report]
 
 def _write(training: _Training, done: Fit, device: Device, out: Path) -> None:
     config = training.config
-    say(f"{training.name}: validation loss {done.best.loss:.3f} after {done.seconds:.0f} s")
+    logger.info(f"{training.name}: validation loss {done.best.loss:.3f} after {done.seconds:.0f} s")
     pd.DataFrame(done.history_records()).to_csv(out / "history.csv", index=False)
     write_json(
         out / "train.json",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 
 from nutgraf.apps.serve.limits import Limits
 from nutgraf.loading import quickly
 from nutgraf.problems import Failure, UserError
-from nutgraf.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def run(model: str, host: str, port: int, limits: Limits) -> None:
@@ -54,7 +56,9 @@ def run(model: str, host: str, port: int, limits: Limits) -> None:
             name = f"[{host}]" if ":" in host else host
             print(f"http://{name}:{listening.getsockname()[1]}/", flush=True)
             if not local:
-                say(f"{host} is not loopback: whoever reaches this address can use it, unencrypted")
+                logger.warning(
+                    f"{host} is not loopback: whoever reaches this address can use it, unencrypted"
+                )
             with contextlib.suppress(KeyboardInterrupt):
                 server.run(sockets=[listening])
 

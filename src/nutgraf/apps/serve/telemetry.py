@@ -5,12 +5,14 @@ Neither holds a word of an article or a summary.
 
 from __future__ import annotations
 
+import logging
 import traceback
 
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from nutgraf.progress import say
+logger = logging.getLogger(__name__)
+
 
 __all__ = ["CONTENT_TYPE", "Metrics", "log_place"]
 
@@ -54,4 +56,4 @@ def log_place(error: BaseException) -> None:
     """Say the kind of an error and where it was raised; its message could quote an article."""
     frames = traceback.extract_tb(error.__traceback__)
     places = " < ".join(f"{f.filename}:{f.lineno} {f.name}" for f in reversed(frames))
-    say(f"nutgraf: {type(error).__name__} at {places}")
+    logger.error(f"nutgraf: {type(error).__name__} at {places}")

@@ -1,13 +1,20 @@
-"""Text for a terminal: harmless, coloured where colours are wanted, in lines that fit."""
+"""The console: the log as lines on standard error, and styled lines that fit on standard output.
+
+All messages of nutgraf go to the logger "nutgraf" and its children, so that a program that uses the
+package can redirect or silence them. The command line calls `show_log`.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from nutgraf.problems import visible, without_secrets
 
 WIDTH = 96
 _COLOURS = {"red": "31", "green": "32", "bold": "1"}
@@ -19,6 +26,25 @@ class Painted:
 
     text: str
     colour: str
+
+
+class _StandardError(logging.Handler):
+    """Print each message, alone and on one line, to what `sys.stderr` is at that moment.
+
+    A closed pipe raises, as it does for `print`: logging's own handler would print a traceback.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(visible(without_secrets(record.getMessage())), file=sys.stderr, flush=True)
+
+
+_LOGGER, _HANDLER = logging.getLogger("nutgraf"), _StandardError()
+
+
+def show_log() -> None:
+    """Print the log on standard error, from INFO on. A second call changes nothing."""
+    _LOGGER.addHandler(_HANDLER)
+    _LOGGER.setLevel(logging.INFO)
 
 
 def harmless(text: str) -> str:
