@@ -105,7 +105,7 @@ def test_a_mistake_that_a_run_would_end_with_is_told_before(capsys, quick, words
 
 
 def test_a_tracker_that_is_not_installed_is_told_before(capsys, quick, monkeypatch):
-    monkeypatch.setitem(trackers._LIBRARIES, "wandb", "no_such_library")
+    monkeypatch.setitem(trackers._TRACKERS, "wandb", ("no_such_library", trackers._wandb))
     text = printed(capsys, 2, "--tracking.to", "[wandb]")
     assert "change: tracking.to names wandb, which is not installed" in text
 

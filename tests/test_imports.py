@@ -63,7 +63,7 @@ HOME = {
     "wandb": {"trackers"},
     "mlflow": {"trackers"},
     "trackio": {"trackers"},
-    "huggingface_hub": {"hub", "machine"},
+    "huggingface_hub": {"hub", "machine", "card"},
     "ray": {"cluster", "tuner", "worker", "group", "asking"},
     "optuna": {"proposals"},
     "fsspec": {"storage"},

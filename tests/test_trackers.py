@@ -14,7 +14,7 @@ import pytest
 
 from nutgraf import trackers
 from nutgraf.problems import UserError
-from nutgraf.trackers import Curves, following, named
+from nutgraf.trackers import Curves, Tracker, following, named
 
 HISTORY = [
     {"step": 1, "examples": 8, "learning_rate": 2e-3, "train_loss": 3.5, "validation_loss": None},
@@ -50,6 +50,19 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
+def losses(tracker: str, folder: Path, name: str) -> dict[int, float]:
+    """Validation losses by articles seen, of one training of the study `pocket` in `folder`."""
+    if tracker == "tensorboard":
+        return scalars(folder / "pocket" / "tensorboard" / name)["validation/loss"]
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    project = client.get_experiment_by_name("nutgraf").experiment_id
+    runs = {run.info.run_name: run.info.run_id for run in client.search_runs([project])}
+    history = client.get_metric_history(runs[f"pocket-{name}"], "validation/loss")
+    return {point.step: point.value for point in history}
+
+
 def test_tensorboard_gets_every_curve_over_articles_seen(tmp_path: Path) -> None:
     followed(["tensorboard"], tmp_path)
     found = scalars(tmp_path / "tensorboard" / "best")
@@ -82,21 +95,17 @@ def test_tensorboard_is_followed_where_it_is_installed(monkeypatch: pytest.Monke
 def test_a_tracker_that_fails_is_told_once_and_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Broken:
-        def __init__(self, *_: object) -> None: ...
+    def lost(*_: object) -> None:
+        raise ConnectionError("no route to the\nserver")
 
-        def log(self, *_: object) -> None:
-            raise ConnectionError("no route to the\nserver")
+    def closed() -> None:
+        raise AssertionError("it was left out")
 
-        def close(self) -> None:
-            raise AssertionError("it was left out")
+    def refused(*_: object) -> Tracker:
+        raise PermissionError("no key")
 
-    class Closed:
-        def __init__(self, *_: object) -> None:
-            raise PermissionError("no key")
-
-    monkeypatch.setattr(trackers, "_MLflow", Broken)
-    monkeypatch.setattr(trackers, "_Wandb", Closed)
+    monkeypatch.setitem(trackers._TRACKERS, "mlflow", ("", lambda *_: Tracker(lost, closed)))
+    monkeypatch.setitem(trackers._TRACKERS, "wandb", ("", refused))
     monkeypatch.setattr(trackers, "named", lambda given: given)
     followed(["mlflow", "wandb", "tensorboard"], tmp_path)
     assert capsys.readouterr().err.splitlines() == [
@@ -111,20 +120,31 @@ def test_a_training_that_fails_closes_its_curves(
 ) -> None:
     closed: list[str] = []
 
-    class Kept:
-        def log(self, examples: int, values: object) -> None: ...
-
-        def close(self) -> None:
-            closed.append("closed")
+    tracker = Tracker(log=lambda *_: None, close=lambda: closed.append("closed"))
+    monkeypatch.setitem(trackers._TRACKERS, "tensorboard", ("tensorboardX", lambda *_: tracker))
 
     def training() -> None:
         with following(["tensorboard"], tmp_path, "best", {}):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trackers, "_TensorBoard", lambda *_: Kept())
     with pytest.raises(KeyboardInterrupt):
         training()
     assert closed == ["closed"]
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
+def test_trainings_that_run_together_keep_their_own_curves(alone: Path, tracker: str) -> None:
+    if tracker == "mlflow":
+        pytest.importorskip("mlflow")
+    with (
+        following([tracker], alone / "pocket", "baseline", {}) as baseline,
+        following([tracker], alone / "pocket", "best", {}) as best,
+    ):
+        baseline.evaluated(8, 1.0)
+        best.evaluated(8, 2.0)
+        baseline.evaluated(16, 0.5)
+    assert losses(tracker, alone, "baseline") == {8: 1.0, 16: 0.5}
+    assert losses(tracker, alone, "best") == {8: 2.0}
 
 
 def test_nothing_is_followed_where_nothing_is_named(tmp_path: Path) -> None:
@@ -184,6 +204,6 @@ def test_trackio_gets_every_curve(alone: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_curves_can_be_without_a_tracker() -> None:
-    curves = Curves({})
+    curves = Curves()
     curves.evaluated(1, 1.0)
     curves.close()

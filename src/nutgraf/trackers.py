@@ -1,191 +1,186 @@
 """The curves of search and training for those who follow them elsewhere.
 
-TensorBoard writes files into the run folder; Weights & Biases, MLflow and trackio are told by their
-own libraries, and where they keep it is set as their documentation says (WANDB_MODE,
+TensorBoard writes files into the run folder; Weights & Biases, MLflow and trackio are used through
+their own libraries, and where they keep it is set as their documentation says (WANDB_MODE,
 MLFLOW_TRACKING_URI, TRACKIO_DIR). Each training is a run of the project `nutgraf`; curves are over
-articles seen, so that those of different batches compare.
+articles seen, so that those of different batches compare. Several trainings of one process can be
+open at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nutgraf.problems import UserError
 
 logger = logging.getLogger(__name__)
 
 PROJECT = "nutgraf"
-_LIBRARIES = {name: name for name in ("wandb", "mlflow", "trackio")} | {
-    "tensorboard": "tensorboardX"
-}
 
 Values = Mapping[str, float]
+Settings = Mapping[str, Any]
 
 
-class _Tracker(Protocol):
-    def log(self, examples: int, values: Values) -> None: ...
+@dataclass(frozen=True)
+class Tracker:
+    """One training in one library: `log(articles seen, values by name)`, and its end."""
 
-    def close(self) -> None: ...
+    log: Callable[[int, Values], None]
+    close: Callable[[], None]
+
+
+def _tensorboard(run: Path, name: str, settings: Settings) -> Tracker:
+    from tensorboardX import SummaryWriter
+
+    folder = run / "tensorboard" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = SummaryWriter(logdir=str(folder))
+    writer.add_text("settings", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
+
+    def log(examples: int, values: Values) -> None:
+        for curve, value in values.items():
+            writer.add_scalar(curve, value, examples)
+        writer.flush()  # a search ends the process of a trial when it likes
+
+    return Tracker(log, writer.close)
+
+
+def _wandb(run: Path, name: str, settings: Settings) -> Tracker:
+    import wandb
+
+    opened = wandb.init(
+        project=PROJECT,
+        group=run.name,
+        name=f"{run.name}-{name}",
+        config=dict(settings),
+        reinit="create_new",
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    # Validation loss comes as it is measured, training loss at the end: not by the order of calls.
+    opened.define_metric("*", step_metric="examples")
+
+    def log(examples: int, values: Values) -> None:
+        opened.log({"examples": examples, **values})
+
+    return Tracker(log, opened.finish)
+
+
+def _mlflow(run: Path, name: str, settings: Settings) -> Tracker:
+    from mlflow import MlflowClient
+
+    client = MlflowClient()  # mlflow.log_metrics would log into the run that was opened last
+    experiment = client.get_experiment_by_name(PROJECT)
+    project = experiment.experiment_id if experiment else client.create_experiment(PROJECT)
+    opened = client.create_run(project, run_name=f"{run.name}-{name}", tags={"study": run.name})
+    identifier = opened.info.run_id
+    for key, value in settings.items():
+        client.log_param(identifier, key, value)
+
+    def log(examples: int, values: Values) -> None:
+        for curve, value in values.items():
+            client.log_metric(identifier, curve, value, step=examples)
+
+    return Tracker(log, lambda: client.set_terminated(identifier))
+
+
+def _trackio(run: Path, name: str, settings: Settings) -> Tracker:
+    import trackio
+
+    opened = trackio.init(
+        project=PROJECT, group=run.name, name=f"{run.name}-{name}", config=dict(settings)
+    )
+    return Tracker(lambda examples, values: opened.log(dict(values), step=examples), opened.finish)
+
+
+_TRACKERS: dict[str, tuple[str, Callable[[Path, str, Settings], Tracker]]] = {
+    "tensorboard": ("tensorboardX", _tensorboard),
+    "wandb": ("wandb", _wandb),
+    "mlflow": ("mlflow", _mlflow),
+    "trackio": ("trackio", _trackio),
+}  # each with the library that it needs
 
 
 def named(trackers: Sequence[str] | None) -> list[str]:
-    """The trackers asked for; for None TensorBoard, where that is installed.
+    """Return the trackers asked for; for None TensorBoard, if that is installed.
 
     Raises UserError for one whose library is not installed.
     """
     if trackers is None:
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
     for name in trackers:
-        if importlib.util.find_spec(_LIBRARIES[name]) is None:
+        library, _ = _TRACKERS[name]
+        if importlib.util.find_spec(library) is None:
             raise UserError(
-                f"tracking.to names {name}, which is not installed: pip install "
-                f"{_LIBRARIES[name]}, or leave it out"
+                f"tracking.to names {name}, which is not installed: pip install {library}, or "
+                "leave it out"
             )
     return list(trackers)
 
 
 class Curves:
-    """One training's curves, to all trackers. One that fails is told once and left out."""
+    """One training's curves, to all its trackers. One that fails is reported once and left out."""
 
-    def __init__(self, trackers: Mapping[str, _Tracker]) -> None:
-        self._trackers = dict(trackers)
+    def __init__(self) -> None:
+        self._open: dict[str, Tracker] = {}
+
+    def open(self, name: str, tracker: Callable[[], Tracker]) -> None:
+        """Add a tracker, unless it cannot be opened."""
+        with self._left_out_if_it_fails(name):
+            self._open[name] = tracker()
 
     def evaluated(self, examples: int, loss: float) -> None:
-        """A validation loss, in nats a token, after so many articles."""
+        """Log a validation loss, in nats a token, after so many articles."""
         self._log(examples, {"validation/loss": loss})
 
     def history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Training loss and learning rate: the rows of history.csv."""
+        """Log training loss and learning rate: the rows of history.csv."""
         for row in rows:
             if row["train_loss"] is not None:
                 loss, rate = row["train_loss"], row["learning_rate"]
                 self._log(row["examples"], {"train/loss": loss, "train/learning_rate": rate})
 
     def close(self) -> None:
-        """The end of the run, for those that want to know it."""
-        self._each(lambda tracker: tracker.close())
+        """End the run, for those that want to know it."""
+        for name, tracker in list(self._open.items()):
+            with self._left_out_if_it_fails(name):
+                tracker.close()
 
     def _log(self, examples: int, values: Values) -> None:
-        self._each(lambda tracker: tracker.log(examples, values))
+        for name, tracker in list(self._open.items()):
+            with self._left_out_if_it_fails(name):
+                tracker.log(examples, values)
 
-    def _each(self, do: Callable[[_Tracker], None]) -> None:
-        for name, tracker in list(self._trackers.items()):
-            try:
-                do(tracker)
-            except Exception as error:  # of any kind: a curve is no reason to lose a training
-                del self._trackers[name]
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                logger.warning(f"{name}: {reason}; the training goes on without it")
+    @contextlib.contextmanager
+    def _left_out_if_it_fails(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of any kind: a curve is no reason to lose a training
+            self._open.pop(name, None)
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            logger.warning(f"{name}: {reason}; the training goes on without it")
 
 
 @contextlib.contextmanager
 def following(
-    trackers: Sequence[str] | None, run: Path, name: str, settings: Mapping[str, Any]
+    trackers: Sequence[str] | None, run: Path, name: str, settings: Settings
 ) -> Iterator[Curves]:
-    """The curves of the training `name` of the study in the folder `run`, until the block's end.
+    """Follow the training `name` of the study in the folder `run`, until the block's end.
 
     TensorBoard's files go to `run`/tensorboard/`name`, in place of those of an earlier try.
     """
-    run = run.resolve()
-    makers: dict[str, Callable[..., _Tracker]] = {
-        "tensorboard": _TensorBoard,
-        "wandb": _Wandb,
-        "mlflow": _MLflow,
-        "trackio": _Trackio,
-    }
-    opened: dict[str, _Tracker] = {}
+    curves = Curves()
     for tracker in named(trackers):
-        try:
-            opened[tracker] = makers[tracker](run, name, settings)
-        except Exception as error:  # as in Curves
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            logger.warning(f"{tracker}: {reason}; the training goes on without it")
-    curves = Curves(opened)
+        _, opener = _TRACKERS[tracker]
+        curves.open(tracker, functools.partial(opener, run.resolve(), name, settings))
     try:
         yield curves
     finally:
         curves.close()
-
-
-class _TensorBoard:
-    def __init__(self, run: Path, name: str, settings: Mapping[str, Any]) -> None:
-        from tensorboardX import SummaryWriter
-
-        folder = run / "tensorboard" / name
-        shutil.rmtree(folder, ignore_errors=True)
-        self._writer = SummaryWriter(logdir=str(folder))
-        told = "\n".join(f"    {key}: {value}" for key, value in settings.items())
-        self._writer.add_text("settings", told)
-
-    def log(self, examples: int, values: Values) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, examples)
-        self._writer.flush()  # a search ends the process of a trial when it likes
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _Wandb:
-    def __init__(self, run: Path, name: str, settings: Mapping[str, Any]) -> None:
-        import wandb
-
-        self._run = wandb.init(
-            project=PROJECT,
-            group=run.name,
-            name=f"{run.name}-{name}",
-            config=dict(settings),
-            reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-        # Validation loss is told as it comes, training loss at the end: not by the order of calls.
-        self._run.define_metric("*", step_metric="examples")
-
-    def log(self, examples: int, values: Values) -> None:
-        self._run.log({"examples": examples, **values})
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class _MLflow:
-    def __init__(self, run: Path, name: str, settings: Mapping[str, Any]) -> None:
-        from mlflow import MlflowClient
-
-        self._client = MlflowClient()
-        experiment = self._client.get_experiment_by_name(PROJECT)
-        found = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
-        made = self._client.create_run(
-            found, run_name=f"{run.name}-{name}", tags={"study": run.name}
-        )
-        self._id = made.info.run_id
-        for key, value in settings.items():
-            self._client.log_param(self._id, key, value)
-
-    def log(self, examples: int, values: Values) -> None:
-        for name, value in values.items():
-            self._client.log_metric(self._id, name, value, step=examples)
-
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
-
-
-class _Trackio:
-    def __init__(self, run: Path, name: str, settings: Mapping[str, Any]) -> None:
-        import trackio
-
-        self._run = trackio.init(
-            project=PROJECT, group=run.name, name=f"{run.name}-{name}", config=dict(settings)
-        )
-
-    def log(self, examples: int, values: Values) -> None:
-        self._run.log(dict(values), step=examples)
-
-    def close(self) -> None:
-        self._run.finish()
