@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import pytest
 from huggingface_hub import constants
 
-from nutgraf import articles, cli, machine, measurement, trackers
+from nutgraf import articles, cli, hub, measurement, trackers
 from nutgraf.apps import check
-from nutgraf.machine import Memory
+from nutgraf.environment import Memory
 from nutgraf.model import load_tokenizer
 from nutgraf.plan import Speed, Speeds
 from nutgraf.prompts import Renderer
@@ -222,16 +222,16 @@ def host() -> Iterator[str]:
 def test_the_hub_is_reached_where_it_answers_at_all(monkeypatch, host):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", host)
-    assert machine.hub_trouble() is None
+    assert hub.trouble() is None
 
 
 def test_a_host_that_is_not_there_or_does_not_answer_is_trouble(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(machine, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "timed out" in str(machine.hub_trouble())
-    assert "refused" in str(machine.hub_trouble())
+        assert "timed out" in str(hub.trouble())
+    assert "refused" in str(hub.trouble())
 
 
 def test_the_example_prefers_an_article_that_is_cut(renderer):

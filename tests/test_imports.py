@@ -34,7 +34,7 @@ FLOORS = [
     ("articles", "card", "differences", "figures", "errors", "plan", "outcome"),
     ("stored",),
     ("footprint", "reading", "inputs"),
-    tuple("budget halving metrics published tables pages snippets pocket facts artefacts".split()),
+    tuple("budget halving metrics published tables fetch snippets pocket facts artefacts".split()),
     ("keeping", "workplace"),
     ("mirror",),
     ("push",),
@@ -43,7 +43,7 @@ FLOORS = [
     ("lease",),
     ("section", "lock", "cores", "claims", "strictyaml", "text", "peers", "trackers"),
     ("storage",),
-    ("files", "machine", "stopping", "console", "markup", "systems", "hub"),
+    ("files", "environment", "stopping", "console", "markup", "systems", "hub", "web_page"),
     ("problems", "loading"),
 ]
 HOME = {
@@ -54,7 +54,7 @@ HOME = {
     "rouge_score": {"metrics"},
     "matplotlib": {"figures"},
     "seaborn": {"figures"},
-    "trafilatura": {"pages"},
+    "trafilatura": {"web_page"},
     "fastapi": {"apps"},
     "starlette": {"apps"},
     "uvicorn": {"apps"},
@@ -63,7 +63,7 @@ HOME = {
     "wandb": {"trackers"},
     "mlflow": {"trackers"},
     "trackio": {"trackers"},
-    "huggingface_hub": {"hub", "machine", "card"},
+    "huggingface_hub": {"hub", "card"},
     "ray": {"cluster", "tuner", "worker", "group", "asking"},
     "optuna": {"proposals"},
     "fsspec": {"storage"},
@@ -71,8 +71,8 @@ HOME = {
 PACKAGES = ("pocket", "stages", "apps", "settings")
 WITHOUT_TORCH = (
     "metrics differences errors figures published config settings runfolder study articles report "
-    "card cli footprint plan outcome unusual machine console apps.check evidence inputs trackers "
-    "commands engine apps.serve artefacts base stages.score stages.compare stages.report"
+    "card cli footprint plan outcome unusual environment console apps.check evidence inputs "
+    "trackers commands engine apps.serve artefacts base stages.score stages.compare stages.report"
 ).split()
 
 

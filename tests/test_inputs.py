@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from nutgraf import inputs, pages
+from nutgraf import inputs
 from nutgraf.inputs import Columns, Named
 from nutgraf.problems import UserError
 
@@ -90,7 +90,9 @@ def test_standard_input_is_utf_8_whatever_the_machine_s_encoding(
 
 def test_an_address_is_fetched_only_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(pages, "fetch", lambda address: asked.append(address) or "Its article.")
+    monkeypatch.setattr(
+        inputs, "fetch_article", lambda address: asked.append(address) or "Its article."
+    )
     with pytest.raises(UserError, match="is an address: --fetch allows to fetch it"):
         read("https://news.test/a")
     assert asked == []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nutgraf import pages
+from nutgraf import fetch, web_page
 from nutgraf.problems import Failure, UserError
 
 STORY = (
@@ -35,7 +35,7 @@ PAGE = f"""<!DOCTYPE html>
 
 
 def test_the_article_is_taken_out_of_a_page() -> None:
-    found = pages.article(PAGE.encode(), "page.html")
+    found = web_page.article(PAGE.encode(), "page.html")
     for paragraph in STORY:
         assert paragraph in found.splitlines()
     for other in ("Sport", "cookies", "scandal", "newsletter"):
@@ -44,12 +44,12 @@ def test_the_article_is_taken_out_of_a_page() -> None:
 
 def test_a_page_in_another_encoding_is_read_by_what_it_says_of_itself() -> None:
     page = PAGE.replace('"utf-8"', '"iso-8859-1"').replace("–", "-").replace("Oslo", "Tromsø")
-    assert "council of Tromsø voted" in pages.article(page.encode("latin-1"), "page.html")
+    assert "council of Tromsø voted" in web_page.article(page.encode("latin-1"), "page.html")
 
 
 def test_a_page_without_an_article_is_told() -> None:
     with pytest.raises(UserError, match=r"empty\.html is HTML in which no article was found"):
-        pages.article("<html><body></body></html>", "empty.html")
+        web_page.article("<html><body></body></html>", "empty.html")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_page_without_an_article_is_told() -> None:
     ],
 )
 def test_a_page_is_known_by_its_beginning(content: bytes, expected: bool) -> None:
-    assert pages.is_html(content) is expected
+    assert web_page.is_html(content) is expected
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_page_is_known_by_its_beginning(content: bytes, expected: bool) -> Non
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert pages.is_public(ipaddress.ip_address(address)) is public
+    assert fetch.is_public(ipaddress.ip_address(address)) is public
 
 
 # A server on the loopback address, which the name news.test leads to. Only there is it public.
@@ -141,8 +141,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         found = known.get(host, [host]) if looked_up.count(host) == 1 else ["10.0.0.7"]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in found]
 
-    monkeypatch.setattr(pages.socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(pages, "is_public", lambda a: a == ipaddress.ip_address("127.0.0.1"))
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(fetch, "is_public", lambda a: a == ipaddress.ip_address("127.0.0.1"))
     yield here
     server.shutdown()
     server.server_close()
@@ -150,7 +150,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 def test_an_article_is_fetched(site: Site) -> None:
     site.pages["/a%20b?q=1"] = answer(PAGE)
-    assert STORY[0] in pages.fetch(f"http://news.test:{site.port}/a b?q=1#top")
+    assert STORY[0] in fetch.fetch_article(f"http://news.test:{site.port}/a b?q=1#top")
     ((_, headers),) = site.asked
     assert headers["Host"] == f"news.test:{site.port}"
     assert headers["User-Agent"].startswith("nutgraf/")
@@ -160,14 +160,14 @@ def test_plain_text_is_taken_as_it_is(site: Site) -> None:
     site.pages["/"] = answer(
         "Die Bürger stimmten ab.".encode("latin-1"), "text/plain; charset=latin-1"
     )
-    assert pages.fetch(f"http://news.test:{site.port}") == "Die Bürger stimmten ab."
+    assert fetch.fetch_article(f"http://news.test:{site.port}") == "Die Bürger stimmten ab."
 
 
 def test_a_redirect_is_followed_and_its_address_checked_too(site: Site) -> None:
     known = f"http://127.0.0.1:{site.port}"
     site.pages["/old"] = answer("", status=301, Location=f"{known}/new")
     site.pages["/new"] = answer(PAGE)
-    assert STORY[0] in pages.fetch(f"http://news.test:{site.port}/old")
+    assert STORY[0] in fetch.fetch_article(f"http://news.test:{site.port}/old")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_redirect_is_followed_and_its_address_checked_too(site: Site) -> None:
 def test_a_redirect_cannot_lead_inside(site: Site, target: str, expected: str) -> None:
     site.pages["/"] = answer("", status=302, Location=target)
     with pytest.raises(UserError, match=expected):
-        pages.fetch(f"http://news.test:{site.port}/")
+        fetch.fetch_article(f"http://news.test:{site.port}/")
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
@@ -197,14 +197,14 @@ def test_a_certificate_has_to_be_the_host_s(
     context.load_cert_chain(certificate, key)
     site.server.socket = context.wrap_socket(site.server.socket, server_side=True)
     trusting = ssl.create_default_context(cafile=certificate)
-    monkeypatch.setattr(pages.ssl, "create_default_context", lambda: trusting)
+    monkeypatch.setattr(fetch.ssl, "create_default_context", lambda: trusting)
     site.pages["/"] = answer(PAGE)
     address = f"https://news.test:{site.port}/"
     if name == "news.test":
-        assert STORY[0] in pages.fetch(address)
+        assert STORY[0] in fetch.fetch_article(address)
     else:
         with pytest.raises(Failure, match=r"not valid for 'news\.test'"):
-            pages.fetch(address)
+            fetch.fetch_article(address)
 
 
 def test_one_private_address_among_public_ones_is_refused(
@@ -212,19 +212,19 @@ def test_one_private_address_among_public_ones_is_refused(
 ) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, site.port))
              for a in ("127.0.0.1", "192.168.0.9")]  # fmt: skip
-    monkeypatch.setattr(pages.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(UserError, match=r"news\.test is at 192\.168\.0\.9"):
-        pages.fetch(f"http://news.test:{site.port}/")
+        fetch.fetch_article(f"http://news.test:{site.port}/")
     assert site.asked == []
 
 
 def test_redirects_have_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     here = f"http://127.0.0.1:{site.port}/"
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", site.port))]
-    monkeypatch.setattr(pages.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: found)
     site.pages["/"] = answer("", status=302, Location=here)
     with pytest.raises(Failure, match="redirects more than 5 times"):
-        pages.fetch(here)
+        fetch.fetch_article(here)
     assert len(site.asked) == 6
 
 
@@ -234,19 +234,22 @@ def test_redirects_have_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
         (answer("", status=404), "could not be fetched: 404 Not Found"),
         (answer(b"%PDF", "application/pdf"), "is application/pdf: text/html"),
         (answer(b"\x1f\x8b", Content_Encoding="gzip"), "comes as gzip though asked not to"),
-        (answer(b"x" * (pages.LARGEST + 1)), "is over 5 MiB"),
-        (answer("half", Content_Length="5000"), "broke off, 4,996 bytes before its end"),
+        (answer(b"x" * (fetch.LARGEST + 1)), "is over 5 MiB"),
+        (
+            answer("half", Content_Length="5000"),
+            "broke off, 4,996 bytes before its end",
+        ),
         (answer(PAGE, "text/html; charset=klingon"), "unknown encoding 'klingon'"),
     ],
 )
 def test_what_cannot_be_read_is_told(site: Site, reply: Callable, expected: str) -> None:
     site.pages["/"] = reply
     with pytest.raises(Failure, match=expected):
-        pages.fetch(f"http://news.test:{site.port}/")
+        fetch.fetch_article(f"http://news.test:{site.port}/")
 
 
 def test_a_page_that_trickles_ends_in_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "LONGEST", 0.5)
+    monkeypatch.setattr(fetch, "LONGEST", 0.5)
 
     def trickle(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
@@ -257,7 +260,7 @@ def test_a_page_that_trickles_ends_in_time(site: Site, monkeypatch: pytest.Monke
     site.pages["/"] = trickle
     started = time.monotonic()
     with pytest.raises(Failure, match="could not be fetched: it took more than"):
-        pages.fetch(f"http://news.test:{site.port}/")
+        fetch.fetch_article(f"http://news.test:{site.port}/")
     assert time.monotonic() - started < 3
 
 
@@ -276,4 +279,4 @@ def test_a_page_that_trickles_ends_in_time(site: Site, monkeypatch: pytest.Monke
 )
 def test_addresses_that_are_refused(address: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
-        pages.fetch(address)
+        fetch.fetch_article(address)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from nutgraf.machine import versions
+from nutgraf.environment import versions
 from nutgraf.problems import Failure, UserError, one_line
 from nutgraf.settings import RayConfig
 from nutgraf.stopping import listen_again

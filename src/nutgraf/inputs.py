@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nutgraf import pages, tables
+from nutgraf import tables, web_page
+from nutgraf.fetch import fetch_article, is_address
 from nutgraf.problems import UserError
 from nutgraf.section import did_you_mean
 from nutgraf.text import Unusable, usable
@@ -56,10 +57,10 @@ def read(
     that is not there, cannot be read or holds no text.
     """
     for source in sources:
-        if pages.is_address(source):
+        if is_address(source):
             if not fetch:
                 raise UserError(f"{source} is an address: --fetch allows to fetch it")
-            yield _named(source, pages.fetch(source))
+            yield _named(source, fetch_article(source))
         elif source == "-":
             yield _one("-", sys.stdin.buffer.read())
         elif _is_folder(source):
@@ -105,8 +106,8 @@ def _file(source: str, columns: Columns) -> Iterator[Named]:
 
 def _one(source: str, content: bytes) -> Named:
     """The article in the bytes of a page or of a text."""
-    if Path(source).suffix.lower() in PAGES or pages.is_html(content):
-        return _named(source, pages.article(content, source))
+    if Path(source).suffix.lower() in PAGES or web_page.is_html(content):
+        return _named(source, web_page.article(content, source))
     return _named(source, content)
 
 

@@ -27,9 +27,9 @@ from nutgraf import footprint
 from nutgraf.attention import training_attention
 from nutgraf.budget import at_once, training_order, worth_measuring
 from nutgraf.config import replace
+from nutgraf.environment import memory
 from nutgraf.footprint import Lengths, Machine, Shape
 from nutgraf.inference import generate, summary_losses
-from nutgraf.machine import memory
 from nutgraf.model import (
     Device,
     choose_device,

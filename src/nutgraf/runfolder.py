@@ -19,8 +19,8 @@ from typing import Any
 
 from nutgraf import __version__, claims
 from nutgraf.claims import differences, plain
+from nutgraf.environment import machine, versions
 from nutgraf.files import digest, files_in, move, sha256, sync, sync_all, write_text
-from nutgraf.machine import machine, versions
 from nutgraf.problems import Failure, UserError
 
 MAKING = ".making"  # where artefacts are made, a folder each

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from nutgraf import articles, footprint, trackers, unusual
+from nutgraf import articles, footprint, hub, trackers, unusual
 from nutgraf.articles import SPLITS, Article
 from nutgraf.console import Painted, coloured, duration, section, show
+from nutgraf.environment import disk_free, memory, versions
 from nutgraf.footprint import Lengths
 from nutgraf.loading import quickly
-from nutgraf.machine import disk_free, hub_trouble, in_hub_cache, memory, versions
 from nutgraf.markup import memory as size
 from nutgraf.plan import Plan
 from nutgraf.problems import UserError
@@ -69,8 +69,8 @@ def _machine(config: Config) -> Iterator[str]:
 def _hub(config: Config, changes: list[str]) -> Iterator[str]:
     """What comes from the Hub: whether it is in the cache, or else whether the Hub answers."""
     needs = list(_needs(config))
-    missing = [setting for setting, name, kind, _ in needs if not in_hub_cache(name, kind)]
-    trouble = hub_trouble() if missing else None
+    missing = [setting for setting, name, kind, _ in needs if not hub.in_cache(name, kind)]
+    trouble = hub.trouble() if missing else None
     if not needs:
         yield "not needed"
     for setting, name, _, instead in needs:

@@ -9,7 +9,7 @@ import socket
 
 from nutgraf.apps.serve.limits import Limits
 from nutgraf.loading import quickly
-from nutgraf.problems import Failure, UserError
+from nutgraf.problems import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -17,15 +17,11 @@ logger = logging.getLogger(__name__)
 def run(model: str, host: str, port: int, limits: Limits) -> None:
     """Serve until interrupted; the address is printed when it can be asked.
 
-    Port 0 takes a free one. Raises Failure where the libraries are not installed, UserError for an
-    address that cannot be had and as `models.loaded` does.
+    Port 0 takes a free one. Raises UserError for an address that cannot be had, and as
+    `models.loaded` does.
     """
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise Failure(f"{error.name} is not installed: pip install 'nutgraf[serve]'") from None
+    import uvicorn
+
     # Before torch computes: on a CPU it keeps compiled products for up to 1,024 shapes, and
     # articles have many lengths (docs/log.md).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")

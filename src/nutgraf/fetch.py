@@ -1,7 +1,7 @@
-"""Articles in web pages: taken out of the HTML, and fetched from public addresses only.
+"""Articles at `http` and `https` addresses, fetched from public hosts only.
 
-`trafilatura` (Barbaresi 2021, "Trafilatura: A Web Scraping Library and Command-Line Tool for Text
-Discovery and Extraction") finds the article; it comes with the extra `web`.
+Not by a library: those that refuse private addresses look at them after they have connected, or let
+some through, and none has a limit for the whole time (docs/log.md).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ipaddress
-import re
 import socket
 import ssl
 import threading
@@ -19,17 +18,17 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from nutgraf import __version__
 from nutgraf.problems import Failure, UserError
+from nutgraf.web_page import article, is_html
 
 LARGEST = 5 * 2**20  # bytes of a page
-LONGEST = 20.0  # seconds for one address, redirects and all
+LONGEST = 20.0  # seconds for one address, with all redirects
 REDIRECTS = 5
 KINDS = ("text/html", "application/xhtml+xml", "text/plain")
 
-_HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.I | re.S)
 _MOVED = (301, 302, 303, 307, 308)
 _SAFE = "%/:=&?~+!$,;'@()*[]"  # what stays as it is in a path
-# All of IPv6 that is given to hosts (RFC 4291), and its part for examples (RFC 9637). What stands
-# for an address of IPv4 lies outside it, but for 6to4.
+# All of IPv6 that hosts can have (RFC 4291), and its part for examples (RFC 9637). What stands
+# for an address of IPv4 lies outside it, except 6to4.
 _UNICAST, _EXAMPLES = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("3fff::/20")
 
 
@@ -38,39 +37,14 @@ def is_address(name: str) -> bool:
     return name.lower().startswith(("http://", "https://"))
 
 
-def is_html(content: bytes) -> bool:
-    """Whether `content` begins as a page does."""
-    return bool(_HTML.match(content.removeprefix(b"\xef\xbb\xbf")[:4096]))
+def fetch_article(address: str) -> str:
+    """Fetch the article at an `http` or `https` address.
 
+    Only public hosts are connected to: the addresses of a host are looked up once, all are checked,
+    and the connection goes to one of them; the same at each redirect. No cookie, no credentials, no
+    proxy. A lookup takes as long as the system lets it, all else at most `LONGEST` seconds.
 
-def article(page: bytes | str, name: str) -> str:
-    """The article in a page, a paragraph a line, without navigation, comments and captions.
-
-    Bytes are decoded as the page or, failing that, their look says. Raises UserError where there is
-    no article, Failure where the library is not installed.
-    """
-    try:
-        import trafilatura
-    except ImportError as error:
-        raise Failure(
-            f"{name} is HTML and its reader is not installed ({error}): "
-            "pip install trafilatura lxml-html-clean, or give the text alone"
-        ) from error
-    text = trafilatura.extract(page, include_comments=False, include_tables=False)
-    if not text:
-        raise UserError(f"{name} is HTML in which no article was found: give its text")
-    return text
-
-
-def fetch(address: str) -> str:
-    """The article at an `http` or `https` address.
-
-    Nothing but public addresses is connected to: those of the host are looked up once, all are
-    checked, and the connection goes to a checked one; so again at each redirect. There is no
-    cookie, no credentials, no proxy. Looking a host up takes as long as the system lets it, all
-    else at most `LONGEST` seconds.
-
-    Raises UserError for an address that is refused, Failure for one that cannot be had.
+    Raises UserError for an address that is refused, Failure if the page cannot be fetched or read.
     """
     here, end = address, time.monotonic() + LONGEST
     for _ in range(REDIRECTS + 1):
@@ -92,10 +66,10 @@ def fetch(address: str) -> str:
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is of a host on the public internet."""
+    """Whether an address is that of a host on the public internet."""
     if isinstance(address, ipaddress.IPv6Address):
-        given = address in _UNICAST and address not in _EXAMPLES
-        return given and address.is_global and not address.sixtofour
+        assigned = address in _UNICAST and address not in _EXAMPLES
+        return assigned and address.is_global and not address.sixtofour
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -144,19 +118,19 @@ def _response(parts: SplitResult, end: float) -> Iterator[http.client.HTTPRespon
 
 
 def _connected(host: str, port: int, end: float) -> socket.socket:
-    """A connection to one of the host's addresses, all of which have been checked."""
+    """Connect to one of the host's addresses, after all of them have been checked."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise UserError(f"{host[:80]!r} is no name of a host: not fetched") from None
-    for *_, where in found:
+    for *_, where in answers:
         if not is_public(ipaddress.ip_address(where[0])):
             raise UserError(
                 f"{host} is at {where[0]}, which is no public address: not fetched; save the page "
                 "and give the file"
             )
     failed = OSError("the host has no address")
-    for family, kind, protocol, _, where in found:
+    for family, kind, protocol, _, where in answers:
         channel = socket.socket(family, kind, protocol)
         try:
             channel.settimeout(max(end - time.monotonic(), 0.001))
@@ -170,7 +144,7 @@ def _connected(host: str, port: int, end: float) -> socket.socket:
 
 @contextlib.contextmanager
 def _ended_in_time(channel: socket.socket, end: float) -> Iterator[None]:
-    """Ends the connection when its time is over: a timeout counts anew with every byte."""
+    """End the connection when its time is over: a timeout counts anew with every byte."""
 
     def shut() -> None:
         with contextlib.suppress(OSError):  # ended already
