@@ -102,6 +102,12 @@ def test_many_rows_are_as_one_by_one():
     assert errors.indicators_many(rows) == [errors.indicators(*row) for row in rows]
 
 
+def test_an_article_s_summaries_are_judged_as_each_is_alone():
+    judge = errors.Judge(ARTICLE, REFERENCE)
+    for summary in ("", REFERENCE, "Obama met 3 sheep.", "Obama met 3 sheep. Obama met 3 sheep."):
+        assert judge.indicators(summary, "length") == indicators(summary, finish_reason="length")
+
+
 def test_copying_by_hand():
     # Grusky et al. 2018: fragments `a b` and `c d e` of six tokens.
     found = errors.indicators("a b x c d e y y y y y y", "a", "a b c d e z")

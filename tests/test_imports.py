@@ -27,7 +27,7 @@ FLOORS = [
     ("trainer", "proposals"),
     ("loop", "summarizer", "writers"),
     ("history", "recipe"),
-    ("inference", "trials", "attention", "shards", "shape", "identity", "together", "adapter"),
+    tuple("inference trials attention shards shape identity together adapter encoded".split()),
     tuple(
         "model prompts results datacard breakdown examples rivals extracts unusual evidence".split()
     ),

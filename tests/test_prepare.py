@@ -1,15 +1,19 @@
 """The prepare stage: what it leaves in the run folder, and when it does so again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from nutgraf import articles
+from nutgraf import artefacts, articles
 from nutgraf.config import build
+from nutgraf.encoded import EncodedFile
+from nutgraf.model import load_tokenizer
 from nutgraf.problems import UserError
+from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, read_json, read_records
 from nutgraf.settings import Config
 from nutgraf.stages import prepare
@@ -81,6 +85,51 @@ def test_a_changed_file_or_setting_is_read_again(tmp_path, base):
     shorter, _ = study(tmp_path, base, max_article_tokens=60)
     assert prepare.run(shorter, folder)
     assert read_json(folder / "data" / "card.json")["splits"]["test"]["tokens"]["rows_trimmed"] == 3
+
+
+def test_what_is_stored_are_the_ids_that_are_served_and_trained_on(tmp_path, base):
+    config, folder = study(tmp_path, base, max_tokens=140)
+    prepare.run(config, folder)
+    renderer = Renderer(load_tokenizer(config.model), config.prompt)
+    shorter = 0
+    for split in articles.SPLITS:
+        stored, texts = EncodedFile(folder.tokens(split)), articles.read(folder.data(split))
+        assert len(stored) == len(texts) == 4
+        for ids, article in zip(stored.first(), texts, strict=True):
+            example = renderer.example(article.article, article.highlights)
+            assert ids.prompt == renderer.prompt(article.article)
+            assert ids.example == example
+            shorter += ids.prompt.ids != example.input_ids[: example.prompt_tokens]
+    assert shorter > 0
+
+
+def test_an_article_is_tokenized_once(tmp_path, base, monkeypatch):
+    config, folder = study(tmp_path, base)
+    tokenized: list[str] = []
+    ids = Renderer._article
+
+    def counted(self: Renderer, article: str) -> list[int]:
+        tokenized.append(article)
+        return ids(self, article)
+
+    monkeypatch.setattr(Renderer, "_article", counted)
+    prepare.run(config, folder)
+    drawn = [a.article for s in articles.SPLITS for a in articles.read(folder.data(s))]
+    assert sorted(tokenized) == sorted(drawn)
+
+
+def test_another_tokenizer_or_prompt_makes_other_ids(tmp_path, base):
+    own = tmp_path / "base"
+    shutil.copytree(base, own)
+    config, folder = study(tmp_path, str(own))
+    prepare.run(config, folder)
+    assert not prepare.run(config, folder)
+    file = own / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 77}))
+    (data,) = artefacts.prepare(config, folder)
+    assert "tokenizer_files was" in str(data.stale)
+    assert prepare.run(config, folder)
+    assert not prepare.run(config, folder)
 
 
 def test_summaries_that_cannot_fit_are_a_mistake_where_they_are_many(tmp_path, base):

@@ -134,8 +134,8 @@ def study(svgs: dict[str, str]) -> Study:
             },
         ],
         artefacts=[
-            {"artefact": "data", "seconds": 1.2, "digest": "ab" * 32},
-            {"artefact": "models/best", "seconds": 50.0, "digest": "cd" * 32},
+            {"artefact": "data", "created": 0.0, "seconds": 1.2, "digest": "ab" * 32},
+            {"artefact": "models/best", "created": 9.0, "seconds": 50.0, "digest": "cd" * 32},
         ],
         versions={"nutgraf": "0.1.0", "torch": "2.13.0"},
         machine="Linux x86_64, 2 CPU cores",

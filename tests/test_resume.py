@@ -20,12 +20,13 @@ import pytest
 import torch
 from killer import Killer
 
-from nutgraf import artefacts, articles, inference, loop, stopping, study
+from nutgraf import artefacts, articles, encoded, inference, loop, stopping, study
 from nutgraf.articles import Article
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import Journal
 from nutgraf.history import Evaluation
-from nutgraf.model import fresh_adapter, load_base
+from nutgraf.model import fresh_adapter, load_base, load_tokenizer
+from nutgraf.prompts import Renderer
 from nutgraf.runfolder import Artefact, RunFolder
 from nutgraf.settings import Config, LoraSettings
 from nutgraf.stages import generate
@@ -340,6 +341,10 @@ def trained(tiny_base: Path, tmp_path: Path) -> tuple[Config, RunFolder]:
     ]
     with folder.artefact("data").writing() as out:
         articles.write(news, out / "data" / "test.parquet")
+        renderer = Renderer(load_tokenizer(config.model), config.prompt)
+        with encoded.writing(out / "data" / "test-tokens.parquet") as add:
+            for article in news:
+                add(article.id, renderer.encode(article.article, article.highlights))
     for seed, name in enumerate(("baseline", "best")):
         with (
             folder.artefact(f"models/{name}").writing() as out,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -69,6 +70,26 @@ def test_an_output_that_was_not_written_is_a_failure(tmp_path: Path) -> None:
     ):
         (out / "a.txt").write_text("")
     assert not (tmp_path / "a.txt").exists()
+
+
+def test_a_finished_file_is_hashed_once_and_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, hashed = RunFolder(tmp_path), list[str]()
+    make(folder)
+    file = tmp_path / "data" / "a.txt"
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    digest = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        hashed.append(file.name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    assert all(folder.artefact("data").is_current for _ in range(3))
+    assert hashed == [str(file)]
+    file.write_text(file.read_text().swapcase())
+    assert "a.txt is not as it was made" in (folder.artefact("data").stale or "")
 
 
 def test_a_deleted_file_is_made_again(tmp_path: Path) -> None:

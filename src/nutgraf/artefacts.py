@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nutgraf.base import moving_weights
+from nutgraf.base import moving_tokenizer, moving_weights
 from nutgraf.config import replace
 from nutgraf.problems import UserError
 from nutgraf.runfolder import Artefact, RunFolder, file_hash
@@ -28,6 +28,8 @@ def prepare(config: Config, folder: RunFolder) -> list[Artefact]:
         "files": _contents(config.data),
         "prompt": config.prompt.model_dump(mode="json"),
         "tokenizer": [config.model.base, config.model.revision],
+        **moving_tokenizer(config.model),
+        "token_ids": 1,  # the form in which they are stored
     }
     return [folder.artefact("data", settings=settings)]
 

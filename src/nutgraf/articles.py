@@ -1,4 +1,4 @@
-"""Articles with their reference summaries: load, clean, reject, draw, write.
+"""Articles with their reference summaries: load, clean, reject, draw.
 
 Three kinds of source: the embedded newswire, local JSONL, CSV or Parquet files, and data sets
 from the Hub through `datasets`. Whatever the source, a split is read once from end to end, so
@@ -14,7 +14,7 @@ import math
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ import numpy as np
 
 from nutgraf import stored, tables
 from nutgraf.problems import Failure, UserError, one_line
-from nutgraf.reading import Article, Numbered, Reader, Reject, check
+from nutgraf.reading import Article, Numbered, Reader, Reject
 from nutgraf.section import did_you_mean
 from nutgraf.settings import DataConfig
 from nutgraf.stored import Chosen, Spool, Stored
@@ -39,11 +39,15 @@ SPLITS = ("train", "validation", "test")
 class Split:
     """The articles drawn for one split, in random order, and what became of the other rows.
 
-    `rejected` rows cannot be used; `removed` ones could, but their article stands in another split,
-    or in training twice.
+    Those in `spare` come next in the draw: they replace articles whose summaries turn out to be too
+    long for a training row, at most the share `data.max_rejected`. `rows` numbers the rows of
+    `articles` and then of `spare` in their source, from 1. `rejected` rows cannot be used;
+    `removed` ones could, but their article stands in another split, or in training twice.
     """
 
-    articles: Stored
+    articles: Sequence[Article]
+    spare: Sequence[Article]
+    rows: Sequence[int]
     source: str
     revision: str | None
     asked: int | None
@@ -56,7 +60,6 @@ class Split:
 def load(
     data: DataConfig,
     split: str,
-    too_long: Callable[[Article], str | None] = lambda article: None,
     others: Mapping[str, Split] | None = None,
     place: Path | None = None,
 ) -> Split:
@@ -65,24 +68,20 @@ def load(
     All rows are read, and `data.<split>_examples` of those that can be used are drawn at random
     with `data.seed` (all of them where there are fewer). A larger draw from the same rows begins
     with the smaller one. Articles of the splits in `others` are removed, and for training those of
-    an earlier row, unless `data.allow_overlap`. `too_long` gives the reason why a summary leaves no
-    room in a training row, if it does not: such an article is rejected, and the next takes its
-    place; it is asked once of each article that is drawn or rejected so, in their order. The
-    newswire's splits share nothing. The articles lie in a temporary file in the folder `place`,
-    without it where the system has its own.
+    an earlier row, unless `data.allow_overlap`. The newswire's splits share nothing. The articles
+    lie in a temporary file in the folder `place`, without it where the system has its own.
 
     Raises UserError for a file, column or split that is not there, where nothing is left, and where
-    more than the share `data.max_rejected` of the rows read, or of the articles tried with
-    `too_long`, is rejected; Failure where the Hub cannot be reached.
+    more than the share `data.max_rejected` of the rows read is rejected; Failure where the Hub
+    cannot be reached.
     """
     asked = getattr(data, f"{split}_examples")
     spare = _with_spare(asked, data.max_rejected)
     if data.source == "newswire" and not data.train:
         told = enumerate(_newswire(split, spare, data.seed), 1)
         spool = _spooled(((number, number, article) for number, article in told), spare, place)
-        fitting, refused = _fitting(spool, spare, asked, too_long, split, data.max_rejected)
-        read = len(fitting) + len(refused)
-        return Split(fitting, "newswire", None, asked, data.seed, read, refused, [])
+        drawn = _drawn(spool, spare, asked)
+        return Split(*drawn, "newswire", None, asked, data.seed, len(drawn[0]), [], [])
     rows, source, revision = _rows(data, split)
     taken = {
         name: {a.fingerprint for a in other.articles} for name, other in (others or {}).items()
@@ -94,15 +93,14 @@ def load(
     kept = (entry for entry in keyed if not reader.removes(*entry[1:]))
     spool = _spooled(kept, spare, place)
     reader.check(found=len(spool))
-    fitting, refused = _fitting(spool, spare, asked, too_long, split, data.max_rejected)
     return Split(
-        fitting,
+        *_drawn(spool, spare, asked),
         source,
         revision,
         asked,
         data.seed,
         reader.rows_read,
-        reader.rejected + refused,
+        reader.rejected,
         reader.removed,
     )
 
@@ -175,30 +173,14 @@ def _spooled(
     return spool
 
 
-def _fitting(
-    spool: Spool,
-    spare: int | None,
-    asked: int | None,
-    too_long: Callable[[Article], str | None],
-    split: str,
-    allowed: float,
-) -> tuple[Stored, list[Reject]]:
-    """The first `asked` articles that fit, of `spare` by their keys, and those passed over."""
-    fitting = array("q")
-    refused: list[Reject] = []
-    for index in spool.by_key()[:spare]:
-        if len(fitting) == asked:
-            break
-        article = spool[index]
-        if reason := too_long(article):
-            number = spool.rows[index]
-            refused.append(Reject(split, number, article.id, "summary too long", reason))
-        else:
-            fitting.append(index)
-    check(refused, len(fitting) + len(refused), allowed, f"drawn {split} articles")
-    if not fitting:
-        raise UserError(f"not one {split} article is left: {refused[0]}")
-    return Chosen(spool, fitting), refused
+def _drawn(
+    spool: Spool, spare: int | None, asked: int | None
+) -> tuple[Stored, Stored, Sequence[int]]:
+    """The first `asked` articles by their keys, those up to `spare`, and the rows of both."""
+    order = spool.by_key()[:spare]
+    first = len(order) if asked is None else asked
+    rows = array("q", (spool.rows[index] for index in order))
+    return Chosen(spool, order[:first]), Chosen(spool, order[first:]), rows
 
 
 def _newswire(split: str, n: int | None, seed: int) -> Iterator[Article]:

@@ -13,6 +13,12 @@ from pathlib import Path
 from nutgraf.problems import Failure, one_line
 from nutgraf.settings import ModelConfig
 
+# What tokenizers are loaded from, of which a base has some.
+_TOKENIZER = (
+    "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json "
+    "added_tokens.json chat_template.jinja vocab.json vocab.txt merges.txt spiece.model"
+).split()
+
 
 def source(config: ModelConfig) -> str:
     """The folder or Hub id that `transformers` loads the base from."""
@@ -26,9 +32,15 @@ def moving_weights(config: ModelConfig) -> dict[str, str]:
 
     That of a folder can, and of a Hub id without a commit; the embedded one comes with the program.
     """
-    if config.base == "pocket" or re.fullmatch("[0-9a-f]{40}", config.revision or ""):
-        return {}
-    return {"base_weights": sampled_weights(config)}
+    return {"base_weights": sampled_weights(config)} if _moves(config) else {}
+
+
+def moving_tokenizer(config: ModelConfig) -> dict[str, str]:
+    """Return a hash of the tokenizer's files if the base can change under its name, else nothing.
+
+    Raises Failure if they cannot be had.
+    """
+    return {"tokenizer_files": _tokenizer_hash(config)} if _moves(config) else {}
 
 
 def sampled_weights(config: ModelConfig) -> str:
@@ -53,6 +65,37 @@ def unloadable(config: ModelConfig, error: Exception) -> Failure:
         f"model.base {config.base!r} could not be loaded ({reason}): give `pocket`, a folder "
         "with safetensors and a tokenizer, or a Hub id that this machine reaches or has cached"
     )
+
+
+def _moves(config: ModelConfig) -> bool:
+    pinned = re.fullmatch("[0-9a-f]{40}", config.revision or "")
+    return config.base != "pocket" and not pinned
+
+
+def _tokenizer_hash(config: ModelConfig) -> str:
+    try:
+        paths = [_file(config, name) for name in _TOKENIZER]
+    except Exception as error:  # as in model.py
+        raise unloadable(config, error) from error
+    found = hashlib.sha256()
+    for path in filter(None, paths):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def _file(config: ModelConfig, name: str) -> Path | None:
+    if Path(config.base).is_dir():
+        path = Path(config.base) / name
+        return path if path.is_file() else None
+    return _hub_file(config.base, name, config.revision)
+
+
+@functools.cache  # it is a request
+def _hub_file(base: str, name: str, revision: str | None) -> Path | None:
+    from transformers.utils import cached_file
+
+    path = cached_file(base, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return Path(path) if path else None
 
 
 def _weight_files(config: ModelConfig) -> list[Path]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from nutgraf.cores import Spread, spread
 from nutgraf.facts import FUNCTION_WORDS, Facts
@@ -72,6 +72,7 @@ _CLOSE = 80
 _ROWS_PER_PROCESS = 200
 
 Span = tuple[int, int, str]
+Places = Mapping[str, Sequence[int]]
 # article, reference, summary, finish reason
 Row = tuple[str, str, str, str | None]
 
@@ -103,15 +104,16 @@ def placed_sentences(
             yield words, match.start(), end
 
 
-def fragments(article: Sequence[str], summary: Sequence[str]) -> list[tuple[int, int, int]]:
+def fragments(
+    article: Sequence[str], summary: Sequence[str], places: Places | None = None
+) -> list[tuple[int, int, int]]:
     """Copied fragments F(A, S): start in the summary, start in the article, length, in tokens.
 
     Grusky et al. (2018), figure 3: from left to right, at each token the longest sequence that
-    the article has too, its first occurrence where there are several.
+    the article has too, its first occurrence where there are several. `places` are those of the
+    article's tokens, if they are at hand.
     """
-    places = defaultdict(list)
-    for place, token in enumerate(article):
-        places[token].append(place)
+    places = _places(article) if places is None else places
     found = []
     at = 0
     while at < len(summary):
@@ -139,48 +141,64 @@ def fragments(article: Sequence[str], summary: Sequence[str]) -> list[tuple[int,
     return found
 
 
+class Judge:
+    """An article and its reference, looked through once for all summaries of the article."""
+
+    def __init__(self, article: str, reference: str) -> None:
+        self._source = tokens(article)
+        self._places = _places(self._source)
+        self._grams = {n: set(_grams(self._source, n)) for n in (1, 2, 3, 4)}
+        starts = range(0, max(len(self._source) - _CLOSE // 2, 1), _CLOSE // 2)
+        self._stretches = [set(self._source[start : start + _CLOSE]) for start in starts]
+        self._known = Facts(article)
+        self._key = self._known.shared(Facts(reference, self._known))
+        self._reference_words = _words(tokens(reference))
+
+    def indicators(self, summary: str, finish_reason: str | None = None) -> dict[str, float]:
+        """Return the numbers that `MEANINGS` explains, for one summary.
+
+        With A the article's tokens, S the summary's and F(A, S) the copied fragments f:
+        coverage = (sum of |f|) / |S|, density = (sum of |f|^2) / |S|, compression = |A| / |S|.
+        Shares and ratios of an empty summary are 0; copied_from is 0.5, the middle, if nothing is
+        copied. `finish_reason` is `length` if generation was stopped at the limit.
+        """
+        source, written, known = self._source, tokens(summary), self._known
+        copied = fragments(source, written, self._places)
+        lengths = [length for _, _, length in copied]
+        words = _words(written)
+        told = Facts(summary, known)
+        trigrams = _grams(written, 3)
+        told_sentences = [words for words, _, _ in placed_sentences(summary)]
+        found: dict[str, float] = {
+            "words": words,
+            "length_ratio": _ratio(words, self._reference_words),
+            "unfinished": int(_unfinished(summary, finish_reason)),
+            "repeated_trigrams": _ratio(len(_repeated(trigrams)), len(trigrams)),
+            "repeated_sentences": len(_repeated(told_sentences)),
+            "numbers": len(told.numbers),
+            "unsupported_numbers": sum(not known.supports(n) for n in told.numbers),
+            "cased": int(told.cased),
+            "names": len(told.names),
+            "unsupported_names": sum(not known.supports(n) for n in told.names),
+            "key_facts": len(self._key),
+            "missing_key_facts": sum(not told.mentions(fact) for fact in self._key),
+            "coverage": _ratio(sum(lengths), len(written)),
+            "density": _ratio(sum(n * n for n in lengths), len(written)),
+            "copied_from": _copied_from(copied, len(source)),
+            "least_support": _least_support(self._stretches, told_sentences),
+            "compression": _ratio(len(source), len(written)),
+        }
+        for n, had in self._grams.items():
+            grams = _grams(written, n)
+            found[f"novel_{n}grams"] = _ratio(sum(g not in had for g in grams), len(grams))
+        return found
+
+
 def indicators(
     article: str, reference: str, summary: str, finish_reason: str | None = None
 ) -> dict[str, float]:
-    """The numbers that `MEANINGS` explains, for one summary.
-
-    With A the article's tokens, S the summary's and F(A, S) the copied fragments f:
-    coverage = (sum of |f|) / |S|, density = (sum of |f|^2) / |S|, compression = |A| / |S|.
-    Shares and ratios of an empty summary are 0; copied_from is 0.5, the middle, where nothing is
-    copied. `finish_reason` is `length` where generation was stopped at the limit.
-    """
-    source, written = tokens(article), tokens(summary)
-    copied = fragments(source, written)
-    lengths = [length for _, _, length in copied]
-    words = _words(written)
-    known = Facts(article)
-    told = Facts(summary, known)
-    key = known.shared(Facts(reference, known))
-    trigrams = _grams(written, 3)
-    told_sentences = [words for words, _, _ in placed_sentences(summary)]
-    found: dict[str, float] = {
-        "words": words,
-        "length_ratio": _ratio(words, _words(tokens(reference))),
-        "unfinished": int(_unfinished(summary, finish_reason)),
-        "repeated_trigrams": _ratio(len(_repeated(trigrams)), len(trigrams)),
-        "repeated_sentences": len(_repeated(told_sentences)),
-        "numbers": len(told.numbers),
-        "unsupported_numbers": sum(not known.supports(n) for n in told.numbers),
-        "cased": int(told.cased),
-        "names": len(told.names),
-        "unsupported_names": sum(not known.supports(n) for n in told.names),
-        "key_facts": len(key),
-        "missing_key_facts": sum(not told.mentions(fact) for fact in key),
-        "coverage": _ratio(sum(lengths), len(written)),
-        "density": _ratio(sum(n * n for n in lengths), len(written)),
-        "copied_from": _copied_from(copied, len(source)),
-        "least_support": _least_support(source, told_sentences),
-        "compression": _ratio(len(source), len(written)),
-    }
-    for n in (1, 2, 3, 4):
-        had, grams = set(_grams(source, n)), _grams(written, n)
-        found[f"novel_{n}grams"] = _ratio(sum(g not in had for g in grams), len(grams))
-    return found
+    """Return what `Judge.indicators` does, for the only summary of an article."""
+    return Judge(article, reference).indicators(summary, finish_reason)
 
 
 def indicators_many(
@@ -247,13 +265,20 @@ def _copied_from(copied: Sequence[tuple[int, int, int]], of: int) -> float:
     return sum(places) / len(places) / max(of - 1, 1) if places else 0.5
 
 
-def _least_support(source: Sequence[str], told: Sequence[Sequence[str]]) -> float:
+def _places(article: Sequence[str]) -> Places:
+    """Where each token stands in the article, by token."""
+    places = defaultdict(list)
+    for place, token in enumerate(article):
+        places[token].append(place)
+    return places
+
+
+def _least_support(stretches: Sequence[set[str]], told: Sequence[Sequence[str]]) -> float:
     """For each sentence the largest share of its content words in one stretch; the lowest of all.
 
     A sentence made of pieces from far apart, or of words the article lacks, has little support.
+    `stretches` are the words of all stretches of the article, half over each other.
     """
-    starts = range(0, max(len(source) - _CLOSE // 2, 1), _CLOSE // 2)
-    stretches = [set(source[start : start + _CLOSE]) for start in starts]
     contents = [content for words in told if (content := set(words) - FUNCTION_WORDS)]
     return min(
         (max(len(content & had) for had in stretches) / len(content) for content in contents),

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,25 @@ def move(source: Path, target: Path) -> None:
     sync(source.parent)
 
 
+# Of this process, so that a command reads a finished file once however often it is compared.
+_hashes: dict[tuple[int, int, int, int], str] = {}
+_SETTLED = 2_000_000_000  # ns after a change, when a further one has another time on any disk
+
+
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's contents, in hexadecimal."""
+    """Return the SHA-256 of a file's contents, in hexadecimal.
+
+    The file is read again only if it is another one, or has another size or time of change.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        seen = os.fstat(file.fileno())
+        key = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+        if key in _hashes:
+            return _hashes[key]
+        hashed = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - seen.st_mtime_ns > _SETTLED:
+        _hashes[key] = hashed
+    return hashed
 
 
 def digest(files: Mapping[str, str]) -> str:

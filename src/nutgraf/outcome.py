@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # What a stage makes, by the beginnings of the names of its artefacts.
@@ -28,8 +28,7 @@ def beside(
         made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
         whole = len(made) == stages[name]["artefacts"] and not any(m["carried_on"] for m in made)
         if whole and all(m["created"] + m["seconds"] > plan["made"] for m in made):
-            spans = [(m["created"], m["created"] + m["seconds"]) for m in made]
-            took = _covered(spans)
+            took = covered(made)
             planned, luck = stages[name]["seconds"], stages[name]["by_luck"]
             yield {"what": name, "planned": planned, "measured": took, "unit": "s", "luck": luck}
             if name == "train":
@@ -37,10 +36,10 @@ def beside(
                 yield {"what": "memory of a training", **held, "unit": "GB", "luck": None}
 
 
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """The length of all spans together, what overlaps counted once."""
+def covered(made: Iterable[Mapping[str, Any]]) -> float:
+    """Return the seconds in which artefacts were made, of their manifests; overlaps count once."""
     total, reached = 0.0, -math.inf
-    for start, end in sorted(spans):
+    for start, end in sorted((m["created"], m["created"] + m["seconds"]) for m in made):
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from nutgraf.articles import Article
 from nutgraf.problems import UserError
 from nutgraf.settings import PromptConfig
 from nutgraf.text import Unusable, clean, usable
@@ -66,6 +65,27 @@ class Example:
     def labels(self) -> list[int]:
         """As long as `input_ids`: -100 on the first `prompt_tokens`, then the ids."""
         return [IGNORED] * self.prompt_tokens + self.ids[self.prompt_tokens :].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An article with its reference summary as token ids: what `prepare` stores of it.
+
+    `example` is the training row, `article_tokens` the length of the whole article. `prompt_ids`
+    asks for a summary of it; None if the prompt of the training row does, which is usual: only a
+    summary that takes some of the article's room makes that shorter.
+    """
+
+    example: Example
+    article_tokens: int
+    prompt_ids: array[int] | None
+
+    @property
+    def prompt(self) -> Prompt:
+        row = self.example
+        ids = row.ids[: row.prompt_tokens] if self.prompt_ids is None else self.prompt_ids
+        trimmed = row.trimmed_tokens + row.prompt_tokens - len(ids)
+        return Prompt(ids.tolist(), self.article_tokens - trimmed, trimmed)
 
 
 @dataclass(frozen=True)
@@ -125,10 +145,14 @@ class Renderer:
         return self._render(self._article(article), self._article_limit)
 
     def example(self, article: str, summary: str) -> Example:
-        """The training row of an article and its reference summary.
+        """Return the training row of an article and its reference summary, as `encode`."""
+        return self.encode(article, summary).example
 
-        Its prompt is `prompt(article)`, unless a long summary needs some of the article's room.
-        Raises PromptError where not one token of the article would be left.
+    def encode(self, article: str, summary: str) -> Encoded:
+        """Tokenize an article and its reference summary, once for training and for generation.
+
+        The prompt of the training row is `prompt(article)`, unless a long summary needs some of the
+        article's room. Raises PromptError if not one token of the article would be left.
         """
         answer = self._summary(summary)
         fixed = len(self._head) + len(self._tail) + len(answer)
@@ -138,35 +162,14 @@ class Renderer:
                 f"summary is {len(answer):,} tokens, limit {len(answer) - 1 + room:,} beside the "
                 f"prompt's words: raise prompt.max_tokens (now {self._config.max_tokens:,})"
             )
-        prompt = self._render(self._article(article), min(self._article_limit, room))
-        return Example(
-            ids=array("i", prompt.ids + answer),
-            prompt_tokens=len(prompt.ids),
-            trimmed_tokens=prompt.trimmed_tokens,
+        whole = self._article(article)
+        prompt = self._render(whole, self._article_limit)
+        own = self._render(whole, min(self._article_limit, room))
+        return Encoded(
+            Example(array("i", own.ids + answer), len(own.ids), own.trimmed_tokens),
+            article_tokens=len(whole),
+            prompt_ids=None if own.ids == prompt.ids else array("i", prompt.ids),
         )
-
-    def article_tokens(self, example: Example) -> int:
-        """Tokens of the article in a training row, those that are cut off too."""
-        fixed = len(self._head) + len(self._tail)
-        return example.prompt_tokens - fixed + example.trimmed_tokens
-
-    def cut(self, article_tokens: int) -> int:
-        """How many of an article's tokens its prompt leaves out."""
-        return max(0, article_tokens - self._article_limit)
-
-    def rows(self, articles: Sequence[Article], wanted: Iterable[int]) -> Rows:
-        """The training rows of those articles whose indices are `wanted`; no other is touched."""
-        chosen = ((i, articles[i]) for i in sorted(set(wanted)))
-        held = {i: self.example(a.article, a.highlights) for i, a in chosen}
-        return Rows(held, len(articles))
-
-    def too_long(self, article: Article) -> str | None:
-        """Why the article's summary leaves no room in a training row; None where it does."""
-        try:
-            self.example(article.article, article.highlights)
-        except PromptError as error:
-            return str(error)
-        return None
 
     def text(self, ids: Sequence[int]) -> str:
         """The summary that generated `ids` (those after the prompt) stand for."""

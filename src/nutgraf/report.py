@@ -31,6 +31,7 @@ from nutgraf.markup import (
     signed,
     with_marks,
 )
+from nutgraf.outcome import covered
 from nutgraf.published import BART, TEST_ARTICLES, comparable
 from nutgraf.trials import describe_proposals
 
@@ -88,7 +89,7 @@ class Study:
     planned: Sequence[Record]
     """Rows of what, planned, measured, unit; empty where there was no plan."""
     artefacts: Sequence[Record]
-    """artefact, seconds, digest, in the order in which they were made."""
+    """artefact, created, seconds, digest, in the order in which they were made."""
     versions: Record
     machine: str
 
@@ -105,7 +106,7 @@ def render(study: Study) -> tuple[str, str]:
         "fitted": {name: model["validation_loss"] for name, model in study.models.items()},
         "validation": list(validation_beside_test(study)),
         "peaks": {f"models/{name}": m["peak_memory_bytes"] for name, m in study.models.items()},
-        "seconds": sum(made["seconds"] for made in study.artefacts),
+        "seconds": covered(study.artefacts),
         "published_note": published_note(study.data, _best(study)["n"]),
         "share": share_of_published(study),
         "rates": rates(study.errors),

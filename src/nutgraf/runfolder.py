@@ -45,6 +45,10 @@ class RunFolder:
     def data(self, split: str) -> Path:
         return self.path / "data" / f"{split}.parquet"
 
+    def tokens(self, split: str) -> Path:
+        """The token ids of `data(split)`, row by row."""
+        return self.path / "data" / f"{split}-tokens.parquet"
+
     def model(self, name: str) -> Path:
         """The adapter of `baseline` or `best`."""
         return self.path / "models" / name

@@ -23,7 +23,7 @@ from nutgraf.problems import UserError
 from nutgraf.settings import Config
 
 if TYPE_CHECKING:
-    from nutgraf.prompts import Example, Piece, Renderer
+    from nutgraf.prompts import Encoded, Example, Piece, Renderer
 
 LOOKED = {"train": 100, "validation": 4, "test": 50}  # articles read, at most
 SHOWN = 60  # tokens of the example's prompt from its beginning, and half as many from its end
@@ -147,7 +147,6 @@ class _Rows:
     """The articles as training rows; `refused` are the reasons of those that find no room."""
 
     renderer: Renderer
-    articles: list[Article]
     examples: list[Example]
     prompts: list[list[int]]
     refused: list[str]
@@ -156,18 +155,24 @@ class _Rows:
 
 
 def _rendered(renderer: Renderer, sample: Sequence[Article]) -> _Rows:
+    from nutgraf.prompts import PromptError
+
     started = time.perf_counter()
-    reasons = [(article, renderer.too_long(article)) for article in sample]
-    kept = [article for article, reason in reasons if reason is None]
-    refused = [reason for _, reason in reasons if reason is not None]
-    if not kept:
+    encoded: list[Encoded] = []
+    refused: list[str] = []
+    for article in sample:
+        try:
+            encoded.append(renderer.encode(article.article, article.highlights))
+        except PromptError as error:
+            refused.append(str(error))
+    if not encoded:
         raise UserError(
             f"of {len(sample)} summaries looked at none has room: the first {refused[0]}"
         )
-    examples = [renderer.example(a.article, a.highlights) for a in kept]
-    prompts = [renderer.prompt(a.article).ids for a in kept]
+    examples = [ids.example for ids in encoded]
+    prompts = [ids.prompt.ids for ids in encoded]
     seconds = (time.perf_counter() - started) / len(sample)
-    return _Rows(renderer, kept, examples, prompts, refused, seconds)
+    return _Rows(renderer, examples, prompts, refused, seconds)
 
 
 def _with_the_base(config: Config, read: _Read, changes: list[str]) -> None:

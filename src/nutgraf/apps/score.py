@@ -92,10 +92,8 @@ def _measure(row: _Row) -> _Measured:
         raise UserError(f"{row.name}: {error}") from None
     if row.article is None:
         return _Measured(rouge, {}, {})
-    own, references = (
-        errors.indicators(row.article, row.reference, text) for text in (row.summary, row.reference)
-    )
-    return _Measured(rouge, own, references)
+    judge = errors.Judge(row.article, row.reference)
+    return _Measured(rouge, judge.indicators(row.summary), judge.indicators(row.reference))
 
 
 def _result(measured: Sequence[_Measured], settings: ScoreConfig) -> dict[str, Any]:

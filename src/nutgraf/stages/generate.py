@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from nutgraf import artefacts, articles, extracts, rivals
 from nutgraf.articles import Article
+from nutgraf.encoded import EncodedFile
 from nutgraf.files import Journal
 from nutgraf.model import choose_device, load_tokenizer
-from nutgraf.prompts import Renderer
+from nutgraf.prompts import Encoded, Renderer
 from nutgraf.runfolder import RunFolder, write_records
 from nutgraf.settings import Config
 from nutgraf.systems import EXTRACTS, MODELS, measured, origin
@@ -59,7 +60,8 @@ def _summaries(
     if origin(system) in MODELS:
         adapter = None if system == "zero_shot" else folder.model(system)
         with writer(config, adapter, cluster) as model:
-            return _by_model(system, config, test, scratch, model)
+            tokens = EncodedFile(folder.tokens("test")).first()
+            return _by_model(system, config, test, tokens, scratch, model)
     if system in EXTRACTS:
         return _by_extract(system, test)
     rival = config.rivals[system]
@@ -112,12 +114,17 @@ def _by_extract(system: str, test: Sequence[Article]) -> list[dict[str, Any]]:
 
 
 def _by_model(
-    system: str, config: Config, test: Sequence[Article], scratch: Path, model: Writer
+    system: str,
+    config: Config,
+    test: Sequence[Article],
+    tokens: Sequence[Encoded],
+    scratch: Path,
+    model: Writer,
 ) -> list[dict[str, Any]]:
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
-    prompts = [renderer.prompt(a.article) for a in test]
+    prompts = [encoded.prompt for encoded in tokens]
     ids = [prompt.ids for prompt in prompts]
-    rows = [renderer.example(a.article, a.highlights) for a in test]
+    rows = [encoded.example for encoded in tokens]
     found = _collected(
         scratch / "summaries.part", system, len(test), lambda done: model.summaries(ids, done)
     )

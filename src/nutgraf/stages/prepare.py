@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
-from nutgraf import artefacts, articles, datacard, rivals
+from nutgraf import artefacts, articles, datacard, encoded, rivals
 from nutgraf.articles import SPLITS, Article, Split
 from nutgraf.model import load_tokenizer
-from nutgraf.prompts import PromptError, Renderer
+from nutgraf.problems import UserError
+from nutgraf.prompts import Encoded, PromptError, Renderer
+from nutgraf.reading import Reject, check
 from nutgraf.runfolder import RunFolder, write_json, write_records
-from nutgraf.settings import Config, DataConfig
+from nutgraf.settings import Config
 
 logger = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
-    """Make data/: train, validation and test .parquet, card.json, rejects.jsonl.
+    """Make data/: a split's .parquet and -tokens.parquet, card.json and rejects.jsonl.
 
-    The last has each row that was left out, with split, row, id, reason and detail. Every row is
-    put into tokens once, so that one that cannot fit is known before any training.
+    The last has each row that was left out, with split, row, id, reason and detail. An article is
+    tokenized here and never again: later stages read its token ids.
     """
     (made,) = artefacts.prepare(config, folder)
     if made.is_current and not force:
         return False
     with made.writing() as scratch:
-        renderer = Renderer(load_tokenizer(config.model), config.prompt)
-        measured = {name: _Tokens(renderer, name) for name in SPLITS}
-        splits = _load(config.data, measured, scratch)
+        splits, tokens = _write(config, RunFolder(scratch))
         for name, rival in config.rivals.items():
             if rival.file:  # what it lacks is better known now than after the trainings
                 rivals.from_file(name, rival, splits["test"].articles)
         card = datacard.card(splits)
-        for name, split in splits.items():
-            card["splits"][name]["tokens"] = measured[name].record()
-            articles.write(split.articles, scratch / "data" / f"{name}.parquet")
+        for name in SPLITS:
+            card["splits"][name]["tokens"] = tokens[name].record()
         write_json(scratch / "data" / "card.json", card)
         left_out = [r for split in splits.values() for r in (*split.rejected, *split.removed)]
         write_records(scratch / "data" / "rejects.jsonl", map(asdict, left_out))
@@ -51,47 +50,84 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     return True
 
 
-def _load(data: DataConfig, measured: Mapping[str, _Tokens], place: Path) -> dict[str, Split]:
-    """The three splits. The test comes first, so that what stands in it is used nowhere else."""
-    found: dict[str, Split] = {}
+def _write(config: Config, out: RunFolder) -> tuple[dict[str, Split], dict[str, _Tokens]]:
+    """Draw, tokenize and write the three splits, and count their tokens.
+
+    The test comes first, so that what stands in it is used nowhere else.
+    """
+    renderer = Renderer(load_tokenizer(config.model), config.prompt)
+    splits: dict[str, Split] = {}
+    tokens = {name: _Tokens(in_prompts=name == "test") for name in SPLITS}
     for name in reversed(SPLITS):
-        found[name] = articles.load(data, name, measured[name].too_long, found, place)
-    return {name: found[name] for name in SPLITS}
+        drawn = articles.load(config.data, name, splits, out.path)
+        refused: list[Reject] = []
+        with encoded.writing(out.tokens(name)) as add:
+            fitting = _fitting(drawn, name, renderer, refused)
+            articles.write(_counted(fitting, add, tokens[name]), out.data(name))
+        taken = articles.read(out.data(name))
+        tried = len(taken) + len(refused)
+        check(refused, tried, config.data.max_rejected, f"drawn {name} articles")
+        if not taken:
+            raise UserError(f"not one {name} article is left: {refused[0]}")
+        splits[name] = replace(
+            drawn,
+            articles=taken,
+            rows_read=max(drawn.rows_read, tried),  # the newswire gives what is asked of it
+            rejected=drawn.rejected + refused,
+        )
+    return {name: splits[name] for name in SPLITS}, tokens
+
+
+def _fitting(
+    drawn: Split, name: str, renderer: Renderer, refused: list[Reject]
+) -> Iterator[tuple[Article, Encoded]]:
+    """Tokenize articles until as many as asked for fit; those that do not go to `refused`."""
+    candidates = zip(drawn.rows, itertools.chain(drawn.articles, drawn.spare), strict=True)
+    missing = len(drawn.articles)
+    while missing and (candidate := next(candidates, None)):
+        row, article = candidate
+        try:
+            yield article, renderer.encode(article.article, article.highlights)
+            missing -= 1
+        except PromptError as error:
+            refused.append(Reject(name, row, article.id, "summary too long", str(error)))
+
+
+def _counted(
+    fitting: Iterator[tuple[Article, Encoded]],
+    add: Callable[[str, Encoded], None],
+    tokens: _Tokens,
+) -> Iterator[Article]:
+    for article, ids in fitting:
+        add(article.id, ids)
+        tokens.count(ids)
+        yield article
 
 
 class _Tokens:
-    """Puts each article of a split into tokens, once: does it fit, how long is it, what is cut.
+    """Sums over the encoded articles of a split, `in_prompts` or else in training rows."""
 
-    Of the test articles in prompts, of others in training rows.
-    """
-
-    def __init__(self, renderer: Renderer, split: str) -> None:
-        self._renderer, self._split = renderer, split
+    def __init__(self, in_prompts: bool) -> None:
+        self._in_prompts = in_prompts
         self._rows = self._article = self._summary = 0
         self._summary_longest = self._row_longest = 0
         self._rows_trimmed = self._tokens_trimmed = 0
 
-    def too_long(self, article: Article) -> str | None:
-        """Why the article cannot be used, None where it can: then it is counted."""
-        try:
-            example = self._renderer.example(article.article, article.highlights)
-        except PromptError as error:
-            return str(error)
-        whole = self._renderer.article_tokens(example)
-        in_prompt = self._split == "test"
-        trimmed = self._renderer.cut(whole) if in_prompt else example.trimmed_tokens
+    def count(self, ids: Encoded) -> None:
+        """Add one article."""
+        example = ids.example
+        trimmed = ids.prompt.trimmed_tokens if self._in_prompts else example.trimmed_tokens
         summary, row = len(example.ids) - example.prompt_tokens, len(example.ids)
         self._rows += 1
-        self._article += whole
+        self._article += ids.article_tokens
         self._summary += summary
         self._summary_longest = max(self._summary_longest, summary)
         self._row_longest = max(self._row_longest, row)
         self._rows_trimmed += trimmed > 0
         self._tokens_trimmed += trimmed
-        return None
 
     def record(self) -> dict[str, Any]:
-        """Of the articles counted, for the data card."""
+        """Return what the data card says of them."""
         return {
             "article_mean": round(self._article / self._rows, 1),
             "summary_mean": round(self._summary / self._rows, 1),

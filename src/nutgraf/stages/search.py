@@ -11,6 +11,7 @@ import yaml
 
 from nutgraf import artefacts, articles, gain, measurement, metrics, tuner
 from nutgraf.budget import drawn, most_examples
+from nutgraf.encoded import EncodedFile
 from nutgraf.model import load_tokenizer
 from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, read_json, write_json
@@ -35,22 +36,21 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     named(config.tracking.to)  # a UserError, where one is not installed
     with made.writing(resume=True) as scratch:
         out = scratch / "search"
-        tokenizer = load_tokenizer(config.model)
-        renderer = Renderer(tokenizer, config.prompt)
-        stored = articles.read(folder.data("train"))
+        renderer = Renderer(load_tokenizer(config.model), config.prompt)
+        stored = EncodedFile(folder.tokens("train"))
         most = most_examples(config.train, config.search.space)
-        train = renderer.rows(stored, drawn(len(stored), most, config.train.seed))
+        train = stored.rows(drawn(len(stored), most, config.train.seed))
         used = (
             config.train.eval_examples,
             config.search.rouge_examples,
             config.generate.batch_size,
         )
-        held_out = articles.read(folder.data("validation"))[: max(used)]
-        validation = [renderer.example(a.article, a.highlights) for a in held_out]
+        held_out = EncodedFile(folder.tokens("validation")).first(max(used))
+        validation = [ids.example for ids in held_out]
         # Libraries and base are needed from here on anyway, and nothing long is done yet.
         splits = read_json(folder / "data" / "card.json")["splits"]
         numbers = {split: counts["sampled"] for split, counts in splits.items()}
-        prompts = [renderer.prompt(a.article).ids for a in held_out]
+        prompts = [ids.prompt.ids for ids in held_out]
         taken = [*train.held.values()]
         # What this machine would take says nothing of a cluster.
         plans = config.ray.address is None and measurement.worth_planning(config)
@@ -73,7 +73,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
                 for examples, loss in trial.history:
                     curves.evaluated(examples, loss)
 
-        sample = held_out[: config.search.rouge_examples]
+        sample = articles.read(folder.data("validation"))[: config.search.rouge_examples]
         prompts = prompts[: len(sample)]
         for trial in by_loss(trials)[: config.search.finalists]:
             home = out / "trials" / str(trial.number)

@@ -12,16 +12,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from nutgraf import artefacts, articles
+from nutgraf import artefacts
 from nutgraf.budget import at_once, drawn, examples_of
 from nutgraf.cores import side_by_side
+from nutgraf.encoded import EncodedFile
 from nutgraf.gain import Choice, choose
 from nutgraf.history import Fit
 from nutgraf.identity import identity
 from nutgraf.member import Job
 from nutgraf.members import fit_together
 from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
-from nutgraf.prompts import Example, Renderer, Rows
+from nutgraf.prompts import Example, Rows
 from nutgraf.runfolder import Artefact, RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trackers import Curves, following, named
@@ -156,17 +157,13 @@ def _train_together(trainings: Sequence[_Training], most: int | None) -> None:
 
 def _rows(trainings: Sequence[_Training]) -> tuple[Rows, list[Example]]:
     """To train and to validate on, all that one of the trainings needs."""
-    config, folder = trainings[0].config, trainings[0].folder
-    renderer = Renderer(load_tokenizer(config.model), config.prompt)
-    texts = articles.read(folder.data("train"))
+    folder = trainings[0].folder
+    stored = EncodedFile(folder.tokens("train"))
     settings = [training.config.train for training in trainings]
-    wanted = [i for one in settings for i in drawn(len(texts), examples_of(one), one.seed)]
+    wanted = [i for one in settings for i in drawn(len(stored), examples_of(one), one.seed)]
     most = max(one.eval_examples for one in settings)
-    held_out = articles.read(folder.data("validation"))[:most]
-    return (
-        renderer.rows(texts, wanted),
-        [renderer.example(a.article, a.highlights) for a in held_out],
-    )
+    held_out = EncodedFile(folder.tokens("validation")).first(most)
+    return stored.rows(wanted), [ids.example for ids in held_out]
 
 
 @contextlib.contextmanager
