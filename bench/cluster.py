@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +73,7 @@ class Study:
         """Exit status and seconds."""
         began, left = time.monotonic(), dict(when)
         ours, theirs = pty.openpty()  # progress bars are shown on a terminal only
+        termios.tcsetwinsize(theirs, (24, 120))
         process = subprocess.Popen(self.words, stderr=theirs)
         os.close(theirs)
         with (
