@@ -21,6 +21,7 @@ import pytest
 
 from nutgraf import config as configuration
 from nutgraf.settings import Config
+from nutgraf.trials import evaluated_weights
 
 STUDY: dict[str, Any] = {
     "prompt": {"max_tokens": 120, "max_article_tokens": 60},
@@ -125,6 +126,56 @@ def started(given: Any, tmp_path: Path) -> Any:
     return Engine((*given, None), str(tmp_path / ".engine-here.json"), threads=1, minutes=None)
 
 
+class Killed(Exception):
+    """Ends a training from within a callback."""
+
+
+def test_a_trial_leaves_its_best_weights_at_each_evaluation_interrupted_or_not(
+    given: Any, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from nutgraf.adapter import save_weights
+    from nutgraf.model import load_base, with_adapter
+    from nutgraf.worker import fitting
+
+    config, train, validation = given
+
+    def trained(folder: Path, killed_at: int) -> list[int]:
+        """The number of examples at each evaluation."""
+        seen: list[int] = []
+
+        def evaluated(found: Any) -> None:
+            seen.append(found.examples)
+            if len(seen) == killed_at:
+                raise Killed
+
+        folder.mkdir(exist_ok=True)
+        fitting(VALUES[0], folder, evaluated, lambda: None,
+                config=config, train=train, validation=validation)  # fmt: skip
+        return seen
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    examples = trained(whole, 0)
+    with pytest.raises(Killed):
+        trained(killed, 2)
+    assert trained(killed, 0) == examples
+    for at in examples:
+        bytes_of = [evaluated_weights(folder, at).read_bytes() for folder in (whole, killed)]
+        assert bytes_of[0] == bytes_of[1]
+    weights = load_file(evaluated_weights(whole, examples[-1]))
+    lora = configuration.replace(config, VALUES[0]).lora
+    save_weights(weights, lora, tmp_path / "saved")
+    saved, best = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (tmp_path / "saved", whole / "adapter")
+    )
+    assert saved.keys() == best.keys()
+    assert all(saved[name].equal(best[name]) for name in best)
+    with with_adapter(load_base(config.model), tmp_path / "saved") as model:
+        assert model.peft_config["default"].r == 2
+
+
 def test_trials_hear_what_they_would_have_alone(
     given: Any, alone: list[list[float]], tmp_path: Path
 ) -> None:
@@ -136,6 +187,8 @@ def test_trials_hear_what_they_would_have_alone(
     for trial in asking:
         trial.join(200)
     for trial, wanted in zip(asking, alone, strict=False):
+        for found in trial.found:
+            assert evaluated_weights(trial.folder, found.examples).is_file()
         assert [found.loss for found in trial.found] == pytest.approx(wanted, abs=1e-4)
         assert sum(row.tokens for row in trial.news.rows) > 0
         assert (trial.folder / "adapter" / "adapter_model.safetensors").exists()
@@ -264,6 +317,8 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
         assert status in ("completed", "stopped"), said
         losses = [loss for _, loss in history]
         assert losses == pytest.approx(seen[: len(losses)], abs=1e-4)
+        if status == "stopped":  # its weights there, which its ROUGE is measured with
+            assert evaluated_weights(tmp_path / "trials" / str(number), history[-1][0]).is_file()
 
 
 if __name__ == "__main__":

@@ -169,14 +169,18 @@ def test_a_finished_search_keeps_records_adapters_and_tracebacks(
     out = folder / "tidy"
     shutil.copytree(folder / "undisturbed", out)
     for trial in undisturbed:
-        for name in ("adapter", ".adapter.checkpoints"):
+        for name in ("adapter", ".adapter.checkpoints", "evaluated"):
             (out / str(trial.number) / name).mkdir()
-        for name in ("error.txt", "hang.txt", ".lock"):
+        for name in ("error.txt", "hang.txt", ".lock", "rouge.json"):
             (out / str(trial.number) / name).touch()
     ledger = Ledger(CONFIG, out)
     fail_all(ledger)
     ledger.tidy()
-    kept = {"completed": {"adapter"}, "stopped": set(), "error": {"error.txt"}}
+    kept = {
+        "completed": {"adapter", "rouge.json"},
+        "stopped": {"evaluated", "rouge.json"},
+        "error": {"evaluated", "error.txt"},
+    }
     for trial in undisturbed:
         found = {path.name for path in (out / str(trial.number)).iterdir()}
         assert found == {"trial.json"} | kept[trial.status]

@@ -164,6 +164,14 @@ def test_a_failed_trial_is_a_row_with_its_error(first: tuple[RunFolder, str, str
     assert chosen["rougeLsum"].notna().all()
 
 
+def test_every_trial_that_was_evaluated_has_its_rouge(first: tuple[RunFolder, str, str]) -> None:
+    folder, _, said = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    assert (trials["rougeLsum"].notna() == trials["validation_loss"].notna()).all()
+    assert not list(folder.path.glob("search/trials/*/evaluated"))
+    assert "3 trials, all drawn at random" in said
+
+
 def test_best_was_trained_with_the_chosen_settings(first: tuple[RunFolder, str, str]) -> None:
     folder, *_ = first
     trials = pd.read_csv(folder / "search" / "trials.csv")

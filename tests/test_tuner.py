@@ -32,26 +32,26 @@ def trial(number: int, nll: list[float], rouge: float | None = None, **changes: 
 def test_a_clearly_lower_loss_wins_whatever_its_rouge() -> None:
     low = trial(1, [10.0, 11.0, 9.0, 10.0], rouge=20.0)
     high = trial(2, [15.0, 16.1, 14.0, 15.0], rouge=30.0)
-    assert choose([high, low]) is low
+    assert choose([high, low], finalists=2) is low
 
 
 def test_within_the_noise_rouge_decides() -> None:
     low = trial(1, [10.0, 11.0, 9.0, 10.0], rouge=20.0)
     close = trial(2, [9.0, 12.5, 8.0, 10.6], rouge=30.0)
-    assert choose([low, close]) is close
+    assert choose([low, close], finalists=2) is close
 
 
 def test_without_rouge_the_lowest_loss_wins() -> None:
     low = trial(1, [10.0, 11.0, 9.0, 10.0])
     close = trial(2, [9.0, 12.5, 8.0, 10.6])
-    assert choose([close, low]) is low
+    assert choose([close, low], finalists=2) is low
 
 
 def test_stopped_and_failed_trials_are_never_chosen() -> None:
     done = trial(1, [20.0, 21.0])
     stopped = trial(2, [1.0, 1.0], status="stopped")
     failed = trial(3, [1.0, 1.0], status="error")
-    assert choose([stopped, done, failed]) is done
+    assert choose([stopped, done, failed], finalists=2) is done
 
 
 def test_a_failed_trial_is_a_row_with_its_error_and_no_number() -> None:

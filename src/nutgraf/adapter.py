@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from nutgraf.files import written_by_others
+from nutgraf.model import lora_config
+from nutgraf.settings import LoraSettings
 
 
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -37,3 +40,12 @@ def save(model: PreTrainedModel, out: Path) -> None:
             str(out), safe_serialization=True, state_dict=weights(model)
         )
     (out / "README.md").unlink()
+
+
+def save_weights(known: Mapping[str, torch.Tensor], lora: LoraSettings, out: Path) -> None:
+    """Write what `weights` gave as the folder that `save` writes, without the model in memory."""
+    # peft leaves the adapter's own name out of those of its weights.
+    named = {name.replace(".default.", "."): weight for name, weight in known.items()}
+    with written_by_others(out.parent):
+        lora_config(lora).save_pretrained(str(out))
+        save_file(named, out / "adapter_model.safetensors")

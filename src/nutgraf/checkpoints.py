@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 NOTES = "notes.json"
+BEST = "best.safetensors"  # the adapter's weights at the lowest validation loss so far
 
 
 class Checkpoints:
@@ -33,7 +34,7 @@ class Checkpoints:
     def __init__(self, out: Path, claim: Mapping[str, Any], title: str) -> None:
         self.out, self.title = out, title
         self.claim = claims.plain(claim)
-        self.folder = out.with_name(f".{out.name}.checkpoints")
+        self.folder = _folder(out)
         self.half_written = self.folder / "half-written"
         self._record = out.with_name(f".{out.name}.done.json")
 
@@ -122,6 +123,25 @@ class Checkpoints:
         return sorted(
             self.folder.glob("checkpoint-*"), key=lambda p: -int(p.name.partition("-")[2])
         )
+
+
+def copy_best(out: Path, step: int, target: Path) -> None:
+    """Copy the best weights of the checkpoint of `step`, of the training into `out`, to `target`.
+
+    Do nothing if that checkpoint is gone: an evaluation that is told again after a stop was copied
+    when it was made.
+    """
+    source = _folder(out) / f"checkpoint-{step}" / BEST
+    if target.exists() or not source.exists():
+        return
+    part = target.with_name(f".{target.name}.part")
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, part)
+    move(part, target)
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.checkpoints")
 
 
 def _damage(checkpoint: Path) -> str | None:

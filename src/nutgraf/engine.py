@@ -23,6 +23,7 @@ from nutgraf import config as configuration
 from nutgraf.files import write_text
 from nutgraf.loading import quickly
 from nutgraf.problems import Failure
+from nutgraf.trials import evaluated_weights
 
 if TYPE_CHECKING:
     from nutgraf.history import Evaluation
@@ -185,10 +186,14 @@ class Engine:
             self._tell(client, error=error)
 
     def _job(self, members: Members, client: _Client) -> Any:
+        from nutgraf.checkpoints import copy_best
         from nutgraf.member import Job
         from nutgraf.model import fresh_adapter
 
+        out = client.folder / "adapter"
+
         def evaluated(found: Evaluation) -> None:
+            copy_best(out, found.step, evaluated_weights(client.folder, found.examples))
             with self._changed:
                 client.evaluations.append(Found(found.step, found.examples, found.loss))
                 self._changed.notify_all()
@@ -197,7 +202,7 @@ class Engine:
         return Job(
             functools.partial(fresh_adapter, members.base, settings.lora, settings.train.seed),
             settings.train,
-            client.folder / "adapter",
+            out,
             on_eval=evaluated,
             title=f"trial {client.folder.name}",
         )

@@ -18,11 +18,16 @@ from nutgraf.budget import evaluation_steps
 from nutgraf.halving import Course, Halving, Verdict
 from nutgraf.proposals import Proposals
 from nutgraf.settings import Config
-from nutgraf.trials import HANG, Trial
+from nutgraf.trials import EVALUATED, HANG, Trial
 
 logger = logging.getLogger(__name__)
 
-_KEPT = {"completed": ("adapter", "rouge.json"), "error": ("error.txt",)}
+# By how a trial ended. A trial that failed is tried again, so its ROUGE is measured again.
+_KEPT = {
+    "completed": ("adapter", "rouge.json"),
+    "stopped": (EVALUATED, "rouge.json"),
+    "error": (EVALUATED, "error.txt"),
+}
 
 
 class Ledger:
@@ -124,9 +129,9 @@ class Ledger:
         return [self._outcome(n, verdict) for n, verdict in sorted(self.verdicts().items())]
 
     def tidy(self) -> None:
-        """Keep of a finished search the trials' records, completed adapters and tracebacks."""
+        """Keep of a finished search the trials' records, adapters, tracebacks and ROUGE."""
         for trial in self.table():
-            kept = {"trial.json", *_KEPT.get(trial.status, ())}
+            kept = {"trial.json", *_KEPT[trial.status]}
             for path in (self.out / str(trial.number)).iterdir():
                 if path.name in kept:
                     continue

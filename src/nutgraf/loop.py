@@ -30,7 +30,7 @@ from trl import SFTConfig, SFTTrainer
 from nutgraf import adapter, budget
 from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
-from nutgraf.checkpoints import Checkpoints
+from nutgraf.checkpoints import BEST, Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.footprint import EVALUATED
 from nutgraf.history import Evaluation, History
@@ -43,7 +43,7 @@ from nutgraf.stopping import Stopped
 
 # What a checkpoint has beside what transformers writes and reads: adapter, optimizer, schedule,
 # loss scale, states of the random number generators.
-HISTORY, BEST = "history.json", "best.safetensors"
+HISTORY = "history.json"
 
 
 def in_order(train: Sequence[Example], settings: TrainConfig) -> list[Example]:

@@ -25,11 +25,11 @@ from nutgraf.budget import (
     steps_of,
     warmup_of,
 )
-from nutgraf.checkpoints import Checkpoints
+from nutgraf.checkpoints import BEST, Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.history import Evaluation, Fit, History
 from nutgraf.inference import RowLoss, mean_loss
-from nutgraf.loop import BEST, HISTORY, in_order
+from nutgraf.loop import HISTORY, in_order
 from nutgraf.model import Device
 from nutgraf.prompts import Example
 from nutgraf.settings import TrainConfig

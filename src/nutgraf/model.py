@@ -168,29 +168,30 @@ def _in_one_piece(output: torch.nn.Module, given: tuple[torch.Tensor]) -> tuple[
     return (given[0].clone(memory_format=torch.contiguous_format),)
 
 
-@contextlib.contextmanager
-def fresh_adapter(
-    base: PreTrainedModel, lora: LoraSettings, seed: int
-) -> Iterator[PreTrainedModel]:
-    """The base with a new LoRA adapter, which is taken off again at the end of the block.
-
-    The adapter's weights are drawn from `seed` and held in fp32.
-    """
-    set_seed(seed)
+def lora_config(lora: LoraSettings) -> LoraConfig:
+    """Return peft's configuration of an adapter with these settings."""
     targets = lora.target_modules
-    config = LoraConfig(
+    return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
+
+
+@contextlib.contextmanager
+def fresh_adapter(
+    base: PreTrainedModel, lora: LoraSettings, seed: int
+) -> Iterator[PreTrainedModel]:
+    """The base with a new LoRA adapter in fp32, drawn from `seed`; taken off again at the end."""
+    set_seed(seed)
     try:
-        model = get_peft_model(base, config)
+        model = get_peft_model(base, lora_config(lora))
     except ValueError as error:
         if "not found in the base model" in str(error):
             raise UserError(
-                f"lora.target_modules is {targets!r} and the base has no such layers: "
+                f"lora.target_modules is {lora.target_modules!r} and the base has no such layers: "
                 "use all-linear or names of its linear layers"
             ) from None
         raise

@@ -183,13 +183,11 @@ def fitting(settings: TrainConfig, shape: Shape, rows: Lengths, speed: Speed) ->
 @dataclass(frozen=True)
 class Played:
     """How searches go in which trials of random quality are stopped by the rule of `halving`: their
-    length in whole trainings, of the median one and of the tenth from either end of a hundred; and
-    how many trials are completed, in the mean."""
+    length in whole trainings, of the median one and of the tenth from either end of a hundred."""
 
     usual: float
     short: float
     long: float
-    completed: float
 
 
 def played(config: Config) -> Played:
@@ -201,13 +199,13 @@ def played(config: Config) -> Played:
         losses = list(range(trials))
         draw.shuffle(losses)
         found.append(_one_search(losses, config, evaluations))
-    lengths = sorted(ticks / evaluations for ticks, _ in found)
+    lengths = sorted(ticks / evaluations for ticks in found)
     usual, short, long = (lengths[round(q * (len(lengths) - 1))] for q in (0.5, 0.1, 0.9))
-    return Played(usual, short, long, sum(completed for _, completed in found) / len(found))
+    return Played(usual, short, long)
 
 
-def _one_search(losses: list[int], config: Config, evaluations: int) -> tuple[int, int]:
-    """(ticks of one evaluation each, trials completed) where each trial keeps its loss."""
+def _one_search(losses: list[int], config: Config, evaluations: int) -> int:
+    """Return the ticks, of one evaluation each, of a search if each trial keeps its loss."""
     search = config.search
     together = min(search.concurrent, search.trials)
     rule = Halving(search.grace_evaluations, search.reduction_factor, together)
@@ -224,7 +222,7 @@ def _one_search(losses: list[int], config: Config, evaluations: int) -> tuple[in
             courses[number] = Course(known, evaluations, len(known) == evaluations)
         verdicts = rule.judge(courses)
         running = [n for n in running if verdicts[n].stop is None and not courses[n].ended]
-    return ticks, sum(verdict.stop is None for verdict in rule.judge(courses).values())
+    return ticks
 
 
 def _search(
@@ -235,9 +233,8 @@ def _search(
     luck = played(config)
     rounds = math.ceil(config.search.trials / at_once(config.search))
     sample = config.search.rouge_examples
-    finalists = min(config.search.finalists, luck.completed)
-    judged = finalists * (_written(config, shape, rows, sample, speeds) + sample / PAIRS)
-    loaded = 2 * _loaded(shape)  # by the trials, then by the process that writes for finalists
+    judged = config.search.trials * (_written(config, shape, rows, sample, speeds) + sample / PAIRS)
+    loaded = 2 * _loaded(shape)  # by the trials, then by the process that measures ROUGE
     beside = RAY + IMPORTS + loaded + rounds * STARTS + judged
     return (
         beside + luck.usual * whole,

@@ -167,8 +167,8 @@ def caveat(study: Study) -> str:
 def validation_beside_test(study: Study) -> Iterator[Record]:
     """Rows of model, loss and ROUGE-Lsum on validation and on test, None where not measured.
 
-    The search measures ROUGE on validation for its finalists only, so the best model has it and
-    the baseline has not.
+    The search measures ROUGE on validation for its trials only, so the best model has it and the
+    baseline has not.
     """
     measured = {row["system"]: row for row in study.table if row["source"] == "measured"}
     chosen = next((trial["rougeLsum"] for trial in study.trials if trial["chosen"]), None)

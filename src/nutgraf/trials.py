@@ -13,7 +13,8 @@ from nutgraf.files import write_text
 from nutgraf.metrics import perplexity
 from nutgraf.problems import Failure, one_line
 
-HANG = "hang.txt"  # in a trial's folder: where it stood when its time was up
+# In a trial's folder: where it stood when its time was up, and its weights at each evaluation.
+HANG, EVALUATED = "hang.txt", "evaluated"
 
 _KEPT = ("values", "history", "seconds", "row_nll", "row_tokens")
 
@@ -85,6 +86,15 @@ class Trial:
         }
 
 
+def evaluated_weights(folder: Path, examples: int) -> Path:
+    """Return where a trial's folder has its best weights up to the evaluation after `examples`.
+
+    A trial that is stopped may have been trained beyond the evaluation at which it is; what counts
+    are the weights it had there, so that its ROUGE does not depend on when it heard of it.
+    """
+    return folder / EVALUATED / f"{examples}.safetensors"
+
+
 def describe_proposals(proposed_by: Sequence[str]) -> str:
     """Return how many trials were drawn at random and how many TPE proposed, as a phrase."""
     total, by_tpe = len(proposed_by), list(proposed_by).count("tpe")
@@ -99,16 +109,18 @@ def by_loss(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for _, _, trial in sorted(completed)]
 
 
-def choose(trials: Sequence[Trial]) -> Trial:
+def choose(trials: Sequence[Trial], finalists: int) -> Trial:
     """The trial to train: lowest validation loss, then highest ROUGE-Lsum within the noise.
+
+    ROUGE decides among the `finalists` of lowest loss.
 
     A completed trial is within the noise of the lowest loss where the mean of its losses' paired
     differences, row by row of the same validation rows, is at most one standard error of that
-    mean. Trials without ROUGE (no finalists) do not win over the lowest loss.
+    mean. Trials without ROUGE do not win over the lowest loss.
     """
     completed = by_loss(trials)
     lowest = completed[0]
-    close = [t for t in completed if t.rouge and _within_noise(t, lowest)]
+    close = [t for t in completed[:finalists] if t.rouge and _within_noise(t, lowest)]
     return max(close, key=lambda t: t.rouge["rougeLsum"], default=lowest)
 
 

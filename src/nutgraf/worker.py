@@ -22,7 +22,7 @@ from nutgraf import config as configuration
 from nutgraf.files import is_full
 from nutgraf.loading import quickly
 from nutgraf.problems import Failure, UserError
-from nutgraf.trials import HANG, Trial
+from nutgraf.trials import HANG, Trial, evaluated_weights
 
 if TYPE_CHECKING:
     from nutgraf.inference import RowLoss
@@ -61,8 +61,13 @@ def fitting(
 ) -> Sequence[RowLoss]:
     """The Training of a search: `fit()` with `config`, in which `values` are replaced."""
     with quickly():
+        from nutgraf.checkpoints import copy_best
         from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
         from nutgraf.trainer import fit
+
+    def evaluated(found: Evaluation) -> None:
+        copy_best(folder / "adapter", found.step, evaluated_weights(folder, found.examples))
+        on_eval(found)
 
     settings = configuration.replace(config, values)
     base = load_base(settings.model)
@@ -75,7 +80,7 @@ def fitting(
             settings.train,
             choose_device(settings.model),
             folder / "adapter",
-            on_eval=on_eval,
+            on_eval=evaluated,
             on_step=on_step,
         )
     return done.best.rows

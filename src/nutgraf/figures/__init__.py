@@ -155,19 +155,20 @@ def gaps(table: pd.DataFrame, data: str, note: str) -> Figure:
 
 @styled
 def loss_against_rouge(trials: pd.DataFrame, data: str) -> Figure:
-    """Validation loss against ROUGE-Lsum of the trials that have both.
+    """Validation loss against ROUGE-Lsum of the trials that have both, which all evaluated ones do.
 
     `trials`: trial, status, validation_loss, rougeLsum, chosen.
     """
     both = trials.dropna(subset=["validation_loss", "rougeLsum"])
     figure, (axis,) = canvas(
         "Validation loss against ROUGE, by trial",
-        f"{len(both)} of {len(trials)} trials have both (ROUGE is measured for finalists only); "
-        f"validation split, {data}. Numbers: trial; green: chosen.",
+        f"{len(both)} of {len(trials)} trials have both; validation split, {data}. Numbers: trial; "
+        "cross: stopped early or failed; green: chosen.",
     )
     for trial in both.to_dict("records"):
         point = (trial["validation_loss"], trial["rougeLsum"])
-        axis.plot(*point, "o", color=_trial_colour(trial))
+        mark = "o" if trial["status"] == "completed" else "x"
+        axis.plot(*point, mark, color=_trial_colour(trial))
         axis.annotate(str(trial["trial"]), point, (5, 3), textcoords="offset points")
     say_if_empty(axis, both, "no trial has both")
     axis.margins(0.15)
@@ -177,13 +178,13 @@ def loss_against_rouge(trials: pd.DataFrame, data: str) -> Figure:
 
 @styled
 def scores_by_trial(trials: pd.DataFrame, data: str) -> Figure:
-    """Validation loss of every trial and ROUGE of the finalists; a failed trial is called so.
+    """Validation loss and ROUGE of every trial that was evaluated; a failed trial is called so.
 
     `trials`: trial, status, validation_loss, rouge1, rouge2, rougeLsum, chosen.
     """
     figure, axes = canvas(
         "Loss and ROUGE by trial",
-        f"{len(trials)} trials; validation split, {data}. ROUGE for finalists only. Green: chosen.",
+        f"{len(trials)} trials; validation split, {data}. Green: chosen.",
         columns=3,
         height=1.4 + 0.27 * len(trials),
         sharey=True,

@@ -62,10 +62,14 @@ class SearchConfig(Section):
         2, description="At each rung ASHA keeps one in this many trials."
     )
     finalists: Count = Field(
-        2, description="Best trials by loss whose summaries are also scored with ROUGE."
+        2,
+        description="Best trials by loss among which ROUGE decides, if their losses are within the "
+        "noise.",
     )
     rouge_examples: Count = Field(
-        32, description="Validation articles that finalists summarize, always the same ones."
+        32,
+        description="Validation articles that each trial summarizes for its ROUGE, always the same "
+        "ones.",
     )
     seed: Seed = Field(42, description="Seed of the proposals.")
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import yaml
+from safetensors.torch import load_file
 
-from nutgraf import artefacts, articles, gain, measurement, metrics, tuner
+from nutgraf import adapter, artefacts, articles, gain, measurement, metrics, tuner
+from nutgraf import config as configuration
 from nutgraf.budget import drawn, most_examples
 from nutgraf.encoded import EncodedFile
 from nutgraf.model import load_tokenizer
@@ -17,7 +22,7 @@ from nutgraf.prompts import Renderer
 from nutgraf.runfolder import RunFolder, read_json, write_json
 from nutgraf.settings import Config
 from nutgraf.trackers import following, named
-from nutgraf.trials import by_loss, choose, describe_proposals
+from nutgraf.trials import EVALUATED, Trial, choose, describe_proposals, evaluated_weights
 from nutgraf.workplace import workplace
 from nutgraf.writers import writer
 
@@ -27,7 +32,7 @@ logger = logging.getLogger(__name__)
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make search/: trials.csv, history.csv, best.yaml, and a folder for each trial.
 
-    An interrupted search goes on from what the trials' folders hold, finalists' ROUGE included.
+    An interrupted search goes on from what the trials' folders hold, ROUGE included.
     """
     study, config = config, artefacts.first_seed(config)
     (made,) = artefacts.search(config, folder)
@@ -74,27 +79,9 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
                     curves.evaluated(examples, loss)
 
         sample = articles.read(folder.data("validation"))[: config.search.rouge_examples]
-        prompts = prompts[: len(sample)]
-        for trial in by_loss(trials)[: config.search.finalists]:
-            home = out / "trials" / str(trial.number)
-            if not (home / "rouge.json").exists():
-                with (
-                    workplace(config, folder.path) as cluster,
-                    writer(config, home / "adapter", cluster) as model,
-                ):
-                    found = {i: s for batch in model.summaries(prompts) for i, s in batch.items()}
-                scores = metrics.rouge_many(
-                    [a.highlights for a in sample],
-                    [renderer.text(found[i].ids) for i in range(len(sample))],
-                )
-                mean = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
-                write_json(home / "rouge.json", mean)
-            trial.rouge = read_json(home / "rouge.json")
-            logger.info(
-                f"trial {trial.number}  ROUGE-Lsum {trial.rouge['rougeLsum']:.1f} on {len(sample)}"
-            )
-
-        chosen = choose(trials)
+        references = [article.highlights for article in sample]
+        _measure_rouge(config, folder, trials, out / "trials", prompts, references, renderer)
+        chosen = choose(trials, config.search.finalists)
         logger.info(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")
         rows = pd.DataFrame([t.record(t is chosen) for t in trials])
         rows.to_csv(out / "trials.csv", index=False)
@@ -103,3 +90,49 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         pd.DataFrame(history, columns=columns).to_csv(out / "history.csv", index=False)
         (out / "best.yaml").write_text(yaml.safe_dump(chosen.values, sort_keys=False))
     return True
+
+
+def _measure_rouge(
+    config: Config,
+    folder: RunFolder,
+    trials: Sequence[Trial],
+    out: Path,
+    prompts: Sequence[Sequence[int]],
+    references: Sequence[str],
+    renderer: Renderer,
+) -> None:
+    """Give each trial that was evaluated its mean ROUGE on the first articles of validation.
+
+    They are measured with the weights of the evaluation that counts, one trial after the other in
+    this process (or on the cluster), so that they do not depend on how trials ran. What has been
+    measured stands in `out/<number>/rouge.json`.
+    """
+    homes = {trial.number: out / str(trial.number) for trial in trials if trial.history}
+    with workplace(config, folder.path) as cluster:
+        for trial in trials:
+            home = homes.get(trial.number)
+            if home is None or (home / "rouge.json").exists():
+                continue
+            with writer(config, _adapter_of(trial, config, home), cluster) as model:
+                asked = prompts[: len(references)]
+                found = {i: s for batch in model.summaries(asked) for i, s in batch.items()}
+            texts = [renderer.text(found[i].ids) for i in range(len(references))]
+            scores = metrics.rouge_many(references, texts)
+            mean = {k: sum(s[k] for s in scores) / len(scores) for k in scores[0]}
+            write_json(home / "rouge.json", mean)
+    for trial in trials:
+        if home := homes.get(trial.number):
+            shutil.rmtree(home / EVALUATED, ignore_errors=True)
+            trial.rouge = read_json(home / "rouge.json")
+            rouge = trial.rouge["rougeLsum"]
+            logger.info(f"trial {trial.number}  ROUGE-Lsum {rouge:.1f} on {len(references)}")
+
+
+def _adapter_of(trial: Trial, config: Config, home: Path) -> Path:
+    """The folder of its adapter: at its end, or at the last evaluation that counts."""
+    if trial.status == "completed":
+        return home / "adapter"
+    target = home / EVALUATED / "adapter"
+    known = load_file(evaluated_weights(home, trial.history[-1][0]))
+    adapter.save_weights(known, configuration.replace(config, trial.values).lora, target)
+    return target
