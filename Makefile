@@ -9,7 +9,7 @@ demo: $(VENV)/.runs
 	$(BIN)/nutgraf run configs/pocket.yaml
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.tests
 	$(BIN)/ruff check .

@@ -7,7 +7,10 @@ scores byte for byte, tables without their times. Two kills of three are `kill -
 group; the third is SIGTERM or Ctrl-C, after which it has to say in its last line, and by its exit
 status, that it was stopped.
 
-    python bench/chaos.py [--rounds 30] [--seed 1] [--within 1]
+    python bench/chaos.py [--rounds 30] [--seed 1] [--within 1] [--forked]
+
+With `--forked` each process of the command is forked from one that has loaded the libraries: a
+start costs no seconds, and kills come while it works, not while it loads.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -25,7 +29,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import IO, Protocol
 
 import pandas as pd
 
@@ -54,12 +60,75 @@ ENDED = "after the end"
 CARRIES_ON = "; the same command carries on from here"
 
 
+class Process(Protocol):
+    """A running command, in a process group of its own."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+
+
+class Forked:
+    """The command in a process forked from one that has loaded what all stages need."""
+
+    _context = multiprocessing.get_context("forkserver")
+
+    def __init__(self, words: list[str]) -> None:
+        self._context.set_forkserver_preload([f"nutgraf.stages.{name}" for name in STAGES])
+        ours, theirs = self._context.Pipe(duplex=False)
+        self._process = self._context.Process(target=_command, args=(words, theirs))
+        self._process.start()
+        theirs.close()
+        assert self._process.pid
+        self.pid = self._process.pid
+        self.stderr = os.fdopen(os.dup(ours.fileno()), errors="replace")
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+
+def _command(words: list[str], stderr: Connection) -> None:
+    """Become `nutgraf WORDS` in a process group of its own."""
+    from nutgraf.cli import main
+
+    os.setsid()
+    os.dup2(stderr.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    stderr.close()
+    sys.exit(main(words))
+
+
+def _started(words: list[str]) -> tuple[Process, IO[str]]:
+    """The command in a new process, and what it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nutgraf.cli", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr
+    return process, process.stderr
+
+
+def _forked(words: list[str]) -> tuple[Process, IO[str]]:
+    process = Forked(words)
+    return process, process.stderr
+
+
 @dataclass
 class Study:
     """The command in a folder, its stages followed in what it says."""
 
     folder: Path
-    process: subprocess.Popen[str] = field(init=False)
+    forked: bool
+    process: Process = field(init=False)
     log: list[str] = field(default_factory=list)
     begun: dict[str, float] = field(default_factory=dict)
     stage: str = "start"
@@ -68,24 +137,19 @@ class Study:
         words = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
         self.begun.clear()
         self.stage = "start"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "nutgraf.cli", "run", "--run", str(self.folder), *words],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.reader = threading.Thread(target=self._follow, daemon=True)
+        start = _forked if self.forked else _started
+        self.process, said = start(["run", "--run", str(self.folder), *words])
+        self.reader = threading.Thread(target=self._follow, args=(said,), daemon=True)
         self.reader.start()
 
-    def _follow(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.log.append(line.rstrip())
-            for name in STAGES:
-                if line.startswith("[") and f"] {name} " in line:
-                    self.stage = name
-                    self.begun.setdefault(name, time.monotonic())
+    def _follow(self, said: IO[str]) -> None:
+        with said:
+            for line in said:
+                self.log.append(line.rstrip())
+                for name in STAGES:
+                    if line.startswith("[") and f"] {name} " in line:
+                        self.stage = name
+                        self.begun.setdefault(name, time.monotonic())
 
     def finish(self) -> int:
         """Wait for the end; the exit status."""
@@ -102,7 +166,7 @@ class Study:
             os.killpg(self.process.pid, how)
             self.finish()
             return stage, ""
-        self.process.send_signal(how)
+        os.kill(self.process.pid, how)
         status, said = self.finish(), self.log[-1] if self.log else "nothing"
         if stage == STAGES[-1] and status in (0, -how):
             return ENDED, ""  # nothing was left to stop, or Python itself was ending
@@ -118,9 +182,9 @@ class Study:
         return stage in self.begun
 
 
-def undisturbed(folder: Path) -> dict[str, float]:
+def undisturbed(folder: Path, forked: bool) -> dict[str, float]:
     """Run it through; seconds of each stage."""
-    study = Study(folder)
+    study = Study(folder, forked)
     study.start()
     assert study.finish() == 0, study.log[-5:]
     ends = [*list(study.begun.values())[1:], time.monotonic()]
@@ -133,10 +197,11 @@ def killed(
     lengths: dict[str, float],
     within: float,
     draw: random.Random,
+    forked: bool,
 ) -> Iterator[tuple[str, str, str]]:
     """Kill the study once in each of `stages`, then let it end. Gives signals, stages, and what
     was wrong with its end."""
-    study = Study(folder)
+    study = Study(folder, forked)
     for stage in stages:
         how = (
             signal.SIGKILL
@@ -183,18 +248,23 @@ def main() -> None:
     parser.add_argument(
         "--within", type=float, default=1.0, help="share of a stage's length in which kills come"
     )
+    parser.add_argument(
+        "--forked", action="store_true", help="start processes that have loaded the libraries"
+    )
     options = parser.parse_args()
     draw = random.Random(options.seed)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # bit-identical needs the same threads
     kills: collections.Counter[str] = collections.Counter()
     rounds = studies = different = 0
     with tempfile.TemporaryDirectory() as scratch:
-        lengths = undisturbed(Path(scratch) / "undisturbed")
+        lengths = undisturbed(Path(scratch) / "undisturbed", options.forked)
         print({name: round(s, 1) for name, s in lengths.items()}, flush=True)
         while rounds < options.rounds:
             folder = Path(scratch) / f"killed-{studies}"
             stages = list(STAGES[: options.rounds - rounds])
-            for how, stage, wrong in killed(folder, stages, lengths, options.within, draw):
+            for how, stage, wrong in killed(
+                folder, stages, lengths, options.within, draw, options.forked
+            ):
                 if stage == ENDED:
                     continue  # no kill
                 rounds += 1

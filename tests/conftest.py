@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from nutgraf.console import show_log
 
 # One thread a process: tests share two cores with the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a test asks for two threads, the one that waits leaves its core to others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +34,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not on this machine")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Leave the next test one thread, whatever a stage has set in this process."""
+    yield
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +193,7 @@ def s3() -> Iterator[str]:
         server.stop()
 
 
-LONG = "chaos study tinyllama_shape notebook search_in_ray rivals resume broken_downloads".split()
+LONG = "chaos cluster notebook study tinyllama_shape search_in_ray engine keeping mirror".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ STAGES = ("prepare", "search", "train", "generate", "score", "compare", "report"
 def test_killed_once_in_each_stage_a_study_ends_as_if_undisturbed() -> None:
     done = subprocess.run(
         # Early in each stage, so that none is over before its kill on a machine that got faster.
-        [sys.executable, str(BENCH), "--rounds", str(len(STAGES)), "--within", "0.3"],
+        [sys.executable, str(BENCH), "--rounds", str(len(STAGES)), "--within", "0.3", "--forked"],
         capture_output=True,
         text=True,
     )

@@ -184,8 +184,13 @@ def test_jobs_end_with_what_started_them(tmp_path: Path, number: int) -> None:
         [sys.executable, jobs.__file__, str(tmp_path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until(lambda: all((tmp_path / f"{job}.pid").exists() for job in "ab"))
-    pids = [int((tmp_path / f"{job}.pid").read_text()) for job in "ab"]
+
+    def pid(job: str) -> int:
+        file = tmp_path / f"{job}.pid"
+        return int(file.read_text() or 0) if file.exists() else 0
+
+    until(lambda: all(map(pid, "ab")))
+    pids = [pid(job) for job in "ab"]
     process.send_signal(number)
     told, _ = process.communicate(timeout=60)
     until(lambda: not any(map(alive, pids)))

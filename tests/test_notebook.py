@@ -15,16 +15,17 @@ from nutgraf.systems import names
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "FineTuneTinyLlama.ipynb"
 SMALL = {
-    "data.train_examples": "40",
-    "data.validation_examples": "8",
-    "data.test_examples": "6",
-    "train.max_examples": "32",
-    "train.eval_every": "16",
-    "train.eval_examples": "8",
+    "data.train_examples": "16",
+    "data.validation_examples": "4",
+    "data.test_examples": "4",
+    "train.max_examples": "16",
+    "train.eval_every": "8",
+    "train.eval_examples": "4",
     "search.trials": "2",
+    "search.concurrent": "1",
     "search.finalists": "1",
-    "search.rouge_examples": "4",
-    "generate.max_new_tokens": "40",
+    "search.rouge_examples": "2",
+    "generate.max_new_tokens": "24",
     "score.resamples": "500",
 }
 SECTIONS = (

@@ -159,8 +159,9 @@ def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_pa
             "run": str(tmp_path / "run"),
             "data": {
                 **dict.fromkeys(("train", "validation", "test"), str(real)),
-                "train_examples": 4, "validation_examples": 48, "test_examples": 40,
+                "train_examples": 4, "validation_examples": 4, "test_examples": 16,
             },
+            "generate": {"max_new_tokens": 4},
             "rivals": {name: {"file": str(real), "summary": name} for name in given},
         }
     )  # fmt: skip
