@@ -58,7 +58,7 @@ def test_messages_of_processes_reach_the_log_of_the_program(
     expected = [
         (logger.name, logging.INFO, "first begins"),
         (logger.name, logging.INFO, "second begins"),
-        ("nutgraf.cores", logging.WARNING, error),
+        (side_by_side.__module__, logging.WARNING, error),
     ]
     assert caplog.record_tuples == expected
     assert capfd.readouterr().err.splitlines() == [message for *_, message in expected]
