@@ -176,7 +176,7 @@ def s3() -> Iterator[str]:
 
     from moto.server import ThreadedMotoServer
 
-    from nutgraf.storage import Storage
+    from nutgraf.remote_files import RemoteFiles
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -187,13 +187,28 @@ def s3() -> Iterator[str]:
         server.start()
         host, port = server.get_host_and_port()
         options = f"endpoint_override=http://{host}:{port}&region=us-east-1"
-        bucket = Storage(f"s3://studies?{options}&allow_bucket_creation=true")
-        bucket._files.create_dir("studies")
+        bucket = RemoteFiles(f"s3://studies?{options}&allow_bucket_creation=true")
+        bucket._system.create_dir("studies")
         yield f"s3://studies/{{}}?{options}"
         server.stop()
 
 
-LONG = "chaos cluster notebook study tinyllama_shape search_in_ray engine keeping mirror".split()
+@pytest.fixture
+def bucket(s3: str, tmp_path: Path) -> str:
+    """The address of an empty place on that server."""
+    return s3.format(f"{tmp_path.parent.name}-{tmp_path.name}")
+
+
+@pytest.fixture(params=["s3", "folder", "memory"])
+def uri(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:
+    """The address of an empty storage of each kind."""
+    name = f"{tmp_path.parent.name}-{tmp_path.name}"
+    return {"s3": bucket, "folder": str(tmp_path / "kept"), "memory": f"memory://{name}"}[
+        request.param
+    ]
+
+
+LONG = "chaos cluster notebook study tinyllama_shape search_in_ray engine remote_sync".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

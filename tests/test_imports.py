@@ -35,14 +35,13 @@ FLOORS = [
     ("stored",),
     ("footprint", "reading", "inputs"),
     tuple("budget halving metrics published tables fetch snippets pocket facts artefacts".split()),
-    ("keeping", "workplace"),
-    ("mirror",),
-    ("push",),
+    ("remote_sync", "workplace"),
+    ("remote_copy",),
     ("config", "runfolder", "checkpoints", "cluster", "base"),
     ("settings",),
-    ("lease",),
+    ("remote_lease",),
     ("section", "lock", "cores", "claims", "strictyaml", "text", "peers", "trackers"),
-    ("storage",),
+    ("remote_files",),
     ("files", "environment", "stopping", "console", "markup", "systems", "hub", "web_page"),
     ("problems", "loading"),
 ]
@@ -66,7 +65,7 @@ HOME = {
     "huggingface_hub": {"hub", "card"},
     "ray": {"cluster", "tuner", "worker", "group", "asking"},
     "optuna": {"proposals"},
-    "fsspec": {"storage"},
+    "fsspec": {"remote_files"},
 }
 PACKAGES = ("pocket", "stages", "apps", "settings")
 WITHOUT_TORCH = (
@@ -120,7 +119,7 @@ def test_imports_point_down(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_only_artefacts_stages_and_study_touch_the_run_folder(path: Path) -> None:
     uses = any(module.startswith("nutgraf.runfolder") for module in imported(path))
-    assert not uses or room(path) in ("artefacts", "stages", "study", "keeping", "mirror", "push")
+    assert not uses or room(path) in ("artefacts", "stages", "study", "remote_copy")
 
 
 def test_light_rooms_load_no_torch() -> None:

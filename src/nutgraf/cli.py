@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import NoReturn
 from nutgraf import __version__, commands
 from nutgraf.config import fields, load
 from nutgraf.console import show_log
-from nutgraf.files import is_full
+from nutgraf.files import is_full, write_text
 from nutgraf.problems import Problem, UserError, one_line
 from nutgraf.settings import Config
 from nutgraf.stopping import listening, stopped
@@ -208,10 +207,10 @@ def _configuration(args: argparse.Namespace, settings: dict[str, str]) -> Config
 
 def _fetch(saved: Path, storage: str) -> None:
     """Get the settings of a study that was begun on another machine, if it was."""
-    from nutgraf.storage import Storage
+    from nutgraf.remote_files import RemoteFiles
 
-    with contextlib.suppress(FileNotFoundError):
-        Storage(storage).get(saved.name, saved)
+    if (content := RemoteFiles(storage).read(saved.name)) is not None:
+        write_text(saved, content.decode())
 
 
 def _print_table(config: Config, made: bool) -> None:

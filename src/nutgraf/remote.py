@@ -14,8 +14,8 @@ from nutgraf import study
 from nutgraf.cluster import visited
 from nutgraf.config import replace
 from nutgraf.console import show_log
-from nutgraf.mirror import Mirror
 from nutgraf.problems import UserError
+from nutgraf.remote_copy import RemoteCopy
 from nutgraf.settings import Config
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run(config: Config, stages: Sequence[str], force: bool = False) -> bool:
     logger.info(f"the study runs on the cluster at {address}, in {config.run}")
     with visited(address) as cluster:
         made = cluster.once(_study, (there, tuple(stages), force))
-    Mirror(config.storage, config.run).pull()
+    RemoteCopy(config.storage, config.run).pull()
     logger.info(f"fetched from the storage into {config.run}")
     return made
 

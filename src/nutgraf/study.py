@@ -80,9 +80,9 @@ def _kept(config: Config, folder: RunFolder) -> Iterator[Callable[[], None]]:
     if config.storage is None:
         yield lambda: None
         return
-    from nutgraf.keeping import kept  # with the libraries of file systems
+    from nutgraf.remote_sync import synced  # with the libraries of file systems
 
-    with kept(config.storage, folder.path) as keep:
+    with synced(config.storage, folder.path) as keep:
         yield keep
 
 

@@ -1,8 +1,8 @@
-"""Who writes into a storage: one run at a time, whatever machine it is on.
+"""The right to write into a storage: one run at a time, whatever machine it is on.
 
 Object stores have no locks. A file there names the holder and changes every few seconds for as long
-as the holder lives. Clocks of two machines are never compared: a holder is dead when its file has
-not changed for `EXPIRY` seconds of whoever waits.
+as the holder lives. Clocks of two machines are never compared: a holder is dead if its file has not
+changed for `EXPIRY` seconds of whoever waits.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from nutgraf.problems import Failure, Problem, UserError
-from nutgraf.storage import Storage, Unreachable
+from nutgraf.remote_files import RemoteFiles, Unreachable
 
 logger = logging.getLogger(__name__)
 
 LEASE = ".lease.json"
 BEAT = 10.0  # seconds between two signs of life
 EXPIRY = 60.0  # seconds without one until a holder counts as dead
-SETTLE = 1.0  # seconds in which another one may be taking the lease too
+SETTLE = 1.0  # seconds in which another run may be taking the lease too
 
 
 class Lease:
-    """The right to write into `storage`; `token` tells this holding of it from all others."""
+    """The right of this process to write into `files`; `token` identifies this holding of it."""
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
+    def __init__(self, files: RemoteFiles) -> None:
+        self.files = files
         self.token = uuid.uuid4().hex
         self._content: dict[str, Any] = {
             "token": self.token,
@@ -46,13 +46,13 @@ class Lease:
 
     @contextlib.contextmanager
     def held(self, own: str) -> Iterator[str]:
-        """Hold the lease in the block; gives the token of who held it last, "" if nobody did.
+        """Hold the lease in the block; yield the token of the holder before, "" if there was none.
 
         `own` is the token of an earlier run in the same folder, which is dead since this one runs.
-        Waits for a holder that gives no sign of life, and says so. Raises UserError naming one that
-        does.
+        Waits `EXPIRY` seconds for a holder that gives no sign of life. Raises UserError naming one
+        that does.
         """
-        before = self._free(own)
+        before = self._wait_until_free(own)
         self._write()
         time.sleep(SETTLE)
         self.check()
@@ -70,39 +70,38 @@ class Lease:
                     self._write()
 
     def check(self) -> None:
-        """Raise Failure where another run has taken the lease, as one may after `EXPIRY`."""
+        """Raise Failure if another run has taken the lease, as one may after `EXPIRY`."""
         if not self._is_mine():
             raise Failure(
-                f"storage {self.storage.uri} was taken over by {_holder(self._read())}, since this "
+                f"storage {self.files.uri} was taken over by {_holder(self._read())}, since this "
                 "run gave no sign of life: what is here is whole, and the same command carries on "
                 "from there when that run has ended"
             )
 
-    def _free(self, own: str) -> str:
-        """Wait until nobody holds it; the token of who did."""
-        found = first = self._read()
-        since, told = time.monotonic(), False
-        while found and not found["released"] and found["token"] != own:
-            if (found["token"], found["beat"]) != (first["token"], first["beat"]):
+    def _wait_until_free(self, own: str) -> str:
+        """Wait until nobody holds the lease; return the token of who did."""
+        now = first = self._read()
+        started = time.monotonic()
+        while now and not now["released"] and now["token"] != own:
+            if (now["token"], now["beat"]) != (first["token"], first["beat"]):
                 raise UserError(
-                    f"storage {self.storage.uri} is in use by {_holder(found)}: wait for it, or "
+                    f"storage {self.files.uri} is in use by {_holder(now)}: wait for it, or "
                     "give another storage"
                 )
-            if time.monotonic() - since > EXPIRY:
-                logger.warning(f"{_holder(found)} gives no sign of life: its work is carried on")
+            if time.monotonic() - started > EXPIRY:
+                logger.warning(f"{_holder(now)} gives no sign of life: its work is carried on")
                 break
-            if not told:
+            if now is first:
                 logger.info(
-                    f"storage {self.storage.uri} is held by {_holder(found)}: waiting "
+                    f"storage {self.files.uri} is held by {_holder(now)}: waiting "
                     f"{EXPIRY:.0f} s for a sign of life"
                 )
-                told = True
             time.sleep(min(1.0, EXPIRY / 10))
-            found = self._read()
-        return str(found["token"]) if found else ""
+            now = self._read()
+        return str(now["token"]) if now else ""
 
     def _beat(self, ended: threading.Event) -> None:
-        """Give a sign of life until the block ends; what goes wrong, `check` finds too."""
+        """Give a sign of life until the block ends; what goes wrong, `check` raises too."""
         while not ended.wait(BEAT):
             with contextlib.suppress(Problem):
                 if self._is_mine():
@@ -113,23 +112,22 @@ class Lease:
         return self._read().get("token") == self.token
 
     def _read(self) -> dict[str, Any]:
-        content = self.storage.read(LEASE)
+        content = self.files.read(LEASE)
         if content is None:
             return {}
         try:
-            found = json.loads(content)
-            _holder(found), found["token"], found["beat"], found["released"]
+            lease = json.loads(content)
+            return {key: lease[key] for key in self._content}
         except (ValueError, KeyError, TypeError) as error:
             raise Failure(
-                f"{LEASE} of storage {self.storage.uri} is damaged ({error!r}): delete it there"
+                f"{LEASE} of storage {self.files.uri} is damaged ({error!r}): delete it there"
             ) from error
-        return dict(found)
 
     def _write(self) -> None:
-        self.storage.write(LEASE, (json.dumps(self._content) + "\n").encode())
+        self.files.write(LEASE, (json.dumps(self._content) + "\n").encode())
 
 
-def _holder(found: dict[str, Any]) -> str:
-    if not found:
+def _holder(lease: dict[str, Any]) -> str:
+    if not lease:
         return "somebody who deleted its lease"
-    return f"process {found['process']} on {found['host']} since {found['since']}"
+    return f"process {lease['process']} on {lease['host']} since {lease['since']}"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from nutgraf import artefacts, cli, keeping, lease, study
+from nutgraf import artefacts, cli, remote_lease, remote_sync, study
 from nutgraf.files import Journal
 from nutgraf.problems import Failure, UserError
+from nutgraf.remote_files import RemoteFiles, Unreachable
 from nutgraf.runfolder import Artefact, RunFolder, write_records
 from nutgraf.settings import Config
-from nutgraf.storage import Storage, Unreachable
 
 ROWS = 6
 
@@ -70,18 +70,24 @@ def run(folder: Path, storage: str, generate: Generate) -> bool:
         patch.setattr(study, "_stage", stages.__getitem__)
         for name, stage in stages.items():
             patch.setitem(artefacts.BY_STAGE, name, stage.artefacts)
-        patch.setattr(lease, "SETTLE", 0.05)
+        patch.setattr(remote_lease, "SETTLE", 0.05)
         return study.run(Config(run=str(folder), storage=storage), tuple(stages))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """All files of a run but those of locks and of the copy itself."""
+    paths = [p for p in folder.rglob("*") if p.is_file() and not {".remote", ".lock"} & {*p.parts}]
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in paths}
 
 
 def test_the_folder_gone_the_same_command_says_that_all_is_done(s3: str, tmp_path: Path) -> None:
     uri, folder = s3.format("whole"), tmp_path / "run"
     assert run(folder, uri, Generate())
-    made = {p.name: p.read_text() for p in folder.rglob("*.*") if not p.name.startswith(".")}
+    made = contents(folder)
     shutil.rmtree(folder)
     assert not run(folder, uri, Generate())
-    assert {p.name: p.read_text() for p in folder.rglob("*.*") if p.name[0] != "."} == made
-    assert "summaries.jsonl" in Storage(uri).list()
+    assert contents(folder) == made
+    assert "summaries.jsonl" in RemoteFiles(uri).names()
 
 
 def interrupt() -> None:
@@ -104,14 +110,16 @@ def test_stopped_in_a_stage_another_machine_carries_on_from_the_last_row(
 
 
 DYING = """
-import sys, time
+import hashlib, sys, time
 from pathlib import Path
-from nutgraf import keeping, lease
-from nutgraf.storage import Storage
-from test_keeping import Generate, run
-keeping.EVERY, keeping.LOOK, lease.BEAT = 0.1, 0.05, 0.1
+from nutgraf import remote_lease, remote_sync
+from nutgraf.remote_files import RemoteFiles
+from test_remote_sync import Generate, run
+remote_sync.EVERY, remote_lease.BEAT = 0.1, 0.1
 def wait():
-    while not any(name.endswith("rows.part") for name in Storage(sys.argv[2]).list()):
+    (rows,) = Path(sys.argv[1]).glob(".making/*/rows.part")
+    hashed = hashlib.sha256(rows.read_bytes()).hexdigest().encode()
+    while hashed not in (RemoteFiles(sys.argv[2]).read(".making/summaries.json") or b""):
         time.sleep(0.05)
     print("there", flush=True)
     time.sleep(60)
@@ -128,7 +136,7 @@ def test_a_machine_that_dies_is_waited_for_and_its_work_carried_on(
         [sys.executable, "-c", DYING, str(tmp_path / "one"), storage],
         env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    monkeypatch.setattr(lease, "EXPIRY", 1.0)
+    monkeypatch.setattr(remote_lease, "EXPIRY", 1.0)
     try:
         assert machine.stdout
         assert machine.stdout.readline() == "there\n"
@@ -173,15 +181,15 @@ def test_a_storage_that_goes_away_ends_the_stage_with_all_whole_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, folder = str(tmp_path / "kept"), tmp_path / "run"
-    monkeypatch.setattr(keeping, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(remote_sync, "WAITS", (0.01, 0.01))
 
-    def away(self: Storage, name: str, *_: object) -> None:
+    def away(self: RemoteFiles, name: str, *_: object) -> None:
         raise Unreachable("storage kept cannot be used (gone): check it and the network")
 
     with monkeypatch.context() as patch:
 
         def cut() -> None:
-            patch.setattr(Storage, "put", away)
+            patch.setattr(RemoteFiles, "put", away)
 
         message = (
             r"cannot be used \(gone\).*; what was made is whole in .*run, and the same command"
@@ -203,11 +211,10 @@ def test_a_lease_lost_ends_the_run_which_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = str(tmp_path / "kept")
-    monkeypatch.setattr(keeping, "EVERY", 0.1)
-    monkeypatch.setattr(keeping, "LOOK", 0.05)
+    monkeypatch.setattr(remote_sync, "EVERY", 0.1)
 
     def taken() -> None:
-        lease.Lease(Storage(storage))._write()
+        remote_lease.Lease(RemoteFiles(storage))._write()
         deadline = time.monotonic() + 10
         told = ""
         while "nothing more goes into the storage" not in told and time.monotonic() < deadline:
@@ -226,7 +233,7 @@ def test_the_settings_come_from_the_storage_where_the_folder_has_none(
     storage = str(tmp_path / "kept")
     got: list[Config] = []
     monkeypatch.setattr(study, "run", lambda config, *_, **__: got.append(config))
-    Storage(storage).write("config.yaml", b"run: elsewhere\ndata: {seed: 7}\n")
+    RemoteFiles(storage).write("config.yaml", b"run: elsewhere\ndata: {seed: 7}\n")
     folder = str(tmp_path / "run")
     for _ in range(2):
         assert cli.main(["prepare", "--run", folder, "--storage", storage]) == 0
