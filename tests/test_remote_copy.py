@@ -18,6 +18,12 @@ from nutgraf.remote_files import RemoteFiles
 from nutgraf.runfolder import Artefact, RunFolder
 
 
+@pytest.fixture(autouse=True)
+def memory_is_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills here are of the process: nothing is lost for want of an fsync, which takes the time."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
 def two(folder: RunFolder, text: str) -> Artefact:
     return folder.artefact("two", outputs=["both", "table.csv"], settings={"text": text})
 

@@ -38,8 +38,8 @@ class Config(Section):
     run: str = Field("runs/pocket", description="The run folder.")
     storage: str | None = Field(
         None,
-        description="Where the study is kept beside the run folder: a folder, `s3://`, `gs://` or "
-        "another address; null is nowhere.",
+        description="Where a copy of the run folder is kept, to carry on from on another machine: "
+        "a folder, `s3://`, `gs://` or another address; null is nowhere.",
     )
     data: DataConfig = Field(DataConfig(), description="Articles and their reference summaries.")
     prompt: PromptConfig = Field(PromptConfig(), description="From an article to a prompt.")
