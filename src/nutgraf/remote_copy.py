@@ -41,7 +41,6 @@ class RemoteCopy:
         self.files = RemoteFiles(uri)
         self.local = Path(local)
         self._written: dict[str, bytes] = {}  # manifests and other small files in the storage
-        self._hashes: dict[Version, str] = {}  # SHA-256 of files of unfinished artefacts
         self._staged = self.local / _OWN / "staged"  # files on their way
         self._state = self.local / _OWN / "state"
         self._identity = f"{without_secrets(uri)}\n{socket.gethostname()}:{self.local.resolve()}"
@@ -153,10 +152,7 @@ class RemoteCopy:
             return None
         if claims.NAME not in versions or SEALED in versions:
             return None  # it is thrown away, or becomes an artefact, in this moment
-        for name, version in versions.items():
-            if version not in self._hashes:
-                self._hashes[version] = sha256(self._staged / name)
-        return {name: self._hashes[version] for name, version in versions.items()}
+        return {name: sha256(self._staged / name) for name in versions}
 
     def pull(self, over: bool = True) -> None:
         """Fetch artefacts that are missing here; with `over` also those that differ.
