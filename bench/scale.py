@@ -107,7 +107,9 @@ def scoring(articles: int) -> float:
     """Seconds of one core, for the extracts and for all systems' ROUGE and indicators."""
     systems = len(EXTRACTS) + len(MODELS)
     return articles * (
-        len(EXTRACTS) / plan.EXTRACTED + systems * (1 / plan.PAIRS + 1 / plan.JUDGED)
+        len(EXTRACTS) / plan.EXTRACTED
+        + 1 / plan.LOOKED
+        + systems * (1 / plan.PAIRS + 1 / plan.JUDGED)
     )
 
 
@@ -116,7 +118,13 @@ def one_process(config: Config, options: Any) -> float:
     systems = len(EXTRACTS) + len(MODELS)
     drawn = (4 * systems + 3 * (systems - 2)) * config.score.resamples * options.test / plan.DRAWS
     read = (options.articles + VALIDATION + options.test) * options.preparing
-    return read + plan.TABLES + options.test / plan.JUDGED + drawn + plan.FIGURES
+    return (
+        read
+        + plan.TABLES
+        + options.test * (1 / plan.LOOKED + 1 / plan.JUDGED)
+        + drawn
+        + plan.FIGURES
+    )
 
 
 def main() -> None:

@@ -30,12 +30,12 @@ FIGURES = 3.4  # to draw figures and write the report
 TABLES = 0.7  # of the comparison, apart from its bootstrap
 # A second, of one process, on the same machine (docs/benchmarks.md, Scoring).
 PAIRS = 570  # summaries scored with ROUGE
-JUDGED = 600  # summaries looked through for indicators
+LOOKED = 1_100  # articles looked through, once for all summaries of each
+JUDGED = 1_350  # summaries looked through for indicators
 EXTRACTED = 1_000  # articles gone through by TextRank or the oracle
 DRAWS = 1e8  # articles drawn by the bootstrap
 READ = 5e8  # bytes of weights loaded: an estimate
-# Rows of which a second process is started for (metrics.rouge_many, errors.indicators_many).
-SCORED_ALONE = 500
+SCORED_ALONE = 600  # summaries that a second process is started for (stages.score)
 # An adapter's small products make a step of writing longer: the base takes this share of it
 # (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
 WITHOUT_ADAPTER = 0.8
@@ -136,7 +136,7 @@ def make(
         "search": search,
         "train": _train(config, shape, rows, speeds),
         "generate": _generate(config, shape, rows, n, speeds),
-        "score": systems * _scored(n, machine.cores),
+        "score": _scored(n, systems, machine.cores),
         "compare": TABLES + _compared(config, n, systems),
         "report": FIGURES,
     }
@@ -270,14 +270,16 @@ def _written(config: Config, shape: Shape, rows: Lengths, n: int, speeds: Speeds
     return read + batches * settings.max_new_tokens * speeds.token
 
 
-def _scored(n: int, cores: int) -> float:
-    return n * (1 / PAIRS + 1 / JUDGED) / min(cores, math.ceil(n / SCORED_ALONE))
+def _scored(n: int, systems: int, cores: int) -> float:
+    """Seconds in which `n` articles are scored with their summaries by all systems."""
+    each = 1 / LOOKED + systems * (1 / PAIRS + 1 / JUDGED)
+    return n * each / min(cores, math.ceil(n * systems / SCORED_ALONE))
 
 
 def _compared(config: Config, n: int, systems: int) -> float:
     """Bootstraps of four figures a system, and of differences between best and the others."""
     resampled = 4 * systems + 3 * (systems - 2)
-    return n / JUDGED + resampled * config.score.resamples * n / DRAWS
+    return n * (1 / LOOKED + 1 / JUDGED) + resampled * config.score.resamples * n / DRAWS
 
 
 def _loaded(shape: Shape) -> float:

@@ -16,7 +16,7 @@ from nutgraf.systems import measured
 from nutgraf.workplace import workplace
 
 # Summaries that take about as long as starting a process.
-_PER_PROCESS = 150
+_PER_PROCESS = 600
 
 Record = dict[str, Any]
 
