@@ -12,7 +12,7 @@ from shape import write_checkpoint
 
 def test_the_shipped_configuration_runs_on_the_real_shape(shared: Path, tmp_path: Path) -> None:
     base, run = tmp_path / "base", tmp_path / "run"
-    write_checkpoint(base, shared / "llama-tokenizer", layers=2)
+    write_checkpoint(base, shared / "llama-tokenizer", layers=1)
     real = str(shared / "cnndm-train-100.parquet")
     settings = {
         "model.base": str(base),
@@ -21,14 +21,14 @@ def test_the_shipped_configuration_runs_on_the_real_shape(shared: Path, tmp_path
         "data.train": real,
         "data.validation": real,
         "data.test": real,
-        "data.train-examples": "4",
-        "data.validation-examples": "2",
+        "data.train-examples": "2",
+        "data.validation-examples": "1",
         "data.test-examples": "2",
-        "train.max-examples": "4",
+        "train.max-examples": "2",
         "train.micro-batch-size": "2",
-        "train.gradient-accumulation-steps": "2",
-        "train.eval-every": "4",
-        "train.eval-examples": "2",
+        "train.gradient-accumulation-steps": "1",
+        "train.eval-every": "2",
+        "train.eval-examples": "1",
         "search.trials": "1",
         "search.concurrent": "1",
         "search.finalists": "1",
