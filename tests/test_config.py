@@ -38,6 +38,17 @@ def test_the_defaults_are_the_pocket_study():
     assert load(None) == Config() == load(CONFIGS / "pocket.yaml")
 
 
+def test_a_shipped_configuration_goes_by_its_name_unless_a_file_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket").mkdir()
+    assert load(Path("pocket")) == Config()
+    assert load(Path("tinyllama-cnndm")) == load(CONFIGS / "tinyllama-cnndm.yaml")
+    (tmp_path / "tinyllama-cnndm").write_text("search: {trials: 9}")
+    assert load(Path("tinyllama-cnndm")).search.trials == 9
+    with pytest.raises(ConfigError, match=r"^pockt does not exist: .* original-notebook or pocket"):
+        load(Path("pockt"))
+
+
 # cluster.yaml is for Ray's launcher: tests/test_scale.py.
 STUDIES = sorted({*CONFIGS.glob("*.yaml")} - {CONFIGS / "cluster.yaml"})
 

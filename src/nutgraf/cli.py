@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nutgraf import __version__, commands
-from nutgraf.config import fields, load
+from nutgraf.config import fields, load, shipped
 from nutgraf.console import show_log
 from nutgraf.files import is_full, write_text
 from nutgraf.problems import Problem, UserError, one_line
@@ -116,8 +116,9 @@ def _study_command(
         allow_abbrev=False,
     )
     command.add_argument(
-        "config", nargs="?", type=Path, metavar="CONFIG.yaml",
-        help="settings; without one those of the run folder, or the pocket study's",
+        "config", nargs="?", type=Path, metavar="CONFIG",
+        help=f"settings: a YAML file, or {', '.join(shipped())}; without it those of the run "
+        "folder, or the pocket study's",
     )  # fmt: skip
     command.add_argument("--run", metavar="DIR", help="the run folder")
     command.add_argument(
@@ -149,7 +150,7 @@ def _settings_help() -> str:
     lines = ["settings, as --section.field VALUE:"]
     for name, sentence, default in fields():
         if name not in ("run", "storage"):
-            shown = "see configs/" if name == "search.space" else default
+            shown = "a mapping" if name == "search.space" else default
             lines.append(f"  --{name.replace('_', '-')}  [{shown}]\n        {sentence}")
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+import nutgraf
 from nutgraf import strictyaml
 from nutgraf.problems import UserError, one_line, without_secrets
 from nutgraf.section import Choices, Section, did_you_mean
@@ -26,6 +27,8 @@ class ConfigError(UserError):
 def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> Config:
     """The configuration of a YAML file (the pocket study without one) with overrides applied.
 
+    `path` may be the name of a configuration that nutgraf comes with, such as `tinyllama-cnndm`; a
+    file of that name comes first.
     `overrides` maps dotted names (`train.learning_rate`) to YAML text (`2e-4`, `[4, 8]`, `null`);
     each replaces one field and leaves its siblings. Raises ConfigError.
     """
@@ -35,6 +38,13 @@ def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> Confi
     for name, text in (overrides or {}).items():
         _set(raw, name, _parse(name, text))
     return build(raw)
+
+
+def shipped() -> dict[str, Path]:
+    """Return the configurations that nutgraf comes with, by name."""
+    folder = Path(nutgraf.__path__[0]) / "configs"
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {name: path for name, path in files.items() if name != "cluster"}  # for Ray's launcher
 
 
 def build(raw: Mapping[str, Any]) -> Config:
@@ -92,12 +102,16 @@ def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        path = shipped().get(str(path), path)
     try:
         with path.open("rb") as file:
             text = file.read(strictyaml.LONGEST + 1).decode()
         raw = strictyaml.load(text)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: give the path of a YAML file") from None
+        raise ConfigError(
+            f"{path} does not exist: give the path of a YAML file, or {' or '.join(shipped())}"
+        ) from None
     except (OSError, ValueError) as error:  # among them text that is not UTF-8, a NUL in the name
         raise ConfigError(f"{path} cannot be read: {error}") from None
     except strictyaml.Mistake as error:
