@@ -15,6 +15,7 @@ SOURCE = Path(nutgraf.__file__).parent
 # From the top down: a room imports only from rooms that stand behind it in this list.
 FLOORS = [
     ("cli",),
+    ("api",),
     ("remote",),
     ("study", "commands"),
     ("stages", "apps"),

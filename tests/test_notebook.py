@@ -15,18 +15,18 @@ from nutgraf.systems import names
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "FineTuneTinyLlama.ipynb"
 SMALL = {
-    "data.train_examples": "16",
-    "data.validation_examples": "4",
-    "data.test_examples": "4",
-    "train.max_examples": "16",
-    "train.eval_every": "8",
-    "train.eval_examples": "4",
-    "search.trials": "2",
-    "search.concurrent": "1",
-    "search.finalists": "1",
-    "search.rouge_examples": "2",
-    "generate.max_new_tokens": "24",
-    "score.resamples": "500",
+    "data.train_examples": 16,
+    "data.validation_examples": 4,
+    "data.test_examples": 4,
+    "train.max_examples": 16,
+    "train.eval_every": 8,
+    "train.eval_examples": 4,
+    "search.trials": 2,
+    "search.concurrent": 1,
+    "search.finalists": 1,
+    "search.rouge_examples": 2,
+    "generate.max_new_tokens": 24,
+    "score.resamples": 500,
 }
 SECTIONS = (
     "Setup",
@@ -96,7 +96,7 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path):
     assert all(f"\n{system}" in shown for system in names([]))
     assert "say nothing about CNN/DailyMail" in " ".join(shown.split())
 
-    article, _, summary = printed(cell_with(notebook, "summarize.run(")).partition("--- summary")
+    article, _, summary = printed(cell_with(notebook, "Summarizer(")).partition("--- summary")
     assert len(article.split()) > 100
     assert summary.strip()
 

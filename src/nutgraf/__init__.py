@@ -1,8 +1,18 @@
-"""nutgraf: fine-tune a small language model to summarize news, and show how good the result is."""
+"""nutgraf: fine-tune a small language model to summarize news, and show how good the result is.
 
+The public names are those of `nutgraf.api`, imported when they are first used.
+"""
+
+import importlib
 import logging
 import os
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nutgraf.api import Failure, Summarizer, UserError, run, score
+
+__all__ = ["Failure", "Summarizer", "UserError", "run", "score"]
 
 __version__ = "0.1.0"
 
@@ -16,3 +26,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(importlib.import_module("nutgraf.api"), name)
+    raise AttributeError(f"module 'nutgraf' has no attribute {name!r}")

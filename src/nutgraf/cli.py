@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nutgraf import __version__, commands
-from nutgraf.config import fields, load, shipped
+from nutgraf.config import fields, load, saved_or, shipped
 from nutgraf.console import show_log
 from nutgraf.files import is_full, write_text
 from nutgraf.problems import Problem, UserError, one_line
@@ -157,12 +157,10 @@ def _settings_help() -> str:
 
 def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
     config = _configuration(args, settings)
-    if (config.ray.address or "").startswith("ray://"):
-        from nutgraf.remote import run
-    else:
-        from nutgraf.study import run
+    from nutgraf.api import start
+
     with listening():
-        made = run(config, args.stages, force=args.force)
+        made = start(config, args.stages, force=args.force)
         if args.stages == tuple(STAGES):
             _print_table(config, made)
 
@@ -201,9 +199,7 @@ def _configuration(args: argparse.Namespace, settings: dict[str, str]) -> Config
         saved = Path(args.run) / "config.yaml"
         if path is None and args.storage and not saved.exists():
             _fetch(saved, args.storage)
-        if path is None and saved.exists():
-            path = saved
-    return load(path, settings)
+    return load(saved_or(path, args.run), settings)
 
 
 def _fetch(saved: Path, storage: str) -> None:

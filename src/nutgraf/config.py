@@ -32,12 +32,23 @@ def load(path: Path | None, overrides: Mapping[str, str] | None = None) -> Confi
     `overrides` maps dotted names (`train.learning_rate`) to YAML text (`2e-4`, `[4, 8]`, `null`);
     each replaces one field and leaves its siblings. Raises ConfigError.
     """
+    return load_with(path, {name: _parse(name, text) for name, text in (overrides or {}).items()})
+
+
+def load_with(path: Path | None, values: Mapping[str, Any]) -> Config:
+    """Return what `load` does, with `values` of Python by dotted name. Raises ConfigError."""
     raw = _read_yaml(path) if path else {}
-    if any(name.startswith("search.space.") for name in overrides or {}):
+    if any(name.startswith("search.space.") for name in values):
         _default_space(raw)
-    for name, text in (overrides or {}).items():
-        _set(raw, name, _parse(name, text))
+    for name, value in values.items():
+        _set(raw, name, value)
     return build(raw)
+
+
+def saved_or(path: Path | None, run: str | None) -> Path | None:
+    """Return `path`, or without one the settings that the run folder `run` has, if any."""
+    saved = Path(run) / "config.yaml" if run else None
+    return saved if path is None and saved is not None and saved.exists() else path
 
 
 def shipped() -> dict[str, Path]:

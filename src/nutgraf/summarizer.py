@@ -42,6 +42,9 @@ class Written:
     seconds: float
     parts: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return self.summary
+
 
 @contextlib.contextmanager
 def opened(recipe: Recipe) -> Iterator[Summarizer]:

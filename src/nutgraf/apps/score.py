@@ -36,6 +36,36 @@ class _Measured:
     reference_indicators: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Scores of `n` summaries: ROUGE F1, 0 to 100, with 95% bootstrap intervals over the rows.
+
+    `indicators` are the means that `errors.MEANINGS` explains, of the summaries, and
+    `reference_indicators` those of the references; both are empty without articles. `signature`
+    says what the figures depend on.
+    """
+
+    n: int
+    rouge1: metrics.Interval
+    rouge2: metrics.Interval
+    rougeL: metrics.Interval  # noqa: N815 (the name of the figure)
+    rougeLsum: metrics.Interval  # noqa: N815
+    indicators: dict[str, float]
+    reference_indicators: dict[str, float]
+    signature: dict[str, str | int | bool]
+
+    def record(self) -> dict[str, Any]:
+        """Return them for JSON, rounded to 4 digits; without indicators if there are none."""
+        found = asdict(self)
+        for kind in metrics.ROUGE_TYPES:
+            found[kind] = {name: round(value, 4) for name, value in found[kind].items()}
+        for name in ("indicators", "reference_indicators"):
+            found[name] = {kind: round(mean, 4) for kind, mean in found[name].items()}
+            if not found[name]:
+                del found[name]
+        return found
+
+
 def run(path: Path, reference: str, summary: str, article: str | None, as_json: bool) -> None:
     """Print the scores of the summaries in a JSONL, CSV or Parquet file, as a table or as JSON.
 
@@ -46,14 +76,52 @@ def run(path: Path, reference: str, summary: str, article: str | None, as_json: 
     rows = list(_read(path, reference, summary, article))
     if not rows:
         raise UserError(f"{path} holds no row: there is nothing to score")
+    found = _scores(rows, progress=visible(path.name))
+    shown = (
+        json.dumps(found.record()) if as_json else "\n".join(_as_text(visible(str(path)), found))
+    )
+    print(shown)
+
+
+def score(
+    summaries: Sequence[str],
+    references: Sequence[str],
+    articles: Sequence[str] | None = None,
+    processes: int = 1,
+) -> Scores:
+    """Return the scores of summaries in memory, in `processes`; see `nutgraf.score`."""
+    lengths = {"summaries": len(summaries), "references": len(references)}
+    if articles is not None:
+        lengths["articles"] = len(articles)
+    if len(set(lengths.values())) > 1 or not summaries:
+        counts = ", ".join(f"{n} {what}" for what, n in lengths.items())
+        raise UserError(f"{counts}: give equally many, at least one")
+    texts = articles if articles is not None else [None] * len(summaries)
+    rows = [
+        _Row(
+            f"row {number}",
+            _clean(reference, f"row {number}: the reference"),
+            _clean(summary, f"row {number}: the summary", may_be_empty=True),
+            None if article is None else _clean(article, f"row {number}: the article"),
+        )
+        for number, (summary, reference, article) in enumerate(
+            zip(summaries, references, texts, strict=True), 1
+        )
+    ]
+    return _scores(rows, processes)
+
+
+def _scores(
+    rows: Sequence[_Row], processes: int | None = None, progress: str | None = None
+) -> Scores:
     measured = spread(
         _measure,
         rows,
-        rows_per_process=_ROWS_PER_PROCESS[article is not None],
-        progress=visible(path.name),
+        rows_per_process=_ROWS_PER_PROCESS[rows[0].article is not None],
+        processes=processes,
+        progress=progress,
     )
-    found = _result(measured, ScoreConfig())
-    print(json.dumps(found) if as_json else "\n".join(_as_text(visible(str(path)), found)))
+    return _result(measured, ScoreConfig())
 
 
 def _read(path: Path, reference: str, summary: str, article: str | None) -> Iterator[_Row]:
@@ -74,15 +142,17 @@ def _text(row: Mapping[str, Any], column: str, name: str, needed: str | None = N
             f"{name} has no column {column!r}{did_you_mean(column, row)} "
             f"(it has {tables.listed(row)})"
         )
+    what = f"{name}: the {needed or 'summary'} in column {column!r}"
+    return _clean(row[column], what, may_be_empty=not needed)
+
+
+def _clean(value: object, what: str, may_be_empty: bool = False) -> str:
     try:
-        return usable(row[column])
+        return usable(value)
     except Unusable as error:
-        if error.reason == "empty" and not needed:
+        if error.reason == "empty" and may_be_empty:
             return ""
-        what = needed or "summary"
-        raise UserError(
-            f"{name}: the {what} in column {column!r} is {error}: correct it or leave the row out"
-        ) from None
+        raise UserError(f"{what} is {error}: correct it or leave the row out") from None
 
 
 def _measure(row: _Row) -> _Measured:
@@ -96,25 +166,29 @@ def _measure(row: _Row) -> _Measured:
     return _Measured(rouge, judge.indicators(row.summary), judge.indicators(row.reference))
 
 
-def _result(measured: Sequence[_Measured], settings: ScoreConfig) -> dict[str, Any]:
-    found: dict[str, Any] = {"n": len(measured)}
-    for kind in metrics.ROUGE_TYPES:
-        values = [row.rouge[kind] for row in measured]
-        interval = metrics.bootstrap(values, settings.resamples, settings.seed)
-        found[kind] = {name: round(value, 4) for name, value in asdict(interval).items()}
-    if measured[0].indicators:
-        found["indicators"] = _means([row.indicators for row in measured])
-        found["reference_indicators"] = _means([row.reference_indicators for row in measured])
-    found["signature"] = metrics.signature(settings.seed, settings.resamples)
-    return found
+def _result(measured: Sequence[_Measured], settings: ScoreConfig) -> Scores:
+    rouge = {
+        kind: metrics.bootstrap(
+            [row.rouge[kind] for row in measured], settings.resamples, settings.seed
+        )
+        for kind in metrics.ROUGE_TYPES
+    }
+    return Scores(
+        n=len(measured),
+        **rouge,
+        indicators=_means([row.indicators for row in measured]),
+        reference_indicators=_means([row.reference_indicators for row in measured]),
+        signature=metrics.signature(settings.seed, settings.resamples),
+    )
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def _as_text(path: str, found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{found['n']:,} summaries of {path}: ROUGE F1, 0 to 100, with 95% bootstrap intervals"
+def _as_text(path: str, scores: Scores) -> Iterator[str]:
+    found = scores.record()
+    yield f"{scores.n:,} summaries of {path}: ROUGE F1, 0 to 100, with 95% bootstrap intervals"
     for kind in metrics.ROUGE_TYPES:
         score = found[kind]
         yield f"{kind:<10}{score['mean']:8.2f}   {score['low']:.2f} to {score['high']:.2f}"
