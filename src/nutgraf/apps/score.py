@@ -102,7 +102,7 @@ def score(
             f"row {number}",
             _clean(reference, f"row {number}: the reference"),
             _clean(summary, f"row {number}: the summary", may_be_empty=True),
-            None if article is None else _clean(article, f"row {number}: the article"),
+            None if articles is None else _clean(article, f"row {number}: the article"),
         )
         for number, (summary, reference, article) in enumerate(
             zip(summaries, references, texts, strict=True), 1
