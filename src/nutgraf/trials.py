@@ -99,7 +99,7 @@ def describe_proposals(proposed_by: Sequence[str]) -> str:
     """Return how many trials were drawn at random and how many TPE proposed, as a phrase."""
     total, by_tpe = len(proposed_by), list(proposed_by).count("tpe")
     if not by_tpe:
-        return f"{total} trials, all drawn at random"
+        return "1 trial, drawn at random" if total == 1 else f"{total} trials, all drawn at random"
     return f"{total} trials: {total - by_tpe} drawn at random, then {by_tpe} proposed by TPE"
 
 
