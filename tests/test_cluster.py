@@ -85,6 +85,24 @@ def after(seconds: float, do: Callable[[], None]) -> threading.Timer:
     return timer
 
 
+def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"no node of the cluster has 64 cores.*cpus_per_worker"),
+        joined(config(cpus_per_worker=64).ray, tmp_path) as cluster,
+    ):
+        list(cluster.pieces(slowly, [1], 0.0))
+    with (
+        pytest.raises(UserError, match=r"no Ray cluster at ray.address '127.0.0.9:1'"),
+        joined(config(address="127.0.0.9:1").ray, tmp_path),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match="prompt"),
+        joined(config().ray, tmp_path) as cluster,
+    ):
+        list(cluster.pieces(refused, [1]))
+
+
 def test_pieces_of_a_node_that_dies_are_done_elsewhere(
     nodes: Nodes, config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -253,21 +271,3 @@ def test_from_outside_it_is_called_again_where_its_server_has_died(
     with pytest.raises(UserError, match="server failed"), visited(f"ray://{head.outside}"):
         pass
     assert len(calls) == 6
-
-
-def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: Path) -> None:
-    with (
-        pytest.raises(UserError, match=r"no node of the cluster has 64 cores.*cpus_per_worker"),
-        joined(config(cpus_per_worker=64).ray, tmp_path) as cluster,
-    ):
-        list(cluster.pieces(slowly, [1], 0.0))
-    with (
-        pytest.raises(UserError, match=r"no Ray cluster at ray.address '127.0.0.9:1'"),
-        joined(config(address="127.0.0.9:1").ray, tmp_path),
-    ):
-        pass
-    with (
-        pytest.raises(UserError, match="prompt"),
-        joined(config().ray, tmp_path) as cluster,
-    ):
-        list(cluster.pieces(refused, [1]))
