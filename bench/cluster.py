@@ -190,7 +190,7 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
                     "ROUGE", workers, lambda o=over: metrics.rouge_many(references, leads, over=o)
                 )
                 timed("indicators", workers, lambda o=over: errors.indicators_many(rows, over=o))
-        assert both.places(1, 0) == 2
+        assert both.capacity(1, 0) == 2
     print(
         f"{'':<11} {'rows':>6} {'1 worker, s':>12} {'2 workers, s':>13} {'of a second worker':>19}"
     )

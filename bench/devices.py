@@ -59,7 +59,7 @@ def of_run(folder: Path, config: Config, row: int, summary: int) -> tuple[Device
     }
     longer = {
         found["what"]: found["measured"] / found["planned"]
-        for found in outcome.beside(planned, manifests, 0)
+        for found in outcome.planned_vs_actual(planned, manifests, 0)
         if found["unit"] == "s"
     }
     whole = plan.work(shape, 1, row, summary)

@@ -47,20 +47,15 @@ def prepare(articles: int, tokens: int) -> float:
 
 
 def train(articles: int, tokens: int) -> float:
-    from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
-    from nutgraf.settings import LoraSettings, ModelConfig, TrainConfig
-    from nutgraf.trainer import fit
+    from nutgraf.settings import Config, TrainConfig
+    from nutgraf.trainer import fit_adapter
+    from nutgraf.training_job import TrainingJob
 
-    model = ModelConfig()
     rows = [example for _, example in _rows(articles, tokens)]
     settings = TrainConfig(max_examples=articles, eval_every=10 * articles, eval_examples=1)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        fresh_adapter(load_base(model), LoraSettings(), seed=0) as adapted,
-    ):
+    with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        tokenizer = load_tokenizer(model)
-        return fit(adapted, tokenizer, rows, rows[:1], settings, choose_device(model), out).seconds
+        return fit_adapter(TrainingJob(Config(train=settings), rows, rows[:1], out)).seconds
 
 
 def generate(articles: int, tokens: int) -> float:

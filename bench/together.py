@@ -16,7 +16,6 @@ DIR is a checkpoint of any shape; bench/shape.py writes one of TinyLlama's.
 from __future__ import annotations
 
 import argparse
-import functools
 import subprocess
 import sys
 import tempfile
@@ -41,7 +40,7 @@ class Trainings:
         if options.threads:
             torch.set_num_threads(options.threads)
         self.options = options
-        model = ModelConfig(
+        self.model = model = ModelConfig(
             base=options.base,
             quantization="nf4" if options.nf4 else "none",
             dtype=options.dtype,
@@ -54,9 +53,8 @@ class Trainings:
         self.validation, self.train = rows[: options.evaluated], rows[options.evaluated :]
 
     def job(self, number: int, out: Path) -> Any:
-        from nutgraf.member import Job
-        from nutgraf.model import fresh_adapter
-        from nutgraf.settings import LoraSettings, TrainConfig
+        from nutgraf.settings import Config, TrainConfig
+        from nutgraf.training_job import TrainingJob
 
         options = self.options
         settings = TrainConfig(
@@ -67,31 +65,22 @@ class Trainings:
             eval_every=max(1, options.examples // 2),
             eval_examples=options.evaluated,
         )
-        adapted = functools.partial(fresh_adapter, self.base, LoraSettings(), settings.seed)
-        return Job(adapted, settings, out / str(number))
+        config = Config(model=self.model, train=settings)
+        return TrainingJob(config, self.train, self.validation, out / str(number))
 
     def in_turn(self, members: int, out: Path) -> None:
-        from nutgraf.trainer import fit
+        from nutgraf.trainer import fit_adapter
 
         for number in range(members):
-            job = self.job(number, out)
-            with job.adapted() as model:
-                fit(
-                    model, self.tokenizer, self.train, self.validation, job.settings,
-                    self.device, job.out,
-                )  # fmt: skip
+            fit_adapter(self.job(number, out))
 
     def together(self, members: int, out: Path) -> None:
-        from nutgraf.members import fit_together
+        from nutgraf.members import fit_packed
 
         jobs = [self.job(number, out) for number in range(members)]
-        pad = self.tokenizer.pad_token_id
-        done = fit_together(
-            self.base, pad, self.train, self.validation, jobs, self.device, self.options.most
-        )
-        for found in done:
-            if isinstance(found, Exception):
-                raise found
+        for result in fit_packed(jobs, self.options.most):
+            if isinstance(result, Exception):
+                raise result
 
     def timed(self, way: Callable[[int, Path], None], members: int) -> tuple[float, float]:
         """Seconds, and seconds of the processor, for each article that a loss was taken on."""

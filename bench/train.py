@@ -65,10 +65,11 @@ def _ours(  # type: ignore[no-untyped-def]
 ):
     import peers
 
-    from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+    from nutgraf.model import load_tokenizer
     from nutgraf.prompts import Renderer
-    from nutgraf.settings import LoraSettings, ModelConfig, PromptConfig, TrainConfig
-    from nutgraf.trainer import fit
+    from nutgraf.settings import Config, LoraSettings, ModelConfig, PromptConfig, TrainConfig
+    from nutgraf.trainer import fit_adapter
+    from nutgraf.training_job import TrainingJob
 
     model = ModelConfig(base=options.base, quantization="nf4" if options.nf4 else "none")
     tokenizer = load_tokenizer(model)
@@ -89,8 +90,8 @@ def _ours(  # type: ignore[no-untyped-def]
         "quick_start": LoraSettings(r=8, alpha=8, target_modules=attention),  # peft's defaults
         "shipped": LoraSettings(),
     }[adapter]
-    with fresh_adapter(load_base(model), lora, seed=0) as adapted:
-        done = fit(adapted, tokenizer, rows, rows[:1], settings, choose_device(model), out)
+    config = Config(model=model, lora=lora, train=settings)
+    done = fit_adapter(TrainingJob(config, rows, rows[:1], out))
     length = sum(len(row.input_ids) for row in rows) / len(rows)
     return peers.Cost(
         done.examples, round(done.examples * length), done.seconds, done.peak_memory_bytes

@@ -13,10 +13,11 @@ from typing import Any
 
 from nutgraf import stopping
 from nutgraf.history import Evaluation, Fit
-from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+from nutgraf.model import load_tokenizer
 from nutgraf.prompts import Example, Renderer
-from nutgraf.settings import LoraSettings, ModelConfig, PromptConfig, TrainConfig
-from nutgraf.trainer import fit
+from nutgraf.settings import Config, LoraSettings, ModelConfig, PromptConfig, TrainConfig
+from nutgraf.trainer import fit_adapter
+from nutgraf.training_job import TrainingJob
 
 SETTINGS = TrainConfig(
     max_examples=48,
@@ -45,19 +46,19 @@ def train(
     base: Path,
     out: Path,
     on_eval: Callable[[Evaluation], None] | None = None,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] | None = None,
     **changes: Any,
 ) -> Fit:
     """`changes` are settings of the training that differ from SETTINGS."""
     config = ModelConfig(base=str(base), dtype="fp32", device="cpu")
     settings = TrainConfig.model_validate({**SETTINGS.model_dump(), **changes})
-    found, tokenizer = rows(config), load_tokenizer(config)
-    lora = LoraSettings(r=4, alpha=8, dropout=0.1)
-    with fresh_adapter(load_base(config), lora, settings.seed) as model:
-        return fit(
-            model, tokenizer, found[8:], found[:8], settings, choose_device(config), out,
-            on_eval, on_step,
-        )  # fmt: skip
+    return fit_adapter(job(config, settings, out, on_eval, on_step))
+
+
+def job(config: ModelConfig, settings: TrainConfig, out: Path, *callbacks: Any) -> TrainingJob:
+    lora, examples = LoraSettings(r=4, alpha=8, dropout=0.1), rows(config)
+    study = Config(model=config, lora=lora, train=settings)
+    return TrainingJob(study, examples[8:], examples[:8], out, out.name, *callbacks)
 
 
 if __name__ == "__main__":

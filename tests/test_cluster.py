@@ -21,11 +21,12 @@ from nutgraf.config import build, replace
 from nutgraf.group import fit_on
 from nutgraf.history import Evaluation, Fit
 from nutgraf.inference import RowLoss
-from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer
+from nutgraf.model import load_tokenizer
 from nutgraf.problems import UserError
 from nutgraf.prompts import Example, Renderer
 from nutgraf.settings import Config
-from nutgraf.trainer import fit
+from nutgraf.trainer import fit_adapter
+from nutgraf.training_job import TrainingJob
 from nutgraf.writers import writer
 
 WORDS = "The council of the town met on Monday and chose a new bridge for the river by vote".split()
@@ -90,7 +91,7 @@ def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: P
         pytest.raises(UserError, match=r"no node of the cluster has 64 cores.*cpus_per_worker"),
         joined(config(cpus_per_worker=64).ray, tmp_path) as cluster,
     ):
-        list(cluster.pieces(slowly, [1], 0.0))
+        list(cluster.run_tasks(slowly, [1], 0.0))
     with (
         pytest.raises(UserError, match=r"no Ray cluster at ray.address '127.0.0.9:1'"),
         joined(config(address="127.0.0.9:1").ray, tmp_path),
@@ -100,20 +101,20 @@ def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: P
         pytest.raises(UserError, match="prompt"),
         joined(config().ray, tmp_path) as cluster,
     ):
-        list(cluster.pieces(refused, [1]))
+        list(cluster.run_tasks(refused, [1]))
 
 
 def test_pieces_of_a_node_that_dies_are_done_elsewhere(
     nodes: Nodes, config: Callable[..., Config], tmp_path: Path
 ) -> None:
     with joined(config().ray, tmp_path) as cluster:
-        both = dict(cluster.pieces(slowly, range(6), 0.5))
+        both = dict(cluster.run_tasks(slowly, range(6), 0.5))
         assert len({node for _, node in both.values()}) == 2
         timer = after(1.5, nodes.kill)
-        found = dict(cluster.pieces(slowly, range(8), 1.0))
+        found = dict(cluster.run_tasks(slowly, range(8), 1.0))
         timer.join()
         assert {i: square for i, (square, _) in found.items()} == {i: i * i for i in range(8)}
-        assert cluster.places(1, 0) == 1
+        assert cluster.capacity(1, 0) == 1
 
 
 def test_summaries_and_losses_are_the_same_on_one_and_on_two_workers_and_where_a_node_dies(
@@ -138,11 +139,7 @@ def test_summaries_and_losses_are_the_same_on_one_and_on_two_workers_and_where_a
 
 
 def alone(config: Config, rows: list[Example], out: Path) -> Fit:
-    with fresh_adapter(load_base(config.model), config.lora, config.train.seed) as model:
-        return fit(
-            model, load_tokenizer(config.model), rows[20:], rows[:20], config.train,
-            choose_device(config.model), out,
-        )  # fmt: skip
+    return fit_adapter(TrainingJob(config, rows[20:], rows[:20], out))
 
 
 def losses(done: Fit) -> list[float]:
@@ -164,13 +161,13 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
 
     out = tmp_path / "group" / "a"
     with joined(settings.ray, tmp_path) as cluster:
-        done, device = fit_on(cluster, settings, rows[20:], rows[:20], out, "a", kill)
+        done = fit_on(cluster, TrainingJob(settings, rows[20:], rows[:20], out, "a", kill))
     assert losses(done) == pytest.approx(
         losses(alone(settings, rows, tmp_path / "alone" / "a")), abs=1e-4
     )
     assert [found.step for found in told] == [2, 4, 6, 8]
     assert (done.processes, done.micro_batch_size, done.gradient_accumulation_steps) == (1, 8, 1)
-    assert device.name == "cpu"
+    assert done.device.name == "cpu"
     assert (out / "adapter_model.safetensors").is_file()
     said = capsys.readouterr().err
     assert "a: 2 processes share each step" in said
@@ -184,9 +181,7 @@ def test_a_base_that_is_shared_out_is_trained_the_same(
     """FSDP2 among two processes, each of which has half of every frozen weight."""
     settings = replace(config(train_workers=2, fsdp=True), {"train.max_examples": 32})
     with joined(settings.ray, tmp_path) as cluster:
-        done, _ = fit_on(
-            cluster, settings, rows[20:], rows[:20], tmp_path / "a", "a", lambda found: None
-        )
+        done = fit_on(cluster, TrainingJob(settings, rows[20:], rows[:20], tmp_path / "a"))
     assert done.processes == 2
     assert "died" not in capsys.readouterr().err
     assert losses(done) == pytest.approx(
@@ -266,7 +261,7 @@ def test_from_outside_it_is_called_again_where_its_server_has_died(
 
     monkeypatch.setattr(Worker, "_server_init", dies)
     with visited(f"ray://{head.outside}") as cluster:
-        assert cluster.once(os.path.basename, "here/there") == "there"
+        assert cluster.run_task(os.path.basename, "here/there") == "there"
     assert len(calls) == 3
     with pytest.raises(UserError, match="server failed"), visited(f"ray://{head.outside}"):
         pass

@@ -70,7 +70,7 @@ def main(base: str, folder: Path) -> None:
 
 
 class Asking(threading.Thread):
-    """A trial that asks an engine in this process, as `asking.through` does in Ray."""
+    """A trial that asks an engine in this process, as `asking.train_on_engine` does in Ray."""
 
     def __init__(self, engine: Any, folder: Path, values: dict[str, Any]) -> None:
         super().__init__(daemon=True)
@@ -101,13 +101,13 @@ def alone(
     given: tuple[Config, list[Any], list[Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> list[list[float]]:
     """Losses of the trials trained as the search does it with `together` off."""
-    from nutgraf.worker import fitting
+    from nutgraf.worker import train_trial
 
     config, train, validation = given
     found: list[list[float]] = []
     for number, values in enumerate(VALUES):
         seen: list[float] = []
-        fitting(
+        train_trial(
             values,
             tmp_path_factory.mktemp(f"alone-{number}"),
             lambda e, seen=seen: seen.append(e.loss),  # type: ignore[misc]
@@ -199,7 +199,7 @@ def test_a_trial_that_no_longer_asks_leaves(
     given: Any, alone: list[list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that asks again hears all of it again."""
-    monkeypatch.setattr("nutgraf.engine.ASKED_EVERY", 0.05)
+    monkeypatch.setattr("nutgraf.engine.WAIT", 0.05)
     monkeypatch.setattr("nutgraf.engine.GONE", 1.0)
     engine = started(given, tmp_path)
     dead = Asking(engine, tmp_path / "dead", {"train.max_examples": 20_000})
@@ -229,16 +229,16 @@ def test_an_engine_that_died_takes_fewer_and_blames_one_alone(tmp_path: Path) ->
         ]
 
     path = tmp_path / "notes.json"
-    _Notes(path).of(group(1, 2, 3))
+    _Notes(path).write(group(1, 2, 3))
     second = _Notes(path)
-    assert second.most == 2
-    second.of(group(1, 2))
+    assert second.max_packed == 2
+    second.write(group(1, 2))
     for deaths in (0, 1):
         alone = _Notes(path)
-        assert alone.most == 1
+        assert alone.max_packed == 1
         alone.check(tmp_path / "1")
         assert alone.deaths.get("1", 0) == deaths
-        alone.of(group(1))
+        alone.write(group(1))
     with pytest.raises(Failure, match=r"killed 2 times.*lower train\.micro_batch_size"):
         _Notes(path).check(tmp_path / "1")
 
@@ -280,7 +280,7 @@ def stopped_at_work(session: int, trials: Path) -> list[psutil.Process]:
 
 def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> None:
     """Of two, one a device: the search finds what trials alone find, and trials load no torch."""
-    from nutgraf.worker import fitting
+    from nutgraf.worker import train_trial
 
     config, train, validation = given
     program = subprocess.Popen(
@@ -310,7 +310,7 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
     assert [status for *_, status in table].count("completed") >= 1
     for number, (values, history, status) in enumerate(table, 1):
         seen: list[float] = []
-        fitting(
+        train_trial(
             values, tmp_path / f"alone-{number}", lambda e, s=seen: s.append(e.loss),  # type: ignore[misc]
             lambda: None, config=config, train=train, validation=validation,
         )  # fmt: skip

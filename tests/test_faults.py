@@ -19,8 +19,9 @@ import torch
 
 from nutgraf.cores import side_by_side, spread
 from nutgraf.history import Evaluation
-from nutgraf.loop import Loop
+from nutgraf.loop import AdapterTrainer
 from nutgraf.problems import Failure
+from nutgraf.settings import Config
 
 pytestmark = pytest.mark.usefixtures("quick_trainings")
 
@@ -29,15 +30,15 @@ pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Makes a weight of the adapter nan at the end of the step."""
-    ended = Loop._maybe_log_save_evaluate
+    ended = AdapterTrainer._maybe_log_save_evaluate
 
-    def poison(self: Loop, *args: Any, **kwargs: Any) -> None:
+    def poison(self: AdapterTrainer, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step == step:
             weight = next(p for p in self.model.parameters() if p.requires_grad)
             weight.data.fill_(math.nan)
         ended(self, *args, **kwargs)
 
-    monkeypatch.setattr(Loop, "_maybe_log_save_evaluate", poison)
+    monkeypatch.setattr(AdapterTrainer, "_maybe_log_save_evaluate", poison)
 
 
 @pytest.mark.parametrize(
@@ -64,15 +65,17 @@ def test_a_loss_that_is_not_a_number_ends_it_with_the_last_good_checkpoint_kept(
 
 def without_memory(monkeypatch: pytest.MonkeyPatch, rows: int, after: int = 0) -> list[int]:
     """No micro-batch of more than so many rows fits after that step; gives what was tried."""
-    loss, tried = Loop.compute_loss, []
+    loss, tried = AdapterTrainer.compute_loss, []
 
-    def compute_loss(self: Loop, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self: AdapterTrainer, model: Any, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         tried.append(len(inputs["input_ids"]))
         if tried[-1] > rows and self.state.global_step >= after:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return loss(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(Loop, "compute_loss", compute_loss)
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", compute_loss)
     return tried
 
 
@@ -90,7 +93,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_the_result_is_that_of_the
     )
     name = "adapter_model.safetensors"
     assert (small / name).read_bytes() == (other / name).read_bytes()
-    record = done.record(little.SETTINGS)
+    record = done.record(Config(train=little.SETTINGS))
     assert (record["micro_batch_size"], record["gradient_accumulation_steps"]) == (2, 4)
     assert record["examples"] == 48
 

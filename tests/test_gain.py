@@ -54,7 +54,7 @@ def test_auto_measures_here_and_leaves_the_base_as_it_was(study: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rates", "together", "most"),
+    ("rates", "together", "max_packed"),
     [({1: 3.0, 2: 4.5, 4: 5.0}, True, None), ({1: 4.5, 2: 4.0}, True, 1), ({1: 4.3}, False, 1)],
 )
 def test_auto_takes_the_fastest(
@@ -62,11 +62,11 @@ def test_auto_takes_the_fastest(
     monkeypatch: pytest.MonkeyPatch,
     rates: dict[int, float],
     together: bool,
-    most: int | None,
+    max_packed: int | None,
 ) -> None:
     monkeypatch.setattr(gain, "_rates", lambda *given: (4.0, rates))
     choice = gain.choose(study(), [])
-    assert (choice.together, choice.most) == (together, most)
+    assert (choice.together, choice.max_packed) == (together, max_packed)
 
 
 def test_auto_trains_alone_what_cannot_be_trained_together(

@@ -27,8 +27,10 @@ FLOORS = [
     ("member",),
     ("trainer", "proposals"),
     ("loop", "summarizer", "writers"),
+    ("training_job",),
     ("history", "recipe"),
-    tuple("inference trials attention shards shape identity together adapter encoded".split()),
+    ("inference", "trials", "attention", "shards", "shape", "identity", "together", "encoded"),
+    ("adapter", "optimizer"),
     tuple(
         "model prompts results datacard breakdown examples rivals extracts unusual evidence".split()
     ),

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from nutgraf import adapter, artefacts, identity, model
 from nutgraf.base import moving_weights
 from nutgraf.checkpoints import Checkpoints
-from nutgraf.loop import Loop
+from nutgraf.loop import AdapterTrainer
 from nutgraf.problems import Failure, UserError
 from nutgraf.runfolder import RunFolder
 from nutgraf.settings import Config, LoraSettings, ModelConfig
@@ -200,15 +200,15 @@ def test_adapters_are_trained_and_saved_in_fp32_whatever_the_base_is_held_in(
         base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=held).requires_grad_(False)
     with model.fresh_adapter(base, LoraSettings(r=2), 0) as adapted:
         assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
-        tokenizer, rows = model.load_tokenizer(config), little.rows(config)[:8]
-        loop = Loop(
-            adapted, tokenizer, rows, rows, little.SETTINGS, model.choose_device(config),
-            Checkpoints(tmp_path / "a", {}, "a"),
+        trainer = AdapterTrainer(
+            adapted, model.load_tokenizer(config),
+            little.job(config, little.SETTINGS, tmp_path / "a"),
+            model.choose_device(config), Checkpoints(tmp_path / "a", {}, "a"),
         )  # fmt: skip
-        optimizer = loop.create_optimizer()
+        optimizer = trainer.create_optimizer()
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         assert {p.dtype for p in trained} == {torch.float32}
         assert len(trained) == len(adapter.weights(adapted))
-        loop.save_model(str(tmp_path / "b"))
+        trainer.save_model(str(tmp_path / "b"))
     saved = load_file(tmp_path / "b" / "adapter_model.safetensors")
     assert {weight.dtype for weight in saved.values()} == {torch.float32}

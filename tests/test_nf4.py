@@ -13,10 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 from nutgraf.inference import generate, mean_loss, summary_losses
-from nutgraf.model import choose_device, fresh_adapter, load_base, load_tokenizer, with_adapter
+from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
 from nutgraf.prompts import Example, Renderer
-from nutgraf.settings import GenerateConfig, LoraSettings, ModelConfig, PromptConfig, TrainConfig
-from nutgraf.trainer import fit
+from nutgraf.settings import (
+    Config,
+    GenerateConfig,
+    LoraSettings,
+    ModelConfig,
+    PromptConfig,
+    TrainConfig,
+)
+from nutgraf.trainer import fit_adapter
+from nutgraf.training_job import TrainingJob
 
 
 @pytest.fixture
@@ -37,11 +45,9 @@ def train(config: ModelConfig, rows: list[Example], out: Path, eval_every: int) 
     settings = TrainConfig(
         max_examples=32, eval_every=eval_every, eval_examples=8, learning_rate=5e-3
     )
-    with fresh_adapter(load_base(config), LoraSettings(r=4, alpha=8, dropout=0.1), 1) as model:
-        done = fit(
-            model, load_tokenizer(config), rows, rows[:8], settings, choose_device(config), out
-        )
-    return done.best.loss
+    lora = LoraSettings(r=4, alpha=8, dropout=0.1)
+    study = Config(model=config, lora=lora, train=settings)
+    return fit_adapter(TrainingJob(study, rows, rows[:8], out)).best.loss
 
 
 def test_evaluations_in_between_leave_the_training_as_it_is(

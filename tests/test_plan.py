@@ -142,15 +142,15 @@ def test_checkpointing_and_four_bits_take_less_memory():
 
 
 def test_what_fits_needs_no_change_and_what_never_fits_has_none():
-    assert footprint.fitting(Config(), POCKET, ROWS, CPU) == {}
+    assert footprint.suggest_changes(Config(), POCKET, ROWS, CPU) == {}
     tight = Machine("cpu", True, 2, 500_000_000)
-    assert footprint.fitting(Config(), POCKET, ROWS, tight) is None
+    assert footprint.suggest_changes(Config(), POCKET, ROWS, tight) is None
 
 
 def test_as_few_settings_change_as_can_be_and_steps_stay_the_same():
     config = replace(Config(), {"train.micro_batch_size": 256})
     there = Machine("cpu", True, 2, 6_500_000_000)
-    changes = footprint.fitting(config, POCKET, ROWS, there)
+    changes = footprint.suggest_changes(config, POCKET, ROWS, there)
     assert changes is not None
     assert set(changes) == {"train.micro_batch_size", "train.gradient_accumulation_steps"}
     (_, micro), (_, accumulation) = changes.values()
@@ -183,7 +183,7 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
         **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
         **{f"scores__{name}": (306, 308) for name in BUILT_IN},  # the first carried on
     )
-    rows = {row["what"]: row for row in outcome.beside(record, made, 2_500_000_000)}
+    rows = {row["what"]: row for row in outcome.planned_vs_actual(record, made, 2_500_000_000)}
     assert set(rows) == {"search", "train", "memory of a training"}
     assert rows["search"]["measured"] == 100
     assert rows["train"]["measured"] == 100

@@ -20,7 +20,7 @@ import pytest
 import torch
 from killer import Killer
 
-from nutgraf import artefacts, articles, encoded, inference, loop, stopping, study
+from nutgraf import artefacts, articles, encoded, history, inference, stopping, study
 from nutgraf.articles import Article
 from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import Journal
@@ -61,7 +61,7 @@ def train(base: Path, out: Path, **kwargs: Any) -> Whole:
         (out / "adapter_model.safetensors").read_bytes(),
         seen,
         [without_costs(row) for row in done.history_records()],
-        without_costs(done.record(little.SETTINGS)),
+        without_costs(done.record(Config(train=little.SETTINGS))),
     )
 
 
@@ -115,7 +115,7 @@ def test_what_was_best_before_a_stop_is_kept_where_it_is_not_surpassed(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, 2.0, 4.0, 3.0, 2.0, 4.0])
-    monkeypatch.setattr(loop, "mean_loss", lambda rows: next(losses))
+    monkeypatch.setattr(history, "mean_loss", lambda rows: next(losses))
     undisturbed = train(tiny_base, tmp_path / "a")
     assert undisturbed.record["best_step"] == 4
     stopped(tiny_base, tmp_path / "b", 6)

@@ -14,23 +14,23 @@ import torch
 from safetensors.torch import load_file
 
 import nutgraf.model
+from nutgraf import config as configuration
 from nutgraf import stopping
 from nutgraf.history import Evaluation, Fit
 from nutgraf.inference import mean_loss, summary_losses
-from nutgraf.member import Job
-from nutgraf.members import Members, fit_together
+from nutgraf.members import PackedTrainer, fit_packed
 from nutgraf.model import (
     choose_device,
-    fresh_adapter,
     load_base,
     load_tokenizer,
     with_adapter,
 )
 from nutgraf.problems import Failure
 from nutgraf.prompts import Renderer
-from nutgraf.settings import LoraSettings, ModelConfig, PromptConfig, TrainConfig
+from nutgraf.settings import Config, LoraSettings, ModelConfig, PromptConfig, TrainConfig
 from nutgraf.stopping import Stopped
-from nutgraf.trainer import fit
+from nutgraf.trainer import fit_adapter
+from nutgraf.training_job import TrainingJob
 
 pytestmark = pytest.mark.usefixtures("quick_trainings")
 
@@ -63,7 +63,8 @@ class Bench:
     """A base on the CPU, rows, and trainings over them alone and together."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.base, self.tokenizer = load_base(config), load_tokenizer(config)
+        self.config, self.base = config, load_base(config)
+        self.tokenizer = load_tokenizer(config)
         self.device = choose_device(config)
         self.pad = self.tokenizer.pad_token_id
         renderer = Renderer(self.tokenizer, PromptConfig(max_tokens=120, max_article_tokens=60))
@@ -74,24 +75,20 @@ class Bench:
         ]
         self.train, self.validation = rows[8:], rows[:8]
 
-    def job(self, out: Path, settings: TrainConfig, lora: LoraSettings, **more: Any) -> Job:
-        adapted = functools.partial(fresh_adapter, self.base, lora, settings.seed)
-        return Job(adapted, settings, out, **more)
+    def job(self, out: Path, settings: TrainConfig, lora: LoraSettings) -> TrainingJob:
+        config = Config(model=self.config, lora=lora, train=settings)
+        return TrainingJob(config, self.train, self.validation, out)
 
-    def alone(self, job: Job) -> Fit:
-        with job.adapted() as model:
-            return fit(
-                model, self.tokenizer, self.train, self.validation, job.settings, self.device,
-                job.out, job.on_eval, job.on_step,
-            )  # fmt: skip
+    def alone(self, job: TrainingJob) -> Fit:
+        return fit_adapter(job)
 
-    def together(self, jobs: list[Job], most: int | None = None) -> list[Fit | Exception]:
-        return fit_together(
-            self.base, self.pad, self.train, self.validation, jobs, self.device, most
-        )
+    def together(
+        self, jobs: list[TrainingJob], max_packed: int | None = None
+    ) -> list[Fit | Exception]:
+        return fit_packed(jobs, max_packed)
 
-    def members(self) -> Members:
-        return Members(self.base, self.pad, self.train, self.validation, self.device)
+    def trainer(self) -> PackedTrainer:
+        return PackedTrainer(self.base, self.pad, self.device)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +96,7 @@ def bench(tiny_base: Path) -> Bench:
     return Bench(ModelConfig(base=str(tiny_base), dtype="fp32", device="cpu"))
 
 
-def four(bench: Bench, out: Path, steps: int = 50, **changes: Any) -> list[Job]:
+def four(bench: Bench, out: Path, steps: int = 50, **changes: Any) -> list[TrainingJob]:
     return [
         bench.job(
             out / str(n),
@@ -117,24 +114,24 @@ def curve(done: Fit | Exception) -> list[float]:
     return cast(list[float], found)
 
 
-def weights(job: Job) -> dict[str, torch.Tensor]:
+def weights(job: TrainingJob) -> dict[str, torch.Tensor]:
     return load_file(job.out / "adapter_model.safetensors")
 
 
-def assert_close(one: Job, other: Job, within: float = 1e-4) -> None:
+def assert_close(one: TrainingJob, other: TrainingJob, within: float = 1e-4) -> None:
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < within
 
 
 @pytest.fixture(scope="module")
-def alone(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Job, Fit]]:
+def alone(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[TrainingJob, Fit]]:
     jobs = four(bench, tmp_path_factory.mktemp("alone"))
     return [(job, bench.alone(job)) for job in jobs]
 
 
 def test_four_together_are_the_four_alone(
-    bench: Bench, alone: list[tuple[Job, Fit]], tmp_path: Path
+    bench: Bench, alone: list[tuple[TrainingJob, Fit]], tmp_path: Path
 ) -> None:
     """Ranks, rates, batches, seeds, schedules, clipping, layers and dropout differ."""
     jobs = four(bench, tmp_path)
@@ -144,7 +141,7 @@ def test_four_together_are_the_four_alone(
 
 
 def test_losses_rows_and_files_are_those_of_fit(
-    bench: Bench, alone: list[tuple[Job, Fit]], tmp_path: Path
+    bench: Bench, alone: list[tuple[TrainingJob, Fit]], tmp_path: Path
 ) -> None:
     job, wanted = four(bench, tmp_path)[0], alone[0][1]
     told: list[int] = []
@@ -190,20 +187,20 @@ def test_members_join_and_leave_between_steps(bench: Bench, tmp_path: Path) -> N
     """One comes late, one goes and comes back: it carries on from its checkpoint."""
     wanted = four(bench, tmp_path / "wanted", 8, eval_every=8)
     bench.together(wanted)
-    members, jobs = bench.members(), four(bench, tmp_path / "a", 8, eval_every=8)
-    first, second = members.join(jobs[0]), members.join(jobs[1])
+    trainer, jobs = bench.trainer(), four(bench, tmp_path / "a", 8, eval_every=8)
+    first, second = trainer.join(jobs[0]), trainer.join(jobs[1])
     while second.step < 6:
-        members.advance()
-    members.leave(second)
-    members.join(jobs[2])
-    members.advance()
-    back = members.join(jobs[1])
+        trainer.advance()
+    trainer.leave(second)
+    trainer.join(jobs[2])
+    trainer.advance()
+    back = trainer.join(jobs[1])
     assert 0 < back.step < 6
-    while members.present:
-        members.advance()
-    members.close()
-    assert not members.errors
-    assert first.done is not None
+    while trainer.present:
+        trainer.advance()
+    trainer.close()
+    assert not trainer.errors
+    assert first.result is not None
     for job, other in list(zip(jobs, wanted, strict=True))[:3]:
         assert_close(job, other)
 
@@ -241,8 +238,8 @@ def test_what_happens_to_one_ends_that_one_alone(bench: Bench, tmp_path: Path) -
 
     wanted, jobs = four(bench, tmp_path / "wanted", 4), four(bench, tmp_path / "a", 4)
     undisturbed = bench.together(wanted)
-    wild = jobs[1].settings.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0})
-    jobs[1] = replace(jobs[1], settings=wild)
+    wild = {"train.learning_rate": 1e30, "train.warmup_steps": 0}
+    jobs[1] = replace(jobs[1], config=configuration.replace(jobs[1].config, wild))
     jobs[2] = replace(jobs[2], on_eval=no_more)
     found = bench.together(jobs)
     assert isinstance(found[1], Failure)
@@ -267,16 +264,16 @@ def test_fewer_at_a_time_where_memory_is_short(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that holds three articles: two trainings at a time, one in smaller pieces."""
-    logits = Members._logits
+    logits = PackedTrainer._logits
 
-    def small(self: Members, ids: torch.Tensor, told: list[int]) -> torch.Tensor:
+    def small(self: PackedTrainer, ids: torch.Tensor, positions: list[int]) -> torch.Tensor:
         if len(ids) > 3:
             raise torch.OutOfMemoryError("tried to allocate too much")
-        return logits(self, ids, told)
+        return logits(self, ids, positions)
 
     wanted = four(bench, tmp_path / "wanted", 5)
     plenty = bench.together(wanted)
-    monkeypatch.setattr(Members, "_logits", small)
+    monkeypatch.setattr(PackedTrainer, "_logits", small)
     jobs = four(bench, tmp_path / "a", 5)
     found = bench.together(jobs)
     for n in (1, 3):  # without dropout, whose masks belong to micro-batches
@@ -328,11 +325,11 @@ def test_what_is_not_trained_together_is_refused(bench: Bench, tmp_path: Path) -
     lora = LoraSettings(target_modules=("q_proj", "lm_head"))
     job = bench.job(tmp_path / "a", TrainConfig(), lora)
     with pytest.raises(Failure, match=r"lm_head .*search\.together to off"):
-        bench.members().join(job)
+        bench.trainer().join(job)
     attention = bench.base.model.layers[0].self_attn
     attention.attention_dropout = 0.1
     try:
         with pytest.raises(Failure, match=r"drops 0\.1 .*search\.together to off"):
-            bench.members()
+            bench.trainer()
     finally:
         attention.attention_dropout = 0.0

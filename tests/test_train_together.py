@@ -54,7 +54,7 @@ def study(tiny_base: Path, tmp_path: Path) -> Any:
         with artefact.writing() as scratch:
             (scratch / "search").mkdir()
             (scratch / "search" / "best.yaml").write_text(yaml.safe_dump(best))
-            write_json(scratch / "search" / "together.json", Choice(True, "measured", 2).__dict__)
+            write_json(scratch / "search" / "together.json", Choice(True, "measured", 2).record())
         return settings, folder
 
     return made

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import nutgraf.attention
 from nutgraf.attention import training_attention
@@ -19,6 +21,7 @@ from nutgraf.budget import (
     steps_of,
     training_order,
 )
+from nutgraf.history import Evaluation
 from nutgraf.inference import generate, mean_loss, summary_losses
 from nutgraf.model import (
     choose_device,
@@ -30,8 +33,16 @@ from nutgraf.model import (
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example, Renderer, Rows
 from nutgraf.section import Choices, Range, Space
-from nutgraf.settings import GenerateConfig, LoraSettings, ModelConfig, PromptConfig, TrainConfig
-from nutgraf.trainer import Evaluation, fit
+from nutgraf.settings import (
+    Config,
+    GenerateConfig,
+    LoraSettings,
+    ModelConfig,
+    PromptConfig,
+    TrainConfig,
+)
+from nutgraf.trainer import fit, fit_adapter
+from nutgraf.training_job import TrainingJob
 
 SETTINGS = TrainConfig(
     max_examples=48,
@@ -66,11 +77,20 @@ def train(
     config: ModelConfig, rows: list[Example], out: Path, lora: Any = None, **changes: Any
 ) -> Any:
     settings = TrainConfig.model_validate({**SETTINGS.model_dump(), **changes})
-    device = choose_device(config)
-    with fresh_adapter(load_base(config), lora or LoraSettings(r=4, alpha=8), 1) as model:
-        done = fit(model, load_tokenizer(config), rows[8:], rows[:8], settings, device, out)
-        weights = {k: v.clone() for k, v in model.state_dict().items() if "lora" in k}
-    return done, weights
+    done = fit_adapter(job(config, rows, out, lora or LoraSettings(r=4, alpha=8), settings))
+    return done, load_file(out / "adapter_model.safetensors")
+
+
+def job(
+    config: ModelConfig,
+    rows: list[Example],
+    out: Path,
+    lora: LoraSettings | None = None,
+    settings: TrainConfig = SETTINGS,
+    **more: Any,
+) -> TrainingJob:
+    study = Config(model=config, lora=lora or LoraSettings(r=4), train=settings)
+    return TrainingJob(study, rows[8:], rows[:8], out, **more)
 
 
 def losses(done: Any) -> list[float]:
@@ -183,14 +203,8 @@ def test_evaluations_and_what_a_callback_may_do(
         if len(seen) == 2:
             raise KeyboardInterrupt
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        fresh_adapter(load_base(config), LoraSettings(r=4), 1) as model,
-    ):
-        fit(
-            model, load_tokenizer(config), rows[8:], rows[:8], SETTINGS,
-            choose_device(config), tmp_path / "a", on_eval=stop_after_two,
-        )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        fit_adapter(job(config, rows, tmp_path / "a", on_eval=stop_after_two))
     assert [e.examples for e in seen] == [16, 32]
     assert len(seen[0].rows) == 8
     assert "forward" not in load_base(config).__dict__
@@ -202,11 +216,9 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_says_where(
     with fresh_adapter(load_base(config), LoraSettings(r=4), 1) as model:
         weight = next(p for p in model.parameters() if p.requires_grad)
         weight.data.fill_(math.nan)
+        a_job = job(config, rows, tmp_path / "a")
         with pytest.raises(Failure, match=r"the loss is nan at step 1, learning rate"):
-            fit(
-                model, load_tokenizer(config), rows[8:], rows[:8], SETTINGS,
-                choose_device(config), tmp_path / "a",
-            )  # fmt: skip
+            fit(model, load_tokenizer(config), a_job, choose_device(config))
 
 
 def test_order_depends_on_the_effective_batch_alone() -> None:
@@ -227,15 +239,12 @@ def test_only_the_rows_of_its_order_are_needed_and_the_result_is_that_of_all(
     order = drawn(len(rows[8:]), 16, SETTINGS.seed)
     some = Rows({i: rows[8:][i] for i in order}, len(rows[8:]))
     assert len(some.held) == 16 < len(some) == 32
-    kept: dict[str, Any] = {}
-    for name, given in (("all", rows[8:]), ("some", some)):
-        with fresh_adapter(load_base(config), LoraSettings(r=4), 1) as model:
-            fit(
-                model, load_tokenizer(config), given, rows[:8],
-                SETTINGS.model_copy(update=few), choose_device(config), tmp_path / name,
-            )  # fmt: skip
-            kept[name] = {k: v.clone() for k, v in model.state_dict().items() if "lora" in k}
-    assert all(torch.equal(kept["all"][k], kept["some"][k]) for k in kept["all"])
+    settings = SETTINGS.model_copy(update=few)
+    every = job(config, rows, tmp_path / "all", settings=settings)
+    fit_adapter(every)
+    fit_adapter(replace(every, train=some, out=tmp_path / "some"))
+    adapters = [tmp_path / name / "adapter_model.safetensors" for name in ("all", "some")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
 @pytest.mark.parametrize("budget", [{"max_examples": 50}, {"max_examples": None, "max_steps": 9}])

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from nutgraf.worker import _alone
+from nutgraf.worker import _locked
 
 HOLD = """
 import fcntl, sys, time
@@ -24,7 +24,7 @@ def test_a_trial_waits_for_the_process_of_a_killed_search_to_end(tmp_path: Path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
         assert other.stdout.readline() == "held\n"
-        with _alone(tmp_path):
+        with _locked(tmp_path):
             entered = time.monotonic()
         released = float(other.stdout.readline().split()[1])
     assert entered >= released

@@ -1,4 +1,4 @@
-"""The weights of a model that are trained, on their way to the disk and back."""
+"""The trained weights of a model: read, set and save them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from nutgraf.settings import LoraSettings
 
 
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A copy of the weights that are trained, by name, in the memory of the CPU."""
+    """Return a copy of the trained weights, by name, on the CPU."""
     named = model.named_parameters()
     return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
 
 
 @torch.no_grad()
-def put(model: PreTrainedModel, known: Mapping[str, torch.Tensor]) -> None:
-    """Set the weights that are trained to those that `weights` gave."""
+def put(model: PreTrainedModel, values: Mapping[str, torch.Tensor]) -> None:
+    """Set the trained weights to what `weights` returned."""
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            weight.copy_(known[name])
+            weight.copy_(values[name])
 
 
 def save(model: PreTrainedModel, out: Path) -> None:
-    """Write the adapter as peft does, without the empty card that it adds.
+    """Write the adapter as peft does, without its empty model card.
 
-    It is given the weights: `state_dict()` of a base that is shared out would let go, in this
-    process alone, of what the others still hold.
+    The weights are passed in: `state_dict()` of a sharded base would release, in this process
+    alone, what the others still hold.
     """
     with written_by_others(out.parent):
         cast(Any, model).save_pretrained(

@@ -1,4 +1,4 @@
-"""Trials that train nothing themselves: each asks an engine of its node, one of Ray's actors.
+"""Trials that train nothing themselves: each asks an engine on its node, one of Ray's actors.
 
 To Ray Tune a trial is what it always is, with a process of its own; but that loads no torch.
 """
@@ -29,25 +29,23 @@ _ANSWER = 60.0  # seconds that an engine has to say how many it trains; it may b
 
 
 @dataclass(frozen=True)
-class Together:
-    """The Training of a search whose trials are trained together, to `begin` once Ray runs."""
+class PackedTraining:
+    """The Training of a search whose trials are packed together, to `begin` once Ray runs."""
 
     config: Config
     train: Sequence[Example]
     validation: Sequence[Example]
-    most: int | None = None  # trials in a pass
+    max_packed: int | None = None  # trials in a pass
 
     def begin(self, out: Path) -> Any:
-        """The Training itself; engines keep notes in `out` until the `end`."""
-        search = self.config.search
+        """Return the Training itself; engines keep notes in `out` until the `end`."""
         self.end(out)
-        engines = _Engines(
-            ray.put((self.config, self.train, list(self.validation), self.most)), out, search
-        )
-        return functools.partial(through, engine_of=engines.of)
+        work = (self.config, self.train, list(self.validation), self.max_packed)
+        engines = _Engines(ray.put(work), out, self.config.search)
+        return functools.partial(train_on_engine, engine_of=engines.of)
 
     def end(self, out: Path) -> None:
-        """End the engines that there are, and forget what they noted."""
+        """End all engines, and delete their notes."""
         for name in list_named_actors():
             if name.startswith(NAME):
                 ray.kill(ray.get_actor(name))
@@ -57,20 +55,20 @@ class Together:
 
 @dataclass(frozen=True)
 class _Engines:
-    """One a GPU on each node, or one a node; `given` is what each of them is given."""
+    """One engine a GPU on each node, or one a node; each gets the same `work`."""
 
-    given: Any
+    work: Any
     out: Path
     search: SearchConfig
 
     def of(self, folder: str) -> Any:
-        """The engine of the trial in `folder`: where it is still known, or the least loaded here.
+        """Return the engine of the trial in `folder`: the one that trains it, or the least loaded.
 
         Trials that begin at the same moment see the same loads: their numbers tell them apart.
         """
-        here, loads = self._here(), {}
-        known = {name for name in list_named_actors() if name.startswith(NAME)}
-        for name in sorted({*known, *here}):
+        here, loads = self._on_this_node(), {}
+        running = {name for name in list_named_actors() if name.startswith(NAME)}
+        for name in sorted({*running, *here}):
             with contextlib.suppress(ValueError, RayError):  # gone with its node
                 engine = here.get(name) or ray.get_actor(name)
                 loads[name] = ray.get(engine.load.remote(folder), timeout=_ANSWER)
@@ -80,10 +78,10 @@ class _Engines:
         free = [engine for name, engine in here.items() if loads[name] == least]
         return free[int(Path(folder).name) % len(free)]
 
-    def _here(self) -> dict[str, Any]:
-        """Those of this node, which the first that asks for them starts."""
+    def _on_this_node(self) -> dict[str, Any]:
+        """Return the engines of this node, started by the first trial that asks for them."""
         search, node = self.search, ray.get_runtime_context().get_node_id()
-        has = next(found["Resources"] for found in ray.nodes() if found["NodeID"] == node)
+        has = next(other["Resources"] for other in ray.nodes() if other["NodeID"] == node)
         gpus = 1 if search.gpus_per_trial else 0
         names = [f"{NAME}{node}-{k}" for k in range(int(has.get("GPU", 0)) if gpus else 1)]
         options = {
@@ -102,28 +100,28 @@ class _Engines:
         engine = ray.remote(Engine)
         return {
             name: engine.options(name=name, **options).remote(
-                self.given, str(self.out / f".{name}.json"), threads, search.trial_minutes
+                self.work, str(self.out / f".{name}.json"), threads, search.trial_minutes
             )
             for name in names
         }
 
 
-def through(
-    values: Mapping[str, Any],
+def train_on_engine(
+    overrides: Mapping[str, Any],
     folder: Path,
     on_eval: Callable[[Any], None],
     on_step: Callable[[], None],
     *,
     engine_of: Callable[[str], Any],
 ) -> Sequence[Any]:
-    """The Training of a trial: asks the engine for news until there are no more."""
-    engine, told = engine_of(str(folder)), 0
+    """Ask the engine for news of a trial until it is trained: the Training of a packed search."""
+    engine, heard = engine_of(str(folder)), 0
     try:
         while True:
-            news = ray.get(engine.advance.remote(str(folder), dict(values), told))
-            for found in news.evaluations:
-                told += 1
-                on_eval(found)
+            news = ray.get(engine.advance.remote(str(folder), dict(overrides), heard))
+            for evaluation in news.evaluations:
+                heard += 1
+                on_eval(evaluation)
             if news.error is not None:
                 raise news.error
             if news.rows is not None:

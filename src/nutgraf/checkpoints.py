@@ -1,7 +1,7 @@
-"""The checkpoints of one training: whole ones, which it carries on from, and half-written ones.
+"""The checkpoints of one training: whole ones, from which it resumes, and half-written ones.
 
-A checkpoint is written under a temporary name; its manifest, written last, names each file with its
-hash; only then it gets its name. The newest two are kept.
+A checkpoint is written under a temporary name. Its manifest, written last, lists each file with its
+hash; then the checkpoint gets its name. The newest two are kept.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BEST = "best.safetensors"  # the adapter's weights at the lowest validation loss
 
 
 class Checkpoints:
-    """Those of the training that saves its adapter to `out`: a hidden folder beside it.
+    """Checkpoints of the training that saves its adapter to `out`, in a hidden folder beside it.
 
-    `claim` says which training that is; what lies there of another one is thrown away. `title` is
-    what lines of progress call it.
+    `claim` identifies the training; checkpoints of another one are discarded. `title` names it in
+    log lines.
     """
 
     def __init__(self, out: Path, claim: Mapping[str, Any], title: str) -> None:
@@ -39,11 +39,11 @@ class Checkpoints:
         self._record = out.with_name(f".{out.name}.done.json")
 
     def open(self) -> None:
-        """Make the folder, or find it as a stopped run left it."""
+        """Create the folder, or reuse it as a stopped run left it."""
         claims.take(self.folder, self.claim, self.title)
 
     def share(self, peers: Peers) -> None:
-        """Give the checkpoints of the first process to the others, which begin with none."""
+        """Copy the checkpoints of the first process to the others, which start with none."""
         if peers.size == 1:
             return
         files = [path for path in files_in(self.folder) if self.half_written not in path.parents]
@@ -55,35 +55,36 @@ class Checkpoints:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was noted with `note`, whatever became of the checkpoints."""
+        """What was noted with `note`, whatever happened to the checkpoints."""
         path = self.folder / NOTES
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def note(self, **facts: Any) -> None:
+        """Add facts to `notes`."""
         write_text(self.folder / NOTES, json.dumps({**self.notes, **facts}) + "\n")
 
     def keep(self, step: int) -> None:
-        """Take `half_written/checkpoint-<step>` for whole, and clear the oldest away."""
+        """Declare `half_written/checkpoint-<step>` whole, and delete the oldest ones."""
         name = f"checkpoint-{step}"
         files = _hashes(self.half_written / name)
         write_text(self.half_written / name / MANIFEST, json.dumps(files, indent=2) + "\n")
         sync_all(self.half_written / name)
         move(self.half_written / name, self.folder / name)
         self.note(newest=step)
-        for path in self._found()[2:]:
+        for path in self._existing()[2:]:
             shutil.rmtree(path)
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint, None where there is none. Says which it is, and why.
+        """Return the newest whole checkpoint, or None; log which one it is, and why.
 
-        Those that are not whole are cleared away.
+        Damaged ones are deleted.
         """
         shutil.rmtree(self.half_written, ignore_errors=True)
         broken = []
         last = self.notes.get("newest")
         if last is not None and not (self.folder / f"checkpoint-{last}").exists():
             broken.append(f"checkpoint-{last} is missing")
-        for path in self._found():
+        for path in self._existing():
             if (damage := _damage(path)) is None:
                 self._report(broken, f"carries on from {path.name}")
                 return path
@@ -94,14 +95,14 @@ class Checkpoints:
         return None
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Note that `out` is whole, with what is to be known of the training; drop checkpoints."""
+        """Record that `out` is whole, with a record of the training; delete the checkpoints."""
         sync_all(self.out)
         whole = {"claim": self.claim, "files": _hashes(self.out), "record": record}
         write_text(self._record, json.dumps(whole) + "\n")
         shutil.rmtree(self.folder)
 
     def finished(self) -> dict[str, Any] | None:
-        """What `finish` was given, where this training was finished and its files are whole."""
+        """Return the record of `finish` if this training was finished and its files are whole."""
         try:
             whole = json.loads(self._record.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -118,8 +119,8 @@ class Checkpoints:
         level = logging.WARNING if broken else logging.INFO
         logger.log(level, f"{self.title}: {'; '.join([*broken, what])}")
 
-    def _found(self) -> list[Path]:
-        """The checkpoints there are, newest first."""
+    def _existing(self) -> list[Path]:
+        """Return all checkpoints, newest first."""
         return sorted(
             self.folder.glob("checkpoint-*"), key=lambda p: -int(p.name.partition("-")[2])
         )

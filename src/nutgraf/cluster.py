@@ -1,8 +1,8 @@
-"""Ray: on this machine for a search, or a cluster that does the pieces of a study's work.
+"""Ray: on this machine for a search, or a cluster that does a study's work in tasks.
 
-Pieces are Ray tasks, not actors: those of a node that dies are done again elsewhere, by whichever
-process is free, while an actor that is started anew would wait for a place that others hold. Ray
-keeps the processes of tasks for the next ones, so that what they have loaded is loaded once.
+Ray tasks, not actors: those of a node that dies are run again elsewhere, by whichever process is
+free, while a restarted actor would wait for cores that others hold. Ray reuses the processes of
+tasks, so what they have loaded is loaded once.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _ALIKE = ("nutgraf", "python", "torch", "transformers", "peft")
 
 @contextlib.contextmanager
 def this_machine(cpus: int, gpus: float) -> Iterator[None]:
-    """Ray on this machine alone, on the loopback address. Raises Failure where it cannot start."""
+    """Run Ray on this machine alone, on the loopback address. Raises Failure if it cannot start."""
     try:
         ray.init(
             address="local",
@@ -78,9 +78,9 @@ def this_machine(cpus: int, gpus: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
-    """The cluster at `settings.address`, each of whose nodes has nutgraf and sees `folder`.
+    """Yield the cluster at `settings.address`, each of whose nodes has nutgraf and sees `folder`.
 
-    Raises UserError where there is none, and for a node that lacks one of both.
+    Raises UserError if there is none, and for a node that lacks one of both.
     """
     try:
         _knock(settings.address or "auto")
@@ -93,7 +93,7 @@ def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
     with _connected():
         cluster = Cluster(settings)
         cluster.check(folder)
-        if not settings.gpus_per_worker and (gpus := cluster.places(0, 1)):
+        if not settings.gpus_per_worker and (gpus := cluster.capacity(0, 1)):
             logger.warning(
                 f"the cluster has {gpus} GPUs and ray.gpus_per_worker is 0: none of them is used"
             )
@@ -102,9 +102,9 @@ def joined(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def visited(address: str) -> Iterator[Visited]:
-    """The cluster at `ray://HOST:PORT`, of which this machine is no node.
+    """Yield the cluster at `ray://HOST:PORT`, of which this machine is not a node.
 
-    What is printed there is printed here. Raises UserError where it cannot be reached.
+    What is printed there is printed here. Raises UserError if it cannot be reached.
     """
     try:
         _knock(address.removeprefix("ray://"))
@@ -133,8 +133,8 @@ def _call_on(address: str) -> None:
 class Visited:
     """What can be done on a cluster from outside it."""
 
-    def once(self, function: Callable[[Row], Result], row: Row) -> Result:
-        """`function(row)` on one of its nodes, which it leaves to others' work."""
+    def run_task(self, function: Callable[[Row], Result], row: Row) -> Result:
+        """Return `function(row)`, run on one of its nodes without taking a core from other work."""
         task = ray.remote(num_cpus=0, max_retries=_RETRIES)(function)
         result: Result = _of_task(task.remote(row))
         return result
@@ -162,8 +162,8 @@ class Cluster:
     def __init__(self, settings: RayConfig) -> None:
         self.settings = settings
 
-    def places(self, cpus: float, gpus: float) -> int:
-        """How many processes with so many cores and GPUs the nodes have room for, none running."""
+    def capacity(self, cpus: float, gpus: float) -> int:
+        """Return how many processes with so many cores and GPUs fit on the idle nodes."""
         wanted = {name: n for name, n in (("CPU", cpus), ("GPU", gpus)) if n}
         return sum(
             min(math.floor(node["Resources"].get(name, 0) / n) for name, n in wanted.items())
@@ -197,39 +197,39 @@ class Cluster:
         finally:
             mark.unlink()
 
-    def pieces(
+    def run_tasks(
         self,
         function: Callable[[Row, Any], Result],
         rows: Sequence[Row],
         shared: Any = None,
         gpus: float = 0.0,
     ) -> Iterator[tuple[int, Result]]:
-        """`function(row, shared)` of each row, anywhere in the cluster: (its index, what it gave).
+        """Yield (index, `function(row, shared)`) of each row, computed anywhere in the cluster.
 
-        They come as they are done. A piece whose node or process dies is done again. What
-        `function` raises is raised here, and Failure for a piece that dies again and again.
+        Results come as they are ready. A task whose node or process dies is run again. What
+        `function` raises is raised here, and Failure for a task that dies again and again.
         """
         cpus = self.settings.cpus_per_worker
-        if not self.places(cpus, gpus):
+        if not self.capacity(cpus, gpus):
             raise UserError(
                 f"no node of the cluster has {cpus:g} cores and {gpus:g} GPUs: lower "
                 "ray.cpus_per_worker or ray.gpus_per_worker, or add a node"
             )
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(function)
-        given = ray.put(shared)
+        reference = ray.put(shared)
         waiting = iter(enumerate(rows))
         running: dict[Any, int] = {}
         while True:
             # More than there is room for, so that a process that is done finds the next piece.
-            most = self.settings.workers or 2 * max(1, self.places(cpus, gpus))
-            while len(running) < most and (following := next(waiting, None)) is not None:
+            at_once = self.settings.workers or 2 * max(1, self.capacity(cpus, gpus))
+            while len(running) < at_once and (following := next(waiting, None)) is not None:
                 index, row = following
-                running[task.remote(row, given)] = index
+                running[task.remote(row, reference)] = index
             if not running:
                 return
-            done, _ = ray.wait(list(running))
-            for reference in done:
-                yield running.pop(reference), _of_task(reference)
+            ready, _ = ray.wait(list(running))
+            for result in ready:
+                yield running.pop(result), _of_task(result)
 
     def spread(
         self,
@@ -240,20 +240,21 @@ class Cluster:
         processes: int | None = None,
         progress: str | None = None,
     ) -> list[Result]:
-        """`function` of each row, in order, as `cores.spread`, but anywhere in the cluster."""
-        places = processes or self.settings.workers or self.places(self.settings.cpus_per_worker, 0)
-        size = min(_CHUNK, max(1, math.ceil(len(rows) / max(1, places))))
+        """Return `function` of each row in order, as `cores.spread` does, but on the cluster."""
+        cpus = self.settings.cpus_per_worker
+        at_once = processes or self.settings.workers or self.capacity(cpus, 0)
+        size = min(_CHUNK, max(1, math.ceil(len(rows) / max(1, at_once))))
         chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-        found: list[list[Result]] = [[] for _ in chunks]
+        results: list[list[Result]] = [[] for _ in chunks]
         with tqdm(total=len(rows), desc=progress, disable=None if progress else True) as bar:
-            for index, results in self.pieces(_each, chunks, function):
-                found[index] = results
-                bar.update(len(results))
-        return [result for results in found for result in results]
+            for index, chunk in self.run_tasks(_each, chunks, function):
+                results[index] = chunk
+                bar.update(len(chunk))
+        return [result for chunk in results for result in chunk]
 
 
 def placed_here(kind: Callable[..., Result]) -> Result:
-    """A helper actor of Ray's on this process's own node, so that no other node takes it along."""
+    """Return a helper actor on this process's own node, so that it outlives other nodes."""
     here = ray.get_runtime_context().get_node_id()
     strategy = NodeAffinitySchedulingStrategy(here, soft=False)
     return kind(actor_options={"num_cpus": 0, "scheduling_strategy": strategy})
@@ -264,7 +265,7 @@ def _each(rows: Sequence[Any], function: Callable[[Any], Any]) -> list[Any]:
 
 
 def _look(mark: str) -> tuple[dict[str, str], bool]:
-    """What a node has: versions, and whether it sees a file of the machine that asks."""
+    """Return a node's versions, and whether it sees a file of the machine that asks."""
     return versions(), Path(mark).exists()
 
 
@@ -278,7 +279,7 @@ def _same(node: str, here: dict[str, Any], there: dict[str, str]) -> None:
 
 
 def _of_task(reference: Any) -> Any:
-    """What a task gave; what it raised as it raised it, without Ray's account of it."""
+    """Return a task's result, or raise what it raised, without Ray's wrapping."""
     try:
         return ray.get(reference)
     except RayTaskError as error:

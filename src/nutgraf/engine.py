@@ -1,14 +1,13 @@
-"""The engine of trials that are trained together: holds base and rows, trains whoever asks.
+"""The engine that trains the trials of a search packed into one process, over one base.
 
-A trial's folder is its memory here too: an engine that dies is started again, and its trials carry
-on from their checkpoints.
+A trial's folder is its memory here too: an engine that dies is started again, and its trials
+resume from their checkpoints.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
-import functools
 import json
 import math
 import threading
@@ -27,15 +26,18 @@ from nutgraf.trials import evaluated_weights
 
 if TYPE_CHECKING:
     from nutgraf.history import Evaluation
-    from nutgraf.member import Member
-    from nutgraf.members import Members
+    from nutgraf.member import PackedRun
+    from nutgraf.members import PackedTrainer
+    from nutgraf.prompts import Example
+    from nutgraf.settings import Config
+    from nutgraf.training_job import TrainingJob
 
-ASKED_EVERY = 1.0  # seconds that a trial waits for news at most
+WAIT = 1.0  # seconds that a trial waits for news, at most
 GONE = 30.0  # seconds after which a trial that no longer asks counts as dead
-DEATHS = 2  # of an engine that trained one trial alone, after which that trial has failed
+DEATHS = 2  # of an engine while it trained one trial alone, after which that trial has failed
 
 
-class Found(NamedTuple):
+class Loss(NamedTuple):
     """An evaluation, without its rows."""
 
     step: int
@@ -44,72 +46,79 @@ class Found(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The loss of one summary: `inference.RowLoss`, without what that loads."""
+    """The loss of one summary: `inference.RowLoss`, but loads no torch."""
 
     nll: float
     tokens: int
 
 
 class News(NamedTuple):
-    """What a trial had not heard: evaluations; `rows` of the best one at its end, or an error."""
+    """New evaluations; at the trial's end also the `rows` of the best one, or an error."""
 
-    evaluations: list[Found]
+    evaluations: list[Loss]
     rows: list[Row] | None
     error: Exception | None
 
 
 @dataclass
 class _Client:
-    """A trial that asks, and what there is to tell it."""
+    """A trial that asks, and the news for it."""
 
     folder: Path
-    values: dict[str, Any]
-    seen: float
-    evaluations: list[Found] = field(default_factory=list)
+    overrides: dict[str, Any]
+    last_seen: float
+    evaluations: list[Loss] = field(default_factory=list)
     rows: list[Row] | None = None
     error: Exception | None = None
-    member: Member | None = None
+    run: PackedRun | None = None
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
+        """Whether the trial has a result or has failed."""
         return self.error is not None or self.rows is not None
 
 
-class Engine:
-    """Trains together whoever asks. `given`: configuration, rows, how many in a pass.
+Work = tuple["Config", "Sequence[Example]", "Sequence[Example]", int | None]
 
-    Its methods are called from a thread each; one more does the work.
+
+class Engine:
+    """Trains, packed together, the trials that ask for it.
+
+    `work` is the search's configuration, its rows to train and to validate on, and how many trials
+    go through in a pass. Each method call comes from a thread of its own; one more thread trains.
     """
 
-    def __init__(self, given: Any, notes: str, threads: int, minutes: float | None) -> None:
-        self._given, self._threads, self._minutes = given, threads, minutes
+    def __init__(self, work: Work, notes: str, threads: int, minutes: float | None) -> None:
+        self._config, self._train, self._validation, self._max_packed = work
+        self._threads, self._minutes = threads, minutes
         self._notes = _Notes(Path(notes))
         self._clients: dict[str, _Client] = {}
         self._changed = threading.Condition()
         threading.Thread(target=self._work, daemon=True).start()
 
-    def advance(self, folder: str, values: dict[str, Any], told: int) -> News:
-        """Train the trial in `folder`; what is new after `told` evaluations, soon or after a wait.
+    def advance(self, folder: str, overrides: dict[str, Any], heard: int) -> News:
+        """Train the trial in `folder`; return what is new after `heard` evaluations, or wait first.
 
         Asking again, after an error or a death on either side, does no harm.
         """
         with self._changed:
             client = self._clients.get(folder)
             if client is None:
-                client = self._clients[folder] = _Client(Path(folder), values, time.monotonic())
+                client = _Client(Path(folder), overrides, time.monotonic())
+                self._clients[folder] = client
                 self._changed.notify_all()
-            client.seen = time.monotonic()
+            client.last_seen = time.monotonic()
             self._changed.wait_for(
-                lambda: client.over or len(client.evaluations) > told, timeout=ASKED_EVERY
+                lambda: client.ended or len(client.evaluations) > heard, timeout=WAIT
             )
-            return News(client.evaluations[told:], client.rows, client.error)
+            return News(client.evaluations[heard:], client.rows, client.error)
 
     def load(self, folder: str) -> int | None:
-        """How many trials it trains; None where the one in `folder` is among them."""
+        """Return how many trials it trains; None if the one in `folder` is among them."""
         with self._changed:
             if folder in self._clients:
                 return None
-            return sum(not client.over for client in self._clients.values())
+            return sum(not client.ended for client in self._clients.values())
 
     def leave(self, folder: str) -> None:
         """Go on without the trial in `folder`."""
@@ -120,94 +129,91 @@ class Engine:
         import torch
 
         torch.set_num_threads(self._threads)
-        members: Members | None = None
+        trainer: PackedTrainer | None = None
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: any(not c.over for c in self._clients.values()))
+                self._changed.wait_for(lambda: any(not c.ended for c in self._clients.values()))
                 now = time.monotonic()
                 for folder, client in list(self._clients.items()):
-                    if now - client.seen > GONE:
+                    if now - client.last_seen > GONE:
                         del self._clients[folder]
-                clients = [client for client in self._clients.values() if not client.over]
+                clients = [client for client in self._clients.values() if not client.ended]
             try:
-                with _limited(self._minutes):
-                    members = members or self._members()
-                    self._turn(members, clients)
-            except (
-                Exception
-            ) as error:  # of no trial alone: all hear of it, the next ones start anew
+                with _time_limit(self._minutes):
+                    trainer = trainer or self._load_trainer()
+                    self._advance(trainer, clients)
+            except Exception as error:  # of no single trial: all get it, the next ones start anew
                 error.add_note(traceback.format_exc())
                 for client in clients:
-                    self._tell(client, error=error)
-                if members:
-                    members.close()
-                members = None
+                    self._end(client, error=error)
+                if trainer:
+                    trainer.close()
+                trainer = None
 
-    def _members(self) -> Members:
-        """Nobody yet, over base and rows, which are loaded here."""
+    def _load_trainer(self) -> PackedTrainer:
+        """Load the base; return a trainer without runs."""
         with quickly():
-            from nutgraf.members import Members
+            from nutgraf.members import PackedTrainer
             from nutgraf.model import choose_device, load_base, load_tokenizer
 
-        config, train, validation, most = self._given
-        members = Members(
-            load_base(config.model),
-            load_tokenizer(config.model).pad_token_id,
-            train,
-            validation,
-            choose_device(config.model),
-            most=self._notes.most or most,
+        model = self._config.model
+        trainer = PackedTrainer(
+            load_base(model),
+            load_tokenizer(model).pad_token_id,
+            choose_device(model),
+            self._notes.max_packed or self._max_packed,
         )
-        members.before = self._notes.of
-        return members
+        trainer.before_pass = self._notes.write
+        return trainer
 
-    def _turn(self, members: Members, clients: Sequence[_Client]) -> None:
-        """Let in who is new, let go who has left, and train the others for a pass."""
-        wanted = {id(client.member) for client in clients}
-        for member in [m for m in members.present if id(m) not in wanted]:
-            members.leave(member)
+    def _advance(self, trainer: PackedTrainer, clients: Sequence[_Client]) -> None:
+        """Let new trials join and others leave, and train all of them for one pass."""
+        wanted = {id(client.run) for client in clients}
+        for run in [run for run in trainer.present if id(run) not in wanted]:
+            trainer.leave(run)
         for client in clients:
-            if client.member is None:
-                self._join(members, client)
-        members.advance()
+            if client.run is None:
+                self._join(trainer, client)
+        trainer.advance()
         for client in clients:
-            if client.member in members.errors:
-                self._tell(client, error=members.errors.pop(client.member))
-            elif client.member and client.member.done:
-                best = client.member.done.best
-                self._tell(client, rows=[Row(row.nll, row.tokens) for row in best.rows])
+            if client.run in trainer.errors:
+                self._end(client, error=trainer.errors.pop(client.run))
+            elif client.run and client.run.result:
+                best = client.run.result.best
+                self._end(client, rows=[Row(row.nll, row.tokens) for row in best.rows])
 
-    def _join(self, members: Members, client: _Client) -> None:
+    def _join(self, trainer: PackedTrainer, client: _Client) -> None:
         try:
             self._notes.check(client.folder)
-            client.member = members.join(self._job(members, client))
+            client.run = trainer.join(self._job(client))
         except Exception as error:
             error.add_note(traceback.format_exc())
-            self._tell(client, error=error)
+            self._end(client, error=error)
 
-    def _job(self, members: Members, client: _Client) -> Any:
+    def _job(self, client: _Client) -> TrainingJob:
         from nutgraf.checkpoints import copy_best
-        from nutgraf.member import Job
-        from nutgraf.model import fresh_adapter
+        from nutgraf.training_job import TrainingJob
 
         out = client.folder / "adapter"
 
-        def evaluated(found: Evaluation) -> None:
-            copy_best(out, found.step, evaluated_weights(client.folder, found.examples))
+        def on_eval(evaluation: Evaluation) -> None:
+            weights = evaluated_weights(client.folder, evaluation.examples)
+            copy_best(out, evaluation.step, weights)
             with self._changed:
-                client.evaluations.append(Found(found.step, found.examples, found.loss))
+                loss = Loss(evaluation.step, evaluation.examples, evaluation.loss)
+                client.evaluations.append(loss)
                 self._changed.notify_all()
 
-        settings = configuration.replace(self._given[0], client.values)
-        return Job(
-            functools.partial(fresh_adapter, members.base, settings.lora, settings.train.seed),
-            settings.train,
+        return TrainingJob(
+            configuration.replace(self._config, client.overrides),
+            self._train,
+            self._validation,
             out,
-            on_eval=evaluated,
             title=f"trial {client.folder.name}",
+            on_eval=on_eval,
         )
 
-    def _tell(
+    def _end(
         self, client: _Client, rows: list[Row] | None = None, error: Exception | None = None
     ) -> None:
         with self._changed:
@@ -216,34 +222,32 @@ class Engine:
 
 
 class _Notes:
-    """Who is trained in a pass, on the disk: what an engine that died was at, for the next one.
+    """Which trials are in the pass, on disk: what a dead engine was working on, for the next one.
 
-    The next one takes half as many at a time. Where there was one alone, it was that one's.
+    The next one packs half as many. If there was one trial alone, the death counts against it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.most: int | None = None
+        self.max_packed: int | None = None
         self.deaths: dict[str, int] = {}
         self._latest: list[str] = []
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            self.most, self.deaths = before["most"], before["deaths"]
-            group = before["group"]
-            if len(group) == 1:
-                self.deaths[group[0]] = self.deaths.get(group[0], 0) + 1
-            self.most = max(1, math.ceil(len(group) / 2))
+            notes = json.loads(path.read_text(encoding="utf-8"))
+            self.deaths, trials = notes["deaths"], notes["trials"]
+            if len(trials) == 1:
+                self.deaths[trials[0]] = self.deaths.get(trials[0], 0) + 1
+            self.max_packed = max(1, math.ceil(len(trials) / 2))
 
-    def of(self, group: Sequence[Member]) -> None:
-        """Note that these are trained next."""
-        names = [member.job.out.parent.name for member in group]
-        if names != self._latest:
-            self._latest = names
-            known = {"group": names, "most": self.most, "deaths": self.deaths}
-            write_text(self.path, json.dumps(known))
+    def write(self, runs: Sequence[PackedRun]) -> None:
+        """Note that the trials of `runs` are in the next pass."""
+        trials = [run.job.out.parent.name for run in runs]
+        if trials != self._latest:
+            self._latest = trials
+            write_text(self.path, json.dumps({"trials": trials, "deaths": self.deaths}))
 
     def check(self, folder: Path) -> None:
-        """Raise Failure where engines died of the trial in `folder`."""
+        """Raise Failure if engines died of the trial in `folder`."""
         if self.deaths.get(folder.name, 0) >= DEATHS:
             raise Failure(
                 f"the process that trained it was killed {DEATHS} times, most likely for want of "
@@ -252,8 +256,8 @@ class _Notes:
 
 
 @contextlib.contextmanager
-def _limited(minutes: float | None) -> Iterator[None]:
-    """End the process where the block takes longer: it hangs, and Ray starts it again."""
+def _time_limit(minutes: float | None) -> Iterator[None]:
+    """End the process if the block takes longer: it hangs, and Ray starts it again."""
     if minutes is None:
         yield
         return

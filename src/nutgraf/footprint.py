@@ -179,13 +179,13 @@ def stages(config: Config, shape: Shape, rows: Lengths, machine: Machine) -> dic
     }
 
 
-def fitting(
+def suggest_changes(
     config: Config, shape: Shape, rows: Lengths, machine: Machine
 ) -> dict[str, tuple[object, object]] | None:
-    """What to change so that all stages fit: {setting: (now, then)}, as few settings as can be, the
-    first of those that are enough, as little as is enough.
+    """Return the smallest change with which all stages fit: {setting: (now, then)}.
 
-    Empty where all fits, None where no change of these settings is enough.
+    It has as few settings as possible, the first of those that suffice. It is empty if all stages
+    fit, and None if no change of these settings suffices.
     """
     micro = config.train.micro_batch_size
     batches = micro * config.train.gradient_accumulation_steps

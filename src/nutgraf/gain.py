@@ -1,44 +1,53 @@
-"""Whether the trials of a search are faster together on this machine: a short step says."""
+"""Decide from a few real steps whether the trials of a search are faster packed together."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nutgraf.budget import at_once, worth_measuring
 from nutgraf.config import replace
 from nutgraf.measurement import Measured, base_or_stand_in, busy, threads_of
-from nutgraf.member import Job
-from nutgraf.members import Members
-from nutgraf.model import choose_device, fresh_adapter, load_tokenizer
+from nutgraf.members import PackedTrainer
+from nutgraf.model import choose_device, load_tokenizer
 from nutgraf.problems import Failure
 from nutgraf.prompts import Example
 from nutgraf.settings import Config
 from nutgraf.shape import shape
+from nutgraf.training_job import TrainingJob
 
 SIZES = (1, 2, 4)  # trials in a pass
 PASSES = 2  # of each; the fastest counts
-MARGIN = 1.1  # times as fast, before together is worth it: short steps differ by as much by chance
-WORTH = 20  # times as many articles as are measured are trained on in a search that is worth it
+MARGIN = 1.1  # times as fast before packing is worth it: short steps differ as much by chance
+WORTH = 20  # a search is measured if it trains on so many times the measured articles
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether to train together, so many in a pass (None for all), and why, in a line."""
+    """Whether to train together, how many in a pass (None for all), and why, in a line."""
 
     together: bool
     why: str
-    most: int | None = None
+    max_packed: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the contents of search/together.json."""
+        return {"together": self.together, "why": self.why, "most": self.max_packed}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Choice:
+        """Return the choice in search/together.json."""
+        return cls(record["together"], record["why"], record["most"])
 
 
 def choose(config: Config, rows: Sequence[Example]) -> Choice:
-    """What `search.together` says, or what makes more articles a second with these rows.
+    """Return what `search.together` says; for `auto`, what trains more of `rows` a second.
 
     Alone means as the search does it: as many processes at a time as there are cores for.
     """
@@ -59,11 +68,11 @@ def choose(config: Config, rows: Sequence[Example]) -> Choice:
         return Choice(False, f"trials are trained alone: {error}")
     best = max(together, key=lambda size: together[size])
     faster = together[best] > MARGIN * alone
-    found = ", ".join(f"{rate:.2f} with {size}" for size, rate in together.items())
+    rates = ", ".join(f"{rate:.2f} with {size}" for size, rate in together.items())
     return Choice(
         faster,
         f"trials are trained {'together' if faster else 'alone'}: {alone:.2f} articles a second "
-        f"in {at_once(search)} processes; in one, by trials in a pass, {found} (search.together)",
+        f"in {at_once(search)} processes; in one, by trials in a pass, {rates} (search.together)",
         None if best == max(SIZES) else best,
     )
 
@@ -71,7 +80,7 @@ def choose(config: Config, rows: Sequence[Example]) -> Choice:
 def _rates(
     config: Config, rows: Sequence[Example], sizes: Sequence[int]
 ) -> tuple[float, dict[int, float]]:
-    """Articles a second alone, and by size together."""
+    """Return articles a second alone, and together by number of trials in a pass."""
     device, every = choose_device(config.model), torch.get_num_threads()
     one = max(1, min(every, int(config.search.cpus_per_trial)))
     beside = at_once(config.search) if device.name == "cpu" else 1  # on a GPU they take turns
@@ -83,7 +92,7 @@ def _rates(
 
 
 def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
-    """Articles a second of `size` trainings in a pass."""
+    """Return articles a second of `size` trainings in a pass."""
     batch = measured.micro_batch([len(row.ids) for row in rows])
     config = replace(
         measured.config,
@@ -96,17 +105,16 @@ def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
             "train.eval_examples": 1,
         },
     )
-    adapted = functools.partial(fresh_adapter, measured.base, config.lora, config.train.seed)
     pad, device = measured.tokenizer.pad_token_id, measured.device
-    members = Members(measured.base, pad, rows, rows[:1], device)
+    trainer = PackedTrainer(measured.base, pad, device)
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(size):
-            members.join(Job(adapted, config.train, Path(scratch) / str(number)))
+            trainer.join(TrainingJob(config, rows, rows[:1], Path(scratch) / str(number)))
         times = [measured.now()]
         for _ in range(PASSES):
-            members.advance()
+            trainer.advance()
             times.append(measured.now())
-        members.close()
-    for error in members.errors.values():
+        trainer.close()
+    for error in trainer.errors.values():
         raise error
     return size * batch / min(after - before for before, after in itertools.pairwise(times))

@@ -1,7 +1,7 @@
-"""One training by several processes of a cluster: `fit()` in each, started by Ray Train.
+"""One training by several processes of a cluster: `fit_adapter()` in each, started by Ray Train.
 
-Data parallel: each process has the whole base, and takes its micro-batches of every step. Where a
-process or its node dies, the group begins again from the newest checkpoint, with as many processes
+Data parallel: each process has the whole base, and takes its micro-batches of every step. If a
+process or its node dies, the group starts again from the newest checkpoint, with as many processes
 as there is room for then.
 """
 
@@ -12,24 +12,20 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from nutgraf.budget import effective_batch, halved
 from nutgraf.cluster import Cluster, placed_here
 from nutgraf.history import Evaluation, Fit
 from nutgraf.inference import RowLoss
-from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
 from nutgraf.peers import name_interface, peers
 from nutgraf.problems import Failure, UserError, one_line
-from nutgraf.prompts import Example
-from nutgraf.settings import Config
-from nutgraf.shards import base_to_share, share_out
-from nutgraf.trainer import fit
+from nutgraf.trainer import fit_adapter
+from nutgraf.training_job import TrainingJob
 
 # isort: split
 import ray
@@ -45,14 +41,14 @@ from ray.util.queue import Queue
 
 logger = logging.getLogger(__name__)
 
-_LOST = 8  # groups in a row that may die without an evaluation in between
-_LOOK = 0.5  # seconds between two looks for news of the group
+_MAX_LOST = 8  # groups in a row that may die without an evaluation in between
+_POLL = 0.5  # seconds between two looks for news of the group
 
 
 class _Connected(_TorchBackend):
     """torch.distributed between processes, over the addresses by which Ray's nodes know each other.
 
-    Else gloo takes what the host's name stands for, on Debian an address of the host alone.
+    Otherwise gloo takes what the host's name resolves to, on Debian a loopback address.
     """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
@@ -66,57 +62,44 @@ class _Connection(TorchConfig):
         return _Connected
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What each process of the group is given; `rows` holds those to train and to validate on."""
+def fit_on(cluster: Cluster, job: TrainingJob) -> Fit:
+    """Do the work of `fit_adapter` with up to `ray.train_workers` processes of the cluster.
 
-    config: Config
-    rows: Any
-    out: str
-    title: str
-    most: int | None
-    news: Any
+    Every node sees `job.out`. `job.on_step` is not called.
 
-
-def fit_on(
-    cluster: Cluster,
-    config: Config,
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    out: Path,
-    title: str,
-    on_eval: Callable[[Evaluation], None],
-) -> tuple[Fit, Device]:
-    """`fit()` of a new adapter by up to `ray.train_workers` processes; what it gives, and where.
-
-    The adapter is in `out`, which each node sees. Raises what `fit()` raises in one of them, and
-    Failure where groups die again and again.
+    Raises:
+        Failure: if groups of processes die again and again.
+        Exception: what `fit_adapter` raises in one of them.
     """
-    rows, news = ray.put((train, validation)), placed_here(Queue)
-    most, lost = None, 0
-    told: set[int] = set()
+    title = job.title
+    sent = ray.put(replace(job, out=job.out.resolve(), on_eval=None, on_step=None))
+    news = placed_here(Queue)
+    heard: set[int] = set()
+    max_micro_batch, lost = job.config.train.micro_batch_size, 0
 
-    def heard(found: Evaluation) -> None:
+    def on_eval(evaluation: Evaluation) -> None:
         nonlocal lost
-        if found.step not in told:
-            told.add(found.step)
+        if evaluation.step not in heard:
+            heard.add(evaluation.step)
             lost = 0
-            on_eval(found)
+            if job.on_eval:
+                job.on_eval(evaluation)
 
     try:
         while True:
-            given = _Given(config, rows, str(out.resolve()), title, most, news)
+            task = {"job": sent, "news": news, "max_micro_batch": max_micro_batch}
             try:
-                return _run(cluster, given, heard)
+                return _run(cluster, title, task, on_eval)
             except TrainingFailedError as error:
                 cause = _cause(error)
             if isinstance(cause, torch.OutOfMemoryError):
-                most = _less(config, most, title)
+                reason = one_line(str(cause), 120)
+                max_micro_batch = job.smaller_micro_batch(max_micro_batch, reason)
                 continue
-            if not _of_a_death(cause):
+            if not _is_death(cause):
                 raise cause from None
             lost += 1
-            if lost > _LOST:
+            if lost > _MAX_LOST:
                 raise Failure(
                     f"{title}: {lost} groups of processes died one after the other, the last with: "
                     f"{one_line(str(cause), 200)}; the same command carries on"
@@ -129,12 +112,12 @@ def fit_on(
 
 
 def _run(
-    cluster: Cluster, given: _Given, heard: Callable[[Evaluation], None]
-) -> tuple[Fit, Device]:
-    """One group, until it is done or one of its processes has failed."""
+    cluster: Cluster, title: str, task: dict[str, Any], on_eval: Callable[[Evaluation], None]
+) -> Fit:
+    """Run one group until it is done or one of its processes has failed."""
     settings = cluster.settings
     gpus = settings.gpus_per_worker
-    room = cluster.places(settings.cpus_per_worker, gpus)
+    room = cluster.capacity(settings.cpus_per_worker, gpus)
     if not room:
         raise UserError(
             f"no node of the cluster has {settings.cpus_per_worker:g} cores and {gpus:g} GPUs: "
@@ -142,11 +125,11 @@ def _run(
         )
     processes = min(settings.train_workers, room)
     if processes > 1:
-        logger.info(f"{given.title}: {processes} processes share each step")
+        logger.info(f"{title}: {processes} processes share each step")
     with tempfile.TemporaryDirectory() as scratch:  # Ray's own notes; ours are in the run folder
         trainer = TorchTrainer(
-            cast(Any, _member),  # what it gives comes back, which Ray's type does not say
-            train_loop_config={"given": given},
+            cast(Any, _train_in_process),  # Ray's type does not say that its result comes back
+            train_loop_config=task,
             torch_config=_Connection(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=processes,
@@ -157,100 +140,69 @@ def _run(
             run_config=RunConfig(
                 name="group",
                 storage_path=scratch,
-                failure_config=FailureConfig(max_failures=0),  # what follows is decided above
+                failure_config=FailureConfig(max_failures=0),  # `fit_on` decides what follows
             ),
         )
         ended: queue.Queue[Any] = queue.Queue()
         threading.Thread(target=_fit, args=(trainer, ended), daemon=True).start()
         while ended.empty():
-            _listen(given.news, heard)
-            time.sleep(_LOOK)
-        _listen(given.news, heard)
+            _listen(task["news"], on_eval)
+            time.sleep(_POLL)
+        _listen(task["news"], on_eval)
         result = ended.get()
     if isinstance(result, BaseException):
         raise result
-    return result
+    return cast(Fit, result)
 
 
 def _fit(trainer: TorchTrainer, ended: queue.Queue[Any]) -> None:
-    """In a thread of its own, so that Ray leaves Ctrl-C to the program."""
+    """Run in a thread of its own, so that Ray leaves Ctrl-C to the program."""
     try:
         ended.put(cast(Any, trainer.fit()).return_value)
     except BaseException as error:
         ended.put(error)
 
 
-def _listen(news: Any, heard: Callable[[Evaluation], None]) -> None:
-    for item in news.get_nowait_batch(news.qsize()):
-        step, examples, loss, rows = item
-        heard(Evaluation(step, examples, loss, [RowLoss(*row) for row in rows]))
+def _listen(news: Any, on_eval: Callable[[Evaluation], None]) -> None:
+    for step, examples, loss, rows in news.get_nowait_batch(news.qsize()):
+        on_eval(Evaluation(step, examples, loss, [RowLoss(*row) for row in rows]))
 
 
-def _plain(found: Evaluation) -> tuple[Any, ...]:
-    """Without a class of ours, for which the process of the queue would load torch."""
-    return found.step, found.examples, found.loss, [(row.nll, row.tokens) for row in found.rows]
+def _plain(evaluation: Evaluation) -> tuple[Any, ...]:
+    """Return it without a class of ours, for which the process of the queue would load torch."""
+    rows = [(row.nll, row.tokens) for row in evaluation.rows]
+    return evaluation.step, evaluation.examples, evaluation.loss, rows
 
 
-def _member(config: dict[str, Any]) -> tuple[Fit, Device]:
-    """What each process of the group does; the first one has the run folder and tells the news."""
-    given: _Given = config["given"]
-    settings = given.config
-    me = peers(settings.ray.fsdp)
-    torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
+def _train_in_process(task: dict[str, Any]) -> Fit:
+    """Train as one process of the group; the first one has the run folder and sends the news."""
+    job: TrainingJob = ray.get(task["job"])
+    news, ray_settings = task["news"], job.config.ray
+    own = peers(ray_settings.fsdp)
+    torch.set_num_threads(max(1, int(ray_settings.cpus_per_worker)))
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
-    train, validation = ray.get(given.rows)
-    device = choose_device(settings.model)
-    base = base_to_share(settings.model, device) if me.shards else load_base(settings.model)
-    with (
-        tempfile.TemporaryDirectory() as aside,
-        fresh_adapter(base, settings.lora, settings.train.seed) as model,
-    ):
-        if me.shards:
-            share_out(model, device, me)
-        done = fit(
-            model,
-            load_tokenizer(settings.model),
-            train,
-            validation,
-            settings.train,
-            device,
-            Path(given.out) if me.is_first else Path(aside) / "adapter",
-            on_eval=(lambda found: given.news.put(_plain(found))) if me.is_first else None,
-            peers=me,
-            most=given.most,
-        )
-    return done, device
+    if own.is_first:
+        job = replace(job, on_eval=lambda evaluation: news.put(_plain(evaluation)))
+        return fit_adapter(job, own, task["max_micro_batch"])
+    with tempfile.TemporaryDirectory() as aside:
+        job = replace(job, out=Path(aside) / "adapter")
+        return fit_adapter(job, own, task["max_micro_batch"])
 
 
 def _cause(error: TrainingFailedError) -> Exception:
-    """Why the group failed: what a process has to say of itself, before that another was gone."""
+    """Return why the group failed: preferably an error of a process, not the loss of another."""
     failures: list[Exception] = []
     if isinstance(error, WorkerGroupError):
         failures = [*error.worker_failures.values()]
     elif isinstance(error, ControllerError):
         failures = [error.controller_failure]  # that it did not come together
     causes = [getattr(e, "cause", None) or e for e in failures]
-    own = [e for e in causes if not _of_a_death(e)]
+    own = [e for e in causes if not _is_death(e)]
     return (own or causes or [error])[0]
 
 
-def _of_a_death(error: Exception) -> bool:
-    """Whether it may be of a process that is gone, its own or one that it spoke to."""
-    told = isinstance(error, UserError | Failure | torch.OutOfMemoryError)
-    return not told and isinstance(error, RuntimeError | RayError | RayTrainError)
-
-
-def _less(config: Config, most: int | None, title: str) -> int:
-    full = most or config.train.micro_batch_size
-    if full == 1:
-        raise Failure(
-            f"{title}: no memory on a device for one article: lower prompt.max_tokens, or set "
-            "train.activation_checkpointing to true or model.quantization to nf4"
-        )
-    less = halved(effective_batch(config.train), full)
-    logger.warning(
-        f"{title}: no memory on a device for {full} articles at a time: goes on with {less} "
-        "(train.micro_batch_size)"
-    )
-    return less
+def _is_death(error: Exception) -> bool:
+    """Return whether the error may come from a dead process, its own or one that it spoke to."""
+    own = isinstance(error, UserError | Failure | torch.OutOfMemoryError)
+    return not own and isinstance(error, RuntimeError | RayError | RayTrainError)

@@ -1,23 +1,32 @@
-"""What a training leaves beside its adapter, kept step by step so that it survives a kill."""
+"""The record of one training: losses, evaluations, time and memory; it survives a kill."""
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from nutgraf.budget import steps_of
-from nutgraf.inference import RowLoss
+import torch
+from safetensors.torch import load_file, save_file
+
+from nutgraf.budget import effective_batch, steps_of
+from nutgraf.checkpoints import BEST
+from nutgraf.inference import RowLoss, mean_loss
 from nutgraf.metrics import perplexity
+from nutgraf.model import Device
 from nutgraf.problems import Failure
-from nutgraf.settings import TrainConfig
+from nutgraf.settings import Config, TrainConfig
+
+HISTORY = "history.json"  # in a checkpoint
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the validation rows: `loss` in nats per summary token, `rows` one by one."""
+    """One evaluation: `loss` in nats per summary token, and the losses of the `rows`."""
 
     step: int
     examples: int
@@ -39,7 +48,7 @@ class HistoryRow:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a training leaves beside the adapter in the model: its best evaluation and its costs.
+    """The result of a training beside its adapter: the best evaluation, history and costs.
 
     `micro_batch_size` and `gradient_accumulation_steps` are those that the memory allowed, of each
     of the `processes` that shared the work in the end.
@@ -53,13 +62,19 @@ class Fit:
     peak_memory_bytes: int
     micro_batch_size: int
     gradient_accumulation_steps: int
+    device: Device
     processes: int = 1
 
     @classmethod
     def of(
-        cls, history: History, settings: TrainConfig, micro_batch_size: int, processes: int = 1
+        cls,
+        history: History,
+        settings: TrainConfig,
+        device: Device,
+        micro_batch_size: int,
+        processes: int = 1,
     ) -> Fit:
-        """What a training with `settings` leaves at its end."""
+        """Return the result of a finished training."""
         return cls(
             best=history.best,
             history=history.rows,
@@ -69,11 +84,13 @@ class Fit:
             peak_memory_bytes=history.peak_memory_bytes,
             micro_batch_size=micro_batch_size,
             gradient_accumulation_steps=math.ceil(history.batch / (micro_batch_size * processes)),
+            device=device,
             processes=processes,
         )
 
-    def record(self, settings: TrainConfig) -> dict[str, Any]:
-        """The contents of train.json, without the adapter's settings."""
+    def record(self, config: Config) -> dict[str, Any]:
+        """Return the contents of train.json, without the identity of the base."""
+        settings, rows = config.train, self.best.rows
         return {
             "learning_rate": settings.learning_rate,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
@@ -87,20 +104,23 @@ class Fit:
             "peak_memory_bytes": self.peak_memory_bytes,
             "best_step": self.best.step,
             "validation_loss": self.best.loss,
-            "perplexity": perplexity(
-                sum(row.nll for row in self.best.rows), sum(row.tokens for row in self.best.rows)
-            ),
+            "perplexity": perplexity(sum(row.nll for row in rows), sum(row.tokens for row in rows)),
+            "lora_r": config.lora.r,
+            "lora_alpha": config.lora.alpha,
+            "device": self.device.name,
+            "dtype": self.device.dtype_name,
         }
 
     def history_records(self) -> list[dict[str, Any]]:
+        """Return the rows of history.csv."""
         return [asdict(row) for row in self.history]
 
 
 class History:
-    """A training as far as it has come: losses step by step, evaluations, time and memory spent."""
+    """A training so far: losses step by step, evaluations, time and memory spent."""
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch  # examples in one optimizer step
+    def __init__(self, settings: TrainConfig) -> None:
+        self.batch = effective_batch(settings)  # examples in one optimizer step
         self.rows: list[HistoryRow] = []
         self.evaluations: list[Evaluation] = []
         self.peak_memory_bytes = 0
@@ -112,40 +132,51 @@ class History:
     @property
     def best(self) -> Evaluation:
         """The first of the evaluations with the lowest loss."""
-        return min(self.evaluations, key=lambda found: found.loss)
+        return min(self.evaluations, key=lambda evaluation: evaluation.loss)
 
     @property
     def seconds(self) -> float:
-        """Spent in training, before a stop and after it."""
+        """Seconds spent in training, before a stop and after it."""
         return self._spent + time.perf_counter() - self._started
 
-    def step(self, step: int, loss: float, rate: float) -> None:
-        """Note the loss of one step, in nats per summary token, before it changes any weight.
+    def add_step(self, step: int, loss: float, rate: float) -> None:
+        """Add the loss of one step, in nats per summary token, before the weights change.
 
-        Raises Failure where it is not a number.
+        Raises:
+            Failure: if the loss is not a number.
         """
         self._check("loss", loss, f"at step {step}", rate)
         self._losses.append(loss)
         self._rate = rate
 
-    def row(self, step: int) -> float:
-        """Add a row with the mean training loss since the latest one, which is returned."""
+    def add_row(self, step: int) -> float:
+        """Add a row with the mean training loss since the latest one, and return that loss."""
         loss = sum(self._losses) / len(self._losses)
         self._losses.clear()
         self._add(step, self._rate, loss, None)
         return loss
 
-    def evaluation(self, step: int, loss: float, rows: list[RowLoss]) -> None:
-        """Add an evaluation. Raises Failure where its loss is not a number."""
+    def add_evaluation(self, step: int, rows: list[RowLoss]) -> bool:
+        """Add an evaluation; return whether its loss is the lowest so far.
+
+        Raises:
+            Failure: if the loss is not a number.
+        """
+        loss = mean_loss(rows)
         self._check("validation loss", loss, f"after step {step}", self._rate)
         self.evaluations.append(Evaluation(step, step * self.batch, loss, rows))
         self._add(step, None, None, loss)
+        return self.best is self.evaluations[-1]
+
+    def note_memory(self, used: int) -> None:
+        """Raise the peak memory to `used` bytes, if that is more."""
+        self.peak_memory_bytes = max(self.peak_memory_bytes, used)
 
     def state(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all of it, for JSON."""
         return {
             "rows": [asdict(row) for row in self.rows],
-            "evaluations": [asdict(found) for found in self.evaluations],
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
             "losses": self._losses,
             "rate": self._rate,
             "seconds": self.seconds,
@@ -153,15 +184,25 @@ class History:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Set all of it to what `state` returned."""
         self.rows = [HistoryRow(**row) for row in state["rows"]]
         self.evaluations = [
-            Evaluation(**{**found, "rows": [RowLoss(**row) for row in found["rows"]]})
-            for found in state["evaluations"]
+            Evaluation(**{**evaluation, "rows": [RowLoss(**row) for row in evaluation["rows"]]})
+            for evaluation in state["evaluations"]
         ]
         self._losses, self._rate = list(state["losses"]), state["rate"]
         self._spent, self._started = state["seconds"], time.perf_counter()
         self.peak_memory_bytes = state["peak_memory_bytes"]
+
+    def write(self, checkpoint: Path, best: Mapping[str, torch.Tensor]) -> None:
+        """Write the history and the best adapter so far into a checkpoint's folder."""
+        save_file(dict(best), checkpoint / BEST)
+        (checkpoint / HISTORY).write_text(json.dumps(self.state()), encoding="utf-8")
+
+    def read(self, checkpoint: Path) -> dict[str, torch.Tensor]:
+        """Restore what `write` left, and return the best adapter so far."""
+        self.restore(json.loads((checkpoint / HISTORY).read_text(encoding="utf-8")))
+        return load_file(checkpoint / BEST)
 
     def _check(self, what: str, loss: float, where: str, rate: float) -> None:
         if not math.isfinite(loss):

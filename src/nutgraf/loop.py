@@ -1,18 +1,16 @@
-"""The loop of a training: that of transformers and trl, with our loss, evaluation and checkpoints.
+"""The training loop: that of transformers and trl, with our loss, evaluation and checkpoints.
 
 The only user of trl. The loss is over the summary's tokens alone, end of sequence included.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -30,40 +28,31 @@ from trl import SFTConfig, SFTTrainer
 from nutgraf import adapter, budget
 from nutgraf.articles import as_dataset
 from nutgraf.attention import training_attention
-from nutgraf.checkpoints import BEST, Checkpoints
+from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
 from nutgraf.footprint import EVALUATED
 from nutgraf.history import Evaluation, History
-from nutgraf.inference import RowLoss, loss_batches, mean_loss
+from nutgraf.inference import RowLoss, loss_batches
 from nutgraf.model import Device
+from nutgraf.optimizer import build_optimizer, build_schedule
 from nutgraf.peers import ALONE, Peers
 from nutgraf.prompts import IGNORED, Example
-from nutgraf.settings import TrainConfig
 from nutgraf.stopping import Stopped
-
-# What a checkpoint has beside what transformers writes and reads: adapter, optimizer, schedule,
-# loss scale, states of the random number generators.
-HISTORY = "history.json"
-
-
-def in_order(train: Sequence[Example], settings: TrainConfig) -> list[Example]:
-    """The rows as a training takes them, one after the other; of `train` it touches no others."""
-    order = budget.drawn(len(train), budget.examples_of(settings), settings.seed)
-    batch = budget.effective_batch(settings)
-    return [train[i] for i in budget.longest_first(order, lambda i: len(train[i].ids), batch)]
+from nutgraf.training_job import TrainingJob
 
 
 def peak_memory(device: Device) -> int:
-    """Most memory held so far, in bytes: of the GPU, or of this process where there is none."""
+    """Return the peak memory so far, in bytes: of the GPU, or of this process without one."""
     if device.name == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-class Loop(SFTTrainer):
-    """One training of the adapter in `model` on `train`, rows `in_order`; `run` does it.
+class AdapterTrainer(SFTTrainer):
+    """One training of the adapter in `model`; `run` carries it out.
 
-    `history` is what is known of it, `best` the adapter's weights at the lowest validation loss.
+    `history` is the record of the training, `best` the adapter's weights at the lowest validation
+    loss.
     """
 
     model: PreTrainedModel
@@ -72,31 +61,26 @@ class Loop(SFTTrainer):
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        train: Sequence[Example],
-        validation: Sequence[Example],
-        settings: TrainConfig,
+        job: TrainingJob,
         device: Device,
-        kept: Checkpoints,
+        checkpoints: Checkpoints,
         peers: Peers = ALONE,
     ) -> None:
-        micro, accumulated = budget.share(settings, peers.size)
+        settings, rows, pad = job.config.train, job.ordered_rows, tokenizer.pad_token_id
+        micro_batch, accumulated = budget.share(settings, peers.size)
         super().__init__(
             model=model,
             processing_class=tokenizer,
-            train_dataset=as_dataset([_row(train[0])]),  # trl looks at one; all of them: below
+            train_dataset=as_dataset([_row(rows[0])]),  # trl looks at one; all of them: below
             args=SFTConfig(
-                output_dir=str(kept.half_written),
+                output_dir=str(checkpoints.half_written),
                 max_steps=budget.steps_of(settings),
-                per_device_train_batch_size=micro,
+                per_device_train_batch_size=micro_batch,
                 gradient_accumulation_steps=accumulated,
-                learning_rate=settings.learning_rate,
-                weight_decay=settings.weight_decay,
-                warmup_steps=settings.warmup_steps,
-                lr_scheduler_type=settings.schedule,
                 max_grad_norm=settings.max_grad_norm,
                 activation_checkpointing=settings.activation_checkpointing,
-                train_sampling_strategy="sequential",  # `train` is in its order
-                # When to evaluate and save, the watch says; what to log, the history.
+                train_sampling_strategy="sequential",  # the rows are in their order
+                # The watch decides when to evaluate and save; the history logs.
                 eval_strategy="no",
                 save_strategy="no",
                 logging_strategy="no",
@@ -112,132 +96,132 @@ class Loop(SFTTrainer):
                 report_to="none",
             ),
         )
-        rows = budget.effective_batch(settings), micro * accumulated * peers.size
-        self.train_dataset = cast(Any, _Rows(train, *rows, tokenizer.pad_token_id))
+        batch, room = budget.effective_batch(settings), micro_batch * accumulated * peers.size
+        self.train_dataset = cast(Any, _Rows(rows, batch, room, pad))
         self.remove_callback(PrinterCallback)
         # TRL casts the adapter of a quantized base to bf16; it is small, and in fp32 it loses
         # nothing.
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
-        self.settings, self.device, self.kept = settings, device, kept
-        self.peers, self.micro = peers, micro
-        self.validation, self.pad = validation, tokenizer.pad_token_id
-        self.longest = max(len(row.ids) for row in train)
-        self.history = History(budget.effective_batch(settings))
+        self.job, self.device, self.checkpoints, self.peers = job, device, checkpoints, peers
+        self.settings, self.micro_batch, self.pad = settings, micro_batch, pad
+        self.history = History(settings)
         self.best: dict[str, torch.Tensor] = {}
         self.step_losses: list[torch.Tensor] = []
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the optimizer of the adapter's weights, which every process holds in full."""
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimizer = build_optimizer(weights, self.settings)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """Build the learning-rate schedule of the optimizer."""
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None  # transformers creates it first
+        self.lr_scheduler = build_schedule(optimizer, self.settings)
+        return self.lr_scheduler
+
     def run(
         self,
-        tell: Callable[[Sequence[Evaluation]], None],
-        on_step: Callable[[], None],
-        asked: Callable[[], int | None],
-        progress: str | None,
+        notify: Callable[[Sequence[Evaluation]], None],
+        stop_signal: Callable[[], int | None],
     ) -> None:
         """Train to the end, from the newest checkpoint if there is one.
 
-        A checkpoint is written after each evaluation, and before `Stopped` is raised where `asked`
-        gives the number of a signal. `tell` is given all evaluations so far, at the start and after
-        each checkpoint; `on_step` is called after each step.
+        A checkpoint is written after each evaluation, and before `Stopped` is raised if
+        `stop_signal` returns the number of a signal. `notify` gets all evaluations so far, at the
+        start and after each checkpoint.
         """
-        newest = self.kept.newest()
+        job, newest = self.job, self.checkpoints.newest()
         if newest:
-            self.history.restore(json.loads((newest / HISTORY).read_text(encoding="utf-8")))
-            self.best = load_file(newest / BEST)
-            tell(self.history.evaluations)
+            self.best = self.history.read(newest)
+            notify(self.history.evaluations)
         bar = tqdm(
-            total=budget.steps_of(self.settings) * self.history.batch,
-            desc=progress,
+            total=budget.examples_of(self.settings),
+            desc=job.title,
             unit=" articles",
-            disable=None if progress else True,
+            disable=None if job.progress_bar else True,
         )
-        with bar, training_attention(self.model, self.device, self.micro, self.longest):
-            self.add_callback(_Watch(self, tell, on_step, asked, bar))
+        with bar, training_attention(self.model, self.device, self.micro_batch, job.longest_row):
+            self.add_callback(_Watch(self, notify, stop_signal, bar))
             self.train(resume_from_checkpoint=str(newest) if newest else None)
-        self._note_memory()
-
-    def _note_memory(self) -> None:
-        history = self.history
-        history.peak_memory_bytes = max(history.peak_memory_bytes, peak_memory(self.device))
+        self.history.note_memory(peak_memory(self.device))
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Nats of the summaries over the number of their tokens in the whole optimizer step.
+        """Return the summaries' nats over their number of tokens in the whole optimizer step.
 
         trl computes the output layer for the articles' tokens too, and then masks them: 30% of a
-        step of the pocket model on a CPU. Here it begins with the first summary of the batch. The
-        padding is on the right, where causal attention never looks, so that no mask slows it down.
+        step of the pocket model on a CPU. Here it starts at the first summary of the batch. The
+        padding is on the right, where causal attention never looks, so no mask slows it down.
         """
         labels = inputs["labels"]
         in_summary = (labels[:, 1:] != -100).any(0).int()
         summaries = len(in_summary) - int(in_summary.argmax())
         logits = model(
             input_ids=inputs["input_ids"],
-            logits_to_keep=summaries + 1,  # the token before a summary foretells its first one
+            logits_to_keep=summaries + 1,  # the token before a summary predicts its first one
             use_cache=False,
         ).logits[:, :-1]
         targets = labels[:, -summaries:]
-        told = targets != IGNORED
-        nll = functional.cross_entropy(logits[told].float(), targets[told], reduction="sum")
+        counted = targets != IGNORED
+        nll = functional.cross_entropy(logits[counted].float(), targets[counted], reduction="sum")
         loss = nll / kwargs["num_items_in_batch"]
         self.step_losses.append(loss.detach())
         return loss * self.peers.size  # the gradient is the mean over the processes
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Exact over tokens, whatever the batches; the adapter is kept where it is the best."""
+        """Evaluate, exact over tokens whatever the batches; keep the adapter if it is the best."""
         self.model.eval()
         rows = self._validation_losses()
         self.model.train()
-        loss = mean_loss(rows)
-        self.history.evaluation(self.state.global_step, loss, rows)
-        if self.history.best is self.history.evaluations[-1]:
+        if self.history.add_evaluation(self.state.global_step, rows):
             self.best = adapter.weights(self.model)
-        metrics = {"eval_loss": loss}
+        metrics = {"eval_loss": self.history.evaluations[-1].loss}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
     def _validation_losses(self) -> list[RowLoss]:
-        """Of the same batches whatever the number of processes, which take turns where they can."""
-        peers, every = (
-            self.peers,
-            list(budget.batches([len(r.ids) for r in self.validation], EVALUATED)),
-        )
-        mine = every if peers.shards else every[peers.rank :: peers.size]
-        others = set(range(len(self.validation))).difference(*mine)
-        found: dict[int, RowLoss] = {}
-        for batch in loss_batches(self.model, self.validation, self.pad, self.device, done=others):
-            found |= batch
-        known = {i: row for rows in peers.all(found) for i, row in rows.items()}
-        return [known[i] for i in range(len(self.validation))]
+        """Return the rows' losses; processes take turns with the batches if each has the base."""
+        peers, rows = self.peers, self.job.evaluated_rows
+        batches = list(budget.batches([len(row.ids) for row in rows], EVALUATED))
+        own_batches = batches if peers.shards else batches[peers.rank :: peers.size]
+        others = set(range(len(rows))).difference(*own_batches)
+        own: dict[int, RowLoss] = {}
+        for batch in loss_batches(self.model, rows, self.pad, self.device, done=others):
+            own |= batch
+        losses = {i: loss for part in peers.all(own) for i, loss in part.items()}
+        return [losses[i] for i in range(len(rows))]
 
     def _save_checkpoint(self, *args: Any) -> None:
-        """transformers' checkpoint and what is ours, under a temporary name until it is whole."""
+        """Write transformers' checkpoint and ours, under a temporary name until it is whole."""
         step = self.state.global_step
-        folder = self.kept.half_written / f"checkpoint-{step}"
-        self._note_memory()
-        with written_by_others(self.kept.folder):
+        self.history.note_memory(peak_memory(self.device))
+        with written_by_others(self.checkpoints.folder):
             super()._save_checkpoint(*args)
             if not self.peers.is_first:
                 return
-            save_file(self.best, folder / BEST)
-            (folder / HISTORY).write_text(json.dumps(self.history.state()), encoding="utf-8")
-        self.kept.keep(step)
+            self.history.write(self.checkpoints.half_written / f"checkpoint-{step}", self.best)
+        self.checkpoints.keep(step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The adapter alone: a checkpoint needs no tokenizer, and no pickle of the arguments."""
+        """Save the adapter alone: a checkpoint needs no tokenizer, no pickle of the arguments."""
         if self.peers.is_first:
             adapter.save(self.model, Path(str(output_dir)))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Checkpoints need no model card; the final model gets one with its scores."""
+        """Write none: checkpoints need no card, and the final model gets one with its scores."""
 
 
 class _Rows(Dataset[dict[str, list[int]]]):
-    """The rows of each step, made when their turn comes.
+    """The rows of each step, encoded when their turn comes.
 
-    Micro-batches go round the processes; rows that fill up the last ones of a step count nothing.
+    Micro-batches go round the processes; rows that fill up a step's last ones have no loss.
     """
 
     def __init__(self, train: Sequence[Example], batch: int, room: int, pad: int) -> None:
@@ -259,60 +243,62 @@ def _row(example: Example) -> dict[str, list[int]]:
 
 
 class _Watch(TrainerCallback):
-    """Says when to evaluate and to save, notes each step, and tells the caller."""
+    """Decides when to evaluate and to save, records each step, and notifies the caller."""
 
     def __init__(
         self,
-        loop: Loop,
-        tell: Callable[[Sequence[Evaluation]], None],
-        on_step: Callable[[], None],
-        asked: Callable[[], int | None],
+        trainer: AdapterTrainer,
+        notify: Callable[[Sequence[Evaluation]], None],
+        stop_signal: Callable[[], int | None],
         bar: Any,
     ) -> None:
-        self.loop, self.history, self.bar = loop, loop.history, bar
-        self.tell, self.on_step, self.asked = tell, on_step, asked
-        self.evaluate_at = set(budget.evaluation_steps(loop.settings))
-        self.row_every = budget.row_every(loop.settings)
+        self.trainer, self.history, self.bar = trainer, trainer.history, bar
+        self.notify, self.stop_signal = notify, stop_signal
+        self.evaluate_at = set(budget.evaluation_steps(trainer.settings))
+        self.row_every = budget.row_every(trainer.settings)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.bar.update(state.global_step * self.history.batch)  # done before a stop
+        self.bar.update(state.global_step * self.history.batch)  # from before a stop
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Among several processes dropout depends on seed, step and process alone.
+        """Let dropout in several processes depend on seed, step and process alone.
 
         A checkpoint has no other generator's state than the first one's.
         """
-        peers = self.loop.peers
+        peers = self.trainer.peers
         if peers.size > 1:
             torch.manual_seed(hash((args.seed, state.global_step, peers.rank)))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A loss that is not a number is seen before it gets into the weights."""
-        loss = sum(self.loop.peers.all(torch.stack(self.loop.step_losses).sum().item()))
-        self.loop.step_losses.clear()
-        self.history.step(state.global_step + 1, loss, kwargs["optimizer"].param_groups[0]["lr"])
+        """Record the loss before it changes the weights: it may not be a number."""
+        loss = sum(self.trainer.peers.all(torch.stack(self.trainer.step_losses).sum().item()))
+        self.trainer.step_losses.clear()
+        rate = kwargs["optimizer"].param_groups[0]["lr"]
+        self.history.add_step(state.global_step + 1, loss, rate)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step % self.row_every == 0:
-            self.bar.set_postfix(loss=f"{self.history.row(state.global_step):.3f}", refresh=False)
+            loss = self.history.add_row(state.global_step)
+            self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self.bar.update(self.history.batch)
-        self.on_step()
+        if self.trainer.job.on_step:
+            self.trainer.job.on_step()
         if state.global_step in self.evaluate_at:
             control.should_evaluate = control.should_save = True
-        if self.asked():
+        if self.stop_signal():
             control.should_save = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.tell(self.history.evaluations)
-        if number := self.asked():
+        self.notify(self.history.evaluations)
+        if number := self.stop_signal():
             raise Stopped(number)

@@ -1,10 +1,9 @@
-"""How fast this machine trains and writes, from a few real steps: what `plan` reckons with.
+"""Measure how fast this machine trains and writes, from a few real steps, for `plan`.
 
 A base of up to SMALL weights that lies on the disk is measured itself. Of a larger one, or one on
 the Hub, two layers of its shape with random weights are measured in its place and scaled by
-operations: nothing is downloaded, and no large model is loaded for a measurement. Of what is
-measured repeatedly the fastest counts: what else the machine does for a moment, and what is done
-for the first time, only make it slower.
+operations: nothing is downloaded, and no large model is loaded for a measurement. Of
+repeated measurements the fastest counts: other load and first-time work only make one slower.
 """
 
 from __future__ import annotations
@@ -43,6 +42,7 @@ from nutgraf.prompts import Example
 from nutgraf.settings import Config
 from nutgraf.shape import shape, write_stand_in
 from nutgraf.trainer import fit
+from nutgraf.training_job import TrainingJob
 
 SMALL = 100_000_000  # weights; more are not loaded for a measurement
 LAYERS = 2  # of the base's form, where it is not measured itself
@@ -57,7 +57,7 @@ TRAINED, WRITTEN = 5e10, 2e11
 
 
 def worth_planning(config: Config) -> bool:
-    """Whether the search of a study takes long enough to be planned."""
+    """Return whether the search of a study takes long enough to be planned."""
     return worth_measuring(config, STEPS * config.train.micro_batch_size, WORTH)
 
 
@@ -69,7 +69,7 @@ def forecast(
     lengths: Lengths | None = None,
     preparing: float = 0.0,
 ) -> Plan:
-    """The plan of a study, with speeds measured on these rows and prompts.
+    """Return the plan of a study, with speeds measured on these rows and prompts.
 
     `articles`: how many by split; `lengths` of the study's rows where they are not those of `rows`;
     `preparing`: seconds an article. Takes seconds; a small base stays in memory for its next user.
@@ -121,10 +121,10 @@ class Measured:
     device: Device
 
     def training(self, rows: Sequence[Example], threads: int, neighbours: int = 0) -> Speed:
-        """The speed of `fit` itself on `threads` cores, `neighbours` times as many busy beside."""
+        """Measure `fit` itself on `threads` cores while `neighbours` other threads are busy."""
         lengths = [len(row.ids) for row in rows]
         batch = self.micro_batch(lengths)
-        settings = replace(
+        config = replace(
             self.config,
             {
                 "train.max_examples": None,
@@ -134,25 +134,24 @@ class Measured:
                 "train.eval_every": STEPS * batch,
                 "train.eval_examples": 1,
             },
-        ).train
+        )
+        settings = config.train
         ended: list[float] = []
         with (
             tempfile.TemporaryDirectory() as scratch,
             threads_of(threads),
             busy(neighbours),
-            fresh_adapter(self.base, self.config.lora, settings.seed) as model,
+            fresh_adapter(self.base, config.lora, settings.seed) as model,
         ):
-            fit(
-                model,
-                self.tokenizer,
+            job = TrainingJob(
+                config,
                 rows,
                 rows,
-                settings,
-                self.device,
                 Path(scratch) / "adapter",
                 on_step=lambda: ended.append(self.now()),
-                on_eval=lambda found: ended.append(self.now()),
+                on_eval=lambda evaluation: ended.append(self.now()),
             )
+            fit(model, self.tokenizer, job, self.device)
             with training_attention(model, self.device, batch, max(lengths)):
                 looking = self._looking(model, rows)
         *_, trained, saved = ended
@@ -165,11 +164,11 @@ class Measured:
         return Speed(max(speeds), looking, saved - trained)
 
     def micro_batch(self, lengths: Sequence[int]) -> int:
-        """The rows of a micro-batch that is measured."""
+        """Return the rows of a measured micro-batch."""
         return min(self.config.train.micro_batch_size, self._rows(TRAINED, max(lengths)))
 
     def looking(self, rows: Sequence[Example]) -> float:
-        """Operations a second in which losses of given summaries are found, with all cores."""
+        """Return operations a second of computing the losses of summaries, on all cores."""
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
             return max(self._looking(model.eval(), rows) for _ in range(REPEATED))
 
@@ -179,8 +178,10 @@ class Measured:
         return self._work(rows[:LOOKED]) / (self.now() - started)
 
     def writing(self, prompts: Sequence[Sequence[int]], whole: Shape) -> tuple[float, float]:
-        """(operations a second of reading prompts, seconds a further token of a full batch takes
-        the `whole` model)."""
+        """Return (operations a second of reading prompts, seconds for one more token).
+
+        The latter is for a full batch with the `whole` model.
+        """
         asked = self.config.generate.batch_size
         batch = min(asked, len(prompts), self._rows(WRITTEN, max(map(len, prompts))))
         settings = replace(
@@ -210,7 +211,7 @@ class Measured:
         return reading, token * work(whole, 1, 1, 1) / work(self.form, 1, 1, 1)
 
     def now(self) -> float:
-        """Seconds, when all that was asked of the device is done."""
+        """Return the time in seconds, once the device has finished all its work."""
         if self.device.name == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -221,7 +222,7 @@ class Measured:
         )
 
     def _rows(self, operations: float, tokens: int) -> int:
-        """How many rows of so many tokens a measured pass may have."""
+        """Return how many rows of so many tokens a measured pass may have."""
         if self.device.name == "cuda":
             return sys.maxsize
         return max(1, int(operations / work(self.form, 1, tokens, 0)))
@@ -229,7 +230,7 @@ class Measured:
 
 @contextlib.contextmanager
 def base_or_stand_in(config: Config, whole: Shape) -> Iterator[tuple[PreTrainedModel, Shape, str]]:
-    """What is measured: the base or its stand-in, its shape, and in words which it is."""
+    """Yield the measured base or its stand-in, its shape, and in words which it is."""
     local = Path(source(config.model)).is_dir()
     if local and whole.linear + whole.other <= SMALL:
         yield load_base(config.model), whole, "the base itself"
@@ -248,7 +249,7 @@ def base_or_stand_in(config: Config, whole: Shape) -> Iterator[tuple[PreTrainedM
 
 @contextlib.contextmanager
 def threads_of(number: int) -> Iterator[None]:
-    """In the block products are done by so many threads."""
+    """Compute with so many threads in the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -259,8 +260,10 @@ def threads_of(number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def busy(neighbours: int) -> Iterator[None]:
-    """In the block other cores multiply, as they do where trainings run side by side: what these
-    share (clock, caches, memory) makes each slower than one alone."""
+    """Keep other cores multiplying in the block, as trainings side by side do.
+
+    What they share (clock, caches, memory) makes each slower than one alone.
+    """
     done = threading.Event()
 
     def multiply() -> None:

@@ -1,4 +1,4 @@
-"""One of the trainings that go on together: all that is its own, and nothing of the others.
+"""One of the trainings that are packed into one process: what is its own, nothing of the others.
 
 It does what `fit()` does, step by step: the same rows in the same order, optimizer, schedule,
 clipping, evaluations, checkpoints and files.
@@ -7,130 +7,83 @@ clipping, evaluations, checkpoints and files.
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from nutgraf import adapter
-from nutgraf.budget import (
-    effective_batch,
-    evaluation_steps,
-    row_every,
-    steps_of,
-    warmup_of,
-)
-from nutgraf.checkpoints import BEST, Checkpoints
+from nutgraf.budget import evaluation_steps, row_every, steps_of
+from nutgraf.checkpoints import Checkpoints
 from nutgraf.files import written_by_others
-from nutgraf.history import Evaluation, Fit, History
-from nutgraf.inference import RowLoss, mean_loss
-from nutgraf.loop import HISTORY, in_order
-from nutgraf.model import Device
+from nutgraf.history import Fit, History
+from nutgraf.inference import RowLoss
+from nutgraf.model import Device, fresh_adapter
+from nutgraf.optimizer import build_optimizer, build_schedule
 from nutgraf.prompts import Example
-from nutgraf.settings import TrainConfig
-from nutgraf.together import Adapter
-from nutgraf.trainer import claim_of, each_once, smaller
+from nutgraf.together import PackedAdapter
+from nutgraf.trainer import claim_of
+from nutgraf.training_job import TrainingJob, notify_once
 
 STATE = "state.pt"  # weights, optimizer, schedule, stream of dropout
 
 
-@dataclass(frozen=True)
-class Job:
-    """A training to do: what `fit()` is given, but the base, the rows and the device.
+class PackedRun:
+    """A training of `job` over `base`, between two optimizer steps or within one.
 
-    `adapted` gives the base with the new adapter, as `fresh_adapter` does.
+    `result` is None until its end. Raises as `fit()` does.
     """
 
-    adapted: Callable[[], contextlib.AbstractContextManager[PreTrainedModel]]
-    settings: TrainConfig
-    out: Path
-    on_eval: Callable[[Evaluation], None] | None = None
-    on_step: Callable[[], None] = lambda: None
-    title: str | None = None
-
-
-class Member:
-    """A training of `job` that stands between two optimizer steps, or within one.
-
-    `done` is what it leaves, None until its end. Raises as `fit()` does.
-    """
-
-    def __init__(
-        self, job: Job, train: Sequence[Example], validation: Sequence[Example], device: Device
-    ) -> None:
-        settings = job.settings
+    def __init__(self, base: PreTrainedModel, job: TrainingJob, device: Device) -> None:
+        settings = job.config.train
         self.job, self.settings, self.device = job, settings, device
-        self.train = in_order(train, settings)
-        self.validation = list(validation[: settings.eval_examples])
-        with job.adapted() as model:
-            start = adapter.weights(model)
-            claim = claim_of(model, start, self.train, self.validation, settings, device)
-            self.adapter = Adapter(model, settings.seed, device)
-        self.kept = Checkpoints(
-            job.out,
-            {**claim, "together": True},
-            job.title or f"{job.out.parent.name}/{job.out.name}",
-        )
-        self.tell = each_once(job.on_eval)
-        self.history = History(effective_batch(settings))
-        self.micro = settings.micro_batch_size  # or as small as the memory wants it
+        self._base = base
+        with self._new_adapter() as model:
+            claim = claim_of(model, adapter.weights(model), job, device)
+            self.adapter = PackedAdapter(model, settings.seed, device)
+        self.checkpoints = Checkpoints(job.out, {**claim, "together": True}, job.title)
+        self.notify = notify_once(job.on_eval)
+        self.history = History(settings)
+        self.micro_batch = settings.micro_batch_size  # or as small as the memory requires
         self.best: dict[str, torch.Tensor] = {}
         self.step = 0
-        self.at_start = self.adapter.masks.stream.get_state()
-        self.done: Fit | None = None
+        self.result: Fit | None = None
+        self._stream_at_step = self.adapter.masks.stream.get_state()
         self._evaluate_at = set(evaluation_steps(settings))
         self._row_every = row_every(settings)
         self._steps = steps_of(settings)
-        self._optimizer, self._schedule = self._new_optimizer()
-        if record := self.kept.finished():
-            self._end(record)
+        self._optimizer = build_optimizer(self.adapter.parameters, settings)
+        self._schedule = build_schedule(self._optimizer, settings)
+        if record := self.checkpoints.finished():
+            self._set_result(record)
+            return
+        self.checkpoints.open()
+        self.micro_batch = self.checkpoints.notes.get("micro_batch_size", self.micro_batch)
+        self._resume()
+        if self.step < self._steps:
+            self.begin_step()
         else:
-            self.kept.open()
-            self.micro = self.kept.notes.get("micro_batch_size", self.micro)
-            self._carry_on()
-            if self.step < self._steps:
-                self.begin_step()
-            else:
-                self._finish()
+            self._finish()
 
-    def _new_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Those that transformers makes for `fit()`."""
-        settings = self.settings
-        optimizer = torch.optim.AdamW(
-            self.adapter.parameters,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        schedule = get_scheduler(
-            settings.schedule,
-            optimizer,
-            num_warmup_steps=warmup_of(settings),
-            num_training_steps=steps_of(settings),
-        )
-        return optimizer, schedule
+    def _new_adapter(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
+        return fresh_adapter(self._base, self.job.config.lora, self.settings.seed)
 
-    # A step: its micro-batches one by one, `loss` after each, then `take_step`.
+    # A step: its micro-batches one by one, `add_loss` after each, then `take_step`.
 
     def begin_step(self) -> None:
-        """Be at the first micro-batch of the next step, whatever was done of it before."""
+        """Go to the first micro-batch of the next step; forget what was done of that step."""
         batch = self.history.batch
-        self._rows = self.train[self.step * batch :][:batch]
+        self._rows = self.job.ordered_rows[self.step * batch :][:batch]
         self._losses: list[float] = []
-        self.adapter.masks.stream.set_state(self.at_start)
+        self.adapter.masks.stream.set_state(self._stream_at_step)
         for weight in self.adapter.parameters:
             if weight.grad is not None:
                 weight.grad.zero_()
 
     @property
-    def micro_batch(self) -> list[Example]:
-        """The rows that come next."""
-        return self._rows[len(self._losses) * self.micro :][: self.micro]
+    def next_rows(self) -> list[Example]:
+        """The rows of the next micro-batch."""
+        return self._rows[len(self._losses) * self.micro_batch :][: self.micro_batch]
 
     @property
     def tokens(self) -> int:
@@ -138,112 +91,100 @@ class Member:
         return sum(len(row.ids) - row.prompt_tokens for row in self._rows)
 
     @property
-    def summed(self) -> bool:
+    def gradient_complete(self) -> bool:
         """Whether the gradient of the step is complete."""
-        return len(self._losses) * self.micro == self.history.batch
+        return len(self._losses) * self.micro_batch == self.history.batch
 
     @property
-    def evaluates(self) -> bool:
+    def evaluation_due(self) -> bool:
         """Whether an evaluation comes before the next step."""
-        found = self.history.evaluations
-        return self.step in self._evaluate_at and not (found and found[-1].step == self.step)
+        evaluated = [evaluation.step for evaluation in self.history.evaluations[-1:]]
+        return self.step in self._evaluate_at and self.step not in evaluated
 
     @property
-    def evaluates_next(self) -> bool:
+    def evaluation_follows(self) -> bool:
         """Whether an evaluation comes after the step that it is in."""
         return self.step + 1 in self._evaluate_at
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row that it trains on."""
-        return max(len(row.ids) for row in self.train)
-
-    def loss(self, found: float) -> None:
-        """Note that a micro-batch's gradient is added up, and its part of the loss."""
-        self._losses.append(found)
+    def add_loss(self, loss: float) -> None:
+        """Record a micro-batch's part of the step's loss, its gradient being added up."""
+        self._losses.append(loss)
 
     def take_step(self) -> None:
-        """Change the weights. Raises Failure, before it does, where the loss is no number."""
+        """Change the weights. Raises Failure, before it does, if the loss is not a number."""
         rate = self._optimizer.param_groups[0]["lr"]
-        self.history.step(self.step + 1, sum(self._losses), rate)
+        self.history.add_step(self.step + 1, sum(self._losses), rate)
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters, self.settings.max_grad_norm)
         self._optimizer.step()
         self._schedule.step()
         self.step += 1
         if self.step % self._row_every == 0:
-            self.history.row(self.step)
-        self.at_start = self.adapter.masks.stream.get_state()
-        self.job.on_step()
+            self.history.add_row(self.step)
+        self._stream_at_step = self.adapter.masks.stream.get_state()
+        if self.job.on_step:
+            self.job.on_step()
         self.begin_step()
 
-    def evaluated(self, rows: list[RowLoss], memory: int) -> None:
-        """Take an evaluation: keep the weights where they are the best, write a checkpoint.
+    def add_evaluation(self, rows: list[RowLoss], memory: int) -> None:
+        """Record an evaluation: keep the weights if they are the best, write a checkpoint.
 
-        After the last one the training is done. `memory` is the most held so far, in bytes.
+        After the last one the training ends. `memory` is the peak so far, in bytes.
         """
-        self.history.evaluation(self.step, mean_loss(rows), rows)
-        if self.history.best is self.history.evaluations[-1]:
+        if self.history.add_evaluation(self.step, rows):
             self.best = self.adapter.weights()
-        self.history.peak_memory_bytes = max(self.history.peak_memory_bytes, memory)
+        self.history.note_memory(memory)
         self.save()
-        self.tell(self.history.evaluations)
+        self.notify(self.history.evaluations)
         if self.step == self._steps:
             self._finish()
 
-    def _finish(self) -> None:
-        """Leave what `fit()` leaves: the best adapter in `out`."""
-        with self.job.adapted() as model:
-            adapter.put(model, self.best)
-            adapter.save(model, self.job.out)
-        record = {
-            "micro_batch_size": self.micro,
-            "history": self.history.state(),
-        }
-        self.kept.finish(record)
-        self._end(record)
+    def halve_micro_batch(self, reason: str) -> None:
+        """Start the step again in smaller micro-batches. Raises Failure if they hold one row."""
+        self.micro_batch = self.job.smaller_micro_batch(self.micro_batch, reason)
+        self.checkpoints.note(micro_batch_size=self.micro_batch)
+        self.begin_step()
 
     def save(self) -> None:
-        """Write a checkpoint of the latest step that is complete."""
-        folder = self.kept.half_written / f"checkpoint-{self.step}"
-        with written_by_others(self.kept.folder):
+        """Write a checkpoint of the latest complete step."""
+        folder = self.checkpoints.half_written / f"checkpoint-{self.step}"
+        with written_by_others(self.checkpoints.folder):
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(
                 {
                     "weights": self.adapter.weights(),
                     "optimizer": self._optimizer.state_dict(),
                     "schedule": self._schedule.state_dict(),
-                    "stream": self.at_start,
+                    "stream": self._stream_at_step,
                 },
                 folder / STATE,
             )
-            save_file(self.best, folder / BEST)
-            (folder / HISTORY).write_text(json.dumps(self.history.state()), encoding="utf-8")
-        self.kept.keep(self.step)
+            self.history.write(folder, self.best)
+        self.checkpoints.keep(self.step)
 
-    def _carry_on(self) -> None:
-        """Be where the newest checkpoint was written, if there is one."""
-        newest = self.kept.newest()
+    def _resume(self) -> None:
+        """Go to where the newest checkpoint was written, if there is one."""
+        newest = self.checkpoints.newest()
         if newest is None:
             return
         state = torch.load(newest / STATE, weights_only=True)
         self.adapter.put(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self.at_start = state["stream"]
+        self._stream_at_step = state["stream"]
         self.step = self._schedule.last_epoch
-        self.history.restore(json.loads((newest / HISTORY).read_text(encoding="utf-8")))
-        self.best = load_file(newest / BEST)
-        self.tell(self.history.evaluations)
+        self.best = self.history.read(newest)
+        self.notify(self.history.evaluations)
 
-    def _end(self, record: dict[str, Any]) -> None:
+    def _finish(self) -> None:
+        """Leave what `fit()` leaves: the best adapter in `out`."""
+        with self._new_adapter() as model:
+            adapter.put(model, self.best)
+            adapter.save(model, self.job.out)
+        record = {"micro_batch_size": self.micro_batch, "history": self.history.state()}
+        self.checkpoints.finish(record)
+        self._set_result(record)
+
+    def _set_result(self, record: dict[str, Any]) -> None:
         self.history.restore(record["history"])
-        self.tell(self.history.evaluations)
-        self.done = Fit.of(self.history, self.settings, record["micro_batch_size"])
-
-    def halve(self, reason: str) -> None:
-        """Be at the begin of the step with smaller micro-batches, as `fit()` does.
-
-        Raises Failure where they hold one article.
-        """
-        self.micro = smaller(self.micro, self.history.batch, self.kept, self.longest, reason)
-        self.begin_step()
+        self.notify(self.history.evaluations)
+        self.result = Fit.of(self.history, self.settings, self.device, record["micro_batch_size"])

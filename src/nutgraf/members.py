@@ -1,6 +1,6 @@
-"""Who trains together: passes of all present members' micro-batches through one base.
+"""Trainings packed into one process: passes of all their micro-batches through one base.
 
-Members join and leave between passes. What happens to one, a loss that is not a number or a caller
+Runs join and leave between passes. What happens to one, a loss that is not a number or a callback
 that raises, ends that one alone.
 """
 
@@ -21,205 +21,193 @@ from nutgraf.attention import training_attention
 from nutgraf.history import Fit
 from nutgraf.inference import EVALUATED, NoMemory, RowLoss, batch_losses, batches
 from nutgraf.loop import peak_memory
-from nutgraf.member import Job, Member
-from nutgraf.model import Device
+from nutgraf.member import PackedRun
+from nutgraf.model import Device, choose_device, load_base, load_tokenizer
 from nutgraf.problems import Failure, one_line
-from nutgraf.prompts import Example
 from nutgraf.stopping import Stopped
-from nutgraf.together import Part, Stack
+from nutgraf.together import AdapterStack, BatchSlice
+from nutgraf.training_job import TrainingJob
 
 logger = logging.getLogger(__name__)
 
 
-class Members:
-    """The trainings that go on together on `base`, over the same rows.
+class PackedTrainer:
+    """The trainings that share `base`; their jobs have the same validation rows.
 
-    `most` is how many micro-batches of members go through in one pass; None for all, until memory
-    says otherwise.
+    `max_packed` is how many micro-batches of runs go through in one pass; None for all, until
+    memory runs out. `pad` is the id of the padding token. `before_pass` is called with the runs of
+    each pass.
+
+    Raises:
+        Failure: for fp16, which needs a loss scale for each training.
     """
 
     def __init__(
-        self,
-        base: PreTrainedModel,
-        pad: int,
-        train: Sequence[Example],
-        validation: Sequence[Example],
-        device: Device,
-        most: int | None = None,
+        self, base: PreTrainedModel, pad: int, device: Device, max_packed: int | None = None
     ) -> None:
-        if not train or not validation:
-            raise Failure(
-                f"{len(train)} training and {len(validation)} validation rows: both are needed"
-            )
         if device.dtype == torch.float16:
             raise Failure("fp16 needs a loss scale a training: set search.together to off")
-        self.base, self.pad, self.device, self.most = base, pad, device, most
-        self.train, self.validation = train, validation
-        self.present: list[Member] = []
-        self.errors: dict[Member, Exception] = {}
-        self.before: Callable[[list[Member]], None] = lambda group: None  # told of each group
-        self._stack = Stack(base)
+        self.base, self.pad, self.device, self.max_packed = base, pad, device, max_packed
+        self.present: list[PackedRun] = []
+        self.errors: dict[PackedRun, Exception] = {}
+        self.before_pass: Callable[[list[PackedRun]], None] = lambda runs: None
+        self._stack = AdapterStack(base)
 
-    def join(self, job: Job) -> Member:
-        """A new member, or one that is `done` where it was finished before. Raises as Member."""
-        member = Member(job, self.train, self.validation, self.device)
-        if member.done is None:
-            self._are([*self.present, member])
-        return member
+    def join(self, job: TrainingJob) -> PackedRun:
+        """Return a new run, with its `result` if it was finished before. Raises as PackedRun."""
+        run = PackedRun(self.base, job, self.device)
+        if run.result is None:
+            self._set_present([*self.present, run])
+        return run
 
-    def leave(self, member: Member) -> None:
-        """Go on without it; it carries on from its newest checkpoint when it joins again."""
-        self._are([other for other in self.present if other is not member])
+    def leave(self, run: PackedRun) -> None:
+        """Go on without `run`; it resumes from its newest checkpoint when its job joins again."""
+        self._set_present([other for other in self.present if other is not run])
 
     def close(self) -> None:
         """Leave the base as it was before."""
-        self._are([])
+        self._set_present([])
         self.base.requires_grad_(False).eval()
 
-    def _are(self, members: Sequence[Member]) -> None:
-        self.present = list(members)
-        self._stack.put([member.adapter for member in members])
+    def _set_present(self, runs: Sequence[PackedRun]) -> None:
+        self.present = list(runs)
+        self._stack.put([run.adapter for run in runs])
 
     def advance(self) -> None:
-        """One pass of those who are in a step, the steps that are summed up, due evaluations.
+        """Do one pass, the steps whose gradients are complete, and the evaluations that are due.
 
-        An evaluation waits for others that end with one in the step that they are in, so that
-        they are done together.
+        An evaluation waits for runs that evaluate after the step that they are in, so that they
+        evaluate together.
         """
-        for group in self._groups([m for m in self.present if not m.evaluates]):
-            self._together(group, self._pass)
-        for member in list(self.present):
-            if member.summed:
-                self._alone(member, member.take_step)
-        if any(not m.evaluates and m.evaluates_next for m in self.present):
+        for runs in self._groups([run for run in self.present if not run.evaluation_due]):
+            self._within_memory(runs, self._add_gradients)
+        for run in list(self.present):
+            if run.gradient_complete:
+                self._isolated(run, run.take_step)
+        if any(not run.evaluation_due and run.evaluation_follows for run in self.present):
             return
-        for group in self._groups([m for m in self.present if m.evaluates]):
-            self._together(group, self._evaluate)
+        for runs in self._groups([run for run in self.present if run.evaluation_due]):
+            self._within_memory(runs, self._evaluate)
 
-    def _groups(self, members: Sequence[Member]) -> Iterator[list[Member]]:
-        """So many of them at a time as go through in one pass, those of one kind together."""
-        kinds: dict[bool, list[Member]] = {}
-        for member in members:
-            kinds.setdefault(member.settings.activation_checkpointing, []).append(member)
+    def _groups(self, runs: Sequence[PackedRun]) -> Iterator[list[PackedRun]]:
+        """Yield as many runs as go through in one pass, with or without recomputation."""
+        kinds: dict[bool, list[PackedRun]] = {}
+        for run in runs:
+            kinds.setdefault(run.settings.activation_checkpointing, []).append(run)
         for alike in kinds.values():
-            at_once = self.most or len(alike)
-            for start in range(0, len(alike), at_once):
-                yield alike[start : start + at_once]
+            size = self.max_packed or len(alike)
+            for start in range(0, len(alike), size):
+                yield alike[start : start + size]
 
-    def _together(self, group: list[Member], work: Callable[[list[Member]], None]) -> None:
-        """`work` on the group, or on parts of it where memory is short, noted for what follows."""
-        self.before(group)
+    def _within_memory(
+        self, runs: list[PackedRun], work: Callable[[list[PackedRun]], None]
+    ) -> None:
+        """Do `work` on the runs, or on halves of them from now on if memory runs out."""
+        self.before_pass(runs)
         try:
-            work(group)
+            work(runs)
             return
         except (torch.OutOfMemoryError, NoMemory) as error:
             reason = one_line(str(error), 300)
-        for member in group:
-            if not member.evaluates:
-                member.begin_step()
+        for run in runs:
+            if not run.evaluation_due:
+                run.begin_step()
         gc.collect()
         torch.cuda.empty_cache()
-        if len(group) == 1:
-            self._smaller(group[0], reason)
+        if len(runs) == 1:
+            self._shrink(runs[0], reason)
             return
-        half = self.most = (len(group) + 1) // 2
+        half = self.max_packed = (len(runs) + 1) // 2
         logger.warning(
-            f"no memory on the device for {len(group)} trainings at a time: {half} from now on"
+            f"no memory on the device for {len(runs)} trainings at a time: {half} from now on"
         )
-        self._together(group[:half], work)
-        self._together(group[half:], work)
+        self._within_memory(runs[:half], work)
+        self._within_memory(runs[half:], work)
 
-    def _smaller(self, member: Member, reason: str) -> None:
-        """Let one that has no memory even alone try with less, where it can."""
+    def _shrink(self, run: PackedRun, reason: str) -> None:
+        """Let a run that has too little memory alone go on in smaller micro-batches, or end it."""
         try:
-            if member.evaluates:  # in small batches, as they are
+            if run.evaluation_due:  # in small batches, as they are
                 raise Failure(reason)
-            member.halve(reason)
+            run.halve_micro_batch(reason)
         except Failure as error:
-            self._out(member, error)
+            self._end(run, error)
 
-    def _alone(self, member: Member, work: Callable[[], None]) -> None:
-        """`work` of one member, whose failure is its own."""
+    def _isolated(self, run: PackedRun, work: Callable[[], None]) -> None:
+        """Do the work of one run, whose failure is its own."""
         try:
             work()
         except Exception as error:
-            self._out(member, error)
+            self._end(run, error)
         else:
-            if member.done:
-                self.leave(member)
+            if run.result:
+                self.leave(run)
 
-    def _out(self, member: Member, error: Exception) -> None:
-        self.errors[member] = error
-        self.leave(member)
+    def _end(self, run: PackedRun, error: Exception) -> None:
+        self.errors[run] = error
+        self.leave(run)
 
-    def _pass(self, group: list[Member]) -> None:
-        """Add the gradient of one micro-batch of each; every one's loss is over its own step."""
-        batches = [member.micro_batch for member in group]
+    def _add_gradients(self, runs: list[PackedRun]) -> None:
+        """Add the gradient of one micro-batch of each run; a loss is over its run's whole step."""
+        batches = [run.next_rows for run in runs]
         rows = [row for batch in batches for row in batch]
         longest = max(len(row.ids) for row in rows)
+        device = self.device.name
         ids = torch.tensor(
             [row.input_ids + [self.pad] * (longest - len(row.ids)) for row in rows]
-        ).to(self.device.name)
-        # The token before a summary foretells its first one.
-        told = [
+        ).to(device)
+        # The token before a summary predicts its first one.
+        positions = [
             place * longest + position
             for place, row in enumerate(rows)
             for position in range(row.prompt_tokens - 1, len(row.ids) - 1)
         ]
         targets = [token for row in rows for token in row.input_ids[row.prompt_tokens :]]
-        whose = [
+        owners = [
             place
             for place, batch in enumerate(batches)
             for row in batch
             for _ in row.input_ids[row.prompt_tokens :]
         ]
-        again = group[0].settings.activation_checkpointing
+        slices = [
+            BatchSlice(self.present.index(run), len(batch), max(len(row.ids) for row in batch))
+            for run, batch in zip(runs, batches, strict=True)
+        ]
+        recompute = runs[0].settings.activation_checkpointing
         self.base.train()
         with (
-            self._recomputed(again),
-            self._applied(group, batches, again),
+            self._recomputed(recompute),
+            self._stack.apply(slices, training=True, recompute=recompute),
             training_attention(self.base, self.device, *ids.shape),
         ):
             nll = functional.cross_entropy(
-                self._logits(ids, told).float(),
-                torch.tensor(targets, device=self.device.name),
+                self._logits(ids, positions).float(),
+                torch.tensor(targets, device=device),
                 reduction="none",
             )
-            losses = torch.zeros(len(group), device=self.device.name).index_add(
-                0, torch.tensor(whose, device=self.device.name), nll
-            ) / torch.tensor([float(m.tokens) for m in group], device=self.device.name)
+            losses = torch.zeros(len(runs), device=device).index_add(
+                0, torch.tensor(owners, device=device), nll
+            ) / torch.tensor([float(run.tokens) for run in runs], device=device)
             losses.sum().backward()
-        for member, loss in zip(group, losses.tolist(), strict=True):
-            member.loss(loss)
+        for run, loss in zip(runs, losses.tolist(), strict=True):
+            run.add_loss(loss)
 
-    def _logits(self, ids: torch.Tensor, told: list[int]) -> torch.Tensor:
-        """Logits at the positions of the batch, laid out flat, that foretell a summary's tokens."""
-        positions = torch.tensor(told, device=ids.device)
-        output = self.base.get_output_embeddings()
-        chosen = output.register_forward_pre_hook(
-            lambda _, given: given[0].flatten(0, 1)[positions]
+    def _logits(self, ids: torch.Tensor, positions: list[int]) -> torch.Tensor:
+        """Return the logits at `positions` of the batch laid out flat: [positions, vocabulary]."""
+        chosen = torch.tensor(positions, device=ids.device)
+        hook = self.base.get_output_embeddings().register_forward_pre_hook(
+            lambda _, inputs: inputs[0].flatten(0, 1)[chosen]
         )
         try:
             with self.device.autocast():
-                found: torch.Tensor = self.base(input_ids=ids, use_cache=False).logits
+                logits: torch.Tensor = self.base(input_ids=ids, use_cache=False).logits
         finally:
-            chosen.remove()
-        return found
+            hook.remove()
+        return logits
 
     @contextlib.contextmanager
-    def _applied(
-        self, group: list[Member], batches: list[list[Example]], again: bool
-    ) -> Iterator[None]:
-        parts = [
-            Part(self.present.index(member), len(batch), max(len(r.ids) for r in batch))
-            for member, batch in zip(group, batches, strict=True)
-        ]
-        with self._stack.apply(parts, training=True, again=again):
-            yield
-
-    @contextlib.contextmanager
-    def _recomputed(self, again: bool) -> Iterator[None]:
-        if not again:
+    def _recomputed(self, recompute: bool) -> Iterator[None]:
+        if not recompute:
             yield
             return
         self.base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -228,57 +216,53 @@ class Members:
         finally:
             self.base.gradient_checkpointing_disable()
 
-    def _evaluate(self, group: list[Member]) -> None:
-        """Exact over tokens, in the batches that each alone would have."""
+    def _evaluate(self, runs: list[PackedRun]) -> None:
+        """Evaluate, exact over tokens, in the batches that each run would have alone."""
         self.base.eval()
-        micro, longest = max(m.micro for m in group), max(m.longest for m in group)
-        with training_attention(self.base, self.device, micro, longest):
-            found = self._found(group)
+        micro_batch = max(run.micro_batch for run in runs)
+        longest = max(run.job.longest_row for run in runs)
+        with training_attention(self.base, self.device, micro_batch, longest):
+            losses = self._validation_losses(runs)
         memory = peak_memory(self.device)
-        for member, own in zip(group, found, strict=True):
-            losses = [own[i] for i in range(len(member.validation))]
-            self._alone(member, functools.partial(member.evaluated, losses, memory))
+        for run, own in zip(runs, losses, strict=True):
+            rows = [own[i] for i in range(len(run.job.evaluated_rows))]
+            self._isolated(run, functools.partial(run.add_evaluation, rows, memory))
 
-    def _found(self, group: list[Member]) -> list[dict[int, RowLoss]]:
-        found: list[dict[int, RowLoss]] = [{} for _ in group]
-        rows = self.validation
-        most = max(len(member.validation) for member in group)
-        for batch in batches([len(row.ids) for row in rows[:most]], EVALUATED):
-            parts = [Part(self.present.index(m), len(batch), 0) for m in group]
-            with self._stack.apply(parts):
-                losses = batch_losses(
-                    self.base, [rows[i] for i in batch] * len(group), self.pad, self.device
+    def _validation_losses(self, runs: list[PackedRun]) -> list[dict[int, RowLoss]]:
+        losses: list[dict[int, RowLoss]] = [{} for _ in runs]
+        rows = max((run.job.evaluated_rows for run in runs), key=len)
+        for batch in batches([len(row.ids) for row in rows], EVALUATED):
+            slices = [BatchSlice(self.present.index(run), len(batch), 0) for run in runs]
+            with self._stack.apply(slices):
+                of_all = batch_losses(
+                    self.base, [rows[i] for i in batch] * len(runs), self.pad, self.device
                 )
-            for place, own in enumerate(found):
-                own |= zip(batch, losses[place * len(batch) :], strict=False)
-        return found
+            for place, own in enumerate(losses):
+                own |= zip(batch, of_all[place * len(batch) :], strict=False)
+        return losses
 
 
-def fit_together(
-    base: PreTrainedModel,
-    pad: int,
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    jobs: Sequence[Job],
-    device: Device,
-    most: int | None = None,
-) -> list[Fit | Exception]:
-    """Do all the jobs together; of each what it leaves, or what ended it.
+def fit_packed(jobs: Sequence[TrainingJob], max_packed: int | None = None) -> list[Fit | Exception]:
+    """Do the work of `fit_adapter` for all `jobs` in one process, over the base of the first.
 
-    A signal ends it, with a checkpoint of each (`stopping`).
+    At most `max_packed` of them go through the base in one pass. Return of each its result, or
+    what ended it. A signal ends them all, with a checkpoint of each.
     """
+    config = jobs[0].config.model
+    device = choose_device(config)
     if device.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    members = Members(base, pad, train, validation, device, most)
+    pad = load_tokenizer(config).pad_token_id
+    trainer = PackedTrainer(load_base(config), pad, device, max_packed)
     try:
-        with stopping.later() as asked:
-            joined = [members.join(job) for job in jobs]
-            while members.present:
-                members.advance()
-                if number := asked():
-                    for member in members.present:
-                        member.save()
+        with stopping.later() as stop_signal:
+            runs = [trainer.join(job) for job in jobs]
+            while trainer.present:
+                trainer.advance()
+                if number := stop_signal():
+                    for run in trainer.present:
+                        run.save()
                     raise Stopped(number)
     finally:
-        members.close()
-    return [member.done or members.errors[member] for member in joined]
+        trainer.close()
+    return [run.result or trainer.errors[run] for run in runs]

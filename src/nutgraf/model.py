@@ -52,15 +52,16 @@ class Device:
 
     @property
     def dtype_name(self) -> str:
+        """`bf16`, `fp16` or `fp32`."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Matrix products in `dtype`, whatever the weights are held in."""
+        """Return a context in which matrix products are in `dtype`, whatever the weights are in."""
         return torch.autocast(self.name, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
 
 def choose_device(config: ModelConfig) -> Device:
-    """The device and number format asked for, or the best there is.
+    """Return the device and number format of the settings, or the best that are available.
 
     `auto` computes in bf16 where the device has instructions for it (NVIDIA since Ampere; x86
     with AVX512-BF16 or AMX), else in fp16 on a GPU and fp32 on a CPU. Raises UserError for what
@@ -88,7 +89,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The base's tokenizer; where it has no padding token, the end of sequence pads too."""
+    """Return the base's tokenizer; without a padding token, the end of sequence pads too."""
     with plain_errors(config):
         tokenizer = AutoTokenizer.from_pretrained(
             source(config), revision=config.revision, trust_remote_code=False
@@ -100,7 +101,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def architecture(config: ModelConfig) -> Any:
-    """The base's configuration, read without its weights. Raises Failure where it cannot be had."""
+    """Return the base's configuration, without its weights. Raises Failure if it is not there."""
     with plain_errors(config):
         return AutoConfig.from_pretrained(
             source(config), revision=config.revision, trust_remote_code=False
@@ -109,10 +110,10 @@ def architecture(config: ModelConfig) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def load_base(config: ModelConfig) -> PreTrainedModel:
-    """The frozen base on its device, in eval mode; one is kept per process for the next caller.
+    """Return the frozen base on its device, in eval mode; one is cached per process.
 
     Weights are held in 4 bits (`nf4`) or in the device's number format; on a CPU those of linear
-    layers only, the others in fp32. Only safetensors are read. Raises Failure where it cannot be
+    layers only, the others in fp32. Only safetensors are read. Raises Failure if it cannot be
     loaded, with what to do.
     """
     device = choose_device(config)
@@ -132,12 +133,12 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
     if device.name == "cpu":
         _hold_on_cpu(base, device.dtype)
         if (output := base.get_output_embeddings()) is not None:
-            output.register_forward_pre_hook(_in_one_piece)
+            output.register_forward_pre_hook(_contiguous)
     return base.requires_grad_(False).eval()
 
 
 def weights(config: ModelConfig, **held: Any) -> PreTrainedModel:
-    """The base as `transformers` loads it, `held` as it is told; safetensors alone."""
+    """Return the base as transformers loads it with the `held` arguments; safetensors only."""
     with plain_errors(config):
         return AutoModelForCausalLM.from_pretrained(
             source(config),
@@ -149,7 +150,7 @@ def weights(config: ModelConfig, **held: Any) -> PreTrainedModel:
 
 
 def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Put weights into the formats in which a CPU computes fastest, with sums in fp32."""
+    """Convert weights to the formats in which a CPU computes fastest, with sums in fp32."""
     embedding = base.get_input_embeddings().weight
     for layer in base.modules():
         if isinstance(layer, Linear4bit):
@@ -163,9 +164,9 @@ def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
                 weight.data = weight.data.float()
 
 
-def _in_one_piece(output: torch.nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """Copy the positions of which there are logits: for a slice torch copies the weights."""
-    return (given[0].clone(memory_format=torch.contiguous_format),)
+def _contiguous(output: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Copy the positions that get logits: for a slice torch would copy the weights."""
+    return (inputs[0].clone(memory_format=torch.contiguous_format),)
 
 
 def lora_config(lora: LoraSettings) -> LoraConfig:
@@ -195,10 +196,10 @@ def fresh_adapter(
                 "use all-linear or names of its linear layers"
             ) from None
         raise
-    with _taken_off(model, base):
+    with _removed(model, base):
         # A set in peft, whose order differs from process to process, and so would the file's.
-        found = cast(Any, model.peft_config["default"])
-        found.target_modules = sorted(found.target_modules or ())
+        config = cast(Any, model.peft_config["default"])
+        config.target_modules = sorted(config.target_modules or ())
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
@@ -207,10 +208,10 @@ def fresh_adapter(
 
 @contextlib.contextmanager
 def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]:
-    """The base with the adapter saved at `path`, in eval mode, taken off again at the end.
+    """Yield the base with the adapter saved at `path`, in eval mode; remove it at the end.
 
-    Raises UserError where its weights are not in safetensors, since a pickle can run code when
-    read, and where they or their settings are damaged or of another base.
+    Raises UserError if its weights are not in safetensors, since a pickle can run code when read,
+    and if they or their settings are damaged or of another base.
     """
     with with_adapters(base, {"default": path}) as use:
         yield use("default")
@@ -220,10 +221,10 @@ def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]
 def with_adapters(
     base: PreTrainedModel, paths: Mapping[str, Path]
 ) -> Iterator[Callable[[str | None], PreTrainedModel]]:
-    """A function that gives the base with the adapter of a name in use, or with none for None.
+    """Yield a function that returns the base with the adapter of a name, or with none for None.
 
-    It is the same object each time: a call changes what earlier calls gave, so one thread has to
-    own it. `paths` are at least one folder by name; raises as `with_adapter` does.
+    It returns the same object each time, changed, so one thread must own it. `paths` are folders by
+    name, at least one. Raises as `with_adapter` does.
     """
     model = _adapted(base, paths)
     tuner = cast(Any, model.base_model)
@@ -240,7 +241,7 @@ def with_adapters(
             in_use = name
         return cast(PreTrainedModel, model)
 
-    with _taken_off(model, base):
+    with _removed(model, base):
         model.eval()
         yield use
 
@@ -263,7 +264,7 @@ def merge(config: ModelConfig, adapter: Path, out: Path) -> None:
 
 
 def _adapted(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:
-    """The base with the adapters of all `paths`, the first one in use."""
+    """Return the base with the adapters of all `paths`, the first one active."""
     for path in paths.values():
         if not (path / "adapter_model.safetensors").is_file():
             # peft itself would fall back to adapter_model.bin.
@@ -292,7 +293,7 @@ def _adapted(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:
 
 
 @contextlib.contextmanager
-def _taken_off(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
+def _removed(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
     had_forward = base.__dict__.get("forward")
     try:
         yield
@@ -309,7 +310,7 @@ def _taken_off(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_errors(config: ModelConfig) -> Iterator[None]:
-    """In the block, what transformers says of a base that it cannot load is one Failure."""
+    """Turn what transformers raises for a base that it cannot load into one Failure."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):

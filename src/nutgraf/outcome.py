@@ -1,4 +1,4 @@
-"""What came of a plan: its stages beside those of the run."""
+"""Compare a plan with the run that followed it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ ARTEFACTS = {
 }
 
 
-def beside(
+def planned_vs_actual(
     plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], training_bytes: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `what`, `planned`, `measured`, `unit`, and `luck`: the range luck makes, or None.
+    """Yield rows of `what`, `planned`, `measured`, `unit` and `luck`: the range by luck, or None.
 
-    Seconds of each stage that made what was planned, all of it after the plan and in one go,
-    trainings side by side counted once; and most memory of a training."""
+    There is a row with the seconds of each stage that made what was planned, after the plan and
+    without a stop, side-by-side work counted once; and one with the peak memory of a training.
+    """
     stages = {stage["name"]: stage for stage in plan["stages"]}
     for name, beginnings in ARTEFACTS.items():
         made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]

@@ -1,4 +1,4 @@
-"""The processes of one training: which of them this is, and what they tell each other."""
+"""The processes of one training: which of them this is, and how they exchange values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Peers:
-    """Process `rank` of `size`; every one of them has to call the same in the same order.
+    """Process `rank` of `size`; all of them must call the same methods in the same order.
 
-    With `shards` each holds a part of the base, and so has to compute whenever another does.
+    With `shards` each holds a part of the base, and must compute whenever another one does.
     """
 
     rank: int = 0
@@ -26,11 +26,11 @@ class Peers:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def all(self, value: Value) -> list[Value]:
-        """The value of each process, by rank."""
+        """Return the value of each process, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -38,7 +38,7 @@ class Peers:
         return values
 
     def first(self, value: Value) -> Value:
-        """The value of the first process."""
+        """Return the value of the first process."""
         if self.size == 1:
             return value
         values = [value if self.is_first else None]
@@ -50,14 +50,14 @@ ALONE = Peers()
 
 
 def peers(shards: bool) -> Peers:
-    """Those of the process group that this process is in."""
+    """Return the processes of the group that this one is in."""
     return Peers(distributed.get_rank(), distributed.get_world_size(), shards)
 
 
 def name_interface(address_of: Callable[[], str]) -> None:
-    """Have gloo and NCCL use the interface with this node's address, if none is named yet."""
+    """Let gloo and NCCL use the interface with this node's address, if none is named yet."""
     address = address_of()
-    for name, found in psutil.net_if_addrs().items():
-        if address in {each.address for each in found}:
+    for name, addresses in psutil.net_if_addrs().items():
+        if address in {each.address for each in addresses}:
             for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
                 os.environ.setdefault(variable, name)

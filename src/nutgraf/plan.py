@@ -171,8 +171,8 @@ def passes(settings: TrainConfig) -> int:
     return 3 if settings.activation_checkpointing else 2
 
 
-def fitting(settings: TrainConfig, shape: Shape, rows: Lengths, speed: Speed) -> float:
-    """Seconds of one training to its end, with its evaluations."""
+def training_seconds(settings: TrainConfig, shape: Shape, rows: Lengths, speed: Speed) -> float:
+    """Return the seconds of one training to its end, with its evaluations."""
     seen = steps_of(settings) * effective_batch(settings)
     learned = passes(settings) * work(shape, seen, rows.row, rows.summary)
     looked = work(shape, settings.eval_examples, rows.row, rows.summary)
@@ -229,7 +229,7 @@ def _search(
     config: Config, shape: Shape, rows: Lengths, speeds: Speeds
 ) -> tuple[float, float, float]:
     """Seconds of the usual search, and of one with good and one with bad luck."""
-    whole = fitting(config.train, shape, rows, speeds.trial)
+    whole = training_seconds(config.train, shape, rows, speeds.trial)
     luck = played(config)
     rounds = math.ceil(config.search.trials / at_once(config.search))
     sample = config.search.rouge_examples
@@ -246,7 +246,7 @@ def _search(
 def _train(config: Config, shape: Shape, rows: Lengths, speeds: Speeds) -> float:
     trainings = 2 * len(config.train.seeds)
     rounds = math.ceil(trainings / min(at_once(config.search), trainings))
-    one = fitting(config.train, shape, rows, speeds.alone) + STARTS
+    one = training_seconds(config.train, shape, rows, speeds.alone) + STARTS
     return _loaded(shape) + rounds * one
 
 

@@ -42,7 +42,7 @@ def run(config: Config, stages: Sequence[str], force: bool = False) -> bool:
     there = replace(config, {"ray.address": "auto"})
     logger.info(f"the study runs on the cluster at {address}, in {config.run}")
     with visited(address) as cluster:
-        made = cluster.once(_study, (there, tuple(stages), force))
+        made = cluster.run_task(_study, (there, tuple(stages), force))
     RemoteCopy(config.storage, config.run).pull()
     logger.info(f"fetched from the storage into {config.run}")
     return made

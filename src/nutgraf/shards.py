@@ -1,4 +1,4 @@
-"""A frozen base shared out among the processes of a training, for one that fits in none of them.
+"""A frozen base sharded over the processes of a training, for one that fits in none of them.
 
 Each holds a part of every frozen weight, and has a layer's whole weights only while it computes
 (FSDP2: Zhao et al. 2023, arXiv:2304.11277, as torch's `fully_shard`). The adapter is small: every
@@ -23,16 +23,16 @@ from nutgraf.settings import ModelConfig
 
 
 def base_to_share(config: ModelConfig, device: Device) -> PreTrainedModel:
-    """The frozen base in the main memory, all in the format in which the device computes."""
+    """Return the frozen base in main memory, in the number format of the device."""
     base = weights(config, dtype=device.dtype, device_map={"": "cpu"})
     return base.requires_grad_(False).eval()
 
 
 def share_out(model: PreTrainedModel, device: Device, peers: Peers) -> None:
-    """Leave to this process its part of the frozen weights of `model`, on the device.
+    """Keep only this process's part of the frozen weights of `model`, on the device.
 
-    Layer by layer, so that the device never holds more than one whole. Raises UserError for a base
-    that does not say what its layers are.
+    It is done layer by layer, so that the device never holds more than one whole layer. Raises
+    UserError for a base that does not declare its layers.
     """
     base = cast(Any, model).get_base_model()
     kinds = set(base._no_split_modules or ())
@@ -55,5 +55,5 @@ def share_out(model: PreTrainedModel, device: Device, peers: Peers) -> None:
 
 
 def whole(weight: torch.Tensor) -> torch.Tensor:
-    """All of a weight, of which this process may hold a part; every process has to ask for it."""
+    """Return a whole weight of which this process may hold a part; all processes must call this."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight

@@ -1,7 +1,7 @@
-"""Many LoRA adapters over one frozen base: each row of a batch goes through its own member's.
+"""Many LoRA adapters over one frozen base: each row of a batch goes through its own one.
 
-The base's products, and the unpacking of 4-bit weights, are paid once for all rows; the adapters,
-stacked, are added with batched products. docs/together.md has the equations.
+The base's products, and the unpacking of 4-bit weights, are done once for all rows; the stacked
+adapters are added with batched products. docs/together.md has the equations.
 """
 
 from __future__ import annotations
@@ -21,36 +21,40 @@ from nutgraf.problems import Failure
 _PEFT = "base_model.model."  # before a layer's name in a model of peft's
 
 
-class Adapter:
-    """A member's adapter apart from the base: weights by layer, what they count, dropout.
+class PackedAdapter:
+    """One run's adapter apart from the base: weights, scaling and dropout, by layer.
 
-    `down` is peft's A, [r, in]; `up` is its B turned over, [r, out], so that in a stack of higher
-    ranks each lies in one piece.
+    `down` is peft's A, [r, in]; `up` is its B transposed, [r, out], so that each is contiguous in a
+    stack of higher ranks.
     """
 
     def __init__(self, model: PreTrainedModel, seed: int, device: Device) -> None:
-        """That of a model of peft's. Raises Failure where it is not on linear layers inside."""
+        """Copy the adapter of peft's `model`.
+
+        Raises:
+            Failure: if it is on other layers than the linear ones inside.
+        """
         self.down: dict[str, nn.Parameter] = {}
         self.up: dict[str, nn.Parameter] = {}
         self.scaling: dict[str, float] = {}
         self.dropout = 0.0
-        self.masks = Masks(seed, device)
-        self._names: dict[str, tuple[str, bool]] = {}  # peft's: the layer, and whether it is B
+        self.masks = DropoutMasks(seed, device)
+        self._names: dict[str, tuple[str, bool]] = {}  # peft's name: (layer, is B)
         output = model.get_output_embeddings()
         for name, weight in model.named_parameters():
             if not weight.requires_grad:
                 continue
             path, _, kind = name.partition(".lora_")
-            layer, turned = path.removeprefix(_PEFT), kind.startswith("B.")
+            layer, transposed = path.removeprefix(_PEFT), kind.startswith("B.")
             adapted = cast(Any, model.get_submodule(path))
             if kind.startswith("embedding") or not kind or adapted is output:
                 raise Failure(
                     f"an adapter on {layer} is not trained together with others: take it out of "
                     "lora.target_modules, or set search.together to off"
                 )
-            self._names[name] = layer, turned
-            side = self.up if turned else self.down
-            side[layer] = nn.Parameter(_turned(weight.detach(), turned).float().clone())
+            self._names[name] = layer, transposed
+            side = self.up if transposed else self.down
+            side[layer] = nn.Parameter(_transpose_if(weight.detach(), transposed).float().clone())
             self.scaling[layer] = adapted.scaling["default"]
             self.dropout = getattr(adapted.lora_dropout["default"], "p", 0.0)
 
@@ -60,28 +64,27 @@ class Adapter:
         return [self._of(name) for name in self._names]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """A copy by peft's names in the memory of the CPU, as `adapter.weights` gives it."""
-        return {
-            name: _turned(self._of(name).detach(), turned).to("cpu", copy=True).contiguous()
-            for name, (_, turned) in self._names.items()
-        }
+        """Return a copy by peft's names on the CPU, as `adapter.weights` does."""
+        names = self._names.items()
+        copies = {name: self._of(name).detach().to("cpu", copy=True) for name, _ in names}
+        return {name: _transpose_if(copies[name], b).contiguous() for name, (_, b) in names}
 
     @torch.no_grad()
     def put(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Set them to what `weights` gave."""
-        for name, (_, turned) in self._names.items():
-            self._of(name).copy_(_turned(weights[name], turned))
+        """Set them to what `weights` returned."""
+        for name, (_, transposed) in self._names.items():
+            self._of(name).copy_(_transpose_if(weights[name], transposed))
 
     def _of(self, name: str) -> nn.Parameter:
-        layer, turned = self._names[name]
-        return (self.up if turned else self.down)[layer]
+        layer, transposed = self._names[name]
+        return (self.up if transposed else self.down)[layer]
 
 
-class Masks:
-    """The dropout masks of one member, drawn from a stream of its own.
+class DropoutMasks:
+    """The dropout masks of one run, drawn from a stream of its own.
 
-    On a CPU they are those that `fit()` draws with the same seed; on a GPU, where its dropout is
-    one fused kernel with another stream, they are others of the same kind.
+    On a CPU they are those that `fit()` draws with the same seed; on a GPU, whose fused dropout
+    kernel has another stream, they have the same distribution.
     """
 
     def __init__(self, seed: int, device: Device) -> None:
@@ -92,43 +95,45 @@ class Masks:
         self._before: dict[str, torch.Tensor] = {}
 
     def begin(self) -> None:
-        """A new pass: from now on a layer that asks again is one that is computed again."""
+        """Start a new pass: a layer that draws twice from now on is being recomputed."""
         self._before.clear()
 
-    def draw(self, layer: str, shape: tuple[int, ...], share: float, again: bool) -> torch.Tensor:
-        """What to multiply a layer's input with: `share` of it 0, the rest 1 / (1 - share).
+    def draw(
+        self, layer: str, shape: tuple[int, ...], share: float, recompute: bool
+    ) -> torch.Tensor:
+        """Return what to multiply a layer's input with: `share` of it 0, the rest 1 / (1 - share).
 
-        Where passes are computed `again` for the backward pass, a layer gets the same twice.
+        If the forward pass is recomputed for the backward pass, a layer gets the same mask twice.
         """
         stream = self.stream
-        if again and layer in self._before:
+        if recompute and layer in self._before:
             stream = torch.Generator(self.device)
             stream.set_state(self._before[layer])
-        elif again:
+        elif recompute:
             self._before[layer] = stream.get_state()
-        kept = torch.empty(shape, device=self.device).bernoulli_(1 - share, generator=stream)
-        return kept.div_(1 - share)
+        mask = torch.empty(shape, device=self.device).bernoulli_(1 - share, generator=stream)
+        return mask.div_(1 - share)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows of a batch that follow each other: of which member, how many, and their tokens.
+class BatchSlice:
+    """Consecutive rows of a batch that belong to one run.
 
-    `member` is its place in the stack; `tokens` the longest row's, padding of others left out.
+    `place` is its adapter's in the stack; `tokens` the longest row's, padding of others left out.
     """
 
-    member: int
+    place: int
     rows: int
     tokens: int
 
 
-class Stack:
-    """The adapters of all members on the linear layers of a base, while the block lasts."""
+class AdapterStack:
+    """The adapters of all runs, stacked on the linear layers of a base."""
 
     def __init__(self, base: PreTrainedModel) -> None:
-        """Raise Failure where the base drops numbers of its own in training: of which row?"""
+        """Raise Failure if the base has dropout of its own, which has no stream for each run."""
         self.base = base
-        self.adapters: list[Adapter] = []
+        self.adapters: list[PackedAdapter] = []
         self._layers: dict[str, _Layer] = {}
         for name, module in base.named_modules():
             shares = [getattr(module, "attention_dropout", 0.0)]
@@ -139,14 +144,10 @@ class Stack:
                     "are not done together, set search.together to off"
                 )
 
-    def close(self) -> None:
-        """Leave the base as it was."""
-        self.put([])
-
-    def put(self, adapters: Sequence[Adapter]) -> None:
-        """Stack these and no others. Their weights and gradients move, and stay what they are."""
+    def put(self, adapters: Sequence[PackedAdapter]) -> None:
+        """Hold these and no others. Their weights and gradients move, their values stay."""
         for layer in self._layers.values():
-            layer.take_off()
+            layer.remove()
         self.adapters = list(adapters)
         names = dict.fromkeys(name for adapter in adapters for name in adapter.down)
         self._layers = {
@@ -155,49 +156,57 @@ class Stack:
 
     @contextlib.contextmanager
     def apply(
-        self, parts: Sequence[Part], training: bool = False, again: bool = False
+        self, slices: Sequence[BatchSlice], training: bool = False, recompute: bool = False
     ) -> Iterator[None]:
-        """In the block, batches have these parts. Dropout in `training`; `again` as in Masks."""
-        dropped = training and any(self.adapters[part.member].dropout for part in parts)
-        turn = _Turn(self.adapters, list(parts), dropped, again)
+        """Apply the adapters in the block, to batches of these slices.
+
+        There is dropout in `training`; `recompute` is that of `DropoutMasks.draw`.
+        """
+        dropped = training and any(self.adapters[part.place].dropout for part in slices)
+        layout = BatchLayout(self.adapters, list(slices), dropped, recompute)
         for layer in self._layers.values():
-            layer.turn = turn
-        for part in parts:
-            self.adapters[part.member].masks.begin()
+            layer.layout = layout
+        for part in slices:
+            self.adapters[part.place].masks.begin()
         try:
             yield
         finally:
             for layer in self._layers.values():
-                layer.turn = None
+                layer.layout = None
 
 
-class _Turn:
-    """Whose rows are in the batch."""
+class BatchLayout:
+    """Which adapter each row of a batch goes through."""
 
     def __init__(
-        self, adapters: Sequence[Adapter], parts: list[Part], dropped: bool, again: bool
+        self,
+        adapters: Sequence[PackedAdapter],
+        slices: list[BatchSlice],
+        dropped: bool,
+        recompute: bool,
     ) -> None:
-        self.adapters, self.parts, self.dropped, self.again = adapters, parts, dropped, again
-        whole = len({part.rows for part in parts}) == 1
-        members = [part.member for part in parts for _ in range(1 if whole else part.rows)]
-        # Products are batched over members where all have as many rows, else over rows.
-        self.products = len(members)
-        everybody = members == list(range(len(adapters)))
+        self.adapters, self.slices = adapters, slices
+        self.dropped, self.recompute = dropped, recompute
+        equal = len({part.rows for part in slices}) == 1
+        places = [part.place for part in slices for _ in range(1 if equal else part.rows)]
+        # Products are batched over adapters if all have as many rows, else over rows.
+        self.products = len(places)
         device = adapters[0].masks.device
-        self.chosen = None if everybody else torch.tensor(members, device=device)
+        everybody = places == list(range(len(adapters)))
+        self._chosen = None if everybody else torch.tensor(places, device=device)
 
-    def of(self, stacked: torch.Tensor) -> torch.Tensor:
-        """What belongs to each product, of a stack over all members."""
-        return stacked if self.chosen is None else stacked.index_select(0, self.chosen)
+    def select(self, stacked: torch.Tensor) -> torch.Tensor:
+        """Return the adapter of each product, of a stack over all of them."""
+        return stacked if self._chosen is None else stacked.index_select(0, self._chosen)
 
 
 class _Layer:
-    """One linear layer of the base, and what all members add to it."""
+    """One linear layer of the base, and what all adapters add to it."""
 
-    def __init__(self, name: str, linear: nn.Module, adapters: Sequence[Adapter]) -> None:
+    def __init__(self, name: str, linear: nn.Module, adapters: Sequence[PackedAdapter]) -> None:
         self.name, self.linear = name, linear
         self.usual = linear.forward
-        self.turn: _Turn | None = None
+        self.layout: BatchLayout | None = None
         self.down = _stacked([adapter.down.get(name) for adapter in adapters])
         self.up = _stacked([adapter.up.get(name) for adapter in adapters])
         scaling = [adapter.scaling.get(name, 0.0) for adapter in adapters]
@@ -205,63 +214,63 @@ class _Layer:
         # On the module itself, so that peft finds the layers and their names as ever.
         linear.forward = self.forward
 
-    def take_off(self) -> None:
+    def remove(self) -> None:
         del self.linear.forward
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The base's product and, in a turn, each row's member's own: x W' + s (x A') B'."""
-        turn = self.turn
-        if turn is None:
+        """Return x W' and, if a layout applies, each row's own s (x A') B' added."""
+        layout = self.layout
+        if layout is None:
             return cast(torch.Tensor, self.usual(x))
-        own = self._dropped(x, turn) if turn.dropped else x
-        own = own.reshape(turn.products, -1, x.shape[-1])
+        own = self._dropped(x, layout) if layout.dropped else x
+        own = own.reshape(layout.products, -1, x.shape[-1])
         base: torch.Tensor = self.usual(x)
-        up = turn.of(self.up * self.scaling)
-        inner = torch.bmm(own, turn.of(self.down).transpose(1, 2).to(_product(own)))
+        up = layout.select(self.up * self.scaling)
+        inner = torch.bmm(own, layout.select(self.down).transpose(1, 2).to(_product(own)))
         up = up.to(_product(inner))
         if base.dtype != inner.dtype:
             return base + torch.bmm(inner, up).view(base.shape)
-        wide = base.view(turn.products, -1, base.shape[-1])
+        wide = base.view(layout.products, -1, base.shape[-1])
         return torch.baddbmm(wide, inner, up).view(base.shape)
 
-    def _dropped(self, x: torch.Tensor, turn: _Turn) -> torch.Tensor:
-        kept, first = torch.ones(x.shape, device=x.device), 0
-        for part in turn.parts:
-            adapter = turn.adapters[part.member]
+    def _dropped(self, x: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
+        masks, first = torch.ones(x.shape, device=x.device), 0
+        for part in layout.slices:
+            adapter = layout.adapters[part.place]
             if adapter.dropout and self.name in adapter.down:
                 shape = (part.rows, part.tokens, x.shape[-1])
-                mask = adapter.masks.draw(self.name, shape, adapter.dropout, turn.again)
-                kept[first : first + part.rows, : part.tokens] = mask
+                mask = adapter.masks.draw(self.name, shape, adapter.dropout, layout.recompute)
+                masks[first : first + part.rows, : part.tokens] = mask
             first += part.rows
-        return x * kept
+        return x * masks
 
 
 def _product(x: torch.Tensor) -> torch.dtype:
-    """The format of products with x: under autocast its own, else that of x."""
+    """Return the number format of products with x: autocast's, else that of x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _stacked(weights: Sequence[nn.Parameter | None]) -> torch.Tensor:
-    """[members, highest rank, width], zeros where a member's rank ends; all are parts of it then.
+    """Return [adapters, highest rank, width], zero beyond an adapter's rank; make them its views.
 
-    What is padded stays zero: its gradient is a product with zeros.
+    The padding stays zero: its gradient is a product with zeros.
     """
-    known = [weight for weight in weights if weight is not None]
-    shape = (len(weights), max(len(weight) for weight in known), known[0].shape[1])
-    stack = torch.zeros(shape, device=known[0].device)
+    present = [weight for weight in weights if weight is not None]
+    shape = (len(weights), max(len(weight) for weight in present), present[0].shape[1])
+    stack = torch.zeros(shape, device=present[0].device)
     gradient = torch.zeros_like(stack)
     for place, weight in enumerate(weights):
         if weight is not None:
-            part, its_own = stack[place, : len(weight)], gradient[place, : len(weight)]
-            part.copy_(weight.detach())
+            view, gradient_view = stack[place, : len(weight)], gradient[place, : len(weight)]
+            view.copy_(weight.detach())
             if weight.grad is not None:
-                its_own.copy_(weight.grad)
+                gradient_view.copy_(weight.grad)
             weight.grad = None
-            weight.data, weight.grad = part, its_own
+            weight.data, weight.grad = view, gradient_view
     stack.requires_grad_().grad = gradient
     return stack
 
 
-def _turned(weight: torch.Tensor, turned: bool) -> torch.Tensor:
-    return weight.T if turned else weight
+def _transpose_if(weight: torch.Tensor, condition: bool) -> torch.Tensor:
+    return weight.T if condition else weight

@@ -1,12 +1,10 @@
-"""fit(): train an adapter to summaries, for the search, the baseline and the best alike."""
+"""Train one adapter: for the search, the baseline and the best model alike."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -14,187 +12,148 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf import adapter, stopping
-from nutgraf.budget import effective_batch, halved
 from nutgraf.checkpoints import Checkpoints
-from nutgraf.history import Evaluation, Fit, History
-from nutgraf.loop import Loop, in_order
-from nutgraf.model import Device
+from nutgraf.history import Fit, History
+from nutgraf.loop import AdapterTrainer
+from nutgraf.model import Device, choose_device, fresh_adapter, load_base, load_tokenizer
 from nutgraf.peers import ALONE, Peers
-from nutgraf.problems import Failure
-from nutgraf.prompts import Example
-from nutgraf.settings import TrainConfig
-from nutgraf.shards import whole
+from nutgraf.shards import base_to_share, share_out, whole
+from nutgraf.training_job import TrainingJob, notify_once
 
-logger = logging.getLogger(__name__)
+# Raised when checkpoints of an earlier version can no longer be resumed.
+CHECKPOINT_FORMAT = 2
+
+
+def fit_adapter(job: TrainingJob, peers: Peers = ALONE, max_micro_batch: int | None = None) -> Fit:
+    """Train a new adapter on the base of `job.config.model`, and save it to `job.out`.
+
+    The base stays loaded for the next training. Arguments and errors are those of `fit`.
+    """
+    config, device = job.config, choose_device(job.config.model)
+    base = base_to_share(config.model, device) if peers.shards else load_base(config.model)
+    with fresh_adapter(base, config.lora, config.train.seed) as model:
+        if peers.shards:
+            share_out(model, device, peers)
+        return fit(model, load_tokenizer(config.model), job, device, peers, max_micro_batch)
 
 
 def fit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    settings: TrainConfig,
+    job: TrainingJob,
     device: Device,
-    out: Path,
-    on_eval: Callable[[Evaluation], None] | None = None,
-    on_step: Callable[[], None] = lambda: None,
-    progress: str | None = None,
     peers: Peers = ALONE,
-    most: int | None = None,
+    max_micro_batch: int | None = None,
 ) -> Fit:
-    """Train the adapter of `model` and save the one with the lowest validation loss to `out`.
+    """Train the adapter of `model` and save the one with the lowest validation loss to `job.out`.
 
-    Of `train` only the rows that are `drawn` for the settings are touched. A training that was
-    stopped goes on from its newest checkpoint beside `out`, and ends with the same weights as one
-    that was not. `on_eval` is called after each evaluation on the first `eval_examples` rows of
-    `validation`, once its checkpoint is written; after a stop first for those before it. `on_step`
-    is called after each step. What they raise ends the training, and so does a signal, with a last
-    checkpoint (`stopping`). `progress` is the title of a progress bar, none without.
+    A stopped training resumes from its newest checkpoint beside `job.out`, and ends with the same
+    weights as one that was not stopped. A signal ends it after the current step, with a last
+    checkpoint.
 
-    Several processes share the work of each step, where `peers` are not alone: each calls this with
-    the same, but for `out`, of which only that of the first is of use. Results are those of one
-    process, up to rounding, and dropout differs with their number.
+    If the device has too little memory, the micro-batch is halved and the accumulation doubled.
 
-    Where the device has no memory for it, the micro-batch is halved and the accumulation doubled.
-    Raises Failure where that is of no more help, and where the loss stops being a number. Among
-    several processes torch.OutOfMemoryError is raised, which ends them all: `most` is then the
-    micro-batch that their next attempt begins with.
+    Args:
+        model: The base with a peft adapter to train.
+        tokenizer: The base's tokenizer.
+        job: Settings, rows, output folder and callbacks.
+        device: Where to compute and in which number format.
+        peers: The processes that share each step. All of them call this with the same job, except
+            for `out`: only the first one's is used. Results are those of one process up to
+            rounding; dropout depends on the number of processes.
+        max_micro_batch: Rows of a micro-batch for several processes, if an earlier attempt ran out
+            of memory.
+
+    Raises:
+        Failure: if not even one row fits into memory, or if a loss is not a number.
+        torch.OutOfMemoryError: in one of several processes, which ends them all.
     """
-    if not train or not validation:
-        raise Failure(
-            f"{len(train)} training and {len(validation)} validation rows: both are needed"
-        )
-    train = in_order(train, settings)
-    rows, start = list(validation[: settings.eval_examples]), adapter.weights(model)
-    claim = claim_of(model, start, train, rows, settings, device)
-    kept, tell = Checkpoints(out, claim, progress or out.name), each_once(on_eval)
+    start = adapter.weights(model)
+    checkpoints = Checkpoints(job.out, claim_of(model, start, job, device), job.title)
+    notify = notify_once(job.on_eval)
     if device.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    record = peers.first(checkpoints.finished())
+    if record and peers.is_first:
+        cast(Any, model).load_adapter(str(job.out), "default", is_trainable=True)
+    elif not record:
+        checkpoints.open()
+        checkpoints.share(peers)
+        with stopping.later() as stop_signal:
 
-    def trained(with_micro_batches: TrainConfig) -> Loop:
-        adapter.put(model, start)
-        loop = Loop(model, tokenizer, train, rows, with_micro_batches, device, kept, peers)
-        loop.run(tell, on_step, asked, progress)
-        return loop
+            def train(micro_batch: int) -> AdapterTrainer:
+                adapter.put(model, start)
+                sized = job.with_micro_batch(micro_batch)
+                trainer = AdapterTrainer(model, tokenizer, sized, device, checkpoints, peers)
+                trainer.run(notify, stop_signal)
+                return trainer
 
-    done = peers.first(kept.finished())
-    if done and peers.is_first:
-        cast(Any, model).load_adapter(str(out), "default", is_trainable=True)
-    elif not done:
-        kept.open()
-        kept.share(peers)
-        with stopping.later() as asked:
             if peers.size > 1:
-                loop = trained(_with_micro_batches(settings, most or settings.micro_batch_size))
+                trainer = train(max_micro_batch or job.config.train.micro_batch_size)
             else:
-                loop = _as_memory_allows(trained, settings, kept, max(map(_length, train)))
-            adapter.put(model, loop.best)
-            done = {
+                trainer = _train_within_memory(train, job, checkpoints)
+            adapter.put(model, trainer.best)
+            record = {
                 "processes": peers.size,
-                "micro_batch_size": loop.micro,
-                "history": loop.history.state(),
+                "micro_batch_size": trainer.micro_batch,
+                "history": trainer.history.state(),
             }
             if peers.is_first:
-                adapter.save(model, out)
-                kept.finish(done)
-    history = History(effective_batch(settings))
-    history.restore(done["history"])
-    tell(history.evaluations)
-    return Fit.of(history, settings, done["micro_batch_size"], done["processes"])
+                adapter.save(model, job.out)
+                checkpoints.finish(record)
+    history = History(job.config.train)
+    history.restore(record["history"])
+    notify(history.evaluations)
+    return Fit.of(
+        history, job.config.train, device, record["micro_batch_size"], record["processes"]
+    )
 
 
-def _as_memory_allows(
-    trained: Callable[[TrainConfig], Loop], settings: TrainConfig, kept: Checkpoints, longest: int
-) -> Loop:
-    """`trained` with the settings, or with as small micro-batches as it takes: noted for a stop."""
-    batch = effective_batch(settings)
-    micro = kept.notes.get("micro_batch_size", settings.micro_batch_size)
+def _train_within_memory(
+    train: Callable[[int], AdapterTrainer], job: TrainingJob, checkpoints: Checkpoints
+) -> AdapterTrainer:
+    """Call `train` with smaller and smaller micro-batches until one fits; note it for a resume."""
+    micro_batch = checkpoints.notes.get("micro_batch_size", job.config.train.micro_batch_size)
     while True:
         try:
-            return trained(_with_micro_batches(settings, micro))
+            return train(micro_batch)
         except torch.OutOfMemoryError as error:
             reason = " ".join(str(error).split())[:120]
-        micro = smaller(micro, batch, kept, longest, reason)
+        micro_batch = job.smaller_micro_batch(micro_batch, reason)
+        checkpoints.note(micro_batch_size=micro_batch)
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def smaller(micro: int, batch: int, kept: Checkpoints, longest: int, reason: str) -> int:
-    """The micro-batch to go on with after one of `micro` had no memory: noted for a stop, and said.
-
-    It is at most half and divides the `batch`. Raises Failure where it was one article.
-    """
-    if micro == 1:
-        raise Failure(
-            f"{kept.title}: no memory on the device for one article of up to {longest} tokens "
-            f"({reason}): lower prompt.max_tokens, or set train.activation_checkpointing to "
-            "true or model.quantization to nf4"
-        )
-    less = halved(batch, micro)
-    kept.note(micro_batch_size=less)
-    logger.warning(
-        f"{kept.title}: no memory on the device for {micro} articles at a time: goes on with "
-        f"{less}, {batch // less} times a step (train.micro_batch_size)"
-    )
-    return less
-
-
-def _with_micro_batches(settings: TrainConfig, micro: int) -> TrainConfig:
-    accumulated = effective_batch(settings) // micro
-    return settings.model_copy(
-        update={"micro_batch_size": micro, "gradient_accumulation_steps": accumulated}
-    )
-
-
-def each_once(
-    on_eval: Callable[[Evaluation], None] | None,
-) -> Callable[[Sequence[Evaluation]], None]:
-    """Calls `on_eval` with those of the evaluations so far that it was not called with before."""
-    told = 0
-
-    def tell(evaluations: Sequence[Evaluation]) -> None:
-        nonlocal told
-        for found in evaluations[told:]:
-            told += 1
-            if on_eval:
-                on_eval(found)
-
-    return tell
 
 
 def claim_of(
     model: PreTrainedModel,
     start: Mapping[str, torch.Tensor],
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    settings: TrainConfig,
+    job: TrainingJob,
     device: Device,
 ) -> dict[str, Any]:
-    """What decides the result of a training: only a checkpoint of the same is carried on from.
+    """Return what decides the result of a training, so that only the same training is resumed.
 
-    Of the frozen base a few values of each tensor are hashed, not all.
+    Of the frozen base a few values of each tensor are hashed, not all. `start` holds the adapter's
+    initial weights by name.
     """
     lora = cast(Any, model).peft_config["default"]
     frozen = (whole(w).flatten() for w in model.parameters() if not w.requires_grad)
-    rows = ([*row.input_ids, -1, *row.labels, -1] for row in (*train, *validation))
+    rows = (*job.ordered_rows, *job.evaluated_rows)
     return {
-        "settings": settings.model_dump(mode="json"),
+        "checkpoint_format": CHECKPOINT_FORMAT,
+        "settings": job.config.train.model_dump(mode="json"),
         "lora_alpha": lora.lora_alpha,
         "lora_dropout": lora.lora_dropout,
         "device": [device.name, device.dtype_name],
         "adapter": _hash(start[name].numpy() for name in sorted(start)),
         "base": _hash(w[:: max(1, w.numel() // 16)].float().cpu().numpy() for w in frozen),
-        "rows": _hash(np.array(row) for row in rows),
+        "rows": _hash(np.array([*row.input_ids, -1, *row.labels, -1]) for row in rows),
     }
 
 
 def _hash(arrays: Iterable[np.ndarray[Any, Any]]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for array in arrays:
-        found.update(repr(array.shape).encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
-
-
-def _length(row: Example) -> int:
-    return len(row.ids)
+        digest.update(repr(array.shape).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf import cluster, worker  # before Ray: its environment
-from nutgraf.asking import Together
+from nutgraf.asking import PackedTraining
 from nutgraf.budget import at_once
 from nutgraf.ledger import Ledger
 from nutgraf.problems import Failure, UserError
@@ -27,7 +27,7 @@ from nutgraf.trials import Trial
 
 # isort: split
 from ray import tune
-from ray.tune.experiment import Trial as Ray
+from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -46,30 +46,30 @@ def search(
     validation: Sequence[Example],
     out: Path,
     together: bool = False,
-    most: int | None = None,
+    max_packed: int | None = None,
 ) -> list[Trial]:
     """Try `config.search.trials` settings and return all trials by number.
 
     The adapter of a completed trial lies in `out/<number>/adapter`. Trials have a process each that
-    trains, or are trained `together` by one, at most `most` in a pass. Where `out` holds what an
-    interrupted search with the same arguments left, the search goes on from there. A trial that
+    trains, or are trained `together` by one, at most `max_packed` in a pass. If `out` holds what
+    an interrupted search with the same arguments left, the search goes on from there. A trial that
     fails is a Trial with its error; raises Failure only if none is completed, or if Ray cannot
     start, and OSError where the disk is full, after which the search can go on.
     """
-    training: worker.Training | Together = functools.partial(
-        worker.fitting, config=config, train=train, validation=list(validation)
+    training: worker.Training | PackedTraining = functools.partial(
+        worker.train_trial, config=config, train=train, validation=list(validation)
     )
     if together:
-        training = Together(config, train, validation, most)
+        training = PackedTraining(config, train, validation, max_packed)
     return run(config, training, out.resolve())
 
 
 def run(
     config: Config,
-    training: worker.Training | Together,
+    training: worker.Training | PackedTraining,
     out: Path,
 ) -> list[Trial]:
-    """The search with any `training`; `out` is an absolute path."""
+    """Run the search with any `training`; `out` is an absolute path."""
     ledger = Ledger(config, out)
     if not ledger.finished:
         _run_in_ray(ledger, training, config)
@@ -90,23 +90,23 @@ def run(
 
 def _run_in_ray(
     ledger: Ledger,
-    training: worker.Training | Together,
+    training: worker.Training | PackedTraining,
     config: Config,
 ) -> None:
-    search, together = config.search, isinstance(training, Together)
+    search, packed = config.search, training if isinstance(training, PackedTraining) else None
     forgiven = FORGIVEN_ON_A_CLUSTER if config.ray.address else FORGIVEN_HERE
     scratch = ledger.out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    with _ray(config, together, ledger.out) as trials:
+    with _ray(config, packed is not None, ledger.out) as trials:
         trainable = tune.with_resources(
             tune.with_parameters(
                 worker.work,
                 out=str(ledger.out),
-                training=training.begin(ledger.out) if isinstance(training, Together) else training,
+                training=packed.begin(ledger.out) if packed else training,
                 minutes=search.trial_minutes,
             ),
             # The engine has the GPU, where trials are trained together.
-            {"cpu": search.cpus_per_trial, "gpu": 0 if together else search.gpus_per_trial},
+            {"cpu": search.cpus_per_trial, "gpu": 0 if packed else search.gpus_per_trial},
         )
         try:
             tune.Tuner(
@@ -126,8 +126,8 @@ def _run_in_ray(
                 ),
             ).fit()
         finally:
-            if isinstance(training, Together):
-                training.end(ledger.out)
+            if packed:
+                packed.end(ledger.out)
             shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -147,8 +147,8 @@ def _ray(config: Config, together: bool, out: Path) -> Iterator[int]:
         with cluster.this_machine(math.ceil(trials * search.cpus_per_trial), search.gpus_per_trial):
             yield trials
         return
-    with cluster.joined(config.ray, out) as found:
-        room = found.places(search.cpus_per_trial, search.gpus_per_trial)
+    with cluster.joined(config.ray, out) as joined:
+        room = joined.capacity(search.cpus_per_trial, search.gpus_per_trial)
         if room == 0:
             raise UserError(
                 f"no node of the cluster has room for a trial of {search.cpus_per_trial:g} cores "
@@ -169,7 +169,7 @@ class _Next(Searcher):
         self.ledger = ledger
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial; None, and Ray asks again, while there may be one later."""
+        """Return the next trial; None, and Ray asks again, while there may be one later."""
         trial = self.ledger.next()
         if trial is None:
             return Searcher.FINISHED if self.ledger.finished or self.ledger.full else None
@@ -211,7 +211,7 @@ class _Judge(FIFOScheduler):
         But not that of a process that ended one trial, and was about to begin with this one.
         """
         if trial.should_recover():
-            if trial.status == Ray.PENDING:
+            if trial.status == RayTrial.PENDING:
                 self.ledger.again(trial.config["number"])
         else:
             times = "twice" if self.forgiven == 1 else f"{self.forgiven + 1} times"

@@ -105,15 +105,15 @@ class _There:
     def _made(
         self, function: Any, rows: Sequence[Any], indices: Sequence[list[int]]
     ) -> Iterator[dict[int, Any]]:
-        """Each batch is a piece of work of its own."""
-        pieces = self.cluster.pieces(
+        """Yield {index: result} of each batch, which is a task of its own."""
+        results = self.cluster.run_tasks(
             function,
             [[rows[i] for i in batch] for batch in indices],
             (self.config, self.adapter, self.cluster.settings.cpus_per_worker),
             self.cluster.settings.gpus_per_worker,
         )
-        for number, made in pieces:
-            yield dict(zip(indices[number], made, strict=True))
+        for number, batch in results:
+            yield dict(zip(indices[number], batch, strict=True))
 
 
 Given = tuple[Config, dict[str, bytes], float]

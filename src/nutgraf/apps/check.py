@@ -304,7 +304,7 @@ def _too_much(config: Config, planned: Plan, number: int) -> Iterator[str]:
     held = footprint.stages(config, form, planned.rows, machine)
     stage, needed = max(held.items(), key=lambda item: item[1])
     why = f"{stage} needs {size(round(needed))}, {size(machine.free)} there"
-    changed = footprint.fitting(config, form, planned.rows, machine)
+    changed = footprint.suggest_changes(config, form, planned.rows, machine)
     if changed is None:
         yield f"model.base {config.model.base} → a smaller one ({why}; no batch is small enough)"
     for setting, (now, then) in (changed or {}).items():

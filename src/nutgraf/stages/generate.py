@@ -83,13 +83,13 @@ def _by_many(
 ) -> Iterator[dict[int, dict[str, Any]]]:
     """Summaries by a rival's checkpoint anywhere in the cluster, in the batches of one process."""
     batches = list(rivals.batches_of(system, config.rivals[system], test, done))
-    pieces = cluster.pieces(
+    results = cluster.run_tasks(
         _by_rival,
         [[test[i] for i in batch] for batch in batches],
         (config, system),
         cluster.settings.gpus_per_worker,
     )
-    for number, rows in pieces:
+    for number, rows in results:
         yield dict(zip(batches[number], rows, strict=True))
 
 

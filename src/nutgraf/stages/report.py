@@ -110,7 +110,7 @@ def _planned(folder: RunFolder, manifests: dict[str, Any]) -> list[dict[str, Any
         return []
     trained = [read_json(folder.model(name) / "train.json") for name in TRAINED]
     peak = max(record["peak_memory_bytes"] for record in trained)
-    return list(outcome.beside(read_json(path), manifests, peak))
+    return list(outcome.planned_vs_actual(read_json(path), manifests, peak))
 
 
 def _rival(rival: Rival) -> str:

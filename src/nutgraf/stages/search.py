@@ -6,7 +6,6 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -65,11 +64,11 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             logger.info(str(planned))
         # Noted, since a search that is carried on does not change its way.
         if not (out / "together.json").exists():
-            write_json(out / "together.json", asdict(gain.choose(config, taken)))
-        choice = gain.Choice(**read_json(out / "together.json"))
+            write_json(out / "together.json", gain.choose(config, taken).record())
+        choice = gain.Choice.from_record(read_json(out / "together.json"))
         logger.info(choice.why)
         trials = tuner.search(
-            config, train, validation, out / "trials", choice.together, choice.most
+            config, train, validation, out / "trials", choice.together, choice.max_packed
         )
         logger.info(describe_proposals([trial.proposed_by for trial in trials]))
         for trial in trials:
