@@ -75,7 +75,7 @@ class Forked:
     _context = multiprocessing.get_context("forkserver")
 
     def __init__(self, words: list[str]) -> None:
-        self._context.set_forkserver_preload([f"nutgraf.stages.{name}" for name in STAGES])
+        self._context.set_forkserver_preload([f"nutgraf.pipeline.stages.{name}" for name in STAGES])
         ours, theirs = self._context.Pipe(duplex=False)
         self._process = self._context.Process(target=_command, args=(words, theirs))
         self._process.start()
@@ -95,7 +95,7 @@ class Forked:
 
 def _command(words: list[str], stderr: Connection) -> None:
     """Become `nutgraf WORDS` in a process group of its own."""
-    from nutgraf.cli import main
+    from nutgraf.cli.main import main
 
     os.setsid()
     os.dup2(stderr.fileno(), 2)
@@ -107,7 +107,7 @@ def _command(words: list[str], stderr: Connection) -> None:
 def _started(words: list[str]) -> tuple[Process, IO[str]]:
     """The command in a new process, and what it says."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "nutgraf.cli", *words],
+        [sys.executable, "-m", "nutgraf", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

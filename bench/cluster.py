@@ -36,7 +36,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
-from nodes import HEAD, SECOND, Nodes, started
+from helpers.nodes import HEAD, SECOND, Nodes, started
 
 NAMES = ("nutgraf-head", "nutgraf-second")
 FAR = ("10.77.0.1", "10.77.0.2")  # addresses in the namespaces
@@ -65,7 +65,7 @@ class Study:
 
     def __init__(self, nodes: Nodes, folder: Path, given: dict[str, str]) -> None:
         self.nodes, self.folder = nodes, folder
-        self.words = [sys.executable, "-m", "nutgraf.cli", "run", "configs/pocket.yaml"]
+        self.words = [sys.executable, "-m", "nutgraf", "run", "configs/pocket.yaml"]
         self.words += ["--run", str(folder), "--ray.address", nodes.address]
         self.words += [word for name, value in given.items() for word in (f"--{name}", value)]
 
@@ -156,17 +156,18 @@ def compare(one: Path, other: Path) -> None:
 
 def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     """Of a finished study: its summaries and scores again, by one worker and by two."""
-    from nutgraf import articles, errors, metrics
-    from nutgraf.cluster import Cluster, joined
-    from nutgraf.config import load, replace
-    from nutgraf.model import load_tokenizer
-    from nutgraf.prompts import Renderer
-    from nutgraf.runfolder import RunFolder
-    from nutgraf.writers import writer
+    from nutgraf.config.load import load_config, replace_settings
+    from nutgraf.data import load as articles
+    from nutgraf.data.prompts import Renderer
+    from nutgraf.evaluation import indicators, rouge
+    from nutgraf.generation.backends import open_backend
+    from nutgraf.modeling.load import load_tokenizer
+    from nutgraf.parallel.ray_cluster import Cluster, joined
+    from nutgraf.storage.run_folder import RunFolder
 
-    config = load(folder / "config.yaml")
+    config = load_config(folder / "config.yaml")
     run = RunFolder(folder)
-    test = articles.read(run.data("test"))
+    test = articles.read_split(run.data("test"))
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     prompts = [renderer.prompt(a.article).ids for a in test]
     references = [a.highlights for a in test] * 20
@@ -182,14 +183,18 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     with joined(config.ray, folder) as both:
         for number in range(rounds + 1):
             for workers in (1, 2) if number % 2 else (2, 1):
-                cluster = Cluster(replace(config, {"ray.workers": workers}).ray)
-                with writer(config, run.model("best"), cluster) as there:
+                cluster = Cluster(replace_settings(config, {"ray.workers": workers}).ray)
+                with open_backend(config, run.model("best"), cluster) as there:
                     timed("generation", workers, lambda w=there: list(w.summaries(prompts)))
                 over = cluster.spread
                 timed(
-                    "ROUGE", workers, lambda o=over: metrics.rouge_many(references, leads, over=o)
+                    "ROUGE",
+                    workers,
+                    lambda o=over: rouge.score_rouge_many(references, leads, over=o),
                 )
-                timed("indicators", workers, lambda o=over: errors.indicators_many(rows, over=o))
+                timed(
+                    "indicators", workers, lambda o=over: indicators.indicators_many(rows, over=o)
+                )
         assert both.capacity(1, 0) == 2
     print(
         f"{'':<11} {'rows':>6} {'1 worker, s':>12} {'2 workers, s':>13} {'of a second worker':>19}"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from nutgraf import outcome, plan
-from nutgraf.footprint import Shape
-from nutgraf.settings import Config
+from nutgraf.config import Config
+from nutgraf.modeling.dims import ModelDims
+from nutgraf.planning import duration, outcome
 
 UNLIKE = 0.1  # spread where none was measured: an assumption
 SAVED = 16  # bytes of an adapter's weight in a checkpoint: itself, two moments, itself at its best
@@ -46,13 +46,13 @@ class Device:
     @property
     def starting(self) -> float:
         """Until a new process has its model."""
-        return plan.IMPORTS + self.loading
+        return duration.IMPORTS + self.loading
 
 
 def of_run(folder: Path, config: Config, row: int, summary: int) -> tuple[Device, str]:
     """The device that a run folder's study was done on, with rows of other lengths; in words."""
     planned = json.loads((folder / "search" / "plan.json").read_text(encoding="utf-8"))
-    shape, speeds = Shape(**planned["shape"]), planned["speeds"]
+    shape, speeds = ModelDims(**planned["shape"]), planned["speeds"]
     manifests = {
         path.stem.replace(".", "/", 1): json.loads(path.read_text(encoding="utf-8"))
         for path in (folder / "manifests").glob("*.json")
@@ -62,17 +62,17 @@ def of_run(folder: Path, config: Config, row: int, summary: int) -> tuple[Device
         for found in outcome.planned_vs_actual(planned, manifests, 0)
         if found["unit"] == "s"
     }
-    whole = plan.work(shape, 1, row, summary)
+    whole = duration.work(shape, 1, row, summary)
     batch = config.generate.batch_size
     token = config.generate.max_new_tokens * speeds["token"] / batch
-    read = plan.work(shape, 1, row - summary, 0) / speeds["reading"] + whole / speeds["looking"]
+    read = duration.work(shape, 1, row - summary, 0) / speeds["reading"] + whole / speeds["looking"]
     spread, pieces = measured_spread(folder)
     device = Device(
-        row=plan.passes(config.train) * whole / speeds["trial"]["training"] * longer["train"],
+        row=duration.passes(config.train) * whole / speeds["trial"]["training"] * longer["train"],
         looked=whole / speeds["trial"]["reading"] * longer["train"],
         saving=speeds["trial"]["saving"] * longer["train"],
         written=(token + read) * longer["generate"],
-        loading=2 * (shape.linear + shape.other) / plan.READ,
+        loading=2 * (shape.linear + shape.other) / duration.READ,
         adapter=shape.adapter,
         spread=spread,
     )
@@ -117,7 +117,7 @@ def of_reader(options: argparse.Namespace) -> tuple[Device, str]:
 
 def row_bytes(row: int, summary: int, n: int = 100) -> tuple[float, float]:
     """Bytes of a training row on its way to another process, and in the memory of that process."""
-    from nutgraf.prompts import Example  # brings transformers
+    from nutgraf.data.prompts import Example  # brings transformers
 
     draw = random.Random(0)
     rows = []

@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from nutgraf.inference import generate, stream
-from nutgraf.model import choose_device, load_base, load_tokenizer, with_adapter
+from nutgraf.data.prompts import Renderer
+from nutgraf.generation.decoding import generate, stream_tokens
+from nutgraf.modeling.adapters import with_adapter
+from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
+from nutgraf.modeling.saved_model import read_saved_model
 from nutgraf.pocket import newswire
-from nutgraf.prompts import Renderer
-from nutgraf.recipe import read
 
 SINGLE = 12
 GUESSES = (0, 2, 4, 8)
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--model", default="runs/pocket")
     parser.add_argument("--articles", type=int, default=100)
     options = parser.parse_args()
-    recipe = read(str(options.model))
+    recipe = read_saved_model(str(options.model))
     tokenizer, device = load_tokenizer(recipe.model), choose_device(recipe.model)
     renderer = Renderer(tokenizer, recipe.prompt)
     stories = newswire.stories("test", options.articles, seed=11)
@@ -64,7 +65,7 @@ def main() -> None:
 
     def ways(model: Any) -> tuple[Callable[..., list[int]], Callable[..., list[int]]]:
         def streamed(i: int, guesses: int) -> list[int]:
-            found = stream(model, tokenizer, prompts[i], recipe.generate, device, guesses)
+            found = stream_tokens(model, tokenizer, prompts[i], recipe.generate, device, guesses)
             return list(found)
 
         return lambda i, n=None: plainly(model, prompts[i], n), streamed

@@ -35,21 +35,21 @@ LONG_ROWS = 32
 
 
 def prepare(articles: int, tokens: int) -> float:
-    from nutgraf import config
-    from nutgraf.runfolder import RunFolder
-    from nutgraf.stages import prepare
+    from nutgraf.config import load
+    from nutgraf.pipeline.stages import prepare
+    from nutgraf.storage.run_folder import RunFolder
 
     with tempfile.TemporaryDirectory() as scratch:
-        settings = config.build({"data": {"train_examples": articles}})
+        settings = load.build_config({"data": {"train_examples": articles}})
         started = time.perf_counter()
         prepare.run(settings, RunFolder(scratch))
         return time.perf_counter() - started
 
 
 def train(articles: int, tokens: int) -> float:
-    from nutgraf.settings import Config, TrainConfig
-    from nutgraf.trainer import fit_adapter
-    from nutgraf.training_job import TrainingJob
+    from nutgraf.config import Config, TrainConfig
+    from nutgraf.training.fit import fit_adapter
+    from nutgraf.training.job import TrainingJob
 
     rows = [example for _, example in _rows(articles, tokens)]
     settings = TrainConfig(max_examples=articles, eval_every=10 * articles, eval_examples=1)
@@ -59,37 +59,39 @@ def train(articles: int, tokens: int) -> float:
 
 
 def generate(articles: int, tokens: int) -> float:
-    from nutgraf import inference
-    from nutgraf.model import choose_device, load_base, load_tokenizer
-    from nutgraf.settings import GenerateConfig, ModelConfig
+    from nutgraf.config import GenerateConfig, ModelConfig
+    from nutgraf.generation import decoding
+    from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 
     model = ModelConfig()
     prompts = [prompt.ids for prompt, _ in _rows(articles, tokens)]
     base, tokenizer, device = load_base(model), load_tokenizer(model), choose_device(model)
     settings = GenerateConfig(max_new_tokens=SHORT_SUMMARY)
     started = time.perf_counter()
-    assert len(dict(inference.generate(base, tokenizer, prompts, settings, device))) == articles
+    assert len(dict(decoding.generate(base, tokenizer, prompts, settings, device))) == articles
     return time.perf_counter() - started
 
 
 def score(articles: int, tokens: int) -> float:
-    from nutgraf import errors, extracts, metrics
+    from nutgraf.evaluation import indicators, rouge
+    from nutgraf.generation import extractive
     from nutgraf.pocket import newswire
 
     stories = newswire.stories("test", articles, seed=1)
-    texts = extracts.extract_many("lead3", [(s.article, s.highlights) for s in stories])
+    texts = extractive.extract_many("lead3", [(s.article, s.highlights) for s in stories])
     started = time.perf_counter()
-    metrics.rouge_many([s.highlights for s in stories], texts)
-    errors.indicators_many(
+    rouge.score_rouge_many([s.highlights for s in stories], texts)
+    indicators.indicators_many(
         [(s.article, s.highlights, t, "extract") for s, t in zip(stories, texts, strict=True)]
     )
     return time.perf_counter() - started
 
 
 def search(trials: int, tokens: int) -> float:
-    from nutgraf import config, tuner
+    from nutgraf.config import load
+    from nutgraf.search import ray_tune
 
-    settings = config.build(
+    settings = load.build_config(
         {
             "train": {"max_examples": 8, "eval_every": 8, "eval_examples": 4},
             "search": {
@@ -102,7 +104,7 @@ def search(trials: int, tokens: int) -> float:
     rows = [example for _, example in _rows(16, 512)]
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        found = tuner.search(settings, rows, rows[:4], Path(scratch) / "trials")
+        found = ray_tune.run_search(settings, rows, rows[:4], Path(scratch) / "trials")
         seconds = time.perf_counter() - started
     assert [trial.status for trial in found] == ["completed"] * trials, found
     return seconds
@@ -110,10 +112,10 @@ def search(trials: int, tokens: int) -> float:
 
 def _rows(articles: int, tokens: int) -> list[tuple[Any, Any]]:
     """Prompts and training rows; long ones are filled with the stories that follow."""
-    from nutgraf.model import load_tokenizer
+    from nutgraf.config import ModelConfig, PromptConfig
+    from nutgraf.data.prompts import Renderer
+    from nutgraf.modeling.load import load_tokenizer
     from nutgraf.pocket import newswire
-    from nutgraf.prompts import Renderer
-    from nutgraf.settings import ModelConfig, PromptConfig
 
     config = PromptConfig(max_tokens=tokens, max_article_tokens=tokens - SHORT // 2)
     renderer = Renderer(load_tokenizer(ModelConfig()), config)

@@ -27,9 +27,12 @@ import numpy as np
 import pandas as pd
 import ranks
 
-from nutgraf import errors, extracts, metrics
-from nutgraf.cores import spread
-from nutgraf.facts import FUNCTION_WORDS, Facts
+from nutgraf.data import sentences
+from nutgraf.data import sentences as sentences_
+from nutgraf.evaluation import indicators
+from nutgraf.evaluation.facts import FUNCTION_WORDS, Facts
+from nutgraf.generation import extractive
+from nutgraf.parallel.process_pool import map_rows
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -98,10 +101,10 @@ def measured(n: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         for system, text in [
             ("reference", row.highlights),
             *((name, getattr(row, name)) for name in ("pgn_cov", "seq2seq")),
-            ("lead3", extracts.lead3(row.article)),
+            ("lead3", extractive.lead3(row.article)),
         ]
     ]
-    found = spread(_measure, pairs, rows_per_process=200, progress="calibration")
+    found = map_rows(_measure, pairs, rows_per_process=200, progress="calibration")
     systems = [pair[0] for pair in pairs]
     ours, plain = (pd.DataFrame([both[i] for both in found]) for i in (0, 1))
     return ours.assign(system=systems), plain.assign(system=systems)
@@ -109,14 +112,14 @@ def measured(n: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _measure(pair: tuple[str, str, str, str]) -> tuple[dict[str, float], dict[str, float]]:
     _, article, reference, summary = pair
-    return errors.indicators(article, reference, summary), _by_white_space(article, summary)
+    return indicators.indicators(article, reference, summary), _by_white_space(article, summary)
 
 
 def _by_white_space(article: str, summary: str) -> dict[str, float]:
     """The README's measures: tokens are what stands between spaces, punctuation counts as words,
     and a number is any token with a digit, supported by the very same token."""
     source, written = article.split(), summary.split()
-    lengths = [length for _, _, length in errors.fragments(source, written)]
+    lengths = [length for _, _, length in indicators.extractive_fragments(source, written)]
     trigrams = _grams(written, 3)
     numbers = [token for token in written if any(c.isdigit() for c in token)]
     had = set(source)
@@ -136,7 +139,7 @@ def number_tokens(n: int | None, seed: int) -> dict[str, int]:
     the article has) judge the numbers of the references."""
     rows = rows_of(n, seed)
     texts = list(zip(rows["article"], rows["highlights"], strict=True))
-    found = spread(_number_tokens, texts, rows_per_process=500, progress="numbers")
+    found = map_rows(_number_tokens, texts, rows_per_process=500, progress="numbers")
     return dict(sorted(sum(found, Counter[str]()).items()))
 
 
@@ -208,7 +211,7 @@ def judged() -> tuple[pd.DataFrame, list[str]]:
     rows = pd.read_parquet(DATA / "summeval.parquet").sort_values(["system", "id"])
     rows = rows.rename(columns={f"human_{quality}": quality for quality in QUALITIES})
     texts = list(rows[["article", "highlights", "summary"]].itertuples(index=False, name=None))
-    found = spread(_judge, texts, rows_per_process=200, progress="SummEval")
+    found = map_rows(_judge, texts, rows_per_process=200, progress="SummEval")
     own, tried = (pd.DataFrame([both[i] for both in found], index=rows.index) for i in (0, 1))
     keys = rows[["system", "id", *QUALITIES]]
     return pd.concat([keys, own, tried], axis=1).reset_index(drop=True), [*map(str, tried)]
@@ -216,20 +219,20 @@ def judged() -> tuple[pd.DataFrame, list[str]]:
 
 def _judge(texts: tuple[str, str, str]) -> tuple[dict[str, float], dict[str, float]]:
     article, reference, summary = texts
-    return errors.indicators(article, reference, summary), _tried(article, summary)
+    return indicators.indicators(article, reference, summary), _tried(article, summary)
 
 
 def _tried(article: str, summary: str) -> dict[str, float]:
     """Measures sentence by sentence that did not become indicators."""
-    source = errors.tokens(article)
+    source = sentences.split_tokens(article)
     stretches = [set(source[start : start + 80]) for start in range(0, len(source), 40)]
     rows = []
-    for sentence in metrics.sentences(summary):
-        written = errors.tokens(sentence)
+    for sentence in sentences_.split_sentences(summary):
+        written = sentences.split_tokens(sentence)
         content = [t for t in written if t[0].isalnum() and t not in FUNCTION_WORDS]
         if not content:
             continue
-        copied = errors.fragments(source, written)
+        copied = indicators.extractive_fragments(source, written)
         pairs = itertools.pairwise(content)
         apart = [not any(a in s and b in s for s in stretches) for a, b in pairs]
         rows.append(
@@ -257,10 +260,10 @@ def correlate(resamples: int, seed: int) -> dict[str, Any]:
     """Print how the indicators, the measures tried and combinations go with human judgement."""
     frame, tried = judged()
     human = frame[list(QUALITIES)].to_numpy()
-    names = [name for name in (*errors.MEANINGS, *tried) if name != "key_facts"]
+    names = [name for name in (*indicators.MEANINGS, *tried) if name != "key_facts"]
     scores = {name: frame[name].to_numpy(dtype=float) for name in names}
     folds, systems = folds_of(frame, seed), pd.factorize(frame["system"])[0]
-    usable = [name for name in errors.MEANINGS if name not in NOT_COMBINED]
+    usable = [name for name in indicators.MEANINGS if name not in NOT_COMBINED]
     x, y = frame[usable].to_numpy(dtype=float), human[:, 0]
     for name, fit in METHODS.items():
         scores[f"{name}, other articles"] = ranks.held_out(x, y, folds, fit)

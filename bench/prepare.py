@@ -72,11 +72,11 @@ def words(folder: Path) -> str:
 
 def measure(path: Path, base: str) -> dict[str, Any]:
     """Seconds of `prepare`, and the most memory that this process had."""
-    from nutgraf import config
-    from nutgraf.runfolder import RunFolder
-    from nutgraf.stages import prepare
+    from nutgraf.config import load
+    from nutgraf.pipeline.stages import prepare
+    from nutgraf.storage.run_folder import RunFolder
 
-    settings = config.build(
+    settings = load.build_config(
         {
             "data": {
                 "source": str(path),

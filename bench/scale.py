@@ -22,11 +22,10 @@ import simulated
 from devices import SAVED, Device, of_reader, of_run, row_bytes
 from simulated import Searched
 
-from nutgraf import config as configuration
-from nutgraf import plan
-from nutgraf.budget import effective_batch
-from nutgraf.settings import Config
-from nutgraf.systems import EXTRACTS, MODELS
+from nutgraf.config import Config, load
+from nutgraf.config.systems import EXTRACTS, MODELS
+from nutgraf.planning import duration
+from nutgraf.training.budget import effective_batch_size
 
 # CNN/DailyMail 3.0.0, and its tokens with TinyLlama's tokenizer (configs/tinyllama-cnndm.yaml).
 TRAIN, VALIDATION, TEST = 287_113, 13_368, 11_490
@@ -72,10 +71,10 @@ class Study:
 
 
 def study(config: Config, device: Device, devices: int, options: Any, luck: int) -> Study:
-    config = configuration.replace(config, {"search.concurrent": devices})
+    config = load.replace_settings(config, {"search.concurrent": devices})
     found = simulated.search(config, device, luck)
     alone = simulated.training(config, device, 1, options.network)
-    processes = min(devices, effective_batch(config.train))
+    processes = min(devices, effective_batch_size(config.train))
     shared = 2 * simulated.training(config, device, processes, options.network)
     beside = math.ceil(2 / min(devices, 2)) * alone
     models, n = len(MODELS), options.test
@@ -86,7 +85,7 @@ def study(config: Config, device: Device, devices: int, options: Any, luck: int)
         devices,
         found,
         {
-            "search": plan.RAY + device.starting + found.seconds,
+            "search": duration.RAY + device.starting + found.seconds,
             "train": min(beside, shared) + starts,
             "generate": written + starts,
             "score": scored / devices,
@@ -107,31 +106,33 @@ def scoring(articles: int) -> float:
     """Seconds of one core, for the extracts and for all systems' ROUGE and indicators."""
     systems = len(EXTRACTS) + len(MODELS)
     return articles * (
-        len(EXTRACTS) / plan.EXTRACTED
-        + 1 / plan.LOOKED
-        + systems * (1 / plan.PAIRS + 1 / plan.JUDGED)
+        len(EXTRACTS) / duration.EXTRACTED
+        + 1 / duration.LOOKED
+        + systems * (1 / duration.PAIRS + 1 / duration.JUDGED)
     )
 
 
 def one_process(config: Config, options: Any) -> float:
     """Seconds of what no further device makes faster: prepare, the bootstraps, the report."""
     systems = len(EXTRACTS) + len(MODELS)
-    drawn = (4 * systems + 3 * (systems - 2)) * config.score.resamples * options.test / plan.DRAWS
+    drawn = (
+        (4 * systems + 3 * (systems - 2)) * config.score.resamples * options.test / duration.DRAWS
+    )
     read = (options.articles + VALIDATION + options.test) * options.preparing
     return (
         read
-        + plan.TABLES
-        + options.test * (1 / plan.LOOKED + 1 / plan.JUDGED)
+        + duration.TABLES
+        + options.test * (1 / duration.LOOKED + 1 / duration.JUDGED)
         + drawn
-        + plan.FIGURES
+        + duration.FIGURES
     )
 
 
 def main() -> None:
     options = _options()
     path = Path(options.source)
-    config = configuration.load(path / "config.yaml" if path.is_dir() else path)
-    config = configuration.replace(config, budget(config, options))
+    config = load.load_config(path / "config.yaml" if path.is_dir() else path)
+    config = load.replace_settings(config, budget(config, options))
     if path.is_dir():
         device, origin = of_run(path, config, options.row, options.summary)
     else:

@@ -19,8 +19,9 @@ import pandas as pd
 from rouge_score.rouge_scorer import RougeScorer
 from tqdm.auto import tqdm
 
-from nutgraf import metrics
-from nutgraf.published import TEST_ARTICLES
+from nutgraf.data import sentences
+from nutgraf.evaluation import rouge
+from nutgraf.evaluation.published import TEST_ARTICLES
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "cnndm-test-a.parquet"
 
@@ -28,14 +29,14 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "cnndm-test-a.parquet"
 def plainly(references: list[str], summaries: list[str]) -> tuple[float, list[dict[str, float]]]:
     """Seconds and scores of the library."""
     pairs = [
-        ["\n".join(metrics.sentences(text)) for text in pair]
+        ["\n".join(sentences.split_sentences(text)) for text in pair]
         for pair in zip(references, summaries, strict=True)
     ]
     started = time.perf_counter()
-    scorer = RougeScorer(list(metrics.ROUGE_TYPES), use_stemmer=True)
+    scorer = RougeScorer(list(rouge.ROUGE_TYPES), use_stemmer=True)
     scores = [scorer.score(*pair) for pair in tqdm(pairs, desc="rouge_score")]
     seconds = time.perf_counter() - started
-    return seconds, [{k: 100 * s[k].fmeasure for k in metrics.ROUGE_TYPES} for s in scores]
+    return seconds, [{k: 100 * s[k].fmeasure for k in rouge.ROUGE_TYPES} for s in scores]
 
 
 def ours(
@@ -44,7 +45,7 @@ def ours(
     """Seconds and scores of nutgraf."""
     started = time.perf_counter()
     label = f"nutgraf x {processes}"
-    scores = metrics.rouge_many(references, summaries, processes=processes, progress=label)
+    scores = rouge.score_rouge_many(references, summaries, processes=processes, progress=label)
     return time.perf_counter() - started, scores
 
 

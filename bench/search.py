@@ -29,14 +29,14 @@ def original_trial(examples: int) -> None:
     import peers
     import torch
 
-    from nutgraf.base import source
+    from nutgraf.config import ModelConfig
+    from nutgraf.modeling.base_files import base_source
     from nutgraf.pocket import newswire
-    from nutgraf.settings import ModelConfig
 
     pairs = [(s.article, s.highlights) for s in newswire.stories("train", PAIRS, seed=1)]
     with tempfile.TemporaryDirectory() as scratch:
         _, model, tokenizer = peers.original(
-            Path(source(ModelConfig())), pairs, examples, Path(scratch) / "out"
+            Path(base_source(ModelConfig())), pairs, examples, Path(scratch) / "out"
         )
     model.eval()
     with torch.no_grad():
@@ -76,9 +76,10 @@ def original(trials: int, examples: int) -> float:
 
 def ours(trials: int, examples: int, reuse: bool = True) -> float:
     """Seconds of nutgraf's search, from rows to trials; without `reuse` a process a trial."""
-    from nutgraf import config, tuner
+    from nutgraf.config import load
+    from nutgraf.search import ray_tune
 
-    tune = tuner.tune
+    tune = ray_tune.tune
     study = _study(trials, examples)
     train, validation = _rows(study)
     kept = tune.TuneConfig
@@ -90,7 +91,9 @@ def ours(trials: int, examples: int, reuse: bool = True) -> float:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
-            found = tuner.search(config.build(study), train, validation, Path(scratch) / "trials")
+            found = ray_tune.run_search(
+                load.build_config(study), train, validation, Path(scratch) / "trials"
+            )
             seconds = time.perf_counter() - started
     finally:
         tune.TuneConfig = kept  # type: ignore[misc]
@@ -112,12 +115,12 @@ def _study(trials: int, examples: int) -> dict[str, Any]:
 
 
 def _rows(study: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    from nutgraf import config
-    from nutgraf.model import load_tokenizer
+    from nutgraf.config import load
+    from nutgraf.data.prompts import Renderer
+    from nutgraf.modeling.load import load_tokenizer
     from nutgraf.pocket import newswire
-    from nutgraf.prompts import Renderer
 
-    settings = config.build(study)
+    settings = load.build_config(study)
     renderer = Renderer(load_tokenizer(settings.model), settings.prompt)
     train, validation = (
         [renderer.example(s.article, s.highlights) for s in newswire.stories(split, n, seed=1)]
@@ -127,7 +130,7 @@ def _rows(study: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 
 
 def main() -> None:
-    from nutgraf.console import show_log
+    from nutgraf.core.console import show_log
 
     show_log()
     parser = argparse.ArgumentParser(

@@ -102,7 +102,7 @@ class Memory:
 
 def served(model: Path) -> Iterator[tuple[str, int]]:
     """Address and process of a server, which ends with the loop."""
-    command = [sys.executable, "-m", "nutgraf.cli", "serve", "--model", str(model), "--port", "0"]
+    command = [sys.executable, "-m", "nutgraf", "serve", "--model", str(model), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:

@@ -16,11 +16,11 @@ from functools import cache
 
 from devices import Device
 
-from nutgraf.budget import effective_batch, evaluation_steps, share, steps_of
-from nutgraf.footprint import EVALUATED
-from nutgraf.halving import Course, Halving, Verdict
-from nutgraf.proposals import startup_trials
-from nutgraf.settings import Config, SearchConfig
+from nutgraf.config import Config, SearchConfig
+from nutgraf.modeling.dims import EVAL_BATCH_SIZE
+from nutgraf.search.halving import Course, Halving, Verdict
+from nutgraf.search.sampler import startup_trials
+from nutgraf.training.budget import effective_batch_size, evaluation_steps, share, total_steps
 
 # How losses fall: final loss and early handicap of a trial are drawn apart, so that the best one is
 # not always ahead. An assumption: only the ranks at the rungs matter.
@@ -68,7 +68,7 @@ def pieces(config: Config, device: Device, draw: random.Random) -> list[float]:
     ends = [0, *evaluation_steps(config.train)]
     looked = config.train.eval_examples * device.looked
     return [
-        ((end - begin) * effective_batch(config.train) * device.row + looked)
+        ((end - begin) * effective_batch_size(config.train) * device.row + looked)
         * unlike(device.spread, draw)
         + device.saving
         for begin, end in itertools.pairwise(ends)
@@ -135,10 +135,10 @@ def training(config: Config, device: Device, processes: int, network: float) -> 
     waited = slowest(processes, device.spread)
     exchanged = 2 * (processes - 1) / processes * 4 * device.adapter / network
     step = micro * accumulated * device.row * waited + exchanged
-    batches = math.ceil(config.train.eval_examples / EVALUATED)
-    rows = min(config.train.eval_examples, math.ceil(batches / processes) * EVALUATED)
+    batches = math.ceil(config.train.eval_examples / EVAL_BATCH_SIZE)
+    rows = min(config.train.eval_examples, math.ceil(batches / processes) * EVAL_BATCH_SIZE)
     evaluations = len(evaluation_steps(config.train))
-    return steps_of(config.train) * step + evaluations * (
+    return total_steps(config.train) * step + evaluations * (
         rows * device.looked * waited + device.saving
     )
 

@@ -33,9 +33,9 @@ class Trainings:
     def __init__(self, options: argparse.Namespace) -> None:
         import torch
 
-        from nutgraf.model import choose_device, load_base, load_tokenizer
-        from nutgraf.prompts import Renderer
-        from nutgraf.settings import ModelConfig, PromptConfig
+        from nutgraf.config import ModelConfig, PromptConfig
+        from nutgraf.data.prompts import Renderer
+        from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 
         if options.threads:
             torch.set_num_threads(options.threads)
@@ -53,8 +53,8 @@ class Trainings:
         self.validation, self.train = rows[: options.evaluated], rows[options.evaluated :]
 
     def job(self, number: int, out: Path) -> Any:
-        from nutgraf.settings import Config, TrainConfig
-        from nutgraf.training_job import TrainingJob
+        from nutgraf.config import Config, TrainConfig
+        from nutgraf.training.job import TrainingJob
 
         options = self.options
         settings = TrainConfig(
@@ -69,13 +69,13 @@ class Trainings:
         return TrainingJob(config, self.train, self.validation, out / str(number))
 
     def in_turn(self, members: int, out: Path) -> None:
-        from nutgraf.trainer import fit_adapter
+        from nutgraf.training.fit import fit_adapter
 
         for number in range(members):
             fit_adapter(self.job(number, out))
 
     def together(self, members: int, out: Path) -> None:
-        from nutgraf.members import fit_packed
+        from nutgraf.training.packed.loop import fit_packed
 
         jobs = [self.job(number, out) for number in range(members)]
         for result in fit_packed(jobs, self.options.most):

@@ -65,11 +65,11 @@ def _ours(  # type: ignore[no-untyped-def]
 ):
     import peers
 
-    from nutgraf.model import load_tokenizer
-    from nutgraf.prompts import Renderer
-    from nutgraf.settings import Config, LoraSettings, ModelConfig, PromptConfig, TrainConfig
-    from nutgraf.trainer import fit_adapter
-    from nutgraf.training_job import TrainingJob
+    from nutgraf.config import Config, LoraSettings, ModelConfig, PromptConfig, TrainConfig
+    from nutgraf.data.prompts import Renderer
+    from nutgraf.modeling.load import load_tokenizer
+    from nutgraf.training.fit import fit_adapter
+    from nutgraf.training.job import TrainingJob
 
     model = ModelConfig(base=options.base, quantization="nf4" if options.nf4 else "none")
     tokenizer = load_tokenizer(model)
@@ -146,10 +146,10 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(CONTESTANTS.values()), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.base:
-        from nutgraf.base import source
-        from nutgraf.settings import ModelConfig
+        from nutgraf.config import ModelConfig
+        from nutgraf.modeling.base_files import base_source
 
-        options.base = source(ModelConfig())
+        options.base = base_source(ModelConfig())
     if options.only:
         contest(options.only, options)
         return

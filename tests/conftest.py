@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nutgraf.console import show_log
+from nutgraf.core.console import show_log
 
 # One thread a process: tests share two cores with the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -102,12 +102,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that has all that `summarize` reads before it loads weights."""
     import json
 
-    from nutgraf.identity import identity
-    from nutgraf.settings import Config
+    from nutgraf.config import Config
+    from nutgraf.modeling.base_identity import base_identity
 
     config = Config()
     folder = tmp_path_factory.mktemp("final_best_model")
-    recipe = {"base": identity(config.model)} | {
+    recipe = {"base": base_identity(config.model)} | {
         name: getattr(config, name).model_dump(mode="json")
         for name in ("model", "prompt", "generate")
     }
@@ -122,14 +122,16 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import torch
 
-    from nutgraf import card, errors
-    from nutgraf.config import build
-    from nutgraf.identity import identity
-    from nutgraf.inference import decoding
-    from nutgraf.model import fresh_adapter, load_base, load_tokenizer
-    from nutgraf.systems import names
+    from nutgraf.config.load import build_config
+    from nutgraf.config.systems import system_names
+    from nutgraf.evaluation import indicators
+    from nutgraf.generation.decoding import generation_config
+    from nutgraf.modeling.adapters import fresh_adapter
+    from nutgraf.modeling.base_identity import base_identity
+    from nutgraf.modeling.load import load_base, load_tokenizer
+    from nutgraf.report import model_card
 
-    config = build({"model": {"dtype": "fp32"}, "lora": {"r": 4, "alpha": 8},
+    config = build_config({"model": {"dtype": "fp32"}, "lora": {"r": 4, "alpha": 8},
                     "generate": {"max_new_tokens": 16}})  # fmt: skip
     folder = tmp_path_factory.mktemp("made-up") / "final_best_model"
     with fresh_adapter(load_base(config.model), config.lora, seed=1) as model:
@@ -138,34 +140,34 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.08)
         model.save_pretrained(str(folder))
-    base = identity(config.model)
+    base = base_identity(config.model)
     adapter = json.loads((folder / "adapter_config.json").read_text())
     adapter["base_model_name_or_path"] = "pocket"
     (folder / "adapter_config.json").write_text(json.dumps(adapter))
     tokenizer = load_tokenizer(config.model)
     tokenizer.save_pretrained(str(folder))
-    decoding(tokenizer, config.generate).save_pretrained(str(folder))
+    generation_config(tokenizer, config.generate).save_pretrained(str(folder))
     rouge = {"rouge1": 40.5, "rouge2": 20.25, "rougeL": 30.0, "rougeLsum": 35.125}
     ends = {f"{kind}_{end}": mean + by for kind, mean in rouge.items()
             for end, by in (("low", -2.0), ("high", 2.5))}  # fmt: skip
     row = {"source": "measured", "n": 100, **rouge, **ends, "perplexity": None}
     rates = [{"kind": kind, "n": 100, "rate": 7.0, "low": 3.4, "high": 13.7, "reference": 1.0}
-             for kind in errors.KINDS]  # fmt: skip
+             for kind in indicators.FAULTS]  # fmt: skip
     splits = {"train": {"sampled": 900}, "validation": {"sampled": 64}, "test": {"sampled": 100}}
     train = {"learning_rate": 2e-3, "weight_decay": 0.01, "gradient_accumulation_steps": 2,
              "micro_batch_size": 4, "seed": 42, "examples": 896, "steps": 112, "seconds": 91.2,
              "lora_r": 4, "lora_alpha": 8, "device": "cpu", "dtype": "fp32"}  # fmt: skip
-    table = [{**row, "system": system} for system in names([])]
+    table = [{**row, "system": system} for system in system_names([])]
     table.append({"source": "published", "system": "BART-large"})
     about = {
         "base": base,
         **{name: getattr(config, name).model_dump(mode="json")
            for name in ("model", "prompt", "generate")},
         "train": train,
-        "study": card.study(config, table, ends, rates, splits),
+        "study": model_card.study(config, table, ends, rates, splits),
     }  # fmt: skip
     (folder / "nutgraf.json").write_text(json.dumps(about))
-    (folder / "README.md").write_text(card.model_card(about, "adapter"))
+    (folder / "README.md").write_text(model_card.model_card(about, "adapter"))
     return folder
 
 
@@ -176,7 +178,7 @@ def s3() -> Iterator[str]:
 
     from moto.server import ThreadedMotoServer
 
-    from nutgraf.remote_files import RemoteFiles
+    from nutgraf.storage.remote_files import RemoteFiles
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -209,7 +211,9 @@ def uri(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:
 
 
 # The first four go to a process each; the fifth, which is short, waits behind the first.
-LONG = "chaos cluster notebook study nf4 search_in_ray tinyllama_shape engine full_disk".split()
+LONG = (
+    "chaos cluster notebook study nf4 search_in_ray tinyllama_shape packed_engine full_disk".split()
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

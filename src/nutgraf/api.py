@@ -11,15 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from nutgraf import config as configuration
-from nutgraf.loading import quickly
-from nutgraf.problems import Failure, UserError
-from nutgraf.settings import Config
-from nutgraf.text import Unusable, usable
+from nutgraf.config import Config, load
+from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.fast_import import fast_imports
+from nutgraf.data.text import Unusable, usable_text
 
 if TYPE_CHECKING:
-    from nutgraf.apps.score import Scores
-    from nutgraf.summarizer import Written
+    from nutgraf.cli.score_file import Scores
+    from nutgraf.generation.summarizer import Written
+
 
 __all__ = ["Failure", "Summarizer", "UserError", "run", "score"]
 
@@ -50,14 +50,14 @@ def run(
         UserError: A setting or an input cannot be used.
         Failure: Something that should have worked has not; the same call goes on.
     """
-    from nutgraf.study import STAGES
+    from nutgraf.pipeline.runner import STAGES
 
     wanted = tuple(STAGES) if stages is None else tuple(stages)
     if unknown := [name for name in wanted if name not in STAGES]:
         raise UserError(f"{unknown[0]!r} is no stage: there are {', '.join(STAGES)}")
     values = {name.replace("__", "."): value for name, value in overrides.items()}
-    path = configuration.saved_or(None if config is None else Path(config), values.get("run"))
-    settings = configuration.load_with(path, values)
+    path = load.saved_or(None if config is None else Path(config), values.get("run"))
+    settings = load.load_with(path, values)
     start(settings, wanted, force)
     return Path(settings.run)
 
@@ -65,12 +65,12 @@ def run(
 def start(config: Config, stages: Sequence[str], force: bool = False) -> bool:
     """Run the named stages, here or from outside a cluster; return whether anything was made."""
     if (config.ray.address or "").startswith("ray://"):
-        from nutgraf import remote
+        from nutgraf.pipeline import remote
 
         return remote.run(config, stages, force=force)
-    from nutgraf import study
+    from nutgraf.pipeline import runner
 
-    return study.run(config, stages, force=force)
+    return runner.run_study(config, stages, force=force)
 
 
 class Summarizer:
@@ -86,12 +86,15 @@ class Summarizer:
     """
 
     def __init__(self, model: str | Path) -> None:
-        with quickly():
-            from nutgraf import recipe, summarizer
-            from nutgraf.model import load_base
+        with fast_imports():
+            from nutgraf.generation import summarizer
+            from nutgraf.modeling import saved_model
+            from nutgraf.modeling.load import load_base
 
         self._open = contextlib.ExitStack()
-        self._summarizer = self._open.enter_context(summarizer.opened(recipe.read(str(model))))
+        self._summarizer = self._open.enter_context(
+            summarizer.opened(saved_model.read_saved_model(str(model)))
+        )
         load_base.cache_clear()  # it has this one's adapter: nobody else is given it
 
     @overload
@@ -172,14 +175,14 @@ def score(
     Raises:
         UserError: Lengths differ, there is no row, or a reference or an article has no text.
     """
-    from nutgraf.apps import score as scoring
+    from nutgraf.cli import score_file
 
-    return scoring.score(summaries, references, articles, processes)
+    return score_file.score(summaries, references, articles, processes)
 
 
 def _text(value: str, number: int | None = None) -> str:
     try:
-        return usable(value)
+        return usable_text(value)
     except Unusable as error:
         which = "the article" if number is None else f"article {number}"
         raise UserError(f"{which} is {error}: give its text") from None

@@ -1,1 +1,1 @@
-"""The embedded default: a synthetic newswire and a small language model pretrained on it."""
+"""Hold the embedded pocket model and its newswire."""

@@ -11,6 +11,8 @@ themselves occur everywhere.
 What is measured on these stories says nothing about CNN/DailyMail or any other real news.
 """
 
+from __future__ import annotations
+
 import random
 import re
 import zlib

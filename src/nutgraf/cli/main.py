@@ -1,0 +1,224 @@
+"""The command line: parse, call, print errors on one line."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from nutgraf import __version__
+from nutgraf.cli import model_commands
+from nutgraf.config import Config
+from nutgraf.config.load import load_config, saved_or, setting_fields, shipped
+from nutgraf.core.console import show_log
+from nutgraf.core.errors import Problem, UserError, one_line
+from nutgraf.core.files import is_full, write_text
+from nutgraf.core.signals import stop_on_signals, stopped
+from nutgraf.pipeline.runner import STAGES
+
+CARRIES_ON = "the same command carries on from here"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for a failure, 2 for a user's mistake."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # UTF-8 as all files are, and never an error; a name of a file may hold what UTF-8 cannot.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    show_log()
+    try:
+        words, settings = _split(sys.argv[1:] if argv is None else argv)
+        args = _parser().parse_args(words)
+        if settings and not hasattr(args, "stages"):
+            raise UserError(f"--{next(iter(settings))} is a setting of a study: not taken here")
+        status: int | None = args.call(args, settings)
+        return status or 0
+    except Problem as error:
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
+        told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        knob = f": free space there; {CARRIES_ON}" if is_full(error) else ""
+        return _complain(told + knob, 1)
+    except KeyboardInterrupt as end:
+        stop = stopped(end)
+        failed = stop.__cause__  # in the cleaning up, or for want of what was not done any more
+        why = f" ({type(failed).__name__}: {failed})" if failed else ""
+        return _complain(f"{stop}{why}; {CARRIES_ON}", stop.exit_code)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words for the parser, and the settings apart.
+
+    `--train.learning-rate 2e-4 --lora.r=8` are {"train.learning_rate": "2e-4", "lora.r": "8"}.
+    """
+    words: list[str] = []
+    settings: dict[str, str] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if not (name.startswith("--") and "." in name):
+            words.append(word)
+            continue
+        if not equals:
+            if not rest:
+                raise UserError(f"{word} has no value: give one behind it")
+            value = rest.pop(0)
+        settings[name.removeprefix("--").replace("-", "_")] = value
+    return words, settings
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"nutgraf: {one_line(message)}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="nutgraf",
+        description="Fine-tune a small language model to summarize news, on one modest GPU, "
+        "and show with evidence how good it is.",
+    )
+    parser.add_argument("--version", action="version", version=f"nutgraf {__version__}")
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _study_command(parsers, "run", "the whole study; carries on where an earlier one stopped")
+    run.set_defaults(call=_run, stages=tuple(STAGES))
+    for name, what in STAGES.items():
+        any_file = "; or those of any FILE of summaries" if name == "score" else ""
+        stage = _study_command(parsers, name, f"one stage of it: {what}{any_file}")
+        stage.set_defaults(call=_run, stages=(name,))
+        if name == "score":
+            _also_any_file(stage)
+    fits = "before a study: does it fit, how long will it take, what is trained on"
+    check = _study_command(parsers, "check", fits, makes=False)
+    check.set_defaults(call=_check, stages=())
+    model_commands.add(parsers)
+    return parser
+
+
+def _study_command(
+    parsers: argparse._SubParsersAction[_Parser], name: str, what: str, makes: bool = True
+) -> argparse.ArgumentParser:
+    command = parsers.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_settings_help(),
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG",
+        help=f"settings: a YAML file, or {', '.join(shipped())}; without it those of the run "
+        "folder, or the pocket study's",
+    )  # fmt: skip
+    command.add_argument("--run", metavar="DIR", help="the run folder")
+    command.add_argument(
+        "--storage", metavar="URI", help="where the study is kept: a folder, s3://, gs:// ..."
+    )
+    if makes:
+        command.add_argument("--force", action="store_true", help="do again what is done")
+    return command
+
+
+def _also_any_file(score: argparse.ArgumentParser) -> None:
+    score.usage = (
+        "nutgraf score [CONFIG.yaml] [--run DIR] [--force] [--section.field VALUE ...]\n"
+        "       nutgraf score FILE --reference COL --summary COL [--article COL] [--json]"
+    )
+    score.description = (
+        "One stage of a study; or, given a FILE of summaries from anywhere (.jsonl, .csv, .parquet)"
+        "\nwith the names of its columns, ROUGE with 95% intervals, and indicators."
+    )
+    file = score.add_argument_group("for a FILE in place of CONFIG.yaml")
+    file.add_argument("--reference", metavar="COL", help="the column of references")
+    file.add_argument("--summary", metavar="COL", help="the column of summaries")
+    file.add_argument("--article", metavar="COL", help="that of articles: indicators are found too")
+    file.add_argument("--json", action="store_true", help="one JSON object, not a table")
+    score.set_defaults(call=_score)
+
+
+def _settings_help() -> str:
+    lines = ["settings, as --section.field VALUE:"]
+    for name, sentence, default in setting_fields():
+        if name not in ("run", "storage"):
+            shown = "a mapping" if name == "search.space" else default
+            lines.append(f"  --{name.replace('_', '-')}  [{shown}]\n        {sentence}")
+    return "\n".join(lines)
+
+
+def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    config = _configuration(args, settings)
+    from nutgraf.api import start
+
+    with stop_on_signals():
+        made = start(config, args.stages, force=args.force)
+        if args.stages == tuple(STAGES):
+            _print_table(config, made)
+
+
+def _check(args: argparse.Namespace, settings: dict[str, str]) -> int:
+    from nutgraf.cli import check
+
+    return check.run(_configuration(args, settings))
+
+
+def _score(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    """The stage of that name, or the scores of a file of summaries."""
+    from nutgraf.data.tables import SUFFIXES
+
+    for_file = [name for name in ("reference", "summary", "article", "json") if vars(args)[name]]
+    if not (for_file or (args.config and args.config.suffix in SUFFIXES)):
+        return _run(args, settings)
+    if args.config is None:
+        raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
+    for_study = [*settings, *(name for name in ("run", "force") if vars(args)[name])]
+    if for_study:
+        raise UserError(f"--{for_study[0]} is of a study: not taken with a file of summaries")
+    if not (args.reference and args.summary):
+        raise UserError(f"{args.config}: name its columns with --reference COL and --summary COL")
+    from nutgraf.cli import score_file
+
+    score_file.run(args.config, args.reference, args.summary, args.article, as_json=args.json)
+
+
+def _configuration(args: argparse.Namespace, settings: dict[str, str]) -> Config:
+    path = args.config
+    if args.storage:
+        settings = {**settings, "storage": args.storage}
+    if args.run:
+        settings = {**settings, "run": args.run}
+        saved = Path(args.run) / "config.yaml"
+        if path is None and args.storage and not saved.exists():
+            _fetch(saved, args.storage)
+    return load_config(saved_or(path, args.run), settings)
+
+
+def _fetch(saved: Path, storage: str) -> None:
+    """Get the settings of a study that was begun on another machine, if it was."""
+    from nutgraf.storage.remote_files import RemoteFiles
+
+    if (content := RemoteFiles(storage).read(saved.name)) is not None:
+        write_text(saved, content.decode())
+
+
+def _print_table(config: Config, made: bool) -> None:
+    from nutgraf.report.terminal_table import render_table
+
+    folder = Path(config.run)
+    print(render_table(folder / "model_comparison_results.csv", config))
+    print(f"\n{'Report' if made else 'All is done. Report'}: {folder / 'report.html'}")
+    print(f"Model:  {folder / 'final_best_model'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

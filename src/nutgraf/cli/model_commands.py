@@ -1,0 +1,132 @@
+"""The commands that take a model: summarize, serve, export; their words, and what they call."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from nutgraf.config.load import setting_fields
+from nutgraf.core.fast_import import fast_imports
+from nutgraf.serving.limits import Limits, limits
+
+Commands: TypeAlias = "argparse._SubParsersAction[Any]"
+
+
+def add(commands: Commands) -> None:
+    """Add them to the command line; `call` of what it parses runs one."""
+    _add_summarize(commands)
+    _add_serve(commands)
+    _add_export(commands)
+
+
+def _add_summarize(commands: Commands) -> None:
+    command = commands.add_parser("summarize", help="summaries of new articles")
+    command.add_argument(
+        "sources", nargs="*", metavar="SOURCE",
+        help="a file of text, HTML, or rows (.jsonl, .csv, .parquet); a folder of such; an address "
+        "with --fetch; - or nothing for standard input",
+    )  # fmt: skip
+    _add_model(command)
+    command.add_argument("--json", action="store_true", help="one JSON object an article")
+    command.add_argument(
+        "--article", metavar="COL", default="article", help="the column of articles in a table"
+    )
+    command.add_argument("--id", metavar="COL", help="that of their ids; without it id, if any")
+    command.add_argument("--sentences", metavar="N", type=_positive, help="at most so many")
+    command.add_argument(
+        "--long", choices=("lead", "map-reduce"), default="lead",
+        help="articles beyond the prompt's limit: summarize their beginning (lead), or their parts "
+        "and then the parts' summaries",
+    )  # fmt: skip
+    command.add_argument("--fetch", action="store_true", help="fetch addresses, if they are public")
+    command.set_defaults(call=_summarize)
+
+
+def _add_serve(commands: Commands) -> None:
+    command = commands.add_parser("serve", help="a web page and an HTTP API for a model")
+    _add_model(command)
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at [127.0.0.1: this machine alone]"
+    )
+    command.add_argument("--port", default=8000, type=int, help="0 takes a free one [8000]")
+    group = command.add_argument_group("limits")
+    for name, sentence, default in setting_fields(Limits):
+        group.add_argument(
+            f"--{name.replace('_', '-')}", metavar="N", help=f"{sentence} [{default or 'study'}]"
+        )
+    command.set_defaults(call=_serve)
+
+
+def _add_export(commands: Commands) -> None:
+    command = commands.add_parser("export", help="the model for other programs")
+    _add_model(command)
+    command.add_argument("--to", required=True, metavar="DIR", type=Path, help="a new folder")
+    command.add_argument(
+        "--format", required=True, choices=("merged", "adapter", "gguf"),
+        help="merged into the base in full precision; the adapter alone; or one file for llama.cpp "
+        "and Ollama",
+    )  # fmt: skip
+    command.add_argument(
+        "--tolerance", metavar="NATS", type=float, default=0.05,
+        help="the most that merging may change the loss of a token on a sample [0.05]",
+    )  # fmt: skip
+    command.add_argument(
+        "--llama-cpp", metavar="DIR", type=Path,
+        help="a copy of llama.cpp, whose converter makes the file",
+    )  # fmt: skip
+    command.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME",
+        help="then put the folder into this repository of the Hub; a new one is private",
+    )  # fmt: skip
+    command.set_defaults(call=_export)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", required=True, metavar="DIR",
+        help="a run folder, its final_best_model, an exported model, or a Hub id",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    with fast_imports():
+        from nutgraf.cli import summarize
+        from nutgraf.data.new_articles import Columns
+
+    summarize.run(
+        args.model,
+        args.sources or ["-"],
+        as_json=args.json,
+        columns=Columns(args.article, args.id),
+        sentences=args.sentences,
+        long=args.long,
+        fetch=args.fetch,
+    )
+
+
+def _serve(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    from nutgraf.serving import server
+
+    given = {name: vars(args)[name] for name in Limits.model_fields if vars(args)[name]}
+    server.run(args.model, args.host, args.port, limits(given))
+
+
+def _export(args: argparse.Namespace, settings: dict[str, str]) -> None:
+    with fast_imports():
+        from nutgraf.cli import export
+
+    export.run(
+        args.model,
+        args.to,
+        args.format,
+        push_to_hub=args.push_to_hub,
+        llama_cpp=args.llama_cpp,
+        tolerance=args.tolerance,
+    )

@@ -1,0 +1,88 @@
+"""Settings of articles, and of the prompts made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nutgraf.config.types import Count, Float, Section, Seed
+
+
+class DataConfig(Section):
+    source: str = Field(
+        "newswire",
+        description="Where articles come from: `newswire` (embedded, synthetic), a Hub data set "
+        "like `abisee/cnn_dailymail`, or one local .jsonl, .csv or .parquet with a split column.",
+    )
+    name: str | None = Field(None, description="Configuration of the Hub data set, e.g. `3.0.0`.")
+    revision: str | None = Field(
+        None, description="Commit of the Hub data set, so that a later run reads the same rows."
+    )
+    train: str | None = Field(
+        None, description="Local file for training; given together with the other two splits."
+    )
+    validation: str | None = Field(None, description="Local file for validation.")
+    test: str | None = Field(None, description="Local file for the test.")
+    id_column: str = Field(
+        "id", description="Column of the article's id; numbered where a file has none."
+    )
+    article_column: str = Field("article", description="Column of the article's text.")
+    summary_column: str = Field(
+        "highlights", description="Column of the reference summary, one sentence a line."
+    )
+    split_column: str = Field("split", description="Column of the split in a single local file.")
+    train_examples: Count | None = Field(
+        900, description="Articles drawn for training, at random with `seed`; null takes all."
+    )
+    validation_examples: Count | None = Field(
+        64, description="Articles drawn for validation; null takes all."
+    )
+    test_examples: Count | None = Field(
+        100, description="Articles drawn for the test, the same for every system; null takes all."
+    )
+    max_rejected: Annotated[Float, Field(ge=0, le=1)] = Field(
+        0.05,
+        description="Share of a split's rows, 0 to 1, that may be rejected; where more are, "
+        "`prepare` stops and says why.",
+    )
+    allow_overlap: bool = Field(
+        False,
+        description="Keep articles in training that are in validation, in the test or there twice, "
+        "and in validation those of the test, instead of removing them.",
+    )
+    seed: Seed = Field(42, description="Seed of the draws.")
+
+    @model_validator(mode="after")
+    def _three_files(self) -> DataConfig:
+        given = [n for n in ("train", "validation", "test") if getattr(self, n)]
+        if given and len(given) < 3:
+            missing = [n for n in ("train", "validation", "test") if n not in given]
+            raise ValueError(
+                f"only {', '.join(given)} given: set {', '.join(f'data.{n}' for n in missing)} "
+                "too, or put all rows in one file with a split column and set data.source"
+            )
+        return self
+
+
+class PromptConfig(Section):
+    template: Literal["plain", "chat"] = Field(
+        "plain",
+        description="`plain` is `Summarize: {article}\\n\\nSummary: {summary}`; `chat` puts the "
+        "same request into the tokenizer's chat template.",
+    )
+    max_tokens: Count = Field(
+        896, description="Longest training row, prompt and summary together, in tokens."
+    )
+    max_article_tokens: Count = Field(
+        736, description="Longest article in a prompt, in tokens; the rest of its end is cut."
+    )
+
+    @model_validator(mode="after")
+    def _room_for_a_summary(self) -> PromptConfig:
+        if self.max_article_tokens >= self.max_tokens:
+            raise ValueError(
+                f"max_article_tokens is {self.max_article_tokens}, max_tokens {self.max_tokens}: "
+                "no room for a summary; lower prompt.max_article_tokens or raise prompt.max_tokens"
+            )
+        return self

@@ -1,0 +1,41 @@
+"""Settings of summaries, their scores, and other systems beside ours."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from nutgraf.config.types import Count, Section, Seed
+
+
+class GenerateConfig(Section):
+    max_new_tokens: Count = Field(96, description="Longest summary, in tokens.")
+    num_beams: Count = Field(1, description="Beams of the decoder; 1 is greedy.")
+    batch_size: Count = Field(50, description="Articles decoded together.")
+
+
+class ScoreConfig(Section):
+    resamples: Count = Field(10_000, description="Bootstrap resamples of the articles.")
+    seed: Seed = Field(42, description="Seed of the bootstrap.")
+
+
+class Rival(Section):
+    model: str | None = Field(
+        None,
+        description="Hub id or local folder of a sequence-to-sequence checkpoint in safetensors, "
+        "e.g. `facebook/bart-large-cnn`; it decodes as its own generation settings say.",
+    )
+    revision: str | None = Field(None, description="Commit of the Hub checkpoint.")
+    batch_size: Count = Field(8, description="Articles decoded together by the checkpoint.")
+    file: str | None = Field(
+        None, description="Instead of a checkpoint: .jsonl, .csv or .parquet with its summaries."
+    )
+    id: str = Field("id", description="Column of the file with the test articles' ids.")
+    summary: str = Field("summary", description="Column of the file with the summaries.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Rival:
+        if (self.model is None) == (self.file is None):
+            raise ValueError(
+                f"model is {self.model!r} and file {self.file!r}: set exactly one of them"
+            )
+        return self

@@ -1,0 +1,66 @@
+"""The settings of a study, typed and immutable, a section a class.
+
+The defaults are the pocket study. Every field carries one sentence, with its unit; the command
+line's help and the documents show the same sentences. `config` reads and checks them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator, model_validator
+
+from nutgraf.config.cluster import RayConfig
+from nutgraf.config.data import DataConfig, PromptConfig
+from nutgraf.config.evaluation import GenerateConfig, Rival, ScoreConfig
+from nutgraf.config.search import SearchConfig
+from nutgraf.config.systems import TAKEN, base_system
+from nutgraf.config.training import LoraSettings, ModelConfig, TrackingConfig, TrainConfig
+from nutgraf.config.types import Section
+
+
+class Config(Section):
+    run: str = Field("runs/pocket", description="The run folder.")
+    storage: str | None = Field(
+        None,
+        description="Where a copy of the run folder is kept, to carry on from on another machine: "
+        "a folder, `s3://`, `gs://` or another address; null is nowhere.",
+    )
+    data: DataConfig = Field(DataConfig(), description="Articles and their reference summaries.")
+    prompt: PromptConfig = Field(PromptConfig(), description="From an article to a prompt.")
+    model: ModelConfig = Field(ModelConfig(), description="The frozen base.")
+    lora: LoraSettings = Field(LoraSettings(), description="The adapter of the baseline.")
+    train: TrainConfig = Field(TrainConfig(), description="The training of the baseline.")
+    search: SearchConfig = Field(SearchConfig(), description="What may differ in the best model.")
+    generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
+    score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
+    ray: RayConfig = Field(RayConfig(), description="A cluster, where one machine is not enough.")
+    rivals: dict[str, Rival] = Field(
+        {}, description="Other systems on the test articles, by name: a `model` or a `file` each."
+    )
+
+    @field_validator("rivals")
+    @classmethod
+    def _names(cls, rivals: dict[str, Rival]) -> dict[str, Rival]:
+        for name in rivals:
+            if base_system(name) in TAKEN or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name):
+                raise ValueError(
+                    f"{name!r} cannot be a rival's name: take up to 24 of a-z, 0-9, _ and -, but "
+                    f"none of {', '.join(TAKEN)}"
+                )
+        return rivals
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.train.eval_examples > (self.data.validation_examples or self.train.eval_examples):
+            raise ValueError(
+                f"train.eval_examples is {self.train.eval_examples}, data.validation_examples "
+                f"{self.data.validation_examples}: lower the first or raise the second"
+            )
+        if self.ray.fsdp and self.model.quantization != "none":
+            raise ValueError(
+                f"ray.fsdp is true and model.quantization {self.model.quantization!r}: a base in 4 "
+                "bits is not shared out; set the first to false or the second to none"
+            )
+        return self

@@ -1,0 +1,49 @@
+"""The systems of a study: whatever turns an article into a summary, measured alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+EXTRACTS = {
+    "lead3": "the article's first three sentences, no model",
+    "textrank": "the article's three most central sentences, no model (TextRank)",
+    "oracle": "the article's sentences that share most with the reference, which it reads: "
+    "what copying up to three sentences can reach, found greedily, no system to compete with",
+}
+TRAINED = {
+    "baseline": "the base with an adapter trained with the given settings",
+    "best": "the base with an adapter trained with the settings that the search chose",
+}
+MODELS = {"zero_shot": "the base model as it came, untrained", **TRAINED}
+BUILT_IN = {**EXTRACTS, **MODELS}
+# Where errors are counted the references stand among the systems.
+TAKEN = (*BUILT_IN, "reference")
+_SEED = "-seed-"
+
+
+def system_names(rivals: Iterable[str]) -> tuple[str, ...]:
+    """Every system of a study with these rivals, in the order of its tables."""
+    return (*EXTRACTS, *rivals, *MODELS)
+
+
+def seed_repeats(seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
+    """The trained models once more for each seed after the first: name of model and seed by name.
+
+    They are summarized and scored as systems are, and stand in the tables as spreads.
+    """
+    return {f"{name}{_SEED}{seed}": (name, seed) for seed in seeds[1:] for name in TRAINED}
+
+
+def measured_systems(rivals: Iterable[str], seeds: Sequence[int]) -> tuple[str, ...]:
+    """All that is summarized and scored: every system, and the further seeds."""
+    return (*system_names(rivals), *seed_repeats(seeds))
+
+
+def base_system(system: str) -> str:
+    """The system that this one repeats with another seed, or itself."""
+    return system.partition(_SEED)[0]
+
+
+def competing(systems: Iterable[str]) -> list[str]:
+    """The systems that write their summaries without a look at the reference."""
+    return [system for system in systems if system != "oracle"]

@@ -1,0 +1,1 @@
+"""Handle files, errors, signals and the console."""

@@ -1,0 +1,284 @@
+"""From an article to token ids: one renderer for training, search, evaluation and serving.
+
+A prompt is a fixed head, the article and a fixed tail. Only the article is ever cut, at its end,
+because news leads with its point; the head, the tail, the summary and its end-of-sequence token
+always survive. Each part is turned into ids by itself, so the ids of a prompt are the same with
+and without a summary behind them. Text of articles and summaries is never read as a special
+token: `</s>` in an article is four characters.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from nutgraf.config import PromptConfig
+from nutgraf.core.errors import UserError
+from nutgraf.data.text import Unusable, clean_text, usable_text
+
+REQUEST = "Summarize: "
+ANSWER = "\n\nSummary:"
+IGNORED = -100  # the label of a position that the loss leaves out
+
+# Characters that are tokenized at a time: a tokenizer takes more than twice as long over 10 MB in
+# one piece. Pieces begin with a space that stands alone, where tokenizers of words end a token.
+_PIECE = 50_000
+_BREAK = re.compile(r"(?<=\S) (?=\S)")
+
+_ARTICLE = "\ue000"  # a private-use character that holds the article's place in a template
+
+
+class PromptError(UserError):
+    """An article and its summary cannot be put within the limits."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`ids` of a whole prompt; `article_tokens` of them are the article, `trimmed_tokens` cut."""
+
+    ids: list[int]
+    article_tokens: int
+    trimmed_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A training row: prompt, summary, end of sequence.
+
+    Four bytes a token, since those of a whole training are in memory: a list takes nine times that.
+    """
+
+    ids: array[int]
+    prompt_tokens: int
+    trimmed_tokens: int
+
+    @property
+    def input_ids(self) -> list[int]:
+        return self.ids.tolist()
+
+    @property
+    def labels(self) -> list[int]:
+        """As long as `input_ids`: -100 on the first `prompt_tokens`, then the ids."""
+        return [IGNORED] * self.prompt_tokens + self.ids[self.prompt_tokens :].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An article with its reference summary as token ids: what `prepare` stores of it.
+
+    `example` is the training row, `article_tokens` the length of the whole article. `prompt_ids`
+    asks for a summary of it; None if the prompt of the training row does, which is usual: only a
+    summary that takes some of the article's room makes that shorter.
+    """
+
+    example: Example
+    article_tokens: int
+    prompt_ids: array[int] | None
+
+    @property
+    def prompt(self) -> Prompt:
+        row = self.example
+        ids = row.ids[: row.prompt_tokens] if self.prompt_ids is None else self.prompt_ids
+        trimmed = row.trimmed_tokens + row.prompt_tokens - len(ids)
+        return Prompt(ids.tolist(), self.article_tokens - trimmed, trimmed)
+
+
+@dataclass(frozen=True)
+class Rows(Sequence[Example]):
+    """As many training rows as there are articles, of which only some are `held`, by index."""
+
+    held: Mapping[int, Example]
+    total: int
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.held[index]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a training row, as text; empty where a character ends with a later token."""
+
+    id: int
+    text: str
+    trained_on: bool
+
+
+class Renderer:
+    """Renders articles for one tokenizer within the limits of one PromptConfig."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
+        """Raise PromptError where template and tokenizer do not go together, or leave no room."""
+        if tokenizer.eos_token_id is None:
+            raise PromptError("the tokenizer has no end-of-sequence token: choose another base")
+        self._tokenizer = tokenizer
+        self._config = config
+        self._befores: dict[tuple[str, bool], list[int]] = {}
+        head, tail = _frame(tokenizer, config)
+        self._head = _opening(tokenizer, head) + self._ids(head, special=True)
+        self._tail = self._after("a", tail, special=True)
+        # A chat template that ends its line is followed by the answer, anything else by a space.
+        self._gap = "" if tail[-1:].isspace() else " "
+        self._article_limit = min(
+            config.max_article_tokens, config.max_tokens - len(self._head) - len(self._tail)
+        )
+        if self._article_limit < 1:
+            raise PromptError(
+                f"the prompt's own words take {len(self._head) + len(self._tail):,} tokens, limit "
+                f"{config.max_tokens:,}: raise prompt.max_tokens"
+            )
+
+    @property
+    def tail_tokens(self) -> int:
+        """Tokens of a prompt that stand behind its article."""
+        return len(self._tail)
+
+    def prompt(self, article: str) -> Prompt:
+        """The prompt that asks for a summary of `article`. Raises PromptError on an empty one."""
+        return self._render(self._article(article), self._article_limit)
+
+    def example(self, article: str, summary: str) -> Example:
+        """Return the training row of an article and its reference summary, as `encode`."""
+        return self.encode(article, summary).example
+
+    def encode(self, article: str, summary: str) -> Encoded:
+        """Tokenize an article and its reference summary, once for training and for generation.
+
+        The prompt of the training row is `prompt(article)`, unless a long summary needs some of the
+        article's room. Raises PromptError if not one token of the article would be left.
+        """
+        answer = self._summary(summary)
+        fixed = len(self._head) + len(self._tail) + len(answer)
+        room = self._config.max_tokens - fixed
+        if room < 1:
+            raise PromptError(
+                f"summary is {len(answer):,} tokens, limit {len(answer) - 1 + room:,} beside the "
+                f"prompt's words: raise prompt.max_tokens (now {self._config.max_tokens:,})"
+            )
+        whole = self._article(article)
+        prompt = self._render(whole, self._article_limit)
+        own = self._render(whole, min(self._article_limit, room))
+        return Encoded(
+            Example(array("i", own.ids + answer), len(own.ids), own.trimmed_tokens),
+            article_tokens=len(whole),
+            prompt_ids=None if own.ids == prompt.ids else array("i", prompt.ids),
+        )
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The summary that generated `ids` (those after the prompt) stand for."""
+        text = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return clean_text(text)
+
+    def pieces(self, example: Example) -> list[Piece]:
+        """The tokens of a training row as they are trained on, special ones by their names."""
+        ids, pieces, known, done = example.input_ids, [], 0, 0
+        for end, (token, label) in enumerate(zip(ids, example.labels, strict=True), 1):
+            # A token is read behind the one before it, since some tokenizers drop a first space.
+            before, text = (self._tokenizer.decode(ids[known:to]) for to in (done, end))
+            fresh = str(text)[len(before) :]
+            if fresh.endswith("\ufffd") and end < len(ids):
+                fresh = ""  # the first bytes of a character
+            else:
+                known, done = done, end
+            pieces.append(Piece(token, fresh, label != IGNORED))
+        return pieces
+
+    def _render(self, article: list[int], limit: int) -> Prompt:
+        kept = article[:limit]
+        return Prompt(self._head + kept + self._tail, len(kept), len(article) - len(kept))
+
+    def _article(self, article: str) -> list[int]:
+        try:
+            text = usable_text(article)
+        except Unusable as error:
+            raise PromptError(f"the article is {error}: give a text to summarize") from None
+        return self._after("\n", f" {text}")
+
+    def _summary(self, summary: str) -> list[int]:
+        try:
+            text = usable_text(summary)
+        except Unusable as error:
+            raise PromptError(f"the summary is {error}: a training row needs one") from None
+        return [*self._after("\n", self._gap + text), self._tokenizer.eos_token_id]
+
+    def _after(self, before: str, text: str, special: bool = False) -> list[int]:
+        """The ids of `text` in the middle of a line of text, where it follows `before`.
+
+        A tokenizer of the SentencePiece kind puts a space before all that it is given; behind
+        `before` it reads `text` as it stands.
+        """
+        first, *more = _pieces(text)
+        ids = self._behind(before, first, special)
+        for piece in more:
+            ids += self._behind("\n", piece, special)
+        return ids
+
+    def _behind(self, before: str, text: str, special: bool) -> list[int]:
+        ids = self._ids(before + text, special)
+        if (before, special) not in self._befores:
+            self._befores[before, special] = self._ids(before, special)
+        prefix = self._befores[before, special]
+        if ids[: len(prefix)] != prefix:
+            raise PromptError(
+                f"the tokenizer joins {before!r} with {text[:10]!r} into one token, so a prompt "
+                "has no fixed parts: choose another base"
+            )
+        return ids[len(prefix) :]
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        encoded = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=not special, verbose=False
+        )
+        ids = encoded["input_ids"]
+        assert isinstance(ids, list)
+        return ids
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while found := _BREAK.search(text, start + _PIECE):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, head: str) -> list[int]:
+    """The beginning-of-sequence token, if the tokenizer puts it before a text and `head` has none.
+
+    A chat template may begin with it itself.
+    """
+    bos = tokenizer.bos_token_id
+    if bos is None or head.startswith(str(tokenizer.bos_token)):
+        return []
+    return [bos] if tokenizer("a")["input_ids"][0] == bos else []
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> tuple[str, str]:
+    """What stands before the article and its space, and what stands between it and the summary."""
+    request = f"{REQUEST}{_ARTICLE}"
+    if config.template == "plain":
+        text = f"{request}{ANSWER}"
+    elif tokenizer.chat_template is None:
+        raise PromptError("the tokenizer has no chat template: set prompt.template to plain")
+    else:
+        message = [{"role": "user", "content": request}]
+        rendered = tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True
+        )
+        text = str(rendered)
+    head, place, tail = text.partition(f" {_ARTICLE}")
+    if not place or _ARTICLE in tail:
+        raise PromptError(
+            "the chat template does not repeat the request once: set prompt.template to plain"
+        )
+    return head, tail

@@ -1,0 +1,1 @@
+"""Write summaries: models, extracts, rivals."""

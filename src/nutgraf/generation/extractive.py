@@ -1,0 +1,113 @@
+"""Summaries that are sentences of the article: lead-3, TextRank, and the oracle."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from nutgraf.data.sentences import article_sentences, rouge_tokens
+from nutgraf.parallel.process_pool import map_rows
+
+SENTENCES = 3
+_DAMPING = 0.85
+_RANKED = 500
+# A start of a process takes as long as this many articles.
+_ROWS_PER_PROCESS = 200
+
+
+def extract_many(
+    system: str, rows: Sequence[tuple[str, str]], progress: str | None = None
+) -> list[str]:
+    """The summaries of `system` ("lead3", "textrank" or "oracle"), in order, over all cores.
+
+    `rows` are pairs of article and reference, which only the oracle reads.
+    """
+    work = [(system, article, reference) for article, reference in rows]
+    return map_rows(_extract, work, rows_per_process=_ROWS_PER_PROCESS, progress=progress)
+
+
+def _extract(row: tuple[str, str, str]) -> str:
+    system, article, reference = row
+    if system == "oracle":
+        return oracle(article, reference)
+    return {"lead3": lead3, "textrank": textrank}[system](article)
+
+
+def lead3(article: str) -> str:
+    """The first three sentences of an article, one a line."""
+    return "\n".join(article_sentences(article)[:SENTENCES])
+
+
+def textrank(article: str) -> str:
+    """The three most central sentences, in the order of the article, one a line.
+
+    Mihalcea & Tarau (2004), "TextRank: Bringing Order into Texts": sentences are the nodes of a
+    graph whose edges weigh |words of both| / (log |words of one| + log |words of the other|), and
+    the weighted PageRank, damping 0.85, is a sentence's rank. Earlier sentences win ties. Of an
+    article without end the first 500 sentences are read, since the graph grows with their square.
+    """
+    sentences = article_sentences(article)[:_RANKED]
+    words = [Counter(rouge_tokens(sentence)) for sentence in sentences]
+    n = len(sentences)
+    weights = np.zeros((n, n))
+    for i in range(n):
+        for j in range(i):
+            weights[i, j] = weights[j, i] = _similarity(words[i], words[j])
+    out = weights.sum(axis=0)
+    share = np.divide(weights, out, out=np.zeros_like(weights), where=out > 0)
+    rank = np.ones(n)
+    for _ in range(100):
+        rank, before = (1 - _DAMPING) + _DAMPING * share @ rank, rank
+        if np.abs(rank - before).max(initial=0.0) < 1e-6:
+            break
+    chosen = sorted(range(n), key=lambda i: (-round(float(rank[i]), 6), i))[:SENTENCES]
+    return "\n".join(sentences[i] for i in sorted(chosen))
+
+
+def oracle(article: str, reference: str) -> str:
+    """At most three sentences, chosen to share as much as they can with the reference.
+
+    Greedy as in Nallapati et al. (2017), "SummaRuNNer": the sentence that raises the sum of the
+    F-measures of ROUGE-1 and ROUGE-2 the most is added until none does. It reads the reference, so
+    it is no summarizer: it shows about how far extraction can go. The first sentence where none
+    shares a word.
+    """
+    sentences = article_sentences(article)
+    tokens = [rouge_tokens(sentence) for sentence in sentences]
+    wanted = [_grams(rouge_tokens(reference), n) for n in (1, 2)]
+    chosen: list[int] = []
+    best = 0.0
+    while len(chosen) < SENTENCES:
+        scored = [
+            (_overlap([t for k in sorted([*chosen, i]) for t in tokens[k]], wanted), -i)
+            for i in range(len(sentences))
+            if i not in chosen
+        ]
+        score, place = max(scored, default=(0.0, 0))
+        if score <= best:
+            break
+        best = score
+        chosen.append(-place)
+    return "\n".join(sentences[i] for i in sorted(chosen or [0]))
+
+
+def _similarity(one: Counter[str], other: Counter[str]) -> float:
+    lengths = math.log(max(1, one.total())) + math.log(max(1, other.total()))
+    return (one & other).total() / lengths if lengths else 0.0
+
+
+def _grams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def _overlap(tokens: Sequence[str], wanted: Sequence[Counter[tuple[str, ...]]]) -> float:
+    """Sum over n of the F-measure of the n-grams, 2 |both| / (|one| + |other|)."""
+    total = 0.0
+    for n, reference in enumerate(wanted, 1):
+        found = _grams(tokens, n)
+        whole = found.total() + reference.total()
+        total += 2 * (found & reference).total() / whole if whole else 0.0
+    return total

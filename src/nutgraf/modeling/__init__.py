@@ -1,0 +1,1 @@
+"""Load the base and its adapters, compute losses."""

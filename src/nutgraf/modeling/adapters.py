@@ -1,0 +1,204 @@
+"""Make, load, save and merge LoRA adapters on a frozen base.
+
+LoRA: Hu et al. 2021 (arXiv:2106.09685).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from transformers import (
+    PreTrainedModel,
+    set_seed,
+)
+
+from nutgraf.config import LoraSettings, ModelConfig
+from nutgraf.core.errors import Failure, UserError, one_line
+from nutgraf.core.files import written_by_others
+from nutgraf.modeling.load import load_architecture, load_base, load_weights
+
+# What reading a damaged adapter may end in.
+_DAMAGED = (OSError, ValueError, TypeError, KeyError, RuntimeError, UserWarning, SafetensorError)
+
+
+def lora_config(lora: LoraSettings) -> LoraConfig:
+    """Return peft's configuration of an adapter with these settings."""
+    targets = lora.target_modules
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+@contextlib.contextmanager
+def fresh_adapter(
+    base: PreTrainedModel, lora: LoraSettings, seed: int
+) -> Iterator[PreTrainedModel]:
+    """The base with a new LoRA adapter in fp32, drawn from `seed`; taken off again at the end."""
+    set_seed(seed)
+    try:
+        model = get_peft_model(base, lora_config(lora))
+    except ValueError as error:
+        if "not found in the base model" in str(error):
+            raise UserError(
+                f"lora.target_modules is {lora.target_modules!r} and the base has no such layers: "
+                "use all-linear or names of its linear layers"
+            ) from None
+        raise
+    with _removed(model, base):
+        # A set in peft, whose order differs from process to process, and so would the file's.
+        config = cast(Any, model.peft_config["default"])
+        config.target_modules = sorted(config.target_modules or ())
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+        yield cast(PreTrainedModel, model)
+
+
+@contextlib.contextmanager
+def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]:
+    """Yield the base with the adapter saved at `path`, in eval mode; remove it at the end.
+
+    Raises UserError if its weights are not in safetensors, since a pickle can run code when read,
+    and if they or their settings are damaged or of another base.
+    """
+    with with_adapters(base, {"default": path}) as use:
+        yield use("default")
+
+
+@contextlib.contextmanager
+def with_adapters(
+    base: PreTrainedModel, paths: Mapping[str, Path]
+) -> Iterator[Callable[[str | None], PreTrainedModel]]:
+    """Yield a function that returns the base with the adapter of a name, or with none for None.
+
+    It returns the same object each time, changed, so one thread must own it. `paths` are folders by
+    name, at least one. Raises as `with_adapter` does.
+    """
+    model = _adapted(base, paths)
+    tuner = cast(Any, model.base_model)
+    in_use: str | None = next(iter(paths))
+
+    def use(name: str | None) -> PreTrainedModel:
+        nonlocal in_use
+        if name != in_use:
+            if name is None:
+                tuner.disable_adapter_layers()
+            else:
+                tuner.enable_adapter_layers()
+                model.set_adapter(name, inference_mode=True)
+            in_use = name
+        return cast(PreTrainedModel, model)
+
+    with _removed(model, base):
+        model.eval()
+        yield use
+
+
+def merge_adapter(config: ModelConfig, adapter: Path, out: Path) -> None:
+    """Save the base at `out` with the adapter saved at `adapter` added into its weights.
+
+    It is added in fp32 to the base in full precision, never in 4 bits, and saved in the number
+    format that the base comes in. Raises UserError as `with_adapter` does, Failure where a merged
+    weight is not finite.
+    """
+    own = load_architecture(config).dtype or torch.float32
+    adapted = _adapted(load_weights(config, dtype=torch.float32), {"default": adapter})
+    try:
+        merged = cast(Any, adapted).merge_and_unload(safe_merge=True).to(own)
+    except ValueError as error:
+        raise Failure(f"{adapter} cannot be merged: {error}") from error
+    with written_by_others(out.parent):
+        merged.save_pretrained(str(out))
+
+
+def _adapted(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:
+    """Return the base with the adapters of all `paths`, the first one active."""
+    for path in paths.values():
+        if not (path / "adapter_model.safetensors").is_file():
+            # peft itself would fall back to adapter_model.bin.
+            raise UserError(
+                f"{path} has no adapter_model.safetensors: pickles are not read, since they can "
+                "run code; make the adapter again"
+            )
+    frozen: dict[str, Any] = {"is_trainable": False, "use_safetensors": True}
+    (first, path), *others = paths.items()
+    try:
+        with warnings.catch_warnings():
+            # Without its weights an adapter would do nothing, and the base would write alone.
+            warnings.filterwarnings("error", message=".*Found missing adapter keys")
+            model = PeftModel.from_pretrained(base, str(path), adapter_name=first, **frozen)
+            for name, path in others:
+                model.load_adapter(str(path), adapter_name=name, **frozen)
+            return model
+    except torch.OutOfMemoryError:
+        raise
+    except _DAMAGED as error:
+        load_base.cache_clear()  # parts of the adapter may be on it
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise UserError(
+            f"{path} is damaged or of another base ({reason}): make the model again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _removed(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
+    had_forward = base.__dict__.get("forward")
+    try:
+        yield
+    finally:
+        model.unload()
+        # A trainer may have patched the base's forward for its fused loss: start clean.
+        base.__dict__.pop("forward", None)
+        if had_forward is not None:
+            base.forward = had_forward
+        if hasattr(base, "peft_config"):
+            del base.peft_config
+        base.requires_grad_(False).eval()
+
+
+def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return a copy of the trained weights, by name, on the CPU."""
+    named = model.named_parameters()
+    return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
+
+
+@torch.no_grad()
+def set_adapter_weights(model: PreTrainedModel, values: Mapping[str, torch.Tensor]) -> None:
+    """Set the trained weights to what `weights` returned."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.copy_(values[name])
+
+
+def save_adapter(model: PreTrainedModel, out: Path) -> None:
+    """Write the adapter as peft does, without its empty model card.
+
+    The weights are passed in: `state_dict()` of a sharded base would release, in this process
+    alone, what the others still hold.
+    """
+    with written_by_others(out.parent):
+        cast(Any, model).save_pretrained(
+            str(out), safe_serialization=True, state_dict=adapter_weights(model)
+        )
+    (out / "README.md").unlink()
+
+
+def save_weights(known: Mapping[str, torch.Tensor], lora: LoraSettings, out: Path) -> None:
+    """Write what `weights` gave as the folder that `save` writes, without the model in memory."""
+    # peft leaves the adapter's own name out of those of its weights.
+    named = {name.replace(".default.", "."): weight for name, weight in known.items()}
+    with written_by_others(out.parent):
+        lora_config(lora).save_pretrained(str(out))
+        save_file(named, out / "adapter_model.safetensors")

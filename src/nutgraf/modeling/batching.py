@@ -1,0 +1,37 @@
+"""Group rows into batches by length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Sequence
+
+
+def longest_first(order: Sequence[int], length: Callable[[int], int], batch: int) -> list[int]:
+    """Return `drawn` indices with the longest row of each optimizer step first.
+
+    So a step's micro-batches hold rows of similar length. What a step sees depends on the effective
+    batch alone: 1 x 8 and 8 x 1 train on the same rows.
+    """
+    return [
+        index
+        for start in range(0, len(order), batch)
+        for index in sorted(order[start : start + batch], key=lambda i: (-length(i), i))
+    ]
+
+
+def halve_micro_batch(batch: int, micro: int) -> int:
+    """Return the largest divisor of `batch` that is at most half of `micro`."""
+    return max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
+
+
+def length_batches(
+    lengths: Sequence[int], size: int, done: Container[int] = ()
+) -> Iterator[list[int]]:
+    """Yield batches of row indices, the longest rows first.
+
+    Batches do not depend on `done`; those whose rows are all done are left out.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        if any(index not in done for index in batch):
+            yield batch

@@ -1,0 +1,167 @@
+"""Load the frozen base, in 4 bits or not, with its tokenizer, on a device."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch.nn import Linear
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from nutgraf.config import ModelConfig
+from nutgraf.core.errors import UserError
+from nutgraf.modeling.base_files import base_source, load_failure
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where to compute and in which number format."""
+
+    name: str  # "cuda" or "cpu"
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """`bf16`, `fp16` or `fp32`."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which matrix products are in `dtype`, whatever the weights are in."""
+        return torch.autocast(self.name, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def choose_device(config: ModelConfig) -> Device:
+    """Return the device and number format of the settings, or the best that are available.
+
+    `auto` computes in bf16 where the device has instructions for it (NVIDIA since Ampere; x86
+    with AVX512-BF16 or AMX), else in fp16 on a GPU and fp32 on a CPU. Raises UserError for what
+    the machine cannot do.
+    """
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise UserError("model.device is 'cuda' and there is no CUDA device: set it to auto or cpu")
+    name = "cuda" if has_gpu and config.device != "cpu" else "cpu"
+    if config.dtype != "auto":
+        if (name, config.dtype) == ("cpu", "fp16"):
+            raise UserError(
+                "model.dtype is 'fp16' and the device a CPU: set it to auto, bf16, fp32"
+            )
+        return Device(name, DTYPES[config.dtype])
+    if name == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Device(name, torch.bfloat16 if fast else torch.float16)
+    return Device(name, torch.bfloat16 if _cpu_has_bf16() else torch.float32)
+
+
+def _cpu_has_bf16() -> bool:
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the base's tokenizer; without a padding token, the end of sequence pads too."""
+    with load_errors(config):
+        tokenizer = AutoTokenizer.from_pretrained(
+            base_source(config), revision=config.revision, trust_remote_code=False
+        )
+    if tokenizer.pad_token is None:
+        # Safe because padding is masked by position, never by id (prompts.py, inference.py).
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_architecture(config: ModelConfig) -> Any:
+    """Return the base's configuration, without its weights. Raises Failure if it is not there."""
+    with load_errors(config):
+        return AutoConfig.from_pretrained(
+            base_source(config), revision=config.revision, trust_remote_code=False
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def load_base(config: ModelConfig) -> PreTrainedModel:
+    """Return the frozen base on its device, in eval mode; one is cached per process.
+
+    Weights are held in 4 bits (`nf4`) or in the device's number format; on a CPU those of linear
+    layers only, the others in fp32. Only safetensors are read. Raises Failure if it cannot be
+    loaded, with what to do.
+    """
+    device = choose_device(config)
+    held: torch.dtype | str = "auto" if device.name == "cpu" else device.dtype
+    quantization = None
+    if config.quantization == "nf4":
+        held = device.dtype
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=config.double_quantization,
+            bnb_4bit_compute_dtype=device.dtype,
+        )
+    base = load_weights(
+        config, dtype=held, quantization_config=quantization, device_map={"": device.name}
+    )
+    if device.name == "cpu":
+        _hold_on_cpu(base, device.dtype)
+        if (output := base.get_output_embeddings()) is not None:
+            output.register_forward_pre_hook(_contiguous)
+    return base.requires_grad_(False).eval()
+
+
+def load_weights(config: ModelConfig, **held: Any) -> PreTrainedModel:
+    """Return the base as transformers loads it with the `held` arguments; safetensors only."""
+    with load_errors(config):
+        return AutoModelForCausalLM.from_pretrained(
+            base_source(config),
+            revision=config.revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **held,
+        )
+
+
+def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Convert weights to the formats in which a CPU computes fastest, with sums in fp32."""
+    embedding = base.get_input_embeddings().weight
+    for layer in base.modules():
+        if isinstance(layer, Linear4bit):
+            # An evaluation would pack the weights for a fused kernel: scales rounded to bf16 for
+            # good, and no gradient from then on (docs/log.md).
+            layer.support_avx512bf16_for_cpu = False
+        elif isinstance(layer, Linear) and layer.weight is not embedding:
+            layer.to(dtype)  # autocast would cast fp32 weights in every product
+        else:
+            for weight in layer.parameters(recurse=False):
+                weight.data = weight.data.float()
+
+
+def _contiguous(output: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Copy the positions that get logits: for a slice torch would copy the weights."""
+    return (inputs[0].clone(memory_format=torch.contiguous_format),)
+
+
+@contextlib.contextmanager
+def load_errors(config: ModelConfig) -> Iterator[None]:
+    """Turn what transformers raises for a base that it cannot load into one Failure."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make the libraries raise anything
+        raise load_failure(config, error) from error

@@ -1,0 +1,114 @@
+"""Compute losses of given summaries, in batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from nutgraf.core.errors import Failure
+from nutgraf.data.prompts import Example
+from nutgraf.modeling.batching import length_batches
+from nutgraf.modeling.dims import EVAL_BATCH_SIZE
+from nutgraf.modeling.load import Device
+
+
+class OutOfMemory(Failure):
+    """The device has no memory for a batch."""
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """Negative log-likelihood of one summary: sum over its tokens (nats) and their number."""
+
+    nll: float
+    tokens: int
+
+
+def summary_losses(
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    pad: int,
+    device: Device,
+    batch_size: int = EVAL_BATCH_SIZE,
+) -> list[RowLoss]:
+    """Loss of each row's summary, end of sequence included, in the order of the rows."""
+    found: dict[int, RowLoss] = {}
+    for batch in loss_batches(model, rows, pad, device, batch_size):
+        found |= batch
+    return [found[i] for i in range(len(rows))]
+
+
+@torch.no_grad()
+def loss_batches(
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    pad: int,
+    device: Device,
+    batch_size: int = EVAL_BATCH_SIZE,
+    done: Container[int] = (),
+) -> Iterator[dict[int, RowLoss]]:
+    """Losses of the rows' summaries, {index of the row: its loss}, batch by batch, but the `done`.
+
+    Rows are padded on the left, so that all summaries end together and logits are computed for
+    the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
+    Raises NoMemory where the device has none for a batch.
+    """
+    for batch in length_batches([len(row.ids) for row in rows], batch_size, done):
+        losses = batch_losses(model, [rows[i] for i in batch], pad, device)
+        yield dict(zip(batch, losses, strict=True))
+
+
+@torch.no_grad()
+def batch_losses(
+    model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device
+) -> list[RowLoss]:
+    """Losses of the rows' summaries, all in one batch. Raises NoMemory."""
+    ids, mask = left_padded([row.input_ids for row in rows], pad, device)
+    labels = [row.ids[row.prompt_tokens :].tolist() for row in rows]
+    knob = "lower prompt.max_tokens, or set model.quantization to nf4"
+    with device.autocast(), guard_memory(len(rows), ids.shape[1], knob):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=max(map(len, labels)) + 1,
+            use_cache=False,
+        ).logits
+    losses = []
+    for wanted, scores in zip(labels, logits[:, :-1], strict=True):
+        target = torch.tensor(wanted, device=scores.device)
+        nll = functional.cross_entropy(scores[-len(wanted) :].float(), target, reduction="sum")
+        losses.append(RowLoss(nll.item(), len(wanted)))
+    return losses
+
+
+def mean_loss(losses: Sequence[RowLoss]) -> float:
+    """Nats per summary token over all rows together; its exponential is the perplexity."""
+    return sum(row.nll for row in losses) / sum(row.tokens for row in losses)
+
+
+@contextlib.contextmanager
+def guard_memory(rows: int, tokens: int, knob: str) -> Iterator[None]:
+    """Raise OutOfMemory, with the `knob` to turn, if the device has no memory for the block."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise OutOfMemory(
+            f"no memory on the device for {rows} rows of {tokens} tokens ({reason}): {knob}"
+        ) from None
+
+
+def left_padded(
+    rows: Sequence[Sequence[int]], pad: int, device: Device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, [batch, longest], the rows at the right end."""
+    longest = max(map(len, rows))
+    ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device.name), torch.tensor(mask, device=device.name)

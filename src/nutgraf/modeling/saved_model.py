@@ -1,0 +1,98 @@
+"""What summarizing with a saved model needs: where its weights are, its prompt, its decoding.
+
+It stands in `nutgraf.json` beside the weights: in a run folder's final_best_model, in what
+`nutgraf export` makes, and in either of them on the Hub.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
+from nutgraf.core import hub
+from nutgraf.core.errors import UserError
+from nutgraf.modeling.base_identity import base_identity
+
+FILE = "nutgraf.json"
+_ADAPTER = "adapter_config.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model in `folder`: an `adapter` there on a base, or, where that is None, all of it.
+
+    `about` is all of `nutgraf.json`: the model's settings, and how it was trained and measured.
+    """
+
+    folder: Path
+    adapter: Path | None
+    model: ModelConfig
+    prompt: PromptConfig
+    generate: GenerateConfig
+    about: Mapping[str, Any]
+
+
+def find_model(model: str) -> Path:
+    """The folder of a model: itself, the final_best_model in it, or a copy from the Hub.
+
+    On the Hub a model is `owner/name`, or `owner/name@revision`. Raises UserError where there is
+    none, Failure where the Hub does not give it.
+    """
+    path = Path(model)
+    for folder in (path, path / "final_best_model"):
+        if (folder / FILE).is_file():
+            return folder
+    if path.exists() or not _HUB_ID.fullmatch(model):
+        raise UserError(
+            f"{model} holds no model: give a finished run folder or its final_best_model, an "
+            "exported model, or a Hub id"
+        )
+    repository, _, revision = model.partition("@")
+    folder = hub.download(repository, revision or None)
+    if not (folder / FILE).is_file():
+        raise UserError(f"{model} on the Hub has no {FILE}: it is not a model of nutgraf")
+    return folder
+
+
+def read_saved_model(model: str) -> SavedModel:
+    """The recipe of a model; the base of an adapter is checked to be the one trained on.
+
+    Raises UserError for no model, a damaged one, and another base.
+    """
+    folder = find_model(model)
+    file = folder / FILE
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        trained_on = dict(raw["base"])
+        # The device that it was trained on says nothing of the machine that it is used on.
+        base = ModelConfig.model_validate({**raw["model"], "device": "auto"})
+        prompt = PromptConfig.model_validate(raw["prompt"])
+        decoding = GenerateConfig.model_validate(raw["generate"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{file} is damaged ({type(error).__name__}: {reason}): make the model again with "
+            "`nutgraf compare --force`"
+        ) from None
+    if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
+        whole = base.model_copy(update={"base": str(folder), "revision": None})
+        return SavedModel(folder, None, whole, prompt, decoding, raw)
+    check_base(folder, trained_on, base)
+    return SavedModel(folder, folder, base, prompt, decoding, raw)
+
+
+def check_base(adapter: Path, trained_on: Mapping[str, Any], base: ModelConfig) -> None:
+    """Raise UserError where `base` is not what the adapter was trained on, as `identity` tells."""
+    found = base_identity(base)
+    # A model of an earlier version says less; what it says has to be so.
+    if "shape" not in trained_on or {**found, **trained_on} != found:
+        raise UserError(
+            f"{adapter} was trained on base {trained_on} and {base.base!r} is now {found}: "
+            "an adapter works on its own base only"
+        )

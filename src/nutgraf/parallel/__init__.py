@@ -1,0 +1,1 @@
+"""Do work in processes, or on a Ray cluster."""

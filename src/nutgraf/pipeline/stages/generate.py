@@ -1,0 +1,172 @@
+"""Generate: every system's summaries of the same test articles; no stage before opens them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from nutgraf.config import Config
+from nutgraf.config.systems import EXTRACTS, MODELS, base_system, measured_systems
+from nutgraf.core.files import Journal, write_records
+from nutgraf.data import load
+from nutgraf.data.prompts import Encoded, Renderer
+from nutgraf.data.rows import Article
+from nutgraf.data.token_store import EncodedFile
+from nutgraf.generation import external, extractive
+from nutgraf.generation.backends import Backend, open_backend
+from nutgraf.modeling.load import choose_device, load_tokenizer
+from nutgraf.parallel.executor import open_executor
+from nutgraf.pipeline import artifacts
+from nutgraf.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from nutgraf.parallel.ray_cluster import Cluster
+
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make summaries/<system>.jsonl, one row an article.
+
+    Models also leave the loss of the reference there: `reference_nll` (nats, summed over the
+    summary's tokens) and `reference_tokens`.
+    """
+    anything = False
+    systems = measured_systems(config.rivals, config.train.seeds)
+    with open_executor(config, folder.path) as cluster:
+        for system, made in zip(systems, artifacts.generate(config, folder), strict=True):
+            if made.is_current and not force:
+                logger.info(f"{system}: done before")
+                continue
+            test = load.read_split(folder.data("test"))
+            with made.writing(resume=True) as scratch:
+                rows = _summaries(system, config, folder, test, scratch, cluster)
+                write_records(scratch / "summaries" / f"{system}.jsonl", rows)
+            anything = True
+    return anything
+
+
+def _summaries(
+    system: str,
+    config: Config,
+    folder: RunFolder,
+    test: Sequence[Article],
+    scratch: Path,
+    cluster: Cluster | None,
+) -> list[dict[str, Any]]:
+    if base_system(system) in MODELS:
+        adapter = None if system == "zero_shot" else folder.model(system)
+        with open_backend(config, adapter, cluster) as model:
+            tokens = EncodedFile(folder.tokens("test")).first()
+            return _by_model(system, config, test, tokens, scratch, model)
+    if system in EXTRACTS:
+        return _by_extract(system, test)
+    rival = config.rivals[system]
+    if rival.file:
+        return external.from_file(system, rival, test)
+
+    def made(done: Container[int]) -> Iterable[Mapping[int, dict[str, Any]]]:
+        if cluster is None:
+            device = choose_device(config.model).name
+            return external.from_checkpoint(system, rival, test, device, done)
+        return _by_many(cluster, config, system, test, done)
+
+    rows = _collected(scratch / "summaries.part", system, len(test), made)
+    return [rows[i] for i in range(len(test))]
+
+
+def _by_many(
+    cluster: Cluster, config: Config, system: str, test: Sequence[Article], done: Container[int]
+) -> Iterator[dict[int, dict[str, Any]]]:
+    """Summaries by a rival's checkpoint anywhere in the cluster, in the batches of one process."""
+    batches = list(external.batches_of(system, config.rivals[system], test, done))
+    results = cluster.run_tasks(
+        _by_rival,
+        [[test[i] for i in batch] for batch in batches],
+        (config, system),
+        cluster.settings.gpus_per_worker,
+    )
+    for number, rows in results:
+        yield dict(zip(batches[number], rows, strict=True))
+
+
+def _by_rival(batch: list[Article], given: tuple[Config, str]) -> list[dict[str, Any]]:
+    config, system = given
+    device = choose_device(config.model).name
+    return external.summaries_of(system, config.rivals[system], batch, device)
+
+
+def _by_extract(system: str, test: Sequence[Article]) -> list[dict[str, Any]]:
+    texts = extractive.extract_many(system, [(a.article, a.highlights) for a in test])
+    return [
+        {
+            "id": article.id,
+            "text": text,
+            "prompt_tokens": None,
+            "trimmed_tokens": 0,
+            "finish_reason": "extract",
+        }
+        for article, text in zip(test, texts, strict=True)
+    ]
+
+
+def _by_model(
+    system: str,
+    config: Config,
+    test: Sequence[Article],
+    tokens: Sequence[Encoded],
+    scratch: Path,
+    model: Backend,
+) -> list[dict[str, Any]]:
+    renderer = Renderer(load_tokenizer(config.model), config.prompt)
+    prompts = [encoded.prompt for encoded in tokens]
+    ids = [prompt.ids for prompt in prompts]
+    rows = [encoded.example for encoded in tokens]
+    found = _collected(
+        scratch / "summaries.part", system, len(test), lambda done: model.summaries(ids, done)
+    )
+    losses = _collected(
+        scratch / "losses.part", f"{system}, loss of the references", len(test),
+        lambda done: model.losses(rows, done),
+    )  # fmt: skip
+    return [
+        {
+            "id": article.id,
+            "text": renderer.text(found[i]["ids"]),
+            "prompt_tokens": len(prompts[i].ids),
+            "trimmed_tokens": prompts[i].trimmed_tokens,
+            "finish_reason": found[i]["finish_reason"],
+            "reference_nll": losses[i]["nll"],
+            "reference_tokens": losses[i]["tokens"],
+        }
+        for i, article in enumerate(test)
+    ]
+
+
+def _collected(
+    path: Path,
+    title: str,
+    total: int,
+    batches: Callable[[Container[int]], Iterable[Mapping[int, Any]]],
+) -> dict[int, dict[str, Any]]:
+    """Rows by the index of their article, on the disk batch by batch: a stop loses none of them.
+
+    `batches` is given the indices that are done.
+    """
+    journal = Journal(path)
+    rows = {row["index"]: row["row"] for row in journal.rows}
+    if rows:
+        logger.info(f"{title}: carries on after {len(rows)} of {total} articles")
+    with tqdm(total=total, desc=title, unit=" articles", initial=len(rows), disable=None) as bar:
+        for batch in batches(frozenset(rows)):
+            made = {i: row if isinstance(row, dict) else asdict(row) for i, row in batch.items()}
+            journal.add({"index": i, "row": row} for i, row in made.items())
+            rows |= made
+            bar.update(len(rows) - bar.n)
+    return rows

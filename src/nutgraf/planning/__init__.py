@@ -1,0 +1,1 @@
+"""Plan memory and time before a run."""

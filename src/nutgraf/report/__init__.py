@@ -1,0 +1,1 @@
+"""Turn records into pages, pictures and model cards."""

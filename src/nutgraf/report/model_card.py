@@ -1,0 +1,111 @@
+"""The model card: what the model is, how it was trained and measured, how to load it.
+
+Its words are in templates/model_card.md; its front matter is what the Hub reads
+(huggingface.co/docs/hub/model-cards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from nutgraf.config import Config
+from nutgraf.report.describe import SYNTHETIC, describe_data, is_synthetic
+from nutgraf.report.usage_snippets import render
+
+Form = Literal["adapter", "merged", "gguf"]
+_ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
+_SYSTEM = ("system", "n", *_ROUGE, "rougeLsum_low", "rougeLsum_high", "perplexity")
+
+
+def study(
+    config: Config,
+    table: Sequence[Mapping[str, Any]],
+    intervals: Mapping[str, Any],
+    rates: Sequence[Mapping[str, Any]],
+    splits: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What the card tells of the study, to be kept beside the model and its exports.
+
+    `table` is model_comparison_results.csv, `intervals` the best model's row of
+    analysis/intervals.csv, `rates` its rows of analysis/rates.csv over all articles, `splits` those
+    of data/card.json.
+    """
+    measured = [row for row in table if row["source"] == "measured"]
+    best = next(row for row in measured if row["system"] == "best")
+    ends = {**intervals, **best}
+    return {
+        "data": {
+            "described": describe_data(config),
+            "synthetic": is_synthetic(config),
+            "source": config.data.source if not config.data.test else "local files",
+            "name": config.data.name,
+            "revision": config.data.revision,
+            "seed": config.data.seed,
+            "articles": {name: split["sampled"] for name, split in splits.items()},
+        },
+        "rouge": {
+            kind: {"mean": best[kind], "low": ends[f"{kind}_low"], "high": ends[f"{kind}_high"]}
+            for kind in _ROUGE
+        },
+        "bootstrap": {"seed": config.score.seed, "resamples": config.score.resamples},
+        "systems": [{name: row[name] for name in _SYSTEM} for row in measured],
+        "errors": [
+            {name: row[name] for name in ("kind", "n", "rate", "low", "high", "reference")}
+            for row in rates
+        ],
+        "search_trials": config.search.trials,
+    }
+
+
+def model_card(about: Mapping[str, Any], form: Form) -> str:
+    """Return README.md of a model, for the Hub and for a person. `about` is its nutgraf.json."""
+    return render(
+        "model_card.md",
+        about,
+        form=form,
+        metadata=_metadata(about, form).to_yaml(),
+        kinds=_ROUGE,
+        synthetic=SYNTHETIC,
+    )
+
+
+def _metadata(about: Mapping[str, Any], form: Form) -> ModelCardData:
+    base, study, data = about["base"]["base"], about["study"], about["study"]["data"]
+    # The pocket model and folders have no name on the Hub.
+    on_hub = base.count("/") == 1 and not base.startswith((".", "/", "~"))
+    relation = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}[form]
+    n = next(row["n"] for row in study["systems"] if row["system"] == "best")
+    return ModelCardData(
+        base_model=base if on_hub else None,
+        base_model_relation=relation if on_hub else None,
+        language="en",
+        library_name={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[form],
+        pipeline_tag="summarization",
+        tags=["summarization", "nutgraf", *(["lora"] if form == "adapter" else [])],
+        model_name="nutgraf best",
+        eval_results=[
+            EvalResult(
+                task_type="summarization",
+                task_name="News summarization",
+                dataset_type=data["source"],
+                dataset_name=data["described"],
+                dataset_config=data["name"],
+                dataset_split="test",
+                dataset_revision=data["revision"],
+                dataset_args={"n": n, "seed": data["seed"]},
+                metric_type="rouge",
+                metric_name=name,
+                metric_value=study["rouge"][kind]["mean"],
+                metric_args={
+                    "rouge_type": kind,
+                    "use_stemmer": True,
+                    "interval_95": [study["rouge"][kind]["low"], study["rouge"][kind]["high"]],
+                    "bootstrap": study["bootstrap"],
+                },
+            )
+            for kind, name in _ROUGE.items()
+        ],
+    )

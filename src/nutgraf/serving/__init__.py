@@ -1,0 +1,1 @@
+"""Serve the model on a web page and an HTTP API."""

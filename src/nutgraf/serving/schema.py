@@ -1,0 +1,165 @@
+"""What is asked and answered, as the OpenAPI description shows it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+
+from nutgraf.data.text import Unusable, usable_text
+from nutgraf.evaluation.evidence import Evidence
+from nutgraf.serving.limits import Limits
+
+_EXAMPLE: Any = {
+    "articles": ["Fire destroyed a mill in Norwick on Monday. Nobody was hurt, police said."],
+    "systems": ["best"],
+}
+
+
+EVENTS: Any = {
+    "itemSchema": {
+        "type": "object",
+        "properties": {
+            "event": {"enum": ["piece", "summary", "done", "problem"]},
+            "data": {"type": "string", "description": "One JSON object."},
+        },
+        "required": ["event", "data"],
+    }
+}
+
+
+class Asked(BaseModel):
+    """Articles to summarize, each by every system."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EXAMPLE})
+
+    articles: list[str]
+    systems: list[str]
+    stream: bool = Field(
+        False, strict=True, description="Answer with server-sent events, as it is written."
+    )
+    evidence: bool = Field(
+        False,
+        strict=True,
+        description="Also say where each sentence comes from and what is unsupported.",
+    )
+
+
+def asked(systems: Sequence[str], limits: Limits) -> type[Asked]:
+    """The form of a request to a server with these systems and limits."""
+    article = Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=limits.max_article,
+            description="Plain text.",
+            json_schema_extra={"pattern": _WORDS},
+        ),
+        AfterValidator(_with_words),
+    ]
+    of_these: Any = Literal[tuple(systems)]
+    return create_model(
+        "Asked",
+        __base__=Asked,
+        articles=(list[article], Field(min_length=1, max_length=limits.max_articles)),
+        systems=(
+            list[of_these],
+            Field([systems[0]], min_length=1, description=_SYSTEMS),
+        ),
+    )
+
+
+# Something that shows, as `text.usable` asks for: no white space, no control or format character.
+_FORMAT = "".join(f"\\u{n:04x}" for n in range(0x10000) if unicodedata.category(chr(n)) == "Cf")
+_WORDS = rf"[^\s\x00-\x1f\x7f-\x9f{_FORMAT}]"
+_SYSTEMS = "Who writes; a system that is named twice writes once."
+
+
+def _with_words(article: str) -> str:
+    try:
+        usable_text(article)
+    except Unusable:
+        raise ValueError("it has nothing but white space: give a text") from None
+    return article
+
+
+class Summary(BaseModel):
+    """One article's summary by one system."""
+
+    article: int = Field(description="Place of the article in the request, from 0.")
+    system: str
+    text: str
+    finish_reason: str = Field(
+        description="`stop`: ended by the model; `length`: cut at the limit; `extract`: no model."
+    )
+    prompt_tokens: int = Field(description="0 for an extract, which has no prompt.")
+    trimmed_tokens: int = Field(description="Tokens of the article's end that were not read.")
+    new_tokens: int
+    seconds: float = Field(description="From the request to the end of this summary.")
+    evidence: Evidence | None = Field(None, description="Positions count Unicode code points.")
+
+
+class Summaries(BaseModel):
+    """All summaries asked for: article by article, in each in the order of the systems."""
+
+    summaries: list[Summary]
+
+
+class System(BaseModel):
+    """Somebody who writes summaries."""
+
+    name: str
+    description: str
+
+
+class Models(BaseModel):
+    """What this server has."""
+
+    base: str
+    systems: list[System] = Field(description="The first one writes where none is named.")
+    limits: Limits
+    caution: str | None = Field(description="What has to be said about these summaries.")
+
+
+class Example(BaseModel):
+    """An article to try."""
+
+    kind: str
+    article: str
+
+
+class Health(BaseModel):
+    """Summaries can be had."""
+
+    status: Literal["ok"] = "ok"
+    unanswered: int = Field(description="Summaries accepted and not yet answered.")
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    error: str = Field(description="One line: the fact, the value, the knob.")
+
+
+def problem_line(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Pydantic's complaints in one line, without a word of the texts they are about."""
+    lines = []
+    for error in errors[:3]:
+        if error["type"] == "json_invalid":
+            return f"the body is no JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
+        where = ".".join(map(str, error["loc"][1:])) or "the body"
+        message = error["msg"].removeprefix("Value error, ")
+        lines.append(f"{where} is {_shown(error.get('input'))}: {message[0].lower()}{message[1:]}")
+    if len(errors) > len(lines):
+        lines.append(f"and {len(errors) - len(lines)} more")
+    return "; ".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 20 else f"a text of {len(value):,} characters"
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    return "null" if value is None else f"{value}".lower()[:20]

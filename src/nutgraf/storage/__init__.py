@@ -1,0 +1,1 @@
+"""Keep the run folder, and a copy of it elsewhere."""

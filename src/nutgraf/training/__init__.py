@@ -1,0 +1,1 @@
+"""Train an adapter: fit() and what it needs."""

@@ -1,0 +1,111 @@
+"""Count the steps, rows and evaluations of a training."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Sequence
+
+from nutgraf.config import Config, SearchConfig, TrainConfig
+from nutgraf.config.types import Choices, Space
+from nutgraf.modeling.batching import longest_first
+
+
+def total_steps(settings: TrainConfig) -> int:
+    """Return the optimizer steps of one training: budget over effective batch, at least one."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    assert settings.max_examples is not None  # settings.TrainConfig holds that one of them is set
+    return max(1, round(settings.max_examples / effective_batch_size(settings)))
+
+
+def effective_batch_size(settings: TrainConfig) -> int:
+    """Return the examples in one optimizer step."""
+    return settings.micro_batch_size * settings.gradient_accumulation_steps
+
+
+def evaluation_steps(settings: TrainConfig) -> list[int]:
+    """Return the steps after which the validation rows are evaluated; the last step is one.
+
+    Their number depends on the budget in examples alone, so that the n-th evaluations of two
+    trials with different batches have seen equally many examples (within one step).
+    """
+    steps = total_steps(settings)
+    count = min(steps, max(1, round(steps * effective_batch_size(settings) / settings.eval_every)))
+    return [math.ceil(steps * k / count) for k in range(1, count + 1)]
+
+
+def total_examples(settings: TrainConfig) -> int:
+    """Return how many examples one training sees, repeats counted."""
+    return total_steps(settings) * effective_batch_size(settings)
+
+
+def worth_measuring(config: Config, examples: int, times: int) -> bool:
+    """Return whether a search trains on at least `times` the `examples` of a speed measurement."""
+    return config.search.trials * total_examples(config.train) >= times * examples
+
+
+def count_warmup_steps(settings: TrainConfig) -> int:
+    """Return the steps in which the learning rate rises, as transformers counts them."""
+    asked = settings.warmup_steps
+    return int(asked) if asked >= 1 else math.ceil(total_steps(settings) * asked)
+
+
+def history_interval(settings: TrainConfig) -> int:
+    """Return the steps between two rows of a history, so that it has about forty rows."""
+    return max(1, total_steps(settings) // 40)
+
+
+def max_examples_seen(train: TrainConfig, space: Space) -> int:
+    """Return a number of examples that no training with settings of `space` exceeds."""
+    batch = _largest(space, "train.micro_batch_size", train.micro_batch_size) * _largest(
+        space, "train.gradient_accumulation_steps", train.gradient_accumulation_steps
+    )
+    if train.max_steps is not None:
+        return train.max_steps * batch
+    assert train.max_examples is not None
+    return train.max_examples + batch
+
+
+def _largest(space: Space, name: str, otherwise: int) -> int:
+    if name not in space:
+        return otherwise
+    domain = space[name]
+    return max(map(int, domain.choices)) if isinstance(domain, Choices) else int(domain.high)
+
+
+def draw_examples(rows: int, examples: int, seed: int) -> list[int]:
+    """Return the indices of the `examples` that a training on so many rows sees, step by step.
+
+    Seeded permutations of all rows follow each other, so a smaller budget sees the first part of
+    what a larger one sees.
+    """
+    draw = random.Random(seed)
+    order: list[int] = []
+    while len(order) < examples:
+        epoch = list(range(rows))
+        draw.shuffle(epoch)
+        order += epoch
+    return order[:examples]
+
+
+def training_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
+    """Return row indices in the order of training: `steps` times `batch` of them."""
+    order = draw_examples(len(lengths), steps * batch, seed)
+    return longest_first(order, lengths.__getitem__, batch)
+
+
+def share(settings: TrainConfig, processes: int) -> tuple[int, int]:
+    """Return (micro-batch size, micro-batches a step) of one of `processes`.
+
+    If a step's rows cannot be shared evenly, there is room for a few more than there are.
+    """
+    rows = math.ceil(effective_batch_size(settings) / processes)
+    accumulated = math.ceil(rows / settings.micro_batch_size)
+    return math.ceil(rows / accumulated), accumulated
+
+
+def at_once(search: SearchConfig) -> int:
+    """Return how many trials run at a time here: `search.concurrent`, or what the cores allow."""
+    return min(search.concurrent, max(1, int((os.cpu_count() or 1) / search.cpus_per_trial)))

@@ -1,0 +1,162 @@
+"""The checkpoints of one training: whole ones, from which it resumes, and half-written ones.
+
+A checkpoint is written under a temporary name. Its manifest, written last, lists each file with its
+hash; then the checkpoint gets its name. The newest two are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nutgraf.core.files import files_in, move, sha256, sync_all, write_text
+from nutgraf.storage import work_claim
+from nutgraf.training.distributed.process_group import ProcessGroup
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+NOTES = "notes.json"
+BEST = "best.safetensors"  # the adapter's weights at the lowest validation loss so far
+
+
+class Checkpoints:
+    """Checkpoints of the training that saves its adapter to `out`, in a hidden folder beside it.
+
+    `claim` identifies the training; checkpoints of another one are discarded. `title` names it in
+    log lines.
+    """
+
+    def __init__(self, out: Path, claim: Mapping[str, Any], title: str) -> None:
+        self.out, self.title = out, title
+        self.claim = work_claim.plain(claim)
+        self.folder = _folder(out)
+        self.half_written = self.folder / "half-written"
+        self._record = out.with_name(f".{out.name}.done.json")
+
+    def open(self) -> None:
+        """Create the folder, or reuse it as a stopped run left it."""
+        work_claim.claim_folder(self.folder, self.claim, self.title)
+
+    def share(self, peers: ProcessGroup) -> None:
+        """Copy the checkpoints of the first process to the others, which start with none."""
+        if peers.size == 1:
+            return
+        files = [path for path in files_in(self.folder) if self.half_written not in path.parents]
+        known = {str(p.relative_to(self.folder)): p.read_bytes() for p in files}
+        for name, contents in peers.first(known).items():
+            if not peers.is_first:
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).write_bytes(contents)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was noted with `note`, whatever happened to the checkpoints."""
+        path = self.folder / NOTES
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to `notes`."""
+        write_text(self.folder / NOTES, json.dumps({**self.notes, **facts}) + "\n")
+
+    def keep(self, step: int) -> None:
+        """Declare `half_written/checkpoint-<step>` whole, and delete the oldest ones."""
+        name = f"checkpoint-{step}"
+        files = _hashes(self.half_written / name)
+        write_text(self.half_written / name / MANIFEST, json.dumps(files, indent=2) + "\n")
+        sync_all(self.half_written / name)
+        move(self.half_written / name, self.folder / name)
+        self.note(newest=step)
+        for path in self._existing()[2:]:
+            shutil.rmtree(path)
+
+    def newest(self) -> Path | None:
+        """Return the newest whole checkpoint, or None; log which one it is, and why.
+
+        Damaged ones are deleted.
+        """
+        shutil.rmtree(self.half_written, ignore_errors=True)
+        broken = []
+        last = self.notes.get("newest")
+        if last is not None and not (self.folder / f"checkpoint-{last}").exists():
+            broken.append(f"checkpoint-{last} is missing")
+        for path in self._existing():
+            if (damage := _damage(path)) is None:
+                self._report(broken, f"carries on from {path.name}")
+                return path
+            broken.append(f"{path.name} is not whole ({damage})")
+            shutil.rmtree(path)
+        if broken:
+            self._report(broken, "there is no other: it starts over")
+        return None
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Record that `out` is whole, with a record of the training; delete the checkpoints."""
+        sync_all(self.out)
+        whole = {"claim": self.claim, "files": _hashes(self.out), "record": record}
+        write_text(self._record, json.dumps(whole) + "\n")
+        shutil.rmtree(self.folder)
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the record of `finish` if this training was finished and its files are whole."""
+        try:
+            whole = json.loads(self._record.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        if whole["claim"] != self.claim:
+            return None
+        for name, hashed in whole["files"].items():
+            if not (self.out / name).is_file() or sha256(self.out / name) != hashed:
+                return None
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return dict(whole["record"])
+
+    def _report(self, broken: Sequence[str], what: str) -> None:
+        level = logging.WARNING if broken else logging.INFO
+        logger.log(level, f"{self.title}: {'; '.join([*broken, what])}")
+
+    def _existing(self) -> list[Path]:
+        """Return all checkpoints, newest first."""
+        return sorted(
+            self.folder.glob("checkpoint-*"), key=lambda p: -int(p.name.partition("-")[2])
+        )
+
+
+def copy_best(out: Path, step: int, target: Path) -> None:
+    """Copy the best weights of the checkpoint of `step`, of the training into `out`, to `target`.
+
+    Do nothing if that checkpoint is gone: an evaluation that is told again after a stop was copied
+    when it was made.
+    """
+    source = _folder(out) / f"checkpoint-{step}" / BEST
+    if target.exists() or not source.exists():
+        return
+    part = target.with_name(f".{target.name}.part")
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, part)
+    move(part, target)
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.checkpoints")
+
+
+def _damage(checkpoint: Path) -> str | None:
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return f"{MANIFEST} is missing or damaged"
+    for name, hashed in files.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if sha256(checkpoint / name) != hashed:
+            return f"{name} is not as it was written"
+    return None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path) for path in files_in(folder)}

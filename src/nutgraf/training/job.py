@@ -1,0 +1,115 @@
+"""The description of one training, the same for every way in which it is carried out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nutgraf.config import Config
+from nutgraf.core.errors import Failure
+from nutgraf.data.prompts import Example
+from nutgraf.modeling import batching
+from nutgraf.training import budget
+from nutgraf.training.history import Evaluation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One adapter to train: with which settings, on which rows, and where it is saved.
+
+    Of `config` the sections `model`, `lora` and `train` count. `on_eval` is called after each
+    evaluation, once its checkpoint is on disk; on resume it is first replayed for earlier
+    evaluations. `on_step` is called after each optimizer step. What they raise ends the training.
+    `title` names the training in log lines and on its progress bar, if it has one.
+
+    Raises:
+        Failure: if there are no rows to train or to evaluate on.
+    """
+
+    config: Config
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    out: Path
+    title: str = "adapter"
+    on_eval: Callable[[Evaluation], None] | None = None
+    on_step: Callable[[], None] | None = None
+    progress_bar: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.train or not self.validation:
+            raise Failure(
+                f"{len(self.train)} training and {len(self.validation)} validation rows: "
+                "both are needed"
+            )
+
+    @functools.cached_property
+    def ordered_rows(self) -> list[Example]:
+        """The training rows in the order of their steps; no other row of `train` is read."""
+        settings = self.config.train
+        order = budget.draw_examples(
+            len(self.train), budget.total_examples(settings), settings.seed
+        )
+        batch = budget.effective_batch_size(settings)
+        order = batching.longest_first(order, lambda i: len(self.train[i].ids), batch)
+        return [self.train[i] for i in order]
+
+    @functools.cached_property
+    def evaluated_rows(self) -> list[Example]:
+        """The first `train.eval_examples` rows of `validation`."""
+        return list(self.validation[: self.config.train.eval_examples])
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest training row."""
+        return max(len(row.ids) for row in self.ordered_rows)
+
+    def with_micro_batch(self, size: int) -> TrainingJob:
+        """Return the same training in micro-batches of `size` rows, its effective batch kept."""
+        settings = self.config.train
+        accumulated = budget.effective_batch_size(settings) // size
+        sizes = {"micro_batch_size": size, "gradient_accumulation_steps": accumulated}
+        train = settings.model_copy(update=sizes)
+        return replace(self, config=self.config.model_copy(update={"train": train}))
+
+    def smaller_micro_batch(self, size: int, reason: str) -> int:
+        """Return the micro-batch to try after one of `size` rows ran out of memory; log it.
+
+        It is at most half as large and divides the effective batch.
+
+        Raises:
+            Failure: if a single row did not fit, with `reason`.
+        """
+        if size == 1:
+            raise Failure(
+                f"{self.title}: no memory on the device for one article of up to "
+                f"{self.longest_row} tokens ({reason}): lower prompt.max_tokens, or set "
+                "train.activation_checkpointing to true or model.quantization to nf4"
+            )
+        batch = budget.effective_batch_size(self.config.train)
+        smaller = batching.halve_micro_batch(batch, size)
+        logger.warning(
+            f"{self.title}: no memory on the device for {size} articles at a time: goes on with "
+            f"{smaller}, {batch // smaller} times a step (train.micro_batch_size)"
+        )
+        return smaller
+
+
+def notify_once(
+    on_eval: Callable[[Evaluation], None] | None,
+) -> Callable[[Sequence[Evaluation]], None]:
+    """Return a function that takes all evaluations so far and passes on each of them once."""
+    notified = 0
+
+    def notify(evaluations: Sequence[Evaluation]) -> None:
+        nonlocal notified
+        for evaluation in evaluations[notified:]:
+            notified += 1
+            if on_eval:
+                on_eval(evaluation)
+
+    return notify

@@ -1,0 +1,191 @@
+"""One of the trainings that are packed into one process: what is its own, nothing of the others.
+
+It does what `fit()` does, step by step: the same rows in the same order, optimizer, schedule,
+clipping, evaluations, checkpoints and files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from nutgraf.core.files import written_by_others
+from nutgraf.data.prompts import Example
+from nutgraf.modeling import adapters
+from nutgraf.modeling.adapters import fresh_adapter
+from nutgraf.modeling.load import Device
+from nutgraf.modeling.losses import RowLoss
+from nutgraf.training.budget import evaluation_steps, history_interval, total_steps
+from nutgraf.training.checkpoints import Checkpoints
+from nutgraf.training.fit import claim_of
+from nutgraf.training.history import Fit, History
+from nutgraf.training.job import TrainingJob, notify_once
+from nutgraf.training.optimizer import build_optimizer, build_schedule
+from nutgraf.training.packed.lora import PackedAdapter
+
+STATE = "state.pt"  # weights, optimizer, schedule, stream of dropout
+
+
+class PackedRun:
+    """A training of `job` over `base`, between two optimizer steps or within one.
+
+    `result` is None until its end. Raises as `fit()` does.
+    """
+
+    def __init__(self, base: PreTrainedModel, job: TrainingJob, device: Device) -> None:
+        settings = job.config.train
+        self.job, self.settings, self.device = job, settings, device
+        self._base = base
+        with self._new_adapter() as model:
+            claim = claim_of(model, adapters.adapter_weights(model), job, device)
+            self.adapter = PackedAdapter(model, settings.seed, device)
+        self.checkpoints = Checkpoints(job.out, {**claim, "together": True}, job.title)
+        self.notify = notify_once(job.on_eval)
+        self.history = History(settings)
+        self.micro_batch = settings.micro_batch_size  # or as small as the memory requires
+        self.best: dict[str, torch.Tensor] = {}
+        self.step = 0
+        self.result: Fit | None = None
+        self._stream_at_step = self.adapter.masks.stream.get_state()
+        self._evaluate_at = set(evaluation_steps(settings))
+        self._row_every = history_interval(settings)
+        self._steps = total_steps(settings)
+        self._optimizer = build_optimizer(self.adapter.parameters, settings)
+        self._schedule = build_schedule(self._optimizer, settings)
+        if record := self.checkpoints.finished():
+            self._set_result(record)
+            return
+        self.checkpoints.open()
+        self.micro_batch = self.checkpoints.notes.get("micro_batch_size", self.micro_batch)
+        self._resume()
+        if self.step < self._steps:
+            self.begin_step()
+        else:
+            self._finish()
+
+    def _new_adapter(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
+        return fresh_adapter(self._base, self.job.config.lora, self.settings.seed)
+
+    # A step: its micro-batches one by one, `add_loss` after each, then `take_step`.
+
+    def begin_step(self) -> None:
+        """Go to the first micro-batch of the next step; forget what was done of that step."""
+        batch = self.history.batch
+        self._rows = self.job.ordered_rows[self.step * batch :][:batch]
+        self._losses: list[float] = []
+        self.adapter.masks.stream.set_state(self._stream_at_step)
+        for weight in self.adapter.parameters:
+            if weight.grad is not None:
+                weight.grad.zero_()
+
+    @property
+    def next_rows(self) -> list[Example]:
+        """The rows of the next micro-batch."""
+        return self._rows[len(self._losses) * self.micro_batch :][: self.micro_batch]
+
+    @property
+    def tokens(self) -> int:
+        """Summary tokens in the whole step, over which the loss is the mean."""
+        return sum(len(row.ids) - row.prompt_tokens for row in self._rows)
+
+    @property
+    def gradient_complete(self) -> bool:
+        """Whether the gradient of the step is complete."""
+        return len(self._losses) * self.micro_batch == self.history.batch
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether an evaluation comes before the next step."""
+        evaluated = [evaluation.step for evaluation in self.history.evaluations[-1:]]
+        return self.step in self._evaluate_at and self.step not in evaluated
+
+    @property
+    def evaluation_follows(self) -> bool:
+        """Whether an evaluation comes after the step that it is in."""
+        return self.step + 1 in self._evaluate_at
+
+    def add_loss(self, loss: float) -> None:
+        """Record a micro-batch's part of the step's loss, its gradient being added up."""
+        self._losses.append(loss)
+
+    def take_step(self) -> None:
+        """Change the weights. Raises Failure, before it does, if the loss is not a number."""
+        rate = self._optimizer.param_groups[0]["lr"]
+        self.history.add_step(self.step + 1, sum(self._losses), rate)
+        torch.nn.utils.clip_grad_norm_(self.adapter.parameters, self.settings.max_grad_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        self.step += 1
+        if self.step % self._row_every == 0:
+            self.history.add_row(self.step)
+        self._stream_at_step = self.adapter.masks.stream.get_state()
+        if self.job.on_step:
+            self.job.on_step()
+        self.begin_step()
+
+    def add_evaluation(self, rows: list[RowLoss], memory: int) -> None:
+        """Record an evaluation: keep the weights if they are the best, write a checkpoint.
+
+        After the last one the training ends. `memory` is the peak so far, in bytes.
+        """
+        if self.history.add_evaluation(self.step, rows):
+            self.best = self.adapter.weights()
+        self.history.note_memory(memory)
+        self.save()
+        self.notify(self.history.evaluations)
+        if self.step == self._steps:
+            self._finish()
+
+    def halve_micro_batch(self, reason: str) -> None:
+        """Start the step again in smaller micro-batches. Raises Failure if they hold one row."""
+        self.micro_batch = self.job.smaller_micro_batch(self.micro_batch, reason)
+        self.checkpoints.note(micro_batch_size=self.micro_batch)
+        self.begin_step()
+
+    def save(self) -> None:
+        """Write a checkpoint of the latest complete step."""
+        folder = self.checkpoints.half_written / f"checkpoint-{self.step}"
+        with written_by_others(self.checkpoints.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(
+                {
+                    "weights": self.adapter.weights(),
+                    "optimizer": self._optimizer.state_dict(),
+                    "schedule": self._schedule.state_dict(),
+                    "stream": self._stream_at_step,
+                },
+                folder / STATE,
+            )
+            self.history.write(folder, self.best)
+        self.checkpoints.keep(self.step)
+
+    def _resume(self) -> None:
+        """Go to where the newest checkpoint was written, if there is one."""
+        newest = self.checkpoints.newest()
+        if newest is None:
+            return
+        state = torch.load(newest / STATE, weights_only=True)
+        self.adapter.put(state["weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._stream_at_step = state["stream"]
+        self.step = self._schedule.last_epoch
+        self.best = self.history.read(newest)
+        self.notify(self.history.evaluations)
+
+    def _finish(self) -> None:
+        """Leave what `fit()` leaves: the best adapter in `out`."""
+        with self._new_adapter() as model:
+            adapters.set_adapter_weights(model, self.best)
+            adapters.save_adapter(model, self.job.out)
+        record = {"micro_batch_size": self.micro_batch, "history": self.history.state()}
+        self.checkpoints.finish(record)
+        self._set_result(record)
+
+    def _set_result(self, record: dict[str, Any]) -> None:
+        self.history.restore(record["history"])
+        self.notify(self.history.evaluations)
+        self.result = Fit.of(self.history, self.settings, self.device, record["micro_batch_size"])

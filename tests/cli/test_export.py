@@ -1,0 +1,198 @@
+"""The model for other programs: what is written, what is scored, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.snippets import blocks, run_snippet
+from safetensors.torch import load_file, save_file
+
+from nutgraf.cli import export
+from nutgraf.cli.export import run
+from nutgraf.config import ModelConfig
+from nutgraf.core.errors import Failure, UserError
+from nutgraf.data.rows import Article
+from nutgraf.generation.summarizer import opened
+from nutgraf.modeling import adapters, saved_model
+from nutgraf.modeling.load import load_base
+from nutgraf.pocket import newswire
+
+NEWS = [story.article for story in newswire.stories("test", 2, seed=11)]
+
+
+@pytest.fixture(autouse=True)
+def few_articles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "SAMPLE", 2)
+
+
+@pytest.fixture(scope="module")
+def merged(final_best_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("exports") / "deeper" / "merged"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "SAMPLE", 2)
+        run(final_best_model, to, "merged")
+    return to
+
+
+def summaries(model: Path) -> list[str]:
+    with opened(saved_model.read_saved_model(str(model))) as summarizer:
+        return [row.summary for row in summarizer.write(NEWS)]
+
+
+def test_a_merged_model_writes_what_the_adapter_on_its_base_writes(
+    final_best_model: Path, merged: Path
+) -> None:
+    written = summaries(final_best_model)
+    assert summaries(merged) == written
+    alone = dataclasses.replace(saved_model.read_saved_model(str(final_best_model)), adapter=None)
+    with opened(alone) as base:
+        assert [row.summary for row in base.write(NEWS)] != written
+
+
+def test_a_merged_model_is_in_the_base_s_own_precision_and_needs_no_adapter(merged: Path) -> None:
+    weights = load_file(merged / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert not any("lora" in name for name in weights)
+    names = {path.name for path in merged.iterdir()}
+    assert {"config.json", "tokenizer.json", "generation_config.json", "nutgraf.json",
+            "README.md"} <= names  # fmt: skip
+    assert not any(name.startswith("adapter") for name in names)
+    assert json.loads((merged / "generation_config.json").read_text())["max_new_tokens"] == 16
+
+
+def test_the_adapter_is_added_in_full_precision(final_best_model: Path, merged: Path) -> None:
+    name = "model.layers.1.mlp.up_proj"
+    base = load_file(Path(load_base(ModelConfig()).name_or_path) / "model.safetensors")
+    adapter = load_file(final_best_model / "adapter_model.safetensors")
+    down, up = (adapter[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+    expected = base[f"{name}.weight"].float() + 8 / 4 * up @ down  # alpha / r
+    found = load_file(merged / "model.safetensors")[f"{name}.weight"]
+    assert torch.equal(found, expected.half())
+
+
+def test_what_merging_changed_is_measured_and_kept(merged: Path) -> None:
+    told = json.loads((merged / "nutgraf.json").read_text())["merged"]
+    assert told["sample"] == "2 articles of the newswire"
+    assert told["loss_before"] > 0.5
+    assert abs(told["loss_before"] - told["loss_after"]) < 0.01
+    assert f"from {told['loss_before']:.4f} to" in (merged / "README.md").read_text()
+
+
+def test_a_merged_model_can_be_moved_and_its_snippet_runs(
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(merged, moved)
+    (code,) = (b for b in blocks((moved / "README.md").read_text(), "python") if "vllm" not in b)
+    assert run_snippet(code, moved, NEWS[0], monkeypatch) == summaries(merged)[0]
+
+
+def test_a_base_in_4_bits_is_merged_in_full_precision(
+    final_best_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(final_best_model, model)
+    about = json.loads((model / "nutgraf.json").read_text())
+    about["model"]["quantization"] = "nf4"
+    (model / "nutgraf.json").write_text(json.dumps(about))
+    run(model, tmp_path / "merged", "merged", tolerance=1.0)
+    told = json.loads((tmp_path / "merged" / "nutgraf.json").read_text())
+    assert told["model"]["quantization"] == "none"
+    assert told["merged"]["quantization"] == "nf4"
+    assert told["merged"]["loss_before"] != pytest.approx(told["merged"]["loss_after"], abs=1e-4)
+    weights = load_file(tmp_path / "merged" / "model.safetensors")
+    base = load_file(Path(load_base(ModelConfig()).name_or_path) / "model.safetensors")
+    same = [name for name in base if torch.equal(base[name], weights[name])]
+    assert "model.embed_tokens.weight" in same  # no trace of 4 bits
+    assert "before and after merging" in capsys.readouterr().out
+
+
+def test_a_merge_that_changes_too_much_leaves_nothing(
+    final_best_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = adapters.merge_adapter
+
+    def spoiled(*given: object) -> None:
+        merge(*given)  # type: ignore[arg-type]
+        file = Path(str(given[2])) / "model.safetensors"
+        weights = load_file(file)
+        weights["model.layers.0.mlp.up_proj.weight"] *= 1.5
+        save_file(weights, file, metadata={"format": "pt"})
+
+    monkeypatch.setattr(export, "merge_adapter", spoiled)
+    with pytest.raises(
+        Failure, match=r"merging changes the loss by [+-]\d\.\d+ .* raise --tolerance"
+    ):
+        run(final_best_model, tmp_path / "merged", "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_s_own_validation_articles_are_the_sample(tmp_path: Path) -> None:
+    from nutgraf.data import load
+
+    rows = [Article(f"v{i}", "News.", "News.") for i in range(5)]
+    (tmp_path / "data").mkdir()
+    load.write_split(rows, tmp_path / "data" / "validation.parquet")
+    for model in (tmp_path, tmp_path / "final_best_model"):
+        assert export._sample(model) == (rows[:2], "validation articles")
+
+
+def test_an_adapter_is_copied_with_all_it_needs(final_best_model: Path, tmp_path: Path) -> None:
+    run(final_best_model, tmp_path / "adapter", "adapter")
+    assert summaries(tmp_path / "adapter") == summaries(final_best_model)
+    adapter = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "pocket"
+
+
+def test_what_cannot_be_exported_is_told(
+    final_best_model: Path, merged: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    with pytest.raises(UserError, match="taken is there already: give --to a new folder"):
+        run(final_best_model, tmp_path / "taken", "adapter")
+    for form in ("adapter", "merged"):
+        with pytest.raises(UserError, match="is a whole model, merged already"):
+            run(merged, tmp_path / "new", form)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"needs llama\.cpp's converter"):
+        run(final_best_model, tmp_path / "new", "gguf")
+    with pytest.raises(UserError, match=r"has no convert_hf_to_gguf\.py: give a copy"):
+        run(merged, tmp_path / "new", "gguf", llama_cpp=tmp_path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_without_scores_is_told_before_anything_is_made(
+    final_best_model: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(final_best_model, old)
+    about = json.loads((old / "nutgraf.json").read_text())
+    del about["study"]
+    (old / "nutgraf.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"nutgraf\.json has no scores for a model card.*--force"):
+        run(old, tmp_path / "new", "merged")
+    assert not (tmp_path / "new").exists()
+    run(old, tmp_path / "adapter", "adapter")
+    assert summaries(tmp_path / "adapter") == summaries(final_best_model)
+
+
+def test_gguf_runs_llama_cpp_s_converter_on_the_whole_model(merged: Path, tmp_path: Path) -> None:
+    (tmp_path / "convert_hf_to_gguf.py").write_text(
+        "import pathlib, sys\n"
+        "model, flag, out = sys.argv[1:]\n"
+        "assert flag == '--outfile' and (pathlib.Path(model) / 'model.safetensors').exists()\n"
+        "pathlib.Path(out).write_bytes(b'GGUF')\n"
+    )
+    run(merged, tmp_path / "gguf", "gguf", llama_cpp=tmp_path)
+    assert {path.name for path in (tmp_path / "gguf").iterdir()} == {
+        "model.gguf", "Modelfile", "nutgraf.json", "README.md",
+    }  # fmt: skip
+    (tmp_path / "convert_hf_to_gguf.py").write_text("raise SystemExit('no such tokenizer')")
+    with pytest.raises(Failure, match=r"could not convert the model: no such tokenizer"):
+        run(merged, tmp_path / "other", "gguf", llama_cpp=tmp_path)
+    assert not (tmp_path / "other").exists()

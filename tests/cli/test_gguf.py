@@ -1,0 +1,68 @@
+"""GGUF with llama.cpp's own converter, read by llama-cpp-python.
+
+Both have to be there: `pip install llama-cpp-python`, and a copy of llama.cpp, which the variable
+NUTGRAF_LLAMA_CPP names. The base is a small random Llama with a tokenizer of TinyLlama's kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from helpers.snippets import run_snippet
+
+from nutgraf.cli.export import run
+from nutgraf.generation.summarizer import opened
+from nutgraf.modeling import saved_model
+from nutgraf.pocket import newswire
+
+LLAMA_CPP = os.environ.get("NUTGRAF_LLAMA_CPP", "")
+
+
+@pytest.fixture
+def whole(tmp_path: Path, final_best_model: Path) -> Path:
+    """A whole model of the form of TinyLlama: SentencePiece with bytes, beginning of sequence."""
+    import sentencepiece
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    texts = tmp_path / "texts"
+    texts.write_text("\n".join(s.article for s in newswire.stories("train", 100, seed=1)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(texts), model_prefix=str(folder / "tokenizer"), model_type="bpe",
+        vocab_size=1000, byte_fallback=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
+    )  # fmt: skip
+    LlamaTokenizer.from_pretrained(str(folder), add_bos_token=True).save_pretrained(str(folder))
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
+        initializer_range=0.5, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(str(folder))
+    about = json.loads((final_best_model / saved_model.FILE).read_text())
+    (folder / saved_model.FILE).write_text(json.dumps(about))
+    return folder
+
+
+@pytest.mark.skipif(not LLAMA_CPP, reason="NUTGRAF_LLAMA_CPP names no copy of llama.cpp")
+def test_llama_cpp_writes_what_nutgraf_writes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python reads the file")
+    run(whole, tmp_path / "gguf", "gguf", llama_cpp=Path(LLAMA_CPP))
+    article = newswire.stories("test", 1, seed=11)[0].article
+    with opened(saved_model.read_saved_model(str(whole))) as summarizer:
+        (written,) = summarizer.write([article])
+    text = (tmp_path / "gguf" / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(written.summary) > 10
+    # A random model writes bytes that are no character: left out there, U+FFFD here.
+    expected = written.summary.replace("\ufffd", "")
+    assert run_snippet(code, tmp_path / "gguf", article, monkeypatch) == expected

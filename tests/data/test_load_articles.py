@@ -1,0 +1,269 @@
+"""Articles: every row is drawn, rejected with a reason, or counted; nothing changes wording."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nutgraf.config import DataConfig
+from nutgraf.core.errors import Failure, UserError
+from nutgraf.data import data_card, load, tables
+from nutgraf.data.rows import Article, counts
+from nutgraf.data.text import clean_text
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+SPLITS = load.SPLITS
+
+
+def rows(n: int, start: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"id": f"r{i}", "article": f"Story {i}, told at length.", "highlights": f"Story {i}."}
+        for i in range(start, start + n)
+    ]
+
+
+def jsonl(path: Path, found: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    return str(path)
+
+
+def of(path: str, **settings: Any) -> DataConfig:
+    return DataConfig(train=path, validation=path, test=path, **settings)
+
+
+@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+def test_each_kind_of_file_gives_the_same_articles(tmp_path, suffix):
+    found = rows(7)
+    found[2]["article"] = 'He said, "yes",\nand left.'
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".jsonl":
+        jsonl(path, found)
+    elif suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(found), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["id", "article", "highlights"])
+            writer.writeheader()
+            writer.writerows(found)
+    split = load.load_articles(of(str(path)), "train")
+    assert sorted(a.id for a in split.articles) == [f"r{i}" for i in range(7)]
+    assert {a.id: a.article for a in split.articles}["r2"] == found[2]["article"]
+    assert (split.rows_read, split.asked, split.rejected) == (7, DataConfig().train_examples, [])
+
+
+def test_the_draw_is_seeded_random_and_longer_draws_begin_with_shorter_ones(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", rows(200))
+
+    def ids(n: int | None, seed: int = 1, split: str = "train") -> list[str]:
+        drawn = load.load_articles(of(path, train_examples=n, test_examples=n, seed=seed), split)
+        return [a.id for a in drawn.articles]
+
+    assert ids(20) == ids(20)
+    assert ids(None)[:20] == ids(20) == ids(60)[:20]
+    assert len(set(ids(None))) == 200
+    assert ids(20) != ids(20, seed=2)
+    assert ids(20) != ids(20, split="test")
+    places = [int(name[1:]) for name in ids(60)]
+    assert places != sorted(places)
+    assert 70 < sum(places) / 60 < 130  # from the whole file, not its top
+
+
+def test_unusable_rows_are_counted_by_reason(tmp_path):
+    bad = [
+        {"id": "1", "article": None, "highlights": "x"},
+        {"id": "2", "article": 5, "highlights": "x"},
+        {"id": "3", "article": "x", "highlights": ["x"]},
+        {"id": "4", "article": " \r\n\u00a0", "highlights": "x"},
+        {"id": "5", "article": "x", "highlights": ""},
+        {"id": "6", "article": "x"},
+        {"id": "r0", "article": "another text", "highlights": "x"},
+    ]
+    data = of(jsonl(tmp_path / "a.jsonl", rows(3) + bad), max_rejected=1)
+    split = load.load_articles(data, "train")
+    assert counts(split.rejected) == {
+        "article empty": 1,
+        "article missing": 1,
+        "article not text": 1,
+        "id of an earlier row": 1,
+        "summary empty": 1,
+        "summary missing": 1,
+        "summary not text": 1,
+    }
+    assert split.rows_read == len(split.articles) + len(split.rejected)
+    warnings = data_card.card({"train": split})["warnings"]
+    assert any("of 10 rows rejected: 1 article empty, " in line for line in warnings)
+
+
+def test_rows_without_an_id_are_numbered_by_their_place(tmp_path):
+    found = [{"article": f"a {i}", "highlights": "s"} for i in range(3)]
+    split = load.load_articles(of(jsonl(tmp_path / "a.jsonl", found)), "validation")
+    assert {a.id: a.article for a in split.articles} == {
+        f"validation-{i + 1:06d}": f"a {i}" for i in range(3)
+    }
+
+
+def test_one_file_with_a_split_column(tmp_path):
+    found = [row | {"part": split} for split in SPLITS for row in rows(4)]
+    path = jsonl(tmp_path / "a.jsonl", found)
+    config = DataConfig(source=path, split_column="part")
+    assert [load.load_articles(config, split).rows_read for split in SPLITS] == [4, 4, 4]
+    with pytest.raises(UserError, match=r"no column 'split'.*it has id, .*data\.split_column"):
+        load.load_articles(DataConfig(source=path), "train")
+    path = jsonl(tmp_path / "b.jsonl", [row | {"split": "dev"} for row in rows(2)])
+    with pytest.raises(UserError, match=r"no row with 'test' in column 'split': there is 'dev'"):
+        load.load_articles(DataConfig(source=path), "test")
+
+
+def test_other_column_names(tmp_path):
+    found = [{"uid": i, "body": f"b {i}", "tldr": f"t {i}"} for i in range(3)]
+    path = jsonl(tmp_path / "a.jsonl", found)
+    named = {"article_column": "body", "summary_column": "tldr", "id_column": "uid"}
+    drawn = load.load_articles(of(path, **named), "train").articles
+    assert sorted(drawn, key=lambda a: a.id)[1] == Article("1", "b 1", "t 1")
+    for setting, wrong in (("article_column", "bodi"), ("id_column", "uidd")):
+        right = named[setting]
+        expected = rf"no column '{wrong}': did you mean '{right}'\?.*it has .*data\.{setting}"
+        with pytest.raises(UserError, match=expected):
+            load.load_articles(of(path, **{**named, setting: wrong}), "train")
+
+
+def test_the_same_file_three_times_is_shouted_where_it_is_allowed(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [*rows(50), {"id": "twin", **_text(3)}])
+    config = of(
+        path, train_examples=None, validation_examples=20, test_examples=50, allow_overlap=True
+    )
+    card = data_card.card({split: load.load_articles(config, split) for split in SPLITS})
+    train = card["splits"]["train"]
+    assert (train["sampled"], train["duplicates"]) == (51, 1)
+    assert train["shared"]["validation"] == card["splits"]["validation"]["shared"]["train"] == 20
+    assert train["shared"]["test"] >= 49
+    assert any(line.startswith("OVERLAP: ") and "test" in line for line in card["warnings"])
+    assert (train["article_words_mean"], train["summary_words_mean"]) == (5.0, 2.0)
+
+
+def _text(i: int) -> dict[str, str]:
+    row = rows(1, i)[0]
+    return {"article": row["article"].upper().replace(" ", "  "), "highlights": row["highlights"]}
+
+
+def test_fewer_than_asked_are_all_taken_and_said_so(tmp_path):
+    config = of(jsonl(tmp_path / "a.jsonl", rows(5)), train_examples=9)
+    card = data_card.card({"train": load.load_articles(config, "train")})
+    assert card["splits"]["train"]["sampled"] == 5
+    assert card["splits"]["train"]["asked"] == 9
+    assert card["warnings"] == [
+        "train has 5 usable articles, data.train_examples asks for 9: all are taken"
+    ]
+
+
+def test_cleaning_leaves_wording_alone():
+    assert clean_text("\ufeffA\r\nb\rc\u2028d\x00\x07 \n") == "A\nb\nc\nd"
+    assert clean_text("lone \ud800 half") == "lone \ufffd half"
+    kept = "Tab\there, “quotes” — naïve  spaces, e\u0301, 你好 \U0001f600 \u200d."
+    assert clean_text(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"article": "x"\n', r"a\.jsonl has no .*1 row not JSON .*row 1: .* line 1"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl has no .*1 row no object .*line 1: list found"),
+        ("a.jsonl", b'{"article": "\xff"}\n', r"a\.jsonl has no .*1 row not UTF-8 .*byte 14"),
+        ("a.csv", b"article,highlights\na, b, c\n", r"1 row ragged .*line 2: 3 cells, .* has 2"),
+        ("a.parquet", b"not parquet", r"a\.parquet cannot be read"),
+        ("a.txt", b"x", r"a\.txt is of an unknown kind: give \.jsonl, \.csv, \.parquet"),
+        ("a.jsonl", b"", r"a\.jsonl has no usable row for train: 0 read"),
+        ("a.jsonl", b'{"article": "", "highlights": ""}', r"1 read, rejected 1 article empty"),
+    ],
+)
+def test_broken_files_are_one_line_errors(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load.load_articles(of(str(path)), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.csv does not exist"):
+        load.load_articles(of(str(tmp_path / "gone.csv")), "train")
+
+
+def test_a_folder_in_the_form_of_the_hub_loads_through_datasets(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "news"
+    folder.mkdir()
+    for number, split in enumerate(SPLITS):
+        pq.write_table(pa.Table.from_pylist(rows(3, 10 * number)), folder / f"{split}.parquet")
+    split = load.load_articles(DataConfig(source=str(folder)), "validation")
+    assert sorted(a.id for a in split.articles) == ["r10", "r11", "r12"]
+    assert split.revision is None
+    (folder / "validation.parquet").unlink()
+    with pytest.raises(UserError, match=r"cannot give its split 'validation'.*Unknown split"):
+        load.load_articles(DataConfig(source=str(folder)), "validation")
+
+
+def test_the_revision_is_read_from_what_was_downloaded():
+    commit = "96df5e686bee6baa90b8bee7c28b81fa3fa6223d"
+    address = f"hf://datasets/abisee/cnn_dailymail@{commit}/3.0.0/test-00000-of-00001.parquet"
+    assert load._revision({address: {"num_bytes": 1}}) == commit
+    assert load._revision({"/home/me/a.parquet": {}}) is None
+    assert load._revision(None) is None
+
+
+def test_a_hub_out_of_reach_is_one_line_with_what_to_do(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(Failure, match=r"Hub did not give 'a/b'.*data\.train") as caught:
+        load.load_articles(DataConfig(source="a/b"), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_newswire_needs_a_number():
+    with pytest.raises(UserError, match=r"set data\.train_examples to a number"):
+        load.load_articles(DataConfig(train_examples=None), "train")
+
+
+def test_the_newswire_gives_what_is_asked():
+    split = load.load_articles(DataConfig(test_examples=5), "test")
+    assert len({a.id for a in split.articles}) == len(split.articles) == split.rows_read == 5
+    assert split.source == "newswire"
+
+
+def test_what_is_written_reads_back_equal(tmp_path):
+    kept = [Article("1", "a\nb\t“c”", "s\nt"), Article("2", "\U0001f600", "x")]
+    load.write_split(kept, tmp_path / "data" / "train.parquet")
+    assert load.read_split(tmp_path / "data" / "train.parquet") == kept
+    columns = pq.read_schema(tmp_path / "data" / "train.parquet").names
+    assert columns == ["id", "article", "highlights"]
+
+
+@pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")
+def test_real_articles_keep_their_wording():
+    path = DATA / "cnndm-train-100.parquet"
+    split = load.load_articles(of(str(path), train_examples=None), "train")
+    given = {row["id"]: row for row in pq.read_table(path).to_pylist()}
+    assert len(split.articles) == 100
+    for a in split.articles:
+        assert a.article.split() == given[a.id]["article"].split()
+        assert a.highlights == given[a.id]["highlights"].strip()
+
+
+def test_neither_torch_nor_datasets_is_imported_for_local_files(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", rows(3))
+    code = (
+        "import sys; from nutgraf.data import data_card, load\n"
+        "from nutgraf.config import DataConfig\n"
+        f"c = DataConfig(train={path!r}, validation={path!r}, test={path!r})\n"
+        "data_card.card({'train': load.load_articles(c, 'train')})\n"
+        "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

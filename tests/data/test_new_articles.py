@@ -1,0 +1,150 @@
+"""New articles from wherever they lie."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from nutgraf.core.errors import UserError
+from nutgraf.data import new_articles
+from nutgraf.data.new_articles import Columns, Named
+
+PAGE = "<!doctype html><html><body><article><p>{}</p></article></body></html>"
+LONG = (
+    "The council of the town voted on Monday to close two of its five schools, the mayor said. " * 3
+)
+
+
+def read(*sources: str | Path, **given: object) -> list[Named]:
+    return list(new_articles.read_sources([str(source) for source in sources], **given))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> dict[str, Path]:
+    """The same two rows as JSONL, CSV and Parquet."""
+    rows = pd.DataFrame(
+        {"id": ["a1", "a2"], "article": ["One.", "Two."], "body": ["Eins.", "Zwei."]}
+    )
+    paths = {kind: tmp_path / f"rows.{kind}" for kind in ("jsonl", "csv", "parquet")}
+    rows.to_json(paths["jsonl"], orient="records", lines=True)
+    rows.to_csv(paths["csv"], index=False)
+    rows.to_parquet(paths["parquet"])
+    return paths
+
+
+def test_files_are_read_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfThe caf\xc3\xa9\r\nclosed.\n")
+    (tmp_path / "a").write_text("No ending at all.")
+    assert read(tmp_path / "b.txt", tmp_path / "a") == [
+        Named(str(tmp_path / "b.txt"), "The café\nclosed."),
+        Named(str(tmp_path / "a"), "No ending at all."),
+    ]
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.HTM", "saved", "page.txt"])
+def test_a_page_is_read_as_one_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(PAGE.format(LONG))
+    assert read(tmp_path / name)[0].text == LONG.strip()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_rows_of_a_table_are_articles(table: dict[str, Path], kind: str) -> None:
+    source = str(table[kind])
+    assert read(source) == [Named(source, "One.", "a1"), Named(source, "Two.", "a2")]
+    named = read(source, columns=Columns("article", "body"))
+    assert [(row.text, row.id) for row in named] == [("One.", "Eins."), ("Two.", "Zwei.")]
+    assert read(source, columns=Columns("body"))[1].name == f"{source} a2"
+
+
+def test_rows_without_ids_are_numbered(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"article": "One."}\n{"article": "Two."}\n')
+    assert [row.id for row in read(tmp_path / "rows.jsonl")] == ["row 1", "row 2"]
+
+
+def test_a_folder_gives_its_files_of_known_kinds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b.txt", "a.md", ".hidden.txt", "photo.png"):
+        (tmp_path / name).write_text(f"Text of {name}.")
+    (tmp_path / "deeper.txt").mkdir()
+    (tmp_path / "c.jsonl").write_text('{"article": "A row."}\n')
+    assert [row.text for row in read(tmp_path)] == ["Text of a.md.", "Text of b.txt.", "A row."]
+    assert capsys.readouterr().err == f"{tmp_path}: 1 file of another kind is left out\n"
+
+
+def test_standard_input_is_utf_8_whatever_the_machine_s_encoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = SimpleNamespace(buffer=io.BytesIO("Café.".encode()), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", given)
+    assert read("-") == [Named("-", "Café.")]
+
+
+def test_an_address_is_fetched_only_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        new_articles, "fetch_article", lambda address: asked.append(address) or "Its article."
+    )
+    with pytest.raises(UserError, match="is an address: --fetch allows to fetch it"):
+        read("https://news.test/a")
+    assert asked == []
+    assert read("HTTPS://news.test/a", fetch=True) == [Named("HTTPS://news.test/a", "Its article.")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", b"", "a.txt is empty: there is nothing to summarize"),
+        ("a.txt", b" \x00\n", "a.txt is empty"),
+        ("a.txt", "Café".encode("latin-1"), "a.txt is not UTF-8: unexpected end of data at byte 3"),
+        ("none.txt", None, "none.txt is not a file: give files, folders, or -"),
+        ("a\x00b", None, "cannot be read: embedded null byte"),
+        ("a.jsonl", b"", "a.jsonl holds no row"),
+        ("a.jsonl", b'{"text": "x"}', "row 1 has no column 'article' (it has text): name it with"),
+        ("a.jsonl", b'{"articel": "x"}', "did you mean 'articel'?"),
+        ("a.jsonl", b'{"article": 3}', "row 1: column 'article' is not text: it is of type int"),
+        ("a.jsonl", b'{"article": "x"}\n{"article": " "}', "row 2: column 'article' is empty"),
+        ("a.jsonl", b'{"article": "x"}\n{"artic', "a.jsonl line 2 is not JSON: Unterminated"),
+        ("a.CSV", b"article\nx\n", "a.CSV is of an unknown kind: give .jsonl, .csv, .parquet"),
+    ],
+)
+def test_what_cannot_be_summarized_is_told(
+    tmp_path: Path, name: str, content: bytes | None, expected: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(expected)):
+        read(f"{tmp_path}/{name}")
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no file of articles \(\.txt"):
+        read(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Secret.")
+    (tmp_path / "a.txt").chmod(0)
+    with pytest.raises(UserError, match=r"cannot be read: .*Permission denied"):
+        read(tmp_path / "a.txt")
+
+
+def test_a_wrong_id_column_is_told_before_anything_is_written(table: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"no column 'key' \(it has id, article, body\)"):
+        read(table["csv"], columns=Columns(id="key"))
+
+
+def test_json_lines_of_any_text_come_back(tmp_path: Path) -> None:
+    texts = ["Ünïcödé – “quotes”", "tab\there", "a\nb"]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"article": t}) + "\n" for t in texts))
+    assert [row.text for row in read(tmp_path / "x.jsonl")] == texts

@@ -1,0 +1,60 @@
+"""One summary as it is written: the same tokens as in a batch, in fewer forward passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
+from nutgraf.data.prompts import Renderer
+from nutgraf.generation.decoding import generate, stream_tokens
+from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
+from nutgraf.pocket import newswire
+
+CONFIG = ModelConfig(dtype="fp32", device="cpu")  # exact: no ties from rounding
+SETTINGS = GenerateConfig(max_new_tokens=48)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    renderer = Renderer(load_tokenizer(CONFIG), PromptConfig())
+    return [renderer.prompt(s.article).ids for s in newswire.stories("test", 6, seed=3)]
+
+
+@pytest.mark.parametrize("guesses", [0, 1, 8])
+def test_a_stream_is_what_a_batch_decodes(prompts: list[list[int]], guesses: int) -> None:
+    model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    batch = dict(generate(model, tokenizer, prompts, SETTINGS, device))
+    for i, prompt in enumerate(prompts):
+        assert (
+            list(stream_tokens(model, tokenizer, prompt, SETTINGS, device, guesses)) == batch[i].ids
+        )
+    assert {found.finish_reason for found in batch.values()} == {"stop"}
+
+
+def test_guesses_that_hold_save_passes(prompts: list[list[int]]) -> None:
+    model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    passes = []
+    hook = model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        # The untrained pocket model copies sentences of the article.
+        tokens = sum(
+            len(list(stream_tokens(model, tokenizer, p, SETTINGS, device))) for p in prompts
+        )
+    finally:
+        hook.remove()
+    assert len(passes) < 0.6 * tokens
+
+
+def test_a_stream_ends_at_the_limit_and_holds_no_gradients(tiny_base: Path) -> None:
+    config = ModelConfig(base=str(tiny_base), dtype="fp32", device="cpu")
+    model, tokenizer, device = load_base(config), load_tokenizer(config), choose_device(config)
+    prompt = tokenizer("Summarize: " + "the council of the town met. " * 4)["input_ids"]
+    for limit in (1, 7):
+        few = GenerateConfig(max_new_tokens=limit)
+        assert len(list(stream_tokens(model, tokenizer, prompt, few, device))) == limit
+    first = next(stream_tokens(model, tokenizer, prompt, SETTINGS, device))
+    assert isinstance(first, int)
+    assert torch.is_grad_enabled()

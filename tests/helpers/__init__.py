@@ -1,0 +1,1 @@
+"""What several tests share: servers, nodes, processes that die, a browser."""

@@ -1,0 +1,90 @@
+"""A server on loopback with a writer that needs no model."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+
+import httpx2
+import uvicorn
+
+from nutgraf.generation.summarizer import Written
+from nutgraf.serving.api import create_app
+from nutgraf.serving.batching import Worker
+from nutgraf.serving.limits import Limits
+from nutgraf.serving.metrics import Metrics
+from nutgraf.serving.request_guard import Guard
+
+SYSTEMS = {"best": "the chosen one", "baseline": "the given one", "lead3": "no model"}
+
+
+class Fake:
+    """Writes `best: ` and the article's first words, when it is let; remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.steps: list[str] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.error: Exception | None = None
+
+    def text(self, system: str, article: str) -> str:
+        return f"{system}: {' '.join(article.split()[:5])}."
+
+    def batch(self, system: str, articles: Sequence[str]) -> list[Written]:
+        self.batches.append([f"{system} {article}" for article in articles])
+        self._wait()
+        return [Written(self.text(system, a), 10, 0, 5, "stop", 0.1) for a in articles]
+
+    def stream(self, system: str, article: str) -> Iterator[str | Written]:
+        text = self.text(system, article)
+        for word in text.split(" "):
+            self._wait()
+            self.steps.append(system)
+            yield word if text.startswith(word) else f" {word}"
+        yield Written(text, 10, 0, 5, "stop", 0.1)
+
+    def _wait(self) -> None:
+        assert self.open.wait(20)
+        if self.error:
+            raise self.error
+
+
+class Server:
+    """A running server: where it is, a client for it, and the worker behind it."""
+
+    def __init__(self, port: int, worker: Worker) -> None:
+        self.at, self.worker = ("127.0.0.1", port), worker
+        self.address = f"http://127.0.0.1:{port}"
+        self.client = httpx2.Client(base_url=self.address, timeout=30)
+
+    def ask(self, *articles: str, **more: object) -> httpx2.Response:
+        return self.client.post("/summaries", json={"articles": list(articles), **more})
+
+
+_USUAL = Limits()
+
+
+@contextlib.contextmanager
+def serving(writer: object, limits: Limits = _USUAL, base: str = "pocket") -> Iterator[Server]:
+    """The whole application around `writer`, in threads of this process."""
+    metrics = Metrics()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        Worker(writer, limits, limits.batch_size or 8, metrics) as worker,  # type: ignore[arg-type]
+    ):
+        app = create_app(SYSTEMS, base, worker, limits, metrics)
+        guard = Guard(app, limits, metrics, local=True)
+        config = uvicorn.Config(guard, log_level="warning", access_log=False, lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            started = Server(listening.getsockname()[1], worker)
+            with started.client:
+                yield started
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,0 +1,169 @@
+"""The compare stage on a made-up run folder: known scores in, the table and its verdicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from huggingface_hub import ModelCard
+
+from nutgraf.config import Config
+from nutgraf.config.load import build_config
+from nutgraf.config.systems import system_names
+from nutgraf.core.files import read_json, read_records, write_json, write_records
+from nutgraf.data import load
+from nutgraf.data.rows import Article
+from nutgraf.evaluation import indicators
+from nutgraf.pipeline.stages import compare
+from nutgraf.report.terminal_table import render_table
+from nutgraf.storage.run_folder import RunFolder
+
+# Every article's scores: best is ahead of lead3, behind zero_shot, and baseline goes both ways.
+GAPS: dict[str, Callable[[int], float]] = {
+    "lead3": lambda i: -4.0 - i % 3,
+    "zero_shot": lambda i: 2.0 + i % 5,
+    "baseline": lambda i: 3.0 if i % 2 else -2.5,
+    "textrank": lambda i: -6.0 - i % 3,
+    "oracle": lambda i: 9.0 + i % 3,
+    "best": lambda i: 0.0,
+}
+TRAINED = {
+    "learning_rate": 1e-3, "gradient_accumulation_steps": 2, "micro_batch_size": 4,
+    "weight_decay": 0.01, "lora_r": 16, "lora_alpha": 32, "examples": 800, "steps": 100,
+    "seconds": 48.2, "seed": 42, "device": "cpu", "dtype": "fp32",
+    "base": {"base": "someone/tiny", "revision": None, "shape": "0123"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[RunFolder, Config]:
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "made-up")
+    test = [Article(f"test-{i}", f"The mayor met {i} voters.", "She met them.") for i in range(40)]
+    with folder.artefact("data").writing() as scratch:
+        load.write_split(test, scratch / "data" / "test.parquet")
+        splits = {name: {"sampled": 40} for name in ("train", "validation", "test")}
+        write_json(scratch / "data" / "card.json", {"splits": splits})
+    for name in ("baseline", "best"):
+        with folder.artefact(f"models/{name}").writing() as scratch:
+            (scratch / "models" / name).mkdir(parents=True)
+            write_json(scratch / "models" / name / "train.json", TRAINED)
+            adapter = {"base_model_name_or_path": "/home/someone/tiny", "revision": None, "r": 16}
+            write_json(scratch / "models" / name / "adapter_config.json", adapter)
+            (scratch / "models" / name / "adapter_model.safetensors").write_bytes(b"weights")
+    for system, gap in GAPS.items():
+        texts, scores = [], []
+        for i, article in enumerate(test):
+            row = {"id": article.id, "text": "She did.", "reference_nll": 8, "reference_tokens": 4,
+                   "trimmed_tokens": 5 if system == "best" and i < 10 else 0,
+                   "finish_reason": "stop"}  # fmt: skip
+            texts.append(row)
+            score = 30 + i / 8 + gap(i)
+            rouge = {"rouge1": score + gap(i), "rouge2": score - 10, "rougeL": score - 5}
+            found = dict.fromkeys(indicators.MEANINGS, 0) | {"unsupported_names": int(i >= 30)}
+            scores.append({"id": article.id, **rouge, "rougeLsum": score, **found})
+        for kind, rows in (("summaries", texts), ("scores", scores)):
+            name = f"{kind}/{system}"
+            with folder.artefact(name, outputs=[f"{name}.jsonl"]).writing() as scratch:
+                write_records(scratch / f"{name}.jsonl", rows)
+    config = build_config({"run": str(folder.path), "model": {"base": str(tiny_base)}})
+    assert compare.run(config, folder)
+    return folder, config
+
+
+def test_it_is_done_once(compared: tuple[RunFolder, Config]) -> None:
+    folder, config = compared
+    assert not compare.run(config, folder)
+    assert compare.run(config, folder, force=True)
+
+
+def test_best_is_compared_with_every_other_system(compared: tuple[RunFolder, Config]) -> None:
+    folder, _ = compared
+    table = pd.read_csv(folder / "analysis" / "differences.csv")
+    assert list(table.columns) == [
+        "system", "other", "metric", "n", "difference", "low", "high", "p", "p_holm", "verdict",
+    ]  # fmt: skip
+    assert len(table) == 12  # the oracle reads the reference: nothing to be tested against
+    assert (table["system"] == "best").all()
+    assert (table["n"] == 40).all()
+    said = table.groupby("other")["verdict"].unique()
+    assert said["lead3"].tolist() == ["better"]
+    assert said["zero_shot"].tolist() == ["worse"]
+    (undecided,) = said["baseline"]
+    assert undecided.startswith("no significant difference at n = 40; about ")
+    assert (table["p_holm"] >= table["p"]).all()
+    means = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")["rougeLsum"]
+    for row in table[table["metric"] == "rougeLsum"].itertuples():
+        assert row.difference == pytest.approx(means["best"] - means[row.other], abs=0.011)
+        assert row.low < row.difference < row.high
+
+
+def test_errors_tell_how_long_each_article_was_and_how_much_of_it_was_cut(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, _ = compared
+    found = pd.read_csv(folder / "analysis" / "errors.csv")
+    assert list(found.columns[:4]) == ["id", "system", "article_words", "trimmed_tokens"]
+    assert (found["article_words"] == 5).all()
+    assert list(found["system"].unique()) == ["reference", *system_names([])]
+    cut = found[found["trimmed_tokens"] > 0]
+    assert set(cut["system"]) == {"best"}
+    assert len(cut) == 10
+
+
+def test_rates_stand_beside_the_references_own_by_length_and_trimming(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, _ = compared
+    rates = pd.read_csv(folder / "analysis" / "rates.csv").set_index(["group", "kind", "system"])
+    names = rates.xs("unsupported_names", level="kind")
+    assert names.loc[("all articles", "best"), ["n", "rate", "reference"]].tolist() == [40, 25, 0]
+    assert names.loc[("trimmed articles", "best"), ["n", "rate"]].tolist() == [10, 0]
+    assert names.loc[("whole articles", "lead3"), ["n", "rate"]].tolist() == [30, 33.33]
+
+
+def test_there_are_examples_along_the_range_and_of_each_kind(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, _ = compared
+    along = read_records(folder / "analysis" / "examples.jsonl")
+    assert [row["id"] for row in along][:1] == ["test-0"]
+    assert len(along) == 10
+    wrong = read_records(folder / "analysis" / "error_examples.jsonl")
+    assert {row["kind"] for row in wrong} == {"unsupported_names"}
+    assert [row["place"] for row in wrong] == ["worst"] * 5 + ["typical"] * 5
+
+
+def test_what_is_taken_away_has_all_that_it_needs_and_no_path_of_this_machine(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, config = compared
+    final = folder / "final_best_model"
+    assert {path.name for path in final.iterdir()} >= {
+        "adapter_config.json", "adapter_model.safetensors", "generation_config.json",
+        "nutgraf.json", "README.md", "tokenizer.json",
+    }  # fmt: skip
+    adapter = read_json(final / "adapter_config.json")
+    assert (adapter["base_model_name_or_path"], adapter["r"]) == (config.model.base, 16)
+    assert read_json(final / "generation_config.json")["max_new_tokens"] == 96
+    read = ModelCard.load(final / "README.md").data
+    found = {result.metric_name: result for result in read.eval_results}
+    table = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")
+    assert found["ROUGE-Lsum"].metric_value == table.loc["best", "rougeLsum"]
+    low, high = found["ROUGE-1"].metric_args["interval_95"]
+    assert low < table.loc["best", "rouge1"] < high
+    assert found["ROUGE-2"].dataset_args == {"n": 40, "seed": 42}
+    assert "| has a name that the article lacks | 25 (" in (final / "README.md").read_text()
+
+
+def test_the_terminal_tells_the_verdicts(compared: tuple[RunFolder, Config]) -> None:
+    folder, config = compared
+    lines = render_table(folder / "model_comparison_results.csv", config).splitlines()
+    assert "Holm-corrected over 12 comparisons" in "\n".join(lines)
+    told = {line.split()[0]: line for line in lines if "  p 0." in line or "  p 1." in line}
+    assert list(told) == ["lead3", "textrank", "zero_shot", "baseline"]
+    assert told["lead3"].endswith("  better")
+    assert "+4.97" in told["lead3"]
+    assert told["zero_shot"].endswith("  worse")
+    assert "no significant difference at n = 40" in told["baseline"]

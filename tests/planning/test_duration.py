@@ -1,0 +1,237 @@
+"""The planner's arithmetic, held against what it stands for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nutgraf.config import Config
+from nutgraf.config.load import build_config, replace_settings
+from nutgraf.config.systems import BUILT_IN
+from nutgraf.modeling import attention
+from nutgraf.modeling.adapters import fresh_adapter
+from nutgraf.modeling.load import choose_device, load_base
+from nutgraf.modeling.shape import read_dims
+from nutgraf.planning import advice, benchmark, duration, memory, outcome
+from nutgraf.planning.duration import Speed, Speeds
+from nutgraf.planning.memory import Machine, RowLengths
+
+ROWS = RowLengths(366, 428, 312, 367, 53, 64)
+CPU = Machine("cpu", True, 2, 20_000_000_000)
+SPEED = Speed(6e10, 1.2e11, 0.1)
+SPEEDS = Speeds(SPEED, SPEED, 2e11, 2e11, 0.05, "nothing")
+POCKET = read_dims(Config().model, Config().lora)
+ARTICLES = {"train": 900, "validation": 64, "test": 100}
+
+
+def planned(config: Config = Config()) -> duration.Plan:  # noqa: B008
+    return duration.plan_study(config, POCKET, ROWS, CPU, SPEEDS, ARTICLES, 3.0, 0.002)
+
+
+def seconds(config: Config) -> dict[str, float]:
+    return {stage.name: stage.seconds for stage in planned(config).stages}
+
+
+def test_a_search_that_ends_before_its_measurement_would_is_not_planned() -> None:
+    few = {"search": {"trials": 2}, "train": {"micro_batch_size": 4, "max_examples": 56}}
+    assert not benchmark.worth_planning(build_config(few))
+    assert benchmark.worth_planning(build_config({**few, "search": {"trials": 3}}))
+
+
+def test_work_is_what_the_model_does():
+    tokens, told = 200, 17
+    config = Config()
+    base = load_base(config.model)
+    usual = base.config._attn_implementation
+    base.set_attn_implementation("eager")  # whose products the counter sees
+    with (
+        fresh_adapter(base, config.lora, 0) as model,
+        choose_device(config.model).autocast(),
+        FlopCounterMode(display=False) as counter,
+    ):
+        model(torch.zeros(3, tokens, dtype=torch.long), logits_to_keep=told)
+    base.set_attn_implementation(usual)
+    assert duration.work(POCKET, 3, tokens, told) == pytest.approx(
+        counter.get_total_flops(), rel=0.01
+    )
+
+
+def test_the_shape_is_that_of_the_weights():
+    base = load_base(Config().model)
+    assert POCKET.linear + POCKET.other == sum(weight.numel() for weight in base.parameters())
+    with fresh_adapter(base, Config().lora, 0) as model:
+        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert POCKET.adapter == trained
+    assert (POCKET.layers, POCKET.width, POCKET.key_width, POCKET.vocabulary) == (4, 256, 128, 2048)
+
+
+@pytest.mark.parametrize("name", ["sdpa", attention.NAME])
+def test_what_a_step_keeps_is_what_autograd_keeps(name):
+    # Held in bf16, whatever the processor: autocast would keep a copy of each fp32 weight.
+    config, rows, tokens = replace_settings(Config(), {"model.dtype": "bf16"}), 4, 128
+    base = load_base(config.model)
+    kept: dict[int, int] = {}
+    held = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in kept | weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        held.append(value)  # or another value would get its place
+        return value
+
+    usual = base.config._attn_implementation
+    with fresh_adapter(base, config.lora, 0) as model:
+        model.set_attn_implementation(name)
+        weights = {w.untyped_storage().data_ptr(): 0 for w in model.parameters()}
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+        ):
+            model.train()(torch.zeros(rows, tokens, dtype=torch.long), logits_to_keep=1)
+        model.set_attn_implementation(usual)
+    settings = replace_settings(config, {"train.micro_batch_size": rows}).train
+    lengths = RowLengths(tokens, tokens, tokens, tokens, 1, 1)
+    machine = CPU if name == attention.NAME else Machine("cuda", True, 2, 0)
+    told = memory._kept(settings, config.lora, POCKET, lengths, machine)
+    assert told == pytest.approx(sum(kept.values()), rel=0.1)
+
+
+def test_a_search_without_stopping_is_whole_trainings():
+    config = replace_settings(Config(), {"search.trials": 6, "search.grace_evaluations": 4})
+    assert duration.played(config) == duration.Played(3.0, 3.0, 3.0)
+
+
+def test_a_search_that_stops_trials_is_shorter_and_ends_with_a_winner():
+    luck = duration.played(replace_settings(Config(), {"search.trials": 8}))
+    assert 1 <= luck.short < luck.usual < luck.long <= 4
+
+
+def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
+    """Two at a time, evaluations 1, 2 and 4 of 4 as rungs, one in two passes."""
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    config = replace_settings(Config(), {"search.trials": 4})
+    # The second of the first two is stopped, and each after it, as none is better than the first.
+    assert duration._one_search([1, 2, 4, 3], config, 4) == 4
+    # The third is better, begins after the second is stopped, and is completed.
+    assert duration._one_search([2, 4, 1, 3], config, 4) == 5
+
+
+def test_twice_the_budget_is_about_twice_the_time():
+    once, twice = (
+        seconds(Config()),
+        seconds(replace_settings(Config(), {"train.max_examples": 1792})),
+    )
+    assert twice["train"] == pytest.approx(2 * once["train"], rel=0.05)
+    assert once["search"] < twice["search"] < 2 * once["search"]
+    assert twice["generate"] == once["generate"]
+
+
+def test_further_seeds_and_rivals_are_counted():
+    more = build_config({"train": {"seeds": [1, 2]}, "rivals": {"theirs": {"file": "a.jsonl"}}})
+    one, two = (
+        {stage.name: stage for stage in planned(config).stages} for config in (Config(), more)
+    )
+    assert two["train"].seconds > 1.9 * one["train"].seconds
+    assert two["generate"].seconds > 1.5 * one["generate"].seconds
+    assert (one["train"].artefacts, two["train"].artefacts) == (2, 4)
+    assert (one["score"].artefacts, two["score"].artefacts) == (6, 9)
+
+
+def test_checkpointing_and_four_bits_take_less_memory():
+    large = replace_settings(Config(), {"train.micro_batch_size": 256})
+    held = memory.training_bytes(large, POCKET, ROWS, CPU)
+    for change in ({"train.activation_checkpointing": True}, {"train.micro_batch_size": 128}):
+        assert memory.training_bytes(replace_settings(large, change), POCKET, ROWS, CPU) < held
+    nf4 = replace_settings(Config(), {"model.quantization": "nf4"})
+    assert memory.base_bytes(nf4, POCKET, CPU) < memory.base_bytes(Config(), POCKET, CPU)
+
+
+def test_what_fits_needs_no_change_and_what_never_fits_has_none():
+    assert memory.suggest_changes(Config(), POCKET, ROWS, CPU) == {}
+    tight = Machine("cpu", True, 2, 500_000_000)
+    assert memory.suggest_changes(Config(), POCKET, ROWS, tight) is None
+
+
+def test_as_few_settings_change_as_can_be_and_steps_stay_the_same():
+    config = replace_settings(Config(), {"train.micro_batch_size": 256})
+    there = Machine("cpu", True, 2, 6_500_000_000)
+    changes = memory.suggest_changes(config, POCKET, ROWS, there)
+    assert changes is not None
+    assert set(changes) == {"train.micro_batch_size", "train.gradient_accumulation_steps"}
+    (_, micro), (_, accumulation) = changes.values()
+    assert micro * accumulation == 512
+    fitting = replace_settings(config, {"train.micro_batch_size": micro})
+    assert max(memory.bytes_by_stage(fitting, POCKET, ROWS, there).values()) <= there.free
+    larger = replace_settings(config, {"train.micro_batch_size": 2 * micro})
+    assert max(memory.bytes_by_stage(larger, POCKET, ROWS, there).values()) > there.free
+
+
+def manifests(**spans: tuple[float, float]) -> dict[str, dict[str, float]]:
+    return {
+        name.replace("__", "/"): {
+            "created": start,
+            "seconds": end - start,
+            "carried_on": name == "scores__lead3",
+        }
+        for name, (start, end) in spans.items()
+    }
+
+
+def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_before():
+    record = planned().record(made=100.0)
+    made = manifests(
+        search=(95, 195),
+        models__baseline=(200, 280),
+        models__best=(205, 300),
+        comparison=(310, 312),
+        final_best_model=(50, 60),  # made before the plan
+        **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
+        **{f"scores__{name}": (306, 308) for name in BUILT_IN},  # the first carried on
+    )
+    rows = {row["what"]: row for row in outcome.planned_vs_actual(record, made, 2_500_000_000)}
+    assert set(rows) == {"search", "train", "memory of a training"}
+    assert rows["search"]["measured"] == 100
+    assert rows["train"]["measured"] == 100
+    assert rows["memory of a training"]["measured"] == 2.5
+    assert rows["search"]["planned"] == planned().stages[1].seconds
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"data.test_examples": 20}, "data.test_examples 20: the 95% interval"),
+        ({"data.train_examples": 400}, "data.train_examples 400: each article is seen 2.2 times"),
+        ({"train.eval_every": 896}, "train.eval_every 896: 1 evaluation of each trial, so none"),
+        ({"search.concurrent": 1000}, "search.concurrent 1000: with 1 cores a trial"),
+        ({"generate.num_beams": 3}, "generate.num_beams 3: writing takes about 3 times"),
+        ({"lora.r": 256}, "lora.r 256: "),
+        ({"train.activation_checkpointing": True}, "train.activation_checkpointing True: about"),
+        ({"model.quantization": "nf4"}, "model.quantization nf4: a training holds"),
+        ({"generate.max_new_tokens": 32}, "generate.max_new_tokens 32: references have up to 64"),
+    ],
+)
+def test_an_unusual_value_is_told_with_its_cost_and_a_usual_one_is_not(changes, line):
+    config = replace_settings(Config(), changes)
+    (setting, _, _) = line.partition(" ")
+    told = [*advice.settings_advice(config), *advice.cost_advice(config, planned(config))]
+    assert [here for here in told if here.startswith(line)]
+    usual = [*advice.settings_advice(Config()), *advice.cost_advice(Config(), planned())]
+    assert not [here for here in usual if here.startswith(setting)]
+
+
+def test_one_seed_and_long_rows_are_told():
+    (seed,) = advice.cost_advice(Config(), planned())
+    assert seed.startswith("train.seeds [42]: the spread between trainings stays unknown")
+    long = duration.plan_study(
+        Config(),
+        POCKET,
+        RowLengths(1500, 2048, 1400, 1900, 100, 148),
+        CPU,
+        SPEEDS,
+        ARTICLES,
+        3,
+        0.1,
+    )
+    assert "the longest row has 2,048 tokens" in " ".join(advice.cost_advice(Config(), long))

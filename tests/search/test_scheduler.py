@@ -1,0 +1,194 @@
+"""The table of a search is the same however its trials are scheduled, interrupted and gone on."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nutgraf.config import load
+from nutgraf.core.errors import Failure
+from nutgraf.search.scheduler import TrialScheduler
+from nutgraf.search.trial import Trial
+
+TRIALS, EVALUATIONS = 16, 4  # twice the results that TPE starts from
+CONFIG = load.build_config(
+    {
+        "train": {"max_examples": 64, "eval_every": 16},
+        "search": {
+            "trials": TRIALS,
+            "concurrent": 2,
+            "space": {
+                "train.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
+                "lora.r": {"low": 2, "high": 9},
+                "lora.target_modules": {"choices": ["all-linear", ["q_proj"]]},
+            },
+        },
+    }
+)
+
+
+def loss(trial: Trial) -> float:
+    """Of the next evaluation; about one trial in nine fails instead at some point."""
+    rate, rank = trial.values["train.learning_rate"], trial.values["lora.r"]
+    return abs(rate - 0.01) * 10 + rank / 50 + 1 / (len(trial.history) + 1)
+
+
+def broken(trial: Trial) -> bool:
+    return trial.values["lora.r"] == 8 and len(trial.history) == 1
+
+
+class Machine:
+    """Works on the trials of a ledger in one process, in an order and with kills drawn by seed."""
+
+    def __init__(self, out: Path, seed: int, kills: int, lost: float = 0.0) -> None:
+        self.lost = lost  # chance that whoever works on a trial is gone, instead of a step
+        self.out, self.draw = out, random.Random(seed)
+        self.workers = self.draw.choice([1, 2, 5])
+        self.kill_at = {self.draw.randrange(60) for _ in range(kills)}
+        self.worked = 0
+
+    def search(self) -> list[Trial]:
+        while True:
+            ledger = TrialScheduler(CONFIG, self.out)
+            if self._run(ledger):
+                assert ledger.finished
+                return [replace(trial, seconds=0.0) for trial in ledger.table()]
+
+    def _run(self, ledger: TrialScheduler) -> bool:
+        """Until the search is finished, or killed (False)."""
+        running: list[int] = []
+        while running or not ledger.finished:
+            while len(running) < self.workers and (trial := ledger.next()):
+                running.append(trial.number)
+            assert running, "nothing runs, and nothing is given to run"
+            self.worked += 1
+            if self.worked in self.kill_at:
+                return False
+            number = self.draw.choice(running)
+            if self.draw.random() < self.lost:
+                running.remove(number)
+                ledger.again(number)
+            elif self._step(ledger, number):
+                running.remove(number)
+        return True
+
+    def _step(self, ledger: TrialScheduler, number: int) -> bool:
+        """One evaluation of a trial; whether it has come to an end."""
+        folder = self.out / str(number)
+        trial = Trial.read(folder)
+        assert trial
+        if broken(trial):
+            ledger.fail(number, "RuntimeError: broken")
+            return True
+        if len(trial.history) == EVALUATIONS:
+            trial.row_nll, trial.row_tokens = [trial.values["train.learning_rate"]], [1]
+        else:
+            trial.history.append((16 * (len(trial.history) + 1), loss(trial)))
+        trial.write(folder)
+        return ledger.look(number).stop is not None or trial.completed
+
+
+def fail_all(ledger: TrialScheduler) -> list[int]:
+    """The numbers of all trials that there is work on; each of them fails."""
+    numbers = []
+    for trial in iter(ledger.next, None):
+        numbers.append(trial.number)
+        ledger.fail(trial.number, "RuntimeError: broken")
+    return numbers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)  # no test cuts the power
+        yield tmp_path_factory.mktemp("search")
+
+
+def searched(out: Path, seed: int, kills: int, lost: float = 0.0) -> list[Trial]:
+    shutil.rmtree(out, ignore_errors=True)
+    return Machine(out, seed, kills, lost).search()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> list[Trial]:
+    return searched(folder / "undisturbed", seed=0, kills=0)
+
+
+def test_an_undisturbed_search_has_every_kind_of_trial(undisturbed: list[Trial]) -> None:
+    assert [trial.number for trial in undisturbed] == list(range(1, TRIALS + 1))
+    assert {trial.status for trial in undisturbed} == {"completed", "stopped", "error"}
+    assert [len(t.history) for t in undisturbed if t.status == "error"] == [1]
+    assert {len(t.history) for t in undisturbed if t.status == "stopped"} == {1, 2}
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), kills=st.integers(0, 3), lost=st.sampled_from([0.0, 0.1]))
+def test_the_table_depends_on_neither_order_nor_kills_nor_cores(
+    folder: Path, undisturbed: list[Trial], seed: int, kills: int, lost: float
+) -> None:
+    assert searched(folder / "disturbed", seed, kills, lost) == undisturbed
+
+
+def test_what_is_done_is_not_done_again(
+    folder: Path, undisturbed: list[Trial], caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(folder / "undisturbed", folder / "again", dirs_exist_ok=True)
+    again = TrialScheduler(CONFIG, folder / "again")
+    # Errors are tried anew: a user may have given the machine more memory.
+    assert fail_all(again) == [t.number for t in undisturbed if t.status == "error"]
+    assert again.finished
+    assert sum("before" in line for line in caplog.messages) == TRIALS
+
+
+def test_a_trial_of_other_settings_is_not_taken_over(folder: Path) -> None:
+    first = TrialScheduler(CONFIG, folder / "other")
+    for number, values in ((1, {"lora.r": 1}), (2, {})):
+        kept = Trial(number, {**first.trials[number].values, **values}, history=[(16, 1.0)])
+        kept.write(folder / "other" / str(number))
+    again = TrialScheduler(CONFIG, folder / "other")
+    assert again.trials[1] == first.trials[1]
+    assert again.trials[2].history == [(16, 1.0)]
+
+
+def test_proposals_are_random_until_half_the_results_are_known(undisturbed: list[Trial]) -> None:
+    # The ninth to have a result is the eleventh: one has failed, and two may still run.
+    assert [trial.proposed_by for trial in undisturbed] == ["random"] * 11 + ["tpe"] * 5
+
+
+def test_a_finished_search_keeps_records_adapters_and_tracebacks(
+    folder: Path, undisturbed: list[Trial]
+) -> None:
+    out = folder / "tidy"
+    shutil.copytree(folder / "undisturbed", out)
+    for trial in undisturbed:
+        for name in ("adapter", ".adapter.checkpoints", "evaluated"):
+            (out / str(trial.number) / name).mkdir()
+        for name in ("error.txt", "hang.txt", ".lock", "rouge.json"):
+            (out / str(trial.number) / name).touch()
+    ledger = TrialScheduler(CONFIG, out)
+    fail_all(ledger)
+    ledger.tidy()
+    kept = {
+        "completed": {"adapter", "rouge.json"},
+        "stopped": {"evaluated", "rouge.json"},
+        "error": {"evaluated", "error.txt"},
+    }
+    for trial in undisturbed:
+        found = {path.name for path in (out / str(trial.number)).iterdir()}
+        assert found == {"trial.json"} | kept[trial.status]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"values": {}, "more": 1}', b"\xff"])
+def test_a_damaged_record_of_a_trial_is_named(tmp_path: Path, content: bytes) -> None:
+    TrialScheduler(CONFIG, tmp_path)
+    (tmp_path / "2" / "trial.json").write_bytes(content)
+    with pytest.raises(Failure, match=r"2/trial\.json is damaged \(.+\): delete that folder"):
+        TrialScheduler(CONFIG, tmp_path)

@@ -1,0 +1,391 @@
+"""The HTTP interface: answers, refusals, batches, what is not let in and not let out."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+from helpers.serving import Fake, Server, serving
+
+from nutgraf.core.errors import UserError
+from nutgraf.modeling.losses import OutOfMemory
+from nutgraf.serving.limits import Limits, limits
+
+JSON = {"Content-Type": "application/json"}
+ARTICLE = "Fire destroyed a mill in Norwick on Monday. Nobody was hurt, police said."
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(Fake()) as started:
+        yield started
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what another thread does, at most 10 seconds."""
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end, "it did not come true in 10 s"
+        time.sleep(0.005)
+
+
+def refusal(answer: httpx2.Response, status: int) -> str:
+    """The one line of an answer that has to be a refusal with this status."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    told = answer.json()
+    assert list(told) == ["error"]
+    assert "\n" not in told["error"]
+    return told["error"]
+
+
+# Answers.
+
+
+def test_articles_are_summarized_by_every_system_in_order(server):
+    answer = server.ask("A b c.", "D e f.", systems=["lead3", "best", "lead3"])
+    assert answer.status_code == 200
+    told = [(s["article"], s["system"], s["text"]) for s in answer.json()["summaries"]]
+    assert told == [
+        (0, "lead3", "lead3: A b c.."),
+        (0, "best", "best: A b c.."),
+        (1, "lead3", "lead3: D e f.."),
+        (1, "best", "best: D e f.."),
+    ]
+
+
+def test_the_best_system_writes_where_none_is_named_and_evidence_comes_where_it_is_asked_for(
+    server,
+):
+    (plain,) = server.ask(ARTICLE).json()["summaries"]
+    assert (plain["system"], plain["evidence"]) == ("best", None)
+    (shown,) = server.ask(ARTICLE, evidence=True).json()["summaries"]
+    (sentence,) = shown["evidence"]["sentences"]
+    (source,) = sentence["sources"]
+    assert ARTICLE[source["start"] : source["end"]] == ARTICLE.split(". ")[0] + "."
+
+
+def test_a_stream_tells_pieces_then_the_whole_then_its_end(server):
+    answer = server.ask(ARTICLE, systems=["best", "lead3"], stream=True)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [
+        (name, json.loads(data))
+        for name, data in re.findall(r"event: (\w+)\ndata: (.*)\n\n", answer.text)
+    ]
+    assert events[-1] == ("done", {})
+    for system in ("best", "lead3"):
+        own = [(name, told) for name, told in events if told.get("system") == system]
+        *pieces, (last, whole) = own
+        assert last == "summary"
+        assert {name for name, _ in pieces} == {"piece"}
+        assert len(pieces) > 2
+        assert "".join(told["text"] for _, told in pieces) == whole["text"]
+
+
+def test_models_health_examples_and_metrics(server):
+    server.ask(ARTICLE)
+    models = server.client.get("/models").json()
+    assert [s["name"] for s in models["systems"]] == ["best", "baseline", "lead3"]
+    assert models["limits"]["max_article"] == Limits().max_article
+    assert "synthetic newswire only" in models["caution"]
+    assert server.client.get("/health").json() == {"status": "ok", "unanswered": 0}
+    examples = server.client.get("/examples").json()
+    assert len({e["kind"] for e in examples}) == len(examples) == 5
+    assert all(len(e["article"].split()) > 100 for e in examples)
+    server.client.get("/no/such/path")
+    told = server.client.get("/metrics").text
+    assert re.search(r'^nutgraf_summaries_total\{system="best"\} [1-9]', told, re.M)
+    assert re.search(r'^nutgraf_requests_total\{path="/summaries",status="200"\} [1-9]', told, re.M)
+    assert 'path="other",status="404"' in told
+    assert "/no/such" not in told
+
+
+# Refusals: what is asked for.
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"articles": []}, "articles is a list of 0: list should have at least 1 item"),
+        ({"articles": ["a"] * 17}, "articles is a list of 17: list should have at most 16 items"),
+        ({"articles": [ARTICLE, " \n"]}, "articles.1 is ' \\n': it has nothing but white space"),
+        ({"articles": ["\0\x01"]}, "nothing but white space"),
+        ({"articles": [7]}, "articles.0 is 7: input should be a valid string"),
+        ({"articles": ["x" * 50_001]}, "a text of 50,001 characters: string should have at most"),
+        ({"articles": ["a \ud800 b"]}, "unable to parse raw data as a unicode string"),
+        ({"articles": [ARTICLE], "systems": ["bset"]}, "'best', 'baseline' or 'lead3'"),
+        ({"articles": [ARTICLE], "systems": []}, "systems is a list of 0"),
+        ({"articles": [ARTICLE], "sistems": ["best"]}, "sistems is a list of 1: extra inputs"),
+        (
+            {"articles": [ARTICLE], "stream": 1},
+            "stream is 1: input should be a valid boolean",
+        ),
+        ({}, "articles is an object of 0: field required"),
+        ([], "the body is a list of 0"),
+    ],
+)
+def test_what_is_not_as_described_is_told_in_one_line(server, body, told):
+    answer = server.client.post("/summaries", content=json.dumps(body), headers=JSON)
+    line = refusal(answer, 422)
+    assert told in line
+    assert "Norwick" not in line
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "told"),
+    [
+        ({"content": b'{"articles": [', "headers": JSON}, 422, "the body is no JSON"),
+        ({"content": b"\xff", "headers": JSON}, 422, "the body is no JSON"),
+        ({"content": b"[" * 100_000, "headers": JSON}, 422, "the body is no JSON"),
+        ({"content": b'{"articles": ["a b"]}', "headers": {"Content-Type": "text/plain"}}, 415,
+         "Content-Type is 'text/plain': send application/json"),
+        ({"content": b'{"articles": ["a b"]}'}, 415, "Content-Type is ''"),
+        ({"content": b"x" * 2_000_001, "headers": JSON}, 413, "more than 2,000,000 bytes"),
+        ({"content": iter([b" " * 10**6] * 3), "headers": JSON}, 413, "--max-body"),
+    ],
+)  # fmt: skip
+def test_bodies_that_cannot_be_read(server, request_, status, told):
+    assert told in refusal(server.client.post("/summaries", **request_), status)
+
+
+def test_paths_and_methods_that_are_not_there(server):
+    assert "/openapi.json" in refusal(server.client.get("/summary"), 404)
+    answer = server.client.get("/summaries")
+    assert answer.headers["allow"] == "POST"
+    refusal(answer, 405)
+
+
+# Refusals: who asks.
+
+
+@pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
+def test_names_of_this_machine_are_answered(server, host):
+    assert server.client.get("/health", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:80", "192.168.0.1", "", "["],
+)
+def test_other_names_are_not_so_that_rebinding_does_not_work(server, host):
+    line = refusal(server.client.get("/health", headers={"Host": host}), 403)
+    assert repr(host) in line
+
+
+def test_pages_of_other_sites_cannot_ask(server):
+    own = {"Origin": server.address}
+    assert server.client.post("/summaries", json={"articles": ["a b"]}, headers=own).is_success
+    for origin in ("https://evil.example", "null", "http://localhost:1"):
+        answer = server.client.post(
+            "/summaries", json={"articles": ["a b"]}, headers={"Origin": origin}
+        )
+        assert origin in refusal(answer, 403)
+    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    answer = server.client.options("/summaries", headers=asked)
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_every_answer_forbids_foreign_scripts_and_caches(server):
+    answers = [server.client.get(p) for p in ("/", "/page.js", "/models", "/nowhere")]
+    answers += [server.ask(" "), server.client.get("/", headers={"Host": "evil.example"})]
+    for answer in answers:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+    page = answers[0].text
+    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\son\w+=|\sstyle=|https?://", page)
+
+
+# Limits.
+
+
+def test_requests_that_wait_together_are_decoded_together():
+    fake = Fake()
+    with serving(fake, Limits(batch_size=4)) as server, ThreadPoolExecutor(10) as people:
+        fake.open.clear()
+        first = people.submit(server.ask, "first")
+        until(lambda: len(fake.batches) == 1)
+        rest = [people.submit(server.ask, f"{i}", systems=["best", "lead3"]) for i in range(5)]
+        until(lambda: server.worker.unanswered == 11)
+        fake.open.set()
+        for waiting in [first, *rest]:
+            assert waiting.result().status_code == 200
+    assert [(len(b), {row.split()[0] for row in b}) for b in fake.batches] == [
+        (1, {"best"}), (4, {"best"}), (4, {"lead3"}), (1, {"best"}), (1, {"lead3"}),
+    ]  # fmt: skip
+
+
+def test_a_batch_waits_a_moment_for_more():
+    fake = Fake()
+    with (
+        serving(fake, Limits(batch_wait=5, batch_size=3)) as server,
+        ThreadPoolExecutor(3) as people,
+    ):
+        started = time.monotonic()
+        assert all(a.is_success for a in people.map(server.ask, ["a", "b", "c"]))
+        assert time.monotonic() - started < 4
+    assert [len(batch) for batch in fake.batches] == [3]
+
+
+def test_streams_take_turns():
+    fake = Fake()
+    with serving(fake) as server:
+        server.ask(ARTICLE, systems=["best", "lead3"], stream=True)
+    assert fake.steps[:6] == ["best", "lead3"] * 3
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back():
+    fake = Fake()
+    with serving(fake, Limits(max_queue=3)) as server, ThreadPoolExecutor(3) as people:
+        fake.open.clear()
+        waiting = [people.submit(server.ask, "a b") for _ in range(3)]
+        until(lambda: server.worker.unanswered == 3)
+        answer = server.ask("c d")
+        line = refusal(answer, 429)
+        assert "3 summaries are waiting and 1 more asked for, limit 3" in line
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        fake.open.set()
+        assert all(each.result().is_success for each in waiting)
+        assert server.ask("c d").is_success
+        # An idle server takes what would not fit beside others.
+        assert server.ask("a", "b", "c", "d").is_success
+
+
+def test_a_request_ends_at_its_time_limit_and_is_not_written_any_more():
+    fake = Fake()
+    with serving(fake, Limits(time_limit=0.2)) as server:
+        fake.open.clear()
+        line = refusal(server.ask("slow"), 504)
+        assert line.startswith("1 of 1 summaries were not ready in 0.2 s")
+        assert "--time-limit" in line
+        refusal(server.ask("never begun"), 504)
+        streamed = server.ask("slow", stream=True)
+        assert '"status": 504' in streamed.text.split("event: problem\n")[1]
+        fake.open.set()
+        until(lambda: server.worker.unanswered == 0)
+        assert server.ask("after it").is_success
+    assert ["best never begun"] not in fake.batches
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_makes_room(stream):
+    fake = Fake()
+    with serving(fake) as server:
+        fake.open.clear()
+        with ThreadPoolExecutor(1) as people:
+            first = people.submit(server.ask, "first")
+            until(lambda: len(fake.batches) == 1)
+            body = json.dumps({"articles": ["left alone"], "stream": stream}).encode()
+            with socket.create_connection(server.at) as caller:
+                caller.sendall(
+                    b"POST /summaries HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+                    b"\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+                )
+                until(lambda: server.worker.unanswered == 2)
+            time.sleep(0.2)
+            fake.open.set()
+            assert first.result().is_success
+        until(lambda: server.worker.unanswered == 0)
+    assert fake.batches == [["best first"]]
+    assert fake.steps == []
+
+
+def test_a_body_that_does_not_come_is_not_waited_for():
+    part = b"POST /summaries HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+    with (
+        serving(Fake(), Limits(time_limit=0.2)) as server,
+        socket.create_connection(server.at) as caller,
+    ):
+        caller.sendall(part)
+        told = b"".join(iter(lambda: caller.recv(4096), b""))
+    assert told.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive in 0.2 s" in told
+
+
+def test_too_many_requests_at_once_are_refused():
+    fake = Fake()
+    with serving(fake, Limits(max_connections=1)) as server, ThreadPoolExecutor(1) as people:
+        fake.open.clear()
+        waiting = people.submit(server.ask, "a b")
+        until(lambda: server.worker.unanswered == 1)
+        answer = httpx2.get(f"{server.address}/health")
+        assert "2 requests at once, limit 1" in refusal(answer, 503)
+        assert answer.headers["retry-after"] == "1"
+        fake.open.set()
+        assert waiting.result().is_success
+
+
+# Trouble.
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_is_answered_and_its_words_are_kept_from_the_log(capfd, stream):
+    fake = Fake()
+    with serving(fake) as server:
+        fake.error = ValueError("Norwick was in the article")
+        answer = server.ask(ARTICLE, stream=stream)
+        told = answer.text if stream else refusal(answer, 500)
+        assert "no summary could be written (ValueError)" in told
+        for error in (MemoryError(), OutOfMemory("no memory on the device for 1 rows of 9 tokens")):
+            fake.error = error
+            answer = server.ask(ARTICLE, stream=stream)
+            told = answer.text if stream else refusal(answer, 503)
+            assert "out of memory with 1 summaries at once" in told
+            assert "--batch-size (now 8)" in told
+        fake.error = None
+        assert server.ask(ARTICLE).is_success  # the worker has outlived it
+    logged = capfd.readouterr().err
+    assert "ValueError at " in logged
+    assert "serving.py:" in logged
+    assert "Norwick" not in logged
+
+
+def test_an_error_in_an_answer_is_one_line_too(capfd, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("Norwick")
+
+    monkeypatch.setattr("nutgraf.serving.api.evidence", broken)
+    with serving(Fake()) as server:
+        assert refusal(server.ask(ARTICLE, evidence=True), 500).startswith(
+            "unexpected RuntimeError"
+        )
+    logged = capfd.readouterr().err
+    assert "RuntimeError at " in logged
+    assert "Norwick" not in logged
+
+
+def test_health_tells_of_a_worker_that_is_gone():
+    with serving(Fake()) as server:
+        server.worker.__exit__()
+        assert "stopping" in refusal(server.client.get("/health"), 503)
+        answer = server.ask("a b")
+        refusal(answer, 503)
+        assert answer.headers["retry-after"] == "5"
+
+
+def test_threads_end_with_the_server():
+    before = threading.active_count()
+    with serving(Fake()) as server:
+        server.ask("a b")
+    until(lambda: threading.active_count() <= before)
+
+
+def test_limits_are_read_from_options():
+    assert limits({"max_queue": "7", "time_limit": "2.5"}) == Limits(max_queue=7, time_limit=2.5)
+    with pytest.raises(
+        UserError, match="--max-queue is '0': input should be greater than or equal"
+    ):
+        limits({"max_queue": "0"})
+    with pytest.raises(UserError, match="--time-limit is 'soon'"):
+        limits({"time_limit": "soon"})

@@ -1,0 +1,37 @@
+"""The OpenAPI description and the server agree, whatever is asked: fuzzed from the description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from helpers.serving import SYSTEMS, Fake, Server, serving
+from hypothesis import HealthCheck, settings
+
+from nutgraf.serving.api import create_app
+from nutgraf.serving.batching import Worker
+from nutgraf.serving.limits import Limits
+from nutgraf.serving.metrics import Metrics
+
+LIMITS = Limits(max_article=40, max_articles=3)  # long texts would take long to make up
+METRICS = Metrics()
+APP = create_app(SYSTEMS, "pocket", Worker(Fake(), LIMITS, 1, METRICS), LIMITS, METRICS)
+described = schemathesis.openapi.from_dict(APP.openapi())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(Fake(), LIMITS) as started:
+        yield started
+
+
+@described.parametrize()
+@settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_every_answer_is_as_described(case: schemathesis.Case, server: Server) -> None:
+    case.call_and_validate(base_url=server.address)

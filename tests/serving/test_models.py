@@ -1,0 +1,207 @@
+"""The systems of a model folder in one memory, and the command that serves them."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import torch
+
+from nutgraf.cli import main
+from nutgraf.config import GenerateConfig, LoraSettings, ModelConfig, PromptConfig
+from nutgraf.data.prompts import Renderer
+from nutgraf.generation.decoding import generate
+from nutgraf.generation.extractive import lead3
+from nutgraf.generation.summarizer import Written
+from nutgraf.modeling.adapters import fresh_adapter, merge_adapter, with_adapter, with_adapters
+from nutgraf.modeling.base_identity import base_identity
+from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
+from nutgraf.pocket import newswire
+from nutgraf.serving.models import Models, loaded
+
+CONFIG = ModelConfig(dtype="fp32", device="cpu")  # exact: no ties from rounding
+ARTICLES = [story.article for story in newswire.stories("test", 3, seed=3)]
+SECRET = "Zanzibar"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with two adapters that differ from the base and from each other."""
+    run = tmp_path_factory.mktemp("run")
+    for seed, place in enumerate(("final_best_model", "models/baseline")):
+        with fresh_adapter(load_base(CONFIG), LoraSettings(r=4), seed) as model:
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(weight, std=0.1)
+            model.save_pretrained(str(run / place))
+    recipe = {
+        "base": base_identity(CONFIG),
+        "model": CONFIG.model_dump(),
+        "prompt": PromptConfig().model_dump(),
+        "generate": GenerateConfig(max_new_tokens=24).model_dump(),
+    }
+    (run / "final_best_model" / "nutgraf.json").write_text(json.dumps(recipe))
+    (run / "models" / "baseline" / "train.json").write_text(
+        json.dumps({"base": base_identity(CONFIG)})
+    )
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path) -> Iterator[Models]:
+    load_base.cache_clear()
+    with loaded(str(folder)) as models:
+        load_base.cache_clear()  # adapters sit in the base: others take another
+        yield models
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, list[str]]:
+    """What each system writes when nothing else is loaded."""
+    base, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    renderer = Renderer(tokenizer, PromptConfig())
+    prompts = [renderer.prompt(article).ids for article in ARTICLES]
+    settings = GenerateConfig(max_new_tokens=24)
+
+    def texts(model: object) -> list[str]:
+        found = dict(generate(model, tokenizer, prompts, settings, device))  # type: ignore[arg-type]
+        return [renderer.text(found[i].ids) for i in range(len(prompts))]
+
+    found = {"zero_shot": texts(base), "lead3": [lead3(article) for article in ARTICLES]}
+    for name, place in (("best", "final_best_model"), ("baseline", "models/baseline")):
+        with with_adapter(base, folder / place) as model:
+            found[name] = texts(model)
+    return found
+
+
+def test_systems_beside_each_other_write_as_they_do_alone(alone, models):
+    assert len({tuple(texts) for texts in alone.values()}) == 4
+    assert list(models.systems) == ["best", "baseline", "zero_shot", "lead3"]
+    for system in ("best", "zero_shot", "baseline", "best", "lead3", "zero_shot"):
+        assert [w.summary for w in models.batch(system, ARTICLES)] == alone[system]
+
+
+def test_streams_that_take_turns_write_as_they_do_alone(alone, models):
+    streams = {
+        (name, i): models.stream(name, article)
+        for name in models.systems
+        for i, article in enumerate(ARTICLES)
+    }
+    pieces: dict[tuple[str, int], list[str]] = {place: [] for place in streams}
+    whole: dict[tuple[str, int], Written] = {}
+    while streams:
+        for place, stream in list(streams.items()):
+            piece = next(stream)
+            if isinstance(piece, str):
+                pieces[place].append(piece)
+            else:
+                whole[place] = piece
+                del streams[place]
+    for (name, i), written in whole.items():
+        assert written.summary == alone[name][i] == "".join(pieces[name, i])
+    assert whole["best", 0].finish_reason in ("stop", "length")
+    assert (whole["lead3", 0].finish_reason, whole["lead3", 0].prompt_tokens) == ("extract", 0)
+
+
+def test_characters_of_several_tokens_come_whole(models, monkeypatch):
+    text = "A “Čačak” — 😀 sign"
+    ids = load_tokenizer(CONFIG)(text, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr("nutgraf.generation.summarizer.stream_tokens", lambda *_: iter(ids))
+    *pieces, whole = models.stream("zero_shot", ARTICLES[0])
+    assert whole.summary == text == "".join(pieces)
+    assert "\ufffd" not in "".join(pieces)
+    assert len(pieces) < len(ids)
+
+
+def test_the_base_comes_back_bare(folder):
+    base = load_base(CONFIG)
+    adapters = {"best": folder / "final_best_model", "baseline": folder / "models/baseline"}
+    with with_adapters(base, adapters) as use:
+        names = [n for n, _ in use("best").named_parameters() if "lora_" in n]
+        assert any(".best." in name for name in names)
+        assert any(".baseline." in name for name in names)
+        assert not any(weight.requires_grad for weight in use("baseline").parameters())
+    assert not any("lora_" in name for name, _ in base.named_parameters())
+
+
+def test_a_model_taken_away_has_no_baseline(folder):
+    with loaded(str(folder / "final_best_model")) as models:
+        assert list(models.systems) == ["best", "zero_shot", "lead3"]
+
+
+def test_a_whole_model_is_served_alone(alone, folder, tmp_path):
+    whole = tmp_path / "merged"
+    merge_adapter(CONFIG, folder / "final_best_model", whole)
+    load_tokenizer(CONFIG).save_pretrained(str(whole))
+    recipe = (folder / "final_best_model" / "nutgraf.json").read_text()
+    (whole / "nutgraf.json").write_text(recipe)
+    with loaded(str(whole), batch_size=2) as models:
+        assert (models.base, models.batch_size) == ("pocket", 2)
+        assert list(models.systems) == ["best", "lead3"]
+        assert models.batch("best", ARTICLES[:1])[0].summary == alone["best"][0]
+
+
+def test_a_baseline_of_another_base_is_refused(folder, tmp_path, capsys):
+    (tmp_path / "models" / "baseline").mkdir(parents=True)
+    (tmp_path / "models" / "baseline" / "train.json").write_text('{"base": {"base": "other"}}')
+    (tmp_path / "final_best_model").symlink_to(folder / "final_best_model")
+    assert main.main(["serve", "--model", str(tmp_path), "--port", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "models/baseline was trained on base {'base': 'other'}" in told
+    assert told.count("\n") == 1
+    (tmp_path / "models" / "baseline" / "train.json").write_text('{"ba')
+    assert main.main(["serve", "--model", str(tmp_path), "--port", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "models/baseline is damaged (JSONDecodeError: " in told
+    assert told.count("\n") == 1
+
+
+def test_an_address_in_use_is_told_in_one_line(folder, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main.main(["serve", "--model", str(folder), "--port", port]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"nutgraf: 127.0.0.1 port {port} cannot be had (")
+    assert told.count("\n") == 1
+    for words, said in (
+        (["--port", "99999"], "--port is 99999: give a number from 0 to 65535"),
+        (["--host", "192.0.2.1"], "give another with --host and --port"),
+        (["--host", "a\0b"], "a\\x00b port 8000 cannot be had"),
+        (["--host", "é" * 99], "give another with --host and --port"),
+    ):
+        assert main.main(["serve", "--model", str(folder), *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_command_serves_until_it_is_interrupted_and_logs_no_article(folder):
+    words = ["serve", "--model", str(folder), "--port", "0", "--max-article", "3000"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "nutgraf", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stdout
+        address = running.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+        asked = {"articles": [f"{SECRET} {ARTICLES[0]}"], "systems": ["best", "zero_shot"]}
+        answer = httpx2.post(f"{address}summaries", json=asked, timeout=60)
+        assert [s["system"] for s in answer.json()["summaries"]] == ["best", "zero_shot"]
+        refused = httpx2.post(f"{address}summaries", json={"articles": [f"{SECRET} " * 999]})
+        assert "at most 3000 characters" in refused.json()["error"]
+        page = httpx2.get(address)
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+    finally:
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert SECRET not in out + err

@@ -1,0 +1,460 @@
+"""A study that is stopped anywhere carries on with the same command and ends the same."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import little
+from helpers.killer import Killer
+
+from nutgraf.config import Config, LoraSettings
+from nutgraf.core import signals
+from nutgraf.core.files import Journal
+from nutgraf.data import load as articles
+from nutgraf.data import token_store
+from nutgraf.data.prompts import Renderer
+from nutgraf.data.rows import Article
+from nutgraf.generation import decoding
+from nutgraf.modeling import losses as losses_
+from nutgraf.modeling.adapters import fresh_adapter
+from nutgraf.modeling.load import load_base, load_tokenizer
+from nutgraf.pipeline import artifacts, runner
+from nutgraf.pipeline.stages import generate
+from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.training import history
+from nutgraf.training.checkpoints import Checkpoints
+from nutgraf.training.history import Evaluation
+
+pytestmark = pytest.mark.usefixtures("quick_trainings")
+
+# A training.
+
+
+class Stop(Exception):
+    """The end of a training in a test, in the middle of it."""
+
+
+@dataclass
+class Whole:
+    """What a training leaves that nothing disturbed."""
+
+    adapter: bytes
+    evaluations: list[Evaluation]
+    history: list[dict[str, Any]]
+    record: dict[str, Any]
+
+
+def without_costs(rows: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in rows.items() if k not in ("seconds", "peak_memory_bytes")}
+
+
+def train(base: Path, out: Path, **kwargs: Any) -> Whole:
+    seen: list[Evaluation] = []
+    done = little.train(base, out, on_eval=seen.append, **kwargs)
+    return Whole(
+        (out / "adapter_model.safetensors").read_bytes(),
+        seen,
+        [without_costs(row) for row in done.history_records()],
+        without_costs(done.record(Config(train=little.SETTINGS))),
+    )
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here takes the power away."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return train(tiny_base, tmp_path_factory.mktemp("whole") / "a")
+
+
+def stop_at(step: int) -> Callable[[], None]:
+    """An on_step that ends the training after so many steps."""
+    steps = itertools.count(1)
+
+    def on_step() -> None:
+        if next(steps) == step:
+            raise Stop
+
+    return on_step
+
+
+def stopped(base: Path, out: Path, step: int, **kwargs: Any) -> None:
+    with pytest.raises(Stop):
+        little.train(base, out, on_step=stop_at(step), **kwargs)
+
+
+def checkpoints(out: Path) -> list[str]:
+    return sorted(p.name for p in out.with_name(f".{out.name}.checkpoints").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_stopped_at_a_step_a_training_ends_with_the_same_bytes(
+    whole: Whole, tiny_base: Path, tmp_path: Path, step: int
+) -> None:
+    """Adapter, history, best evaluation and what on_eval was told; with dropout, on the CPU."""
+    out = tmp_path / "a"
+    stopped(tiny_base, out, step)
+    assert train(tiny_base, out) == whole
+    assert sorted(p.name for p in out.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert not out.with_name(".a.checkpoints").exists()
+
+
+def test_what_was_best_before_a_stop_is_kept_where_it_is_not_surpassed(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 2.0, 4.0, 3.0, 2.0, 4.0])
+    monkeypatch.setattr(history, "mean_loss", lambda rows: next(losses))
+    undisturbed = train(tiny_base, tmp_path / "a")
+    assert undisturbed.record["best_step"] == 4
+    stopped(tiny_base, tmp_path / "b", 6)
+    assert train(tiny_base, tmp_path / "b") == undisturbed
+    assert next(losses, None) is None
+
+
+def test_stopped_again_and_again_and_by_on_eval(
+    whole: Whole, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a"
+
+    def stopped_when_told_of(step: int) -> None:
+        def stop(found: Evaluation) -> None:
+            if found.step == step:
+                raise Stop
+
+        with pytest.raises(Stop):
+            little.train(tiny_base, out, on_eval=stop)
+
+    stopped(tiny_base, out, 3)
+    assert checkpoints(out) == ["checkpoint-2"]
+    stopped_when_told_of(4)
+    assert checkpoints(out) == ["checkpoint-2", "checkpoint-4"]  # written before it was told
+    stopped_when_told_of(4)  # again
+    stopped_when_told_of(6)  # after the last step
+    assert train(tiny_base, out) == whole
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"a: carries on from checkpoint-{n}" for n in (2, 4, 4, 6)]
+    assert train(tiny_base, out) == whole  # finished: nothing is trained again
+    assert capsys.readouterr().err == ""
+
+
+def test_of_what_torch_wrote_nothing_but_tensors_and_plain_values_is_read(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(tiny_base, tmp_path / "a", 3)
+    real, read = torch.load, {}
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        read[Path(file).name] = kwargs.get("weights_only")
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", load)
+    stopped(tiny_base, tmp_path / "a", 1)
+    assert read == {"optimizer.pt": True, "scheduler.pt": True, "rng_state.pth": True}
+
+
+def test_killed_for_real(whole: Whole, tiny_base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    with subprocess.Popen(
+        [sys.executable, little.__file__, str(tiny_base), str(out)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        for _ in range(5):
+            process.stdout.readline()
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoints(out)[:1] == ["checkpoint-2"]
+    assert train(tiny_base, out) == whole
+
+
+def test_asked_to_stop_it_writes_a_checkpoint_first(
+    whole: Whole, tiny_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a"
+    steps = itertools.count(1)
+
+    def on_step() -> None:
+        if next(steps) in (3, 5):
+            signal.raise_signal(signal.SIGTERM)
+
+    with signals.stop_on_signals(), pytest.raises(signals.Stopped, match="stopped by SIGTERM"):
+        little.train(tiny_base, out, on_step=on_step)
+    assert next(steps) == 4  # not one step more
+    assert "SIGTERM: stopping after this step" in capfd.readouterr().err
+    assert checkpoints(out) == ["checkpoint-2", "checkpoint-3"]
+    assert train(tiny_base, out) == whole
+
+
+# Checkpoints that are not whole.
+
+
+def written(kept: Checkpoints, *steps: int) -> None:
+    for step in steps:
+        folder = kept.half_written / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        for name in ("adapter.safetensors", "optimizer.pt"):
+            (folder / name).write_text(f"{name} of step {step}")
+        kept.keep(step)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda last: None, "carries on from checkpoint-6"),
+        (
+            lambda last: cut(last / "optimizer.pt"),
+            "checkpoint-6 is not whole (optimizer.pt is not as it was written); "
+            "carries on from checkpoint-4",
+        ),
+        (
+            lambda last: (last / "optimizer.pt").unlink(),
+            "checkpoint-6 is not whole (optimizer.pt is missing); carries on from checkpoint-4",
+        ),
+        (
+            lambda last: cut(last / "manifest.json"),
+            "checkpoint-6 is not whole (manifest.json is missing or damaged); "
+            "carries on from checkpoint-4",
+        ),
+        (shutil.rmtree, "checkpoint-6 is missing; carries on from checkpoint-4"),
+        (
+            lambda last: [cut(file) for file in last.parent.glob("*/optimizer.pt")],
+            "checkpoint-6 is not whole (optimizer.pt is not as it was written); checkpoint-4 is "
+            "not whole (optimizer.pt is not as it was written); there is no other: it starts over",
+        ),
+    ],
+)
+def test_of_two_checkpoints_the_newest_whole_one_is_taken_which_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], object], told: str,
+) -> None:  # fmt: skip
+    kept = Checkpoints(tmp_path / "a", {"n": 1}, "a")
+    kept.open()
+    assert kept.newest() is None
+    assert capsys.readouterr().err == ""
+    written(kept, 2, 4, 6)
+    assert checkpoints(tmp_path / "a") == ["checkpoint-4", "checkpoint-6"]
+    (kept.half_written / "checkpoint-8").mkdir(parents=True)  # and is never taken for one
+    damage(kept.folder / "checkpoint-6")
+    newest = kept.newest()
+    assert capsys.readouterr().err == f"a: {told}\n"
+    assert (newest.name if newest else "over") in told
+    assert not kept.half_written.exists()
+    written(kept, 7)  # what is not whole does not take a place from what is
+    assert checkpoints(tmp_path / "a")[-1:] == ["checkpoint-7"]
+    assert len(checkpoints(tmp_path / "a")) == (2 if newest else 1)
+
+
+def test_killed_while_it_writes_a_checkpoint_it_has_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killer = Killer(tmp_path, monkeypatch)
+    found = []
+    for left in range(100):
+        kept = Checkpoints(tmp_path / str(left) / "a", {"n": 1}, "a")
+        kept.open()
+        written(kept, 2, 4)
+        survived = killer.survives(left, lambda kept=kept: written(kept, 6))
+        newest = kept.newest()
+        assert newest
+        for file in ("adapter.safetensors", "optimizer.pt"):
+            step = newest.name.removeprefix("checkpoint-")
+            assert (newest / file).read_text() == f"{file} of step {step}"
+        found.append(newest.name)
+        if survived:
+            break
+    assert list(dict.fromkeys(found)) == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_without_a_whole_checkpoint_a_training_starts_over(
+    whole: Whole, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a"
+    stopped(tiny_base, out, 3)
+    cut(tmp_path / ".a.checkpoints" / "checkpoint-2" / "adapter_model.safetensors")
+    assert train(tiny_base, out) == whole
+    assert "there is no other: it starts over" in capsys.readouterr().err
+
+
+def test_checkpoints_of_another_training_are_never_carried_on_from(
+    whole: Whole, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a"
+    stopped(tiny_base, out, 3, learning_rate=1e-3)
+    assert train(tiny_base, out) == whole
+    assert capsys.readouterr().err == (
+        "a: what a stopped run left is thrown away: "
+        "settings.learning_rate was 0.001, is now 0.005\n"
+    )
+    finished = Checkpoints(out, json.loads((tmp_path / ".a.done.json").read_text())["claim"], "a")
+    assert finished.finished()
+    finished.claim["settings"]["learning_rate"] = 1e-3
+    assert finished.finished() is None  # nor is a finished one taken for another
+
+
+# Generation.
+
+
+def test_a_half_written_row_is_dropped_and_the_whole_ones_are_kept(tmp_path: Path) -> None:
+    rows = [{"index": n, "text": "é\u2028\n" * n} for n in range(3)]
+    journal = Journal(tmp_path / "j")
+    journal.add(rows[:2])
+    journal.add(rows[2:])
+    written = (tmp_path / "j").read_bytes()
+    for length in range(len(written) + 1):
+        (tmp_path / "j").write_bytes(written[:length])
+        again = Journal(tmp_path / "j")
+        assert again.rows == rows[: written[:length].count(b"\n")]
+        again.add([{"index": 9}])
+        assert Journal(tmp_path / "j").rows == [*again.rows[:-1], {"index": 9}]
+
+
+@pytest.fixture
+def trained(tiny_base: Path, tmp_path: Path) -> tuple[Config, RunFolder]:
+    """A run folder with articles and two adapters, which nobody has generated with."""
+    config = Config.model_validate(
+        {
+            "run": str(tmp_path / "run"),
+            "prompt": {"max_tokens": 200, "max_article_tokens": 120},
+            "model": {"base": str(tiny_base), "device": "cpu", "dtype": "bf16"},
+            "generate": {"batch_size": 4, "max_new_tokens": 8},
+        }
+    )
+    folder = RunFolder(config.run)
+    news = [
+        Article(str(n), f"On day {n} the council met. " + "It went on. " * (n % 7), f"Day {n}.")
+        for n in range(18)
+    ]
+    with folder.artefact("data").writing() as out:
+        articles.write_split(news, out / "data" / "test.parquet")
+        renderer = Renderer(load_tokenizer(config.model), config.prompt)
+        with token_store.writing(out / "data" / "test-tokens.parquet") as add:
+            for article in news:
+                add(article.id, renderer.encode(article.article, article.highlights))
+    for seed, name in enumerate(("baseline", "best")):
+        with (
+            folder.artefact(f"models/{name}").writing() as out,
+            fresh_adapter(load_base(config.model), LoraSettings(r=2), seed) as model,
+        ):
+            model.save_pretrained(str(out / "models" / name))
+    return config, folder
+
+
+def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
+    trained: tuple[Config, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """In bf16, where near ties depend on what is decoded together."""
+    config, folder = trained
+    shutil.copytree(folder.path, tmp_path / "whole")
+    computed, padded = [], losses_.left_padded
+    monkeypatch.setattr(decoding, "left_padded", lambda *args: computed.append(1) or padded(*args))
+    generate.run(config, RunFolder(tmp_path / "whole"))
+    batches = len(computed)
+    assert batches == 3 * (5 + 2)  # three models; 18 summaries by 4, as many losses by 16
+    computed.clear()
+    add, added, torn = Journal.add, itertools.count(1), 0
+
+    def stopped_add(journal: Journal, rows: Iterable[Any]) -> None:
+        """Stopped at every third batch: behind it, or with its last row half written."""
+        nonlocal torn
+        add(journal, rows)
+        number = next(added)
+        if number % 6 == 0:
+            torn += 1
+            cut(journal.path)
+        if number % 3 == 0:
+            raise Stop
+
+    monkeypatch.setattr(Journal, "add", stopped_add)
+    for _ in range(100):
+        with contextlib.suppress(Stop):
+            generate.run(config, folder)
+            break
+    assert torn >= 3
+    assert len(computed) == batches + torn
+    for system in ("zero_shot", "baseline", "best"):
+        one, other = (RunFolder(p).summaries(system) for p in (folder.path, tmp_path / "whole"))
+        assert one.read_bytes() == other.read_bytes()
+    assert "best: carries on after " in capsys.readouterr().err
+
+
+# What is made again.
+
+
+class Stage:
+    """A stage of one artefact, which is stopped in the middle as long as `stops` is set."""
+
+    def __init__(self, name: str, inputs: list[str], section: str) -> None:
+        self.name, self.inputs, self.section, self.stops = name, inputs, section, False
+
+    def artefacts(self, config: Config, folder: RunFolder) -> list[Artefact]:
+        settings = config.model_dump(mode="json", include={self.section})
+        return [folder.artefact(self.name, inputs=self.inputs, settings=settings)]
+
+    def run(self, config: Config, folder: RunFolder, force: bool) -> None:
+        (made,) = self.artefacts(config, folder)
+        with made.writing(resume=True) as out:
+            (out / self.name).write_text(str(made.settings))
+            if self.stops:
+                raise KeyboardInterrupt
+
+
+def test_what_is_made_again_and_why_is_told_before_anything_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = {
+        "prepare": Stage("data", [], "data"),
+        "search": Stage("search", ["data"], "search"),
+        "train": Stage("models", ["data", "search"], "train"),
+    }
+    monkeypatch.setattr(runner, "_stage", stages.__getitem__)
+    makes = {name: stage.artefacts for name, stage in stages.items()}
+    monkeypatch.setattr(artifacts, "BY_STAGE", makes)
+
+    def told(**changes: Any) -> list[str]:
+        config = Config.model_validate({"run": str(tmp_path), **changes})
+        with contextlib.suppress(KeyboardInterrupt):
+            runner.run_study(config, tuple(stages))
+        lines = capsys.readouterr().err.splitlines()
+        begun = next(i for i, line in enumerate(lines) if line.startswith("[1/7]"))
+        return lines[:begun]
+
+    assert told() == []
+    assert told() == []
+    stages["train"].stops = True
+    assert told(search={"trials": 6}) == [
+        "search is made again: search.trials was 4, is now 6",
+        "models is made again: it follows search",
+    ]
+    assert told(search={"trials": 6}) == ["models is made again: changed: search"]
+    assert told(search={"trials": 6}, train={"eval_every": 64}) == [
+        "models is made again: changed: search",
+        "models, half made, is thrown away: settings.train.eval_every was 224, is now 64",
+    ]
+    assert told(search={"trials": 7}, train={"eval_every": 64}) == [
+        "search is made again: search.trials was 6, is now 7",
+        "models is made again: it follows search",
+        "models, half made, is thrown away: it follows search",
+    ]

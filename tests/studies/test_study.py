@@ -1,0 +1,302 @@
+"""A whole study, for real, on the embedded model and newswire with a small budget."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers import command
+
+from nutgraf.config.systems import system_names
+from nutgraf.core.files import read_json, read_records
+from nutgraf.data import load
+from nutgraf.storage.run_folder import RunFolder
+
+SMALL = {
+    "data.train-examples": "40",
+    "data.validation-examples": "8",
+    "data.test-examples": "10",
+    "train.max-examples": "32",
+    "train.micro-batch-size": "2",
+    "train.eval-every": "16",
+    "train.eval-examples": "4",
+    "search.trials": "3",
+    # In one process; test_chaos.py has trials, and trainings, side by side.
+    "search.concurrent": "1",
+    "search.rouge-examples": "4",
+    # The second choice names a layer that the base does not have: those trials must fail.
+    "search.space.lora.target_modules": '{choices: ["all-linear", ["no_such_proj"]]}',
+    "generate.max-new-tokens": "32",
+    "tracking.to": "[tensorboard]",
+}
+HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "ray", "matplotlib")
+# A token of the Hub as a user has it in the environment: of no account, and of the form of one.
+TOKEN = "hf_" + "noToken0" * 4
+
+
+def study(folder: Path, **changes: str) -> command.Result:
+    settings = {**SMALL, **{k.replace("__", "."): v for k, v in changes.items()}}
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    return command.run("run", "--run", str(folder), *words)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", TOKEN)
+        yield
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str, str]:
+    """The run folder of one study, what it printed and what it said while it worked."""
+    folder = tmp_path_factory.mktemp("runs") / "pocket"
+    done = study(folder)
+    return RunFolder(folder), done.stdout, done.stderr
+
+
+def test_the_folder_holds_what_the_design_promises(first: tuple[RunFolder, str, str]) -> None:
+    folder, printed, _ = first
+    for name in (
+        "config.yaml", "data/card.json", "data/train.parquet", "search/trials.csv",
+        "search/best.yaml", "models/baseline/adapter_model.safetensors",
+        "models/best/history.csv", "models/best/train.json", "analysis/errors.csv",
+        "analysis/differences.csv",
+        "analysis/examples.jsonl", "model_comparison_results.csv",
+        "final_best_model/adapter_model.safetensors", "final_best_model/tokenizer.json",
+        "final_best_model/README.md", "report.html", "report.md",
+    ):  # fmt: skip
+        assert (folder / name).is_file(), name
+    assert list((folder / "figures").glob("*.svg"))
+    assert list((folder / "figures").glob("*.png"))
+    assert "synthetic newswire" in printed
+    assert "synthetic newswire" in (folder / "report.html").read_text()
+    assert not (folder / ".making").exists() or not any((folder / ".making").iterdir())
+
+
+def test_a_token_in_the_environment_is_written_nowhere(first: tuple[RunFolder, str, str]) -> None:
+    folder, printed, said = first
+    files = [path for path in folder.path.rglob("*") if path.is_file()]
+    assert len(files) > 30
+    assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
+    assert TOKEN not in printed + said
+
+
+def test_search_and_trainings_have_curves_for_tensorboard(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, *_ = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    found = {path.name for path in (folder / "tensorboard").iterdir()}
+    assert found == {"baseline", "best", *(f"trial-{number}" for number in trials["trial"])}
+    assert all(any(path.iterdir()) for path in (folder / "tensorboard").iterdir())
+
+
+def test_every_system_is_measured_on_the_same_articles(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, *_ = first
+    ids = [a.id for a in load.read_split(folder.data("test"))]
+    assert len(ids) == 10
+    for system in system_names([]):
+        summaries, scores = (
+            read_records(path) for path in (folder.summaries(system), folder.scores(system))
+        )
+        assert [s["id"] for s in summaries] == ids
+        assert [s["id"] for s in scores] == ids
+        assert all(0 <= s["rougeLsum"] <= 100 for s in scores)
+
+
+def test_the_table(first: tuple[RunFolder, str, str]) -> None:
+    folder, printed, _ = first
+    table = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")
+    assert list(table.columns) == [
+        "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
+        "rougeLsum_high", "loss", "perplexity", "learning_rate", "gradient_accumulation_steps",
+        "weight_decay", "lora_r", "train_examples", "train_seconds",
+    ]  # fmt: skip
+    measured = table[table["source"] == "measured"]
+    assert list(measured.index) == list(system_names([]))
+    assert (measured["n"] == 10).all()
+    intervals = pd.read_csv(folder / "analysis" / "intervals.csv").set_index("system")
+    for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
+        ends = measured if kind == "rougeLsum" else intervals
+        assert (ends[f"{kind}_low"] <= measured[kind]).all()
+        assert (measured[kind] <= ends[f"{kind}_high"]).all()
+    assert len(table[table["source"] == "published"]) >= 2
+    models = measured.loc[["zero_shot", "baseline", "best"]]
+    assert models["perplexity"].notna().all()
+    assert models.loc["baseline", "train_examples"] == models.loc["best", "train_examples"] == 32
+    assert models.loc["baseline", "loss"] < models.loc["zero_shot", "loss"]
+    for system in system_names([]):
+        assert f"\n{system}" in printed
+        row = pd.DataFrame(read_records(folder.scores(system)))
+        assert table.loc[system, "rouge1"] == pytest.approx(row["rouge1"].mean(), abs=0.006)
+
+
+def test_the_search_begins_with_a_plan_which_the_report_shows_beside_what_came(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, _, said = first
+    assert "\nplanned: search " in said
+    assert "memory of a training" in (folder / "report.md").read_text()
+
+
+def test_a_failed_trial_is_a_row_with_its_error(first: tuple[RunFolder, str, str]) -> None:
+    folder, _, said = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    assert len(trials) == 3
+    failed = trials[trials["status"] == "error"]
+    assert 1 <= len(failed) <= 2
+    assert failed["error"].str.contains("no_such_proj").all()
+    assert failed["validation_loss"].isna().all()
+    assert "failed: " in said
+    chosen = trials[trials["chosen"]]
+    assert len(chosen) == 1
+    assert chosen["status"].item() == "completed"
+    assert chosen["rougeLsum"].notna().all()
+
+
+def test_every_trial_that_was_evaluated_has_its_rouge(first: tuple[RunFolder, str, str]) -> None:
+    folder, _, said = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    assert (trials["rougeLsum"].notna() == trials["validation_loss"].notna()).all()
+    assert not list(folder.path.glob("search/trials/*/evaluated"))
+    assert "3 trials, all drawn at random" in said
+
+
+def test_best_was_trained_with_the_chosen_settings(first: tuple[RunFolder, str, str]) -> None:
+    folder, *_ = first
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    rate = trials.loc[trials["chosen"], "train.learning_rate"].item()
+    assert read_json(folder.model("best") / "train.json")["learning_rate"] == pytest.approx(rate)
+
+
+def test_again_all_is_done_in_seconds(first: tuple[RunFolder, str, str]) -> None:
+    folder, printed, _ = first
+    before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*.jsonl")}
+    spent = _processor_seconds()
+    again = subprocess.run(
+        [sys.executable, "-m", "nutgraf", "run", "--run", str(folder.path)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    # Not by the clock: other programs may hold the machine's cores.
+    assert _processor_seconds() - spent < 5
+    assert "All is done" in again.stdout
+    assert again.stderr.count("unchanged, skipped") == 7
+    assert again.stdout.splitlines()[:8] == printed.splitlines()[:8]
+    assert before == {p: p.stat().st_mtime_ns for p in folder.path.rglob("*.jsonl")}
+
+
+def test_what_is_done_loads_neither_torch_nor_ray(first: tuple[RunFolder, str, str]) -> None:
+    folder, *_ = first
+    code = "import sys\nfrom nutgraf.cli.main import main\n"
+    code += "assert main(['run', '--run', sys.argv[1]]) == 0\n"
+    code += f"print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True
+    )
+    assert "All is done" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def _processor_seconds() -> float:
+    """Of all finished child processes so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_plain_peft_and_transformers_write_the_same_summaries(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from nutgraf.config import ModelConfig
+    from nutgraf.modeling.base_files import base_source
+    from nutgraf.modeling.load import choose_device
+
+    folder, *_ = first
+    final = folder / "final_best_model"
+    tokenizer = AutoTokenizer.from_pretrained(str(final))
+    base = AutoModelForCausalLM.from_pretrained(base_source(ModelConfig()), dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(final)).eval()
+    article = load.read_split(folder.data("test"))[0]
+    ids = tokenizer(f"Summarize: {article.article}\n\nSummary:", return_tensors="pt").input_ids
+    with torch.no_grad(), choose_device(ModelConfig()).autocast():
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False
+        )
+    text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    served = json.loads(
+        command.run("summarize", "--model", str(final), "--json", "-", stdin=article.article).stdout
+    )
+    assert served["summary"] == text
+    assert served["prompt_tokens"] == ids.shape[1]
+    assert read_records(folder.summaries("best"))[0]["prompt_tokens"] == ids.shape[1]
+
+
+def test_summarize_takes_files_and_a_run_folder(
+    first: tuple[RunFolder, str, str], tmp_path: Path
+) -> None:
+    folder, *_ = first
+    names = []
+    for n, article in enumerate(load.read_split(folder.data("test"))[:2]):
+        (tmp_path / f"{n}.txt").write_text(article.article)
+        names.append(str(tmp_path / f"{n}.txt"))
+    printed = command.run("summarize", "--model", str(folder.path), *names).stdout
+    assert f"== {names[0]}" in printed
+    assert f"== {names[1]}" in printed
+
+
+def test_an_adapter_on_the_wrong_base_is_refused(
+    first: tuple[RunFolder, str, str], tiny_base: Path, tmp_path: Path
+) -> None:
+    folder, *_ = first
+    final = tmp_path / "final_best_model"
+    final.mkdir()
+    for file in (folder / "final_best_model").iterdir():
+        (final / file.name).write_bytes(file.read_bytes())
+    recipe = read_json(final / "nutgraf.json")
+    recipe["model"]["base"] = str(tiny_base)
+    (final / "nutgraf.json").write_text(json.dumps(recipe))
+    done = command.run("summarize", "--model", str(final), "-", stdin="News.", status=2)
+    assert "an adapter works on its own base only" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_further_seed_repeats_the_trainings_and_leaves_the_rest(
+    first: tuple[RunFolder, str, str], tmp_path: Path
+) -> None:
+    folder, *_ = first
+    shutil.copytree(folder.path, tmp_path / "run")
+    done = study(tmp_path / "run", train__seeds="[42, 43]")
+    assert "search   unchanged, skipped" in done.stderr
+    assert done.stderr.count("done before") == 2 + 6  # trainings, then summaries
+    by_seed = pd.read_csv(tmp_path / "run" / "analysis" / "seeds.csv")
+    assert list(by_seed["seed"]) == [42, 42, 43, 43]
+    assert list(by_seed["system"]) == ["baseline", "best"] * 2
+    for _, rows in by_seed.groupby("system"):
+        assert rows["loss"].nunique() == 2
+        assert rows["learning_rate"].nunique() == rows["train_examples"].nunique() == 1
+    assert "over the seeds 42, 43, mean and standard deviation:" in done.stdout
+    assert "Over the seeds 42, 43" in (tmp_path / "run" / "report.html").read_text()
+    for name in ("model_comparison_results.csv", "final_best_model/adapter_model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_setting_that_matters_later_redoes_only_what_follows(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, *_ = first
+    done = command.run("run", "--run", str(folder.path), "--score.resamples", "500")
+    skipped = [line.split()[1] for line in done.stderr.splitlines() if "unchanged, skipped" in line]
+    assert skipped == ["prepare", "search", "train", "generate", "score"]
