@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 import nutgraf.cli
+import nutgraf.serving
 from nutgraf.cli import main as cli
 from nutgraf.config import Config
 from nutgraf.config import load as config
@@ -79,7 +80,8 @@ def check_script(words: list[str], shown: dict[str, str]) -> None:
         if module == "pytest":
             assert all((ROOT / name.partition("::")[0]).exists() for name in words[1:2])
             return
-        script = ROOT / "src" / f"{module.replace('.', '/')}.py"
+        folder = ROOT / "src" if module.startswith("nutgraf.") else ROOT
+        script = folder / f"{module.replace('.', '/')}.py"
     else:
         script = ROOT / words[0]
     text = shown.get(words[0]) or script.read_text()
@@ -102,9 +104,10 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(runner, "run_study", lambda *args, **kwargs: False)
     monkeypatch.setattr(cli, "_print_table", lambda *args: None)
-    for app in ("check", "score", "summarize", "serve", "export"):
-        quiet = SimpleNamespace(run=lambda *args, **kwargs: None)
-        monkeypatch.setattr(nutgraf.cli, app, quiet, raising=False)
+    quiet = SimpleNamespace(run=lambda *args, **kwargs: None)
+    for name in ("check", "score_file", "summarize", "export"):
+        monkeypatch.setattr(nutgraf.cli, name, quiet, raising=False)
+    monkeypatch.setattr(nutgraf.serving, "server", quiet, raising=False)
     line = re.sub(r"^(\w+=\S+ |taskset -c \S+ )*", "", line)
     program, *words = shlex.split(re.split(r"\s[<|>]\s", line)[0])
     if program == "nutgraf":
@@ -172,6 +175,12 @@ def test_stages_are_described_as_in_the_help():
     text = (ROOT / "docs" / "commands.md").read_text().replace("`", "")
     for name, what in runner.STAGES.items():
         assert f"| nutgraf {name} | {what} |" in text
+
+
+def test_the_design_names_every_room_once():
+    text = (ROOT / "docs" / "design.md").read_text()
+    packages = {path.parent.name for path in (ROOT / "src" / "nutgraf").glob("*/__init__.py")}
+    assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == sorted(packages)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

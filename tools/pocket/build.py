@@ -1,8 +1,8 @@
 """Make the pocket tokenizer and checkpoint from nothing.
 
-    python -m nutgraf.pocket.build --out DIR                 about 80 minutes on two CPU cores
-    python -m nutgraf.pocket.build --out DIR --minutes 10    a rougher one
-    python -m nutgraf.pocket.build --out DIR --resume        goes on where a build was stopped
+    python -m tools.pocket.build --out DIR                 about 80 minutes on two CPU cores
+    python -m tools.pocket.build --out DIR --minutes 10    a rougher one
+    python -m tools.pocket.build --out DIR --resume        goes on where a build was stopped
 
 Writes `model.safetensors` (fp16), the configuration and tokenizer files, `recipe.json` (settings,
 seeds, versions, machine) and `curve.csv` (losses and probes). Every probe also writes the model as
@@ -40,7 +40,7 @@ def save_model(model: LlamaForCausalLM, out: Path) -> None:
 
 def _recipe(settings: Settings, minutes: float, pieces: dict[str, dict[int, float]]) -> dict:
     return {
-        "command": f"python -m nutgraf.pocket.build --out DIR --minutes {minutes:g}"
+        "command": f"python -m tools.pocket.build --out DIR --minutes {minutes:g}"
         + (" --compile" if settings.compile else ""),
         "settings": asdict(settings),
         "minutes": minutes,
@@ -102,7 +102,7 @@ def build(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m nutgraf.pocket.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.pocket.build", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
