@@ -177,6 +177,14 @@ def test_stages_are_described_as_in_the_help():
         assert f"| nutgraf {name} | {what} |" in text
 
 
+def test_the_table_of_where_a_new_thing_goes_names_paths_that_exist():
+    rows = re.findall(r"^\|.*\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    paths = [path for row in rows for path in re.findall(r"`([a-z_/-]+(?:\.[a-z]+|/))`", row)]
+    assert len(paths) > 20
+    for path in paths:
+        assert (ROOT / path).exists() or (ROOT / "src" / "nutgraf" / path).exists(), path
+
+
 def test_the_design_names_every_room_once():
     text = (ROOT / "docs" / "design.md").read_text()
     packages = {path.parent.name for path in (ROOT / "src" / "nutgraf").glob("*/__init__.py")}
