@@ -170,9 +170,9 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     test = articles.read_split(run.data("test"))
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     prompts = [renderer.prompt(a.article).ids for a in test]
-    references = [a.highlights for a in test] * 20
+    references = [a.reference for a in test] * 20
     leads = [a.article[:400] for a in test] * 20
-    rows = [(a.article, a.highlights, a.article[:400], "stop") for a in test] * 20
+    rows = [(a.article, a.reference, a.article[:400], "stop") for a in test] * 20
     times: dict[tuple[str, int], list[float]] = {}
 
     def timed(what: str, workers: int, work: Callable[[], object]) -> None:

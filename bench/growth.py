@@ -78,11 +78,11 @@ def score(articles: int, tokens: int) -> float:
     from nutgraf.pocket import newswire
 
     stories = newswire.stories("test", articles, seed=1)
-    texts = extractive.extract_many("lead3", [(s.article, s.highlights) for s in stories])
+    texts = extractive.extract_many("lead3", [(s.article, s.reference) for s in stories])
     started = time.perf_counter()
-    rouge.score_rouge_many([s.highlights for s in stories], texts)
+    rouge.score_rouge_many([s.reference for s in stories], texts)
     indicators.indicators_many(
-        [(s.article, s.highlights, t, "extract") for s, t in zip(stories, texts, strict=True)]
+        [(s.article, s.reference, t, "extract") for s, t in zip(stories, texts, strict=True)]
     )
     return time.perf_counter() - started
 
@@ -124,7 +124,7 @@ def _rows(articles: int, tokens: int) -> list[tuple[Any, Any]]:
     rows = []
     for i, story in enumerate(stories):
         text = "\n".join(stories[(i + k) % articles].article for k in range(joined))
-        rows.append((renderer.prompt(text), renderer.example(text, story.highlights)))
+        rows.append((renderer.prompt(text), renderer.example(text, story.reference)))
     return rows
 
 

@@ -42,7 +42,7 @@ def articles(n: int) -> Iterator[dict[str, str]]:
         yield {
             "id": f"{i:08d}",
             "article": f"{one.article} {two.article} {three.article} Report {i} ends here.",
-            "highlights": one.highlights,
+            "highlights": one.reference,
             "split": "train" if i < n else ("validation", "test")[i % 2],
         }
 

@@ -33,7 +33,7 @@ def original_trial(examples: int) -> None:
     from nutgraf.modeling.base_files import base_source
     from nutgraf.pocket import newswire
 
-    pairs = [(s.article, s.highlights) for s in newswire.stories("train", PAIRS, seed=1)]
+    pairs = [(s.article, s.reference) for s in newswire.stories("train", PAIRS, seed=1)]
     with tempfile.TemporaryDirectory() as scratch:
         _, model, tokenizer = peers.original(
             Path(base_source(ModelConfig())), pairs, examples, Path(scratch) / "out"
@@ -123,7 +123,7 @@ def _rows(study: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     settings = load.build_config(study)
     renderer = Renderer(load_tokenizer(settings.model), settings.prompt)
     train, validation = (
-        [renderer.example(s.article, s.highlights) for s in newswire.stories(split, n, seed=1)]
+        [renderer.example(s.article, s.reference) for s in newswire.stories(split, n, seed=1)]
         for split, n in (("train", PAIRS), ("validation", SAMPLED))
     )
     return train, validation

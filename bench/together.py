@@ -100,7 +100,7 @@ def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
         return list(zip(rows["article"], rows["highlights"], strict=True))
     from nutgraf.pocket import newswire
 
-    return [(s.article, s.highlights) for s in newswire.stories("train", 400, seed=1)]
+    return [(s.article, s.reference) for s in newswire.stories("train", 400, seed=1)]
 
 
 def peak(way: str, members: int, options: argparse.Namespace) -> None:

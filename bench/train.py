@@ -57,7 +57,7 @@ def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
         return list(zip(rows["article"], rows["highlights"], strict=True))
     from nutgraf.pocket import newswire
 
-    return [(s.article, s.highlights) for s in newswire.stories("train", 200, seed=1)]
+    return [(s.article, s.reference) for s in newswire.stories("train", 200, seed=1)]
 
 
 def _ours(  # type: ignore[no-untyped-def]

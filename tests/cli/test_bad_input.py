@@ -434,7 +434,7 @@ def test_texts_of_every_kind_are_kept_word_for_word_and_scored(
     text = TEXTS[kind]
     path = jsonl(tmp_path / "a.jsonl", [row(1, article=text, highlights=text)])
     (found,) = load.read_split(prepared(path) / "train.parquet")
-    assert (found.article, found.highlights) == (text, text)
+    assert (found.article, found.reference) == (text, text)
     renderer = Renderer(tokenizer, PromptConfig())
     plain, rendered = renderer.example("x", "y").input_ids, renderer.example(text, text).input_ids
     for special in tokenizer.all_special_ids:
@@ -453,7 +453,7 @@ def test_marks_and_control_characters_go_and_nothing_that_is_printed_obeys_them(
     kept = "AB[31m 2J red\nnews\ufffd 12."
     path = jsonl(tmp_path / "a.jsonl", [row(1, article=dirty, highlights=dirty)])
     (found,) = load.read_split(prepared(path) / "train.parquet")
-    assert (found.article, found.highlights) == (kept, kept)
+    assert (found.article, found.reference) == (kept, kept)
     renderer = Renderer(tokenizer, PromptConfig())
     assert renderer.prompt(dirty).ids == renderer.prompt(kept).ids
     written = tokenizer("A\x1b[31m B\x9b.", add_special_tokens=False)["input_ids"]

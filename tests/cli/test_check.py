@@ -141,7 +141,7 @@ def test_what_is_trained_on_is_green_and_the_rest_red(capsys, monkeypatch, quick
     green = [line.strip() for colour, line in found if colour == "32"]
     red = [line.strip() for colour, line in found if colour == "31"]
     story = load.sample(Config().data, "train", 1)[0][0]
-    assert " ".join(green).replace("⏎", "") == " ".join(f"{story.highlights}</s>".split("\n"))
+    assert " ".join(green).replace("⏎", "") == " ".join(f"{story.reference}</s>".split("\n"))
     assert red[0].startswith("<s>Summarize: ")
     assert red[-1] == "Summary:"
     monkeypatch.setenv("NO_COLOR", "1")

@@ -253,7 +253,7 @@ def test_real_articles_keep_their_wording():
     assert len(split.articles) == 100
     for a in split.articles:
         assert a.article.split() == given[a.id]["article"].split()
-        assert a.highlights == given[a.id]["highlights"].strip()
+        assert a.reference == given[a.id]["highlights"].strip()
 
 
 def test_neither_torch_nor_datasets_is_imported_for_local_files(tmp_path):

@@ -109,21 +109,21 @@ def test_it_is_for_json_and_empty_for_an_empty_summary() -> None:
 def test_it_agrees_with_what_the_report_counts() -> None:
     news = stories("test", 20, seed=5)
     for story, other in itertools.pairwise(news):
-        found = evidence(story.article, other.highlights)["unsupported"]
-        counted = indicators.indicators(story.article, other.highlights, other.highlights)
+        found = evidence(story.article, other.reference)["unsupported"]
+        counted = indicators.indicators(story.article, other.reference, other.reference)
         for kind in ("number", "name"):
             assert sum(row["kind"] == kind for row in found) == counted[f"unsupported_{kind}s"]
 
 
-def test_most_key_facts_of_newswire_highlights_stand_in_the_sources() -> None:
+def test_most_key_facts_of_newswire_references_stand_in_the_sources() -> None:
     stated = found = 0
     read = 0.0
     news = stories("test", 40, seed=5)
     for story in news:
-        told = evidence(story.article, story.highlights)["sentences"]
-        for sentence, shown in zip(told, sources(story.highlights, story.article), strict=True):
+        told = evidence(story.article, story.reference)["sentences"]
+        for sentence, shown in zip(told, sources(story.reference, story.article), strict=True):
             read += sum(map(len, shown)) / len(story.article) / len(told)
-            text = story.highlights[sentence["start"] : sentence["end"]]
+            text = story.reference[sentence["start"] : sentence["end"]]
             for fact in (story.facts[name] for name in story.key_facts):
                 if fact in text and fact in story.article:
                     stated += 1

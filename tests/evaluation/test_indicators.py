@@ -221,23 +221,23 @@ def newswire():
 
 
 def named(story):
-    """The facts of the highlights that are names or numbers, as written there."""
+    """The facts of the reference that are names or numbers, as written there."""
     values = {story.facts[name] for name in story.key_facts}
-    return sorted(v for v in values if re.match(r"[A-Z\d]", v) and v in story.highlights)
+    return sorted(v for v in values if re.match(r"[A-Z\d]", v) and v in story.reference)
 
 
 def test_true_references_carry_no_flag(newswire):
     for story in newswire:
-        kinds = {kind for _, _, kind in errors.flagged_spans(story.article, story.highlights)}
-        assert not kinds & {"unsupported_names", "unsupported_numbers"}, story.highlights
+        kinds = {kind for _, _, kind in errors.flagged_spans(story.article, story.reference)}
+        assert not kinds & {"unsupported_names", "unsupported_numbers"}, story.reference
 
 
 def test_key_facts_are_those_that_the_story_was_made_from(newswire):
     seen = expected = 0
     for story in newswire:
         known = Facts(story.article)
-        key = known.shared(Facts(story.highlights, known))
-        written = [story.highlights[fact.start : fact.end] for fact in key]
+        key = known.shared(Facts(story.reference, known))
+        written = [story.reference[fact.start : fact.end] for fact in key]
         expected += len(named(story))
         seen += sum(any(v in w or w in v for w in written) for v in named(story))
     assert expected > 300
@@ -251,7 +251,7 @@ def test_a_swapped_name_or_number_is_flagged(newswire):
             number = isinstance(Facts(value).numbers[:1] and Facts(value).numbers[0], Number)
             wrong = "7,777,777" if number else re.sub(r"\b(\w)\w*", r"\1ottleby", value)
             found = errors.indicators(
-                story.article, story.highlights, story.highlights.replace(value, wrong)
+                story.article, story.reference, story.reference.replace(value, wrong)
             )
             swapped += 1
             flagged += found["unsupported_names"] + found["unsupported_numbers"] > 0

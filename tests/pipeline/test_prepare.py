@@ -98,7 +98,7 @@ def test_what_is_stored_are_the_ids_that_are_served_and_trained_on(tmp_path, bas
         stored, texts = EncodedFile(folder.tokens(split)), load.read_split(folder.data(split))
         assert len(stored) == len(texts) == 4
         for ids, article in zip(stored.first(), texts, strict=True):
-            example = renderer.example(article.article, article.highlights)
+            example = renderer.example(article.article, article.reference)
             assert ids.prompt == renderer.prompt(article.article)
             assert ids.example == example
             shorter += ids.prompt.ids != example.input_ids[: example.prompt_tokens]

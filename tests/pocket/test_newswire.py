@@ -75,18 +75,18 @@ def test_articles_have_150_to_300_words():
     assert max(lengths) <= 300
 
 
-def test_highlights_have_25_to_45_words_in_two_or_three_sentences():
+def test_references_have_25_to_45_words_in_two_or_three_sentences():
     for story in all_stories():
-        assert 25 <= len(story.highlights.split()) <= 45, story.highlights
-        lines = story.highlights.split("\n")
+        assert 25 <= len(story.reference.split()) <= 45, story.reference
+        lines = story.reference.split("\n")
         assert 2 <= len(lines) <= 3
         assert all(line.endswith(".") and line[0] == line[0].upper() for line in lines)
 
 
-def test_key_facts_stand_in_article_and_highlights():
+def test_key_facts_stand_in_article_and_reference():
     for story in all_stories():
         assert story.key_facts
-        flat = story.highlights.replace("\n", " ")
+        flat = story.reference.replace("\n", " ")
         for field in story.key_facts:
             assert story.facts[field] in story.article
             assert story.facts[field] in flat
@@ -100,7 +100,7 @@ def test_every_fact_stands_in_the_article():
 def test_facts_account_for_every_name_and_number():
     for story in all_stories():
         known = " ".join(story.facts.values())
-        text = story.article + " " + story.highlights
+        text = story.article + " " + story.reference
         assert names_in(text) <= names_in(known)
         assert numbers(text) <= numbers(known)
 
@@ -113,7 +113,7 @@ def test_names_of_a_story_begin_differently_and_numbers_differ():
 
 def test_held_out_names_and_numbers_never_meet_the_seen_ones():
     texts = {
-        split: [f"{story.article} {story.highlights}" for story in many(split)]
+        split: [f"{story.article} {story.reference}" for story in many(split)]
         for split in newswire.SPLITS
     }
     names = {split: names_in(" ".join(texts[split])) for split in texts}
@@ -152,32 +152,32 @@ def test_the_first_three_sentences_do_not_tell_the_story():
     assert max(shares) < 1
 
 
-def test_every_kind_has_several_wordings_of_the_same_highlights():
+def test_every_kind_has_several_wordings_of_the_same_reference():
     for event in newswire.events().values():
-        for block in event.highlights:
+        for block in event.reference:
             assert len(block) >= 2
             assert len({frozenset(line.fields) for line in block}) == 1
             # A name after a line break would need tokens of its own: none begins a later line.
-            if block is not event.highlights[0]:
+            if block is not event.reference[0]:
                 assert not any(line.text.startswith("{") for line in block)
 
 
-def test_wordings_of_articles_and_lessons_are_not_those_of_highlights():
+def test_wordings_of_articles_and_lessons_are_not_those_of_references():
     for event in newswire.events().values():
-        highlights = [line for block in event.highlights for line in block]
+        references = [line for block in event.reference for line in block]
         others = [*event.lead, *event.details, *event.quotes, *event.background, *event.retold]
         others += [line for block in event.key for line in block]
         others += [question for question, _ in event.questions]
-        reserved = {gram for line in highlights for text in readings(line) for gram in grams(text)}
+        reserved = {gram for line in references for text in readings(line) for gram in grams(text)}
         used = {gram for line in others for text in readings(line) for gram in grams(text)}
         assert not reserved & used, event.kind
 
 
 def test_lessons_never_hold_a_highlight_sentence():
-    highlights = [
-        line for event in newswire.events().values() for block in event.highlights for line in block
+    references = [
+        line for event in newswire.events().values() for block in event.reference for line in block
     ]
-    reserved = {gram for line in highlights for text in readings(line) for gram in grams(text)}
+    reserved = {gram for line in references for text in readings(line) for gram in grams(text)}
     reserved = {gram for gram in reserved if "_" not in gram}
     rng = random.Random(5)
     for _ in range(400):

@@ -150,7 +150,7 @@ def test_every_block_is_of_a_kind_that_is_checked_or_says_why_not(path):
 def test_the_guide_s_example_gives_three_splits_with_nothing_in_common(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     load.write_split(
-        (rows.Article(s.id, s.article, s.highlights) for s in newswire.stories("test", 100, 1)),
+        (rows.Article(s.id, s.article, s.reference) for s in newswire.stories("test", 100, 1)),
         tmp_path / "articles.parquet",
     )
     for name, text in files("own-data.md").items():

@@ -118,7 +118,7 @@ def drawn_from(path: Path, **given: Any) -> None:
             assert len(split.articles) == min(split.asked or 10**9, split.rows_read - left_out)
             for article in split.articles:
                 assert article.article == usable_text(article.article)
-                assert article.highlights == usable_text(article.highlights)
+                assert article.reference == usable_text(article.reference)
             json.dumps([str(reject) for reject in split.rejected]).encode()
         data_card.card(found)
         articles.write_split(found["train"].articles, path.with_suffix(".out"))

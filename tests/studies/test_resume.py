@@ -351,7 +351,7 @@ def trained(tiny_base: Path, tmp_path: Path) -> tuple[Config, RunFolder]:
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
         with token_store.writing(out / "data" / "test-tokens.parquet") as add:
             for article in news:
-                add(article.id, renderer.encode(article.article, article.highlights))
+                add(article.id, renderer.encode(article.article, article.reference))
     for seed, name in enumerate(("baseline", "best")):
         with (
             folder.artefact(f"models/{name}").writing() as out,

@@ -1,7 +1,7 @@
 """What the pocket model reads in pretraining: lessons made of newswire stories.
 
 The model learns to copy, to find a fact in an article by its role and to state facts in a wording
-of its own. It never reads an article with its summary, nor the wording of highlights: their words
+of its own. It never reads an article with its summary, nor the wording of references: their words
 occur only as isolated words in random order. Summarizing is left to be learned by the adapter.
 
 A lesson is a list of spans, text with a loss weight: answers count in full; the text they are
@@ -33,14 +33,14 @@ def lexicon() -> tuple[str, ...]:
     for event in newswire.events().values():
         lines = [*event.lead, *event.details, *event.quotes, *event.background, *event.retold]
         words.update(_words([*lines, *(line for block in event.key for line in block)]))
-    return tuple(sorted(words.union(highlight_lexicon())))
+    return tuple(sorted(words.union(reference_lexicon())))
 
 
 @cache
-def highlight_lexicon() -> tuple[str, ...]:
-    """Every word that the highlights use, as in `lexicon`."""
+def reference_lexicon() -> tuple[str, ...]:
+    """Every word that the references use, as in `lexicon`."""
     events = newswire.events().values()
-    return _words([line for event in events for block in event.highlights for line in block])
+    return _words([line for event in events for block in event.reference for line in block])
 
 
 def _words(lines: list[Template]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ _OPENING = r" ?[A-Z][b-df-hj-np-tv-z]*[aeiou]+(?=[b-df-hj-np-tv-z])"
 
 def _corpus(seed: int, articles: int) -> Iterator[str]:
     rng = random.Random(f"tokenizer/{seed}")
-    lexicon = lessons.highlight_lexicon()
+    lexicon = lessons.reference_lexicon()
     for _ in range(articles):
         draft = newswire.draft("train", rng)
         yield draft.article
@@ -41,7 +41,7 @@ def _corpus(seed: int, articles: int) -> Iterator[str]:
         yield "\n".join(line.say(rng, draft.facts) for line in lessons.tellable(draft))
         names = newswire.Names(rng, held_out=False)
         yield "".join(" " + names.word(rng.choice(list(newswire.ENDINGS))) for _ in range(20))
-        # Words of the highlights, each for itself: the vocabulary knows them, not their order.
+        # Words of the references, each for itself: the vocabulary knows them, not their order.
         yield "".join(" " + rng.choice(lexicon) for _ in range(60))
         yield "".join("\n" + rng.choice(lexicon) for _ in range(6))
 

@@ -171,7 +171,7 @@ def _rendered(renderer: Renderer, sample: Sequence[Article]) -> _Rows:
     refused: list[str] = []
     for article in sample:
         try:
-            encoded.append(renderer.encode(article.article, article.highlights))
+            encoded.append(renderer.encode(article.article, article.reference))
         except PromptError as error:
             refused.append(str(error))
     if not encoded:

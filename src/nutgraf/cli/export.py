@@ -164,14 +164,14 @@ def _sample(model: Path) -> tuple[list[Article], str]:
             read = load.read_split(folder / "data" / "validation.parquet")
             return read[:SAMPLE], "validation articles"
     stories = newswire.stories("validation", SAMPLE, seed=1)
-    return [Article(s.id, s.article, s.highlights) for s in stories], "articles of the newswire"
+    return [Article(s.id, s.article, s.reference) for s in stories], "articles of the newswire"
 
 
 def _score(found: SavedModel, sample: Sequence[Article]) -> _Scored:
     with opened(found) as summarizer:
         written = [row.summary for row in summarizer.write([a.article for a in sample])]
-        loss = summarizer.loss([(a.article, a.highlights) for a in sample])
-    scores = [metrics.score_rouge(a.highlights, s) for a, s in zip(sample, written, strict=True)]
+        loss = summarizer.loss([(a.article, a.reference) for a in sample])
+    scores = [metrics.score_rouge(a.reference, s) for a, s in zip(sample, written, strict=True)]
     return _Scored(loss, sum(s["rougeLsum"] for s in scores) / len(scores), written)
 
 

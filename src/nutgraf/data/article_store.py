@@ -62,7 +62,7 @@ class Spool(Stored):
 
     def add(self, key: float, row: int, article: Article) -> None:
         """Put an article behind the others, with its number of the draw and that of its row."""
-        texts = [article.id, article.article, article.highlights]
+        texts = [article.id, article.article, article.reference]
         written = json.dumps(texts, ensure_ascii=False).encode()
         self._file.write(written)
         self._ends.append(self._ends[-1] + len(written))
@@ -114,7 +114,7 @@ class Table(Stored):
         if group != self._held[0]:
             with pq.ParquetFile(self._path, metadata=self._metadata) as file:
                 rows = file.read_row_group(group).to_pylist()
-            self._held = (group, [Article(**row) for row in rows])
+            self._held = (group, [Article(r["id"], r["article"], r["highlights"]) for r in rows])
         return self._held[1][index - int(self._starts[group])]
 
 
@@ -123,7 +123,7 @@ def write(articles: Iterable[Article], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(path, _SCHEMA) as file:
         for group in _groups(articles):
-            rows = [{"id": a.id, "article": a.article, "highlights": a.highlights} for a in group]
+            rows = [{"id": a.id, "article": a.article, "highlights": a.reference} for a in group]
             file.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
 
 
@@ -132,7 +132,7 @@ def _groups(articles: Iterable[Article]) -> Iterator[list[Article]]:
     characters = 0
     for article in articles:
         group.append(article)
-        characters += len(article.article) + len(article.highlights)
+        characters += len(article.article) + len(article.reference)
         if len(group) == GROUP_ROWS or characters >= GROUP_CHARACTERS:
             yield group
             group, characters = [], 0

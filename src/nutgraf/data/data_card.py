@@ -55,9 +55,9 @@ def _read(articles: Iterable[Article]) -> _Read:
     found = _Read()
     for article in articles:
         found.texts.add(article.fingerprint)
-        found.summary_longer += len(article.highlights) > len(article.article)
+        found.summary_longer += len(article.reference) > len(article.article)
         found.article_words += len(article.article.split())
-        found.summary_words += len(article.highlights.split())
+        found.summary_words += len(article.reference.split())
     return found
 
 

@@ -188,7 +188,7 @@ def _newswire(split: str, n: int | None, seed: int) -> Iterator[Article]:
 
     if n is None:
         raise UserError(f"the newswire never ends: set data.{split}_examples to a number")
-    return (Article(s.id, s.article, s.highlights) for s in newswire.told(split, n, seed))
+    return (Article(s.id, s.article, s.reference) for s in newswire.told(split, n, seed))
 
 
 def _rows(data: DataConfig, split: str) -> tuple[Numbered, str, str | None]:

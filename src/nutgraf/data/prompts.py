@@ -13,13 +13,14 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from nutgraf.config import PromptConfig
 from nutgraf.core.errors import UserError
 from nutgraf.data.text import Unusable, clean_text, usable_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 REQUEST = "Summarize: "
 ANSWER = "\n\nSummary:"
@@ -144,17 +145,17 @@ class Renderer:
         """The prompt that asks for a summary of `article`. Raises PromptError on an empty one."""
         return self._render(self._article(article), self._article_limit)
 
-    def example(self, article: str, summary: str) -> Example:
+    def example(self, article: str, reference: str) -> Example:
         """Return the training row of an article and its reference summary, as `encode`."""
-        return self.encode(article, summary).example
+        return self.encode(article, reference).example
 
-    def encode(self, article: str, summary: str) -> Encoded:
+    def encode(self, article: str, reference: str) -> Encoded:
         """Tokenize an article and its reference summary, once for training and for generation.
 
         The prompt of the training row is `prompt(article)`, unless a long summary needs some of the
         article's room. Raises PromptError if not one token of the article would be left.
         """
-        answer = self._summary(summary)
+        answer = self._reference(reference)
         fixed = len(self._head) + len(self._tail) + len(answer)
         room = self._config.max_tokens - fixed
         if room < 1:
@@ -204,9 +205,9 @@ class Renderer:
             raise PromptError(f"the article is {error}: give a text to summarize") from None
         return self._after("\n", f" {text}")
 
-    def _summary(self, summary: str) -> list[int]:
+    def _reference(self, reference: str) -> list[int]:
         try:
-            text = usable_text(summary)
+            text = usable_text(reference)
         except Unusable as error:
             raise PromptError(f"the summary is {error}: a training row needs one") from None
         return [*self._after("\n", self._gap + text), self._tokenizer.eos_token_id]

@@ -21,11 +21,11 @@ Numbered = Iterable[tuple[int, Mapping[str, Any] | BrokenRow]]
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """A news article; `highlights` is its reference summary, one sentence a line."""
+    """A news article; `reference` is its reference summary, one sentence a line."""
 
     id: str
     article: str
-    highlights: str
+    reference: str
 
     @property
     def fingerprint(self) -> bytes:
@@ -85,7 +85,7 @@ class Reader:
                     self._text(row, "article", self.data.article_column),
                     self._text(row, "summary", self.data.summary_column),
                 )
-                if not has_rouge_tokens(found.highlights):
+                if not has_rouge_tokens(found.reference):
                     raise Unusable("summary without a word", "ROUGE counts a-z and 0-9 only")
                 if found.id in seen:
                     # Summaries and scores are joined by id, so it has to be one row's alone.

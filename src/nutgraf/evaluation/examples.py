@@ -31,7 +31,7 @@ def examples_by_score(
     chosen = []
     for rank in ranks:
         i = by_score[rank]
-        article, reference = test[i].article, test[i].highlights
+        article, reference = test[i].article, test[i].reference
         written = {name: rows[i] for name, rows in summaries.items()}
         missed = indicators.missed_key_facts(article, reference, written[system]["text"])
         chosen.append(
@@ -77,7 +77,7 @@ def examples_by_fault(
         typical = sorted(others, key=_far_from_median(scores, flagged, kind))[:count]
         for place, indices in (("worst", worst), ("typical", typical)):
             for i in indices:
-                article, reference = test[i].article, test[i].highlights
+                article, reference = test[i].article, test[i].reference
                 text = summaries[i]["text"]
                 wrong = indicators.flagged_spans(article, text, summaries[i]["finish_reason"])
                 lacking = indicators.missed_key_facts(article, reference, text)

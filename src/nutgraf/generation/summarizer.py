@@ -165,8 +165,8 @@ class Summarizer:
         )
 
     def loss(self, rows: Sequence[tuple[str, str]]) -> float:
-        """Mean loss of the summaries in pairs of article and summary, in nats a token."""
-        examples = [self._renderer.example(article, summary) for article, summary in rows]
+        """Mean loss of the references in pairs of article and reference, in nats a token."""
+        examples = [self._renderer.example(article, reference) for article, reference in rows]
         pad, size = self._tokenizer.pad_token_id, self._decoding.batch_size
         return mean_loss(summary_losses(self._model, examples, pad, self._device, size))
 

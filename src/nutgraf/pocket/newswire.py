@@ -1,4 +1,4 @@
-"""A synthetic newswire: short news stories with their highlights, every fact known as data.
+"""Write synthetic news: short stories with references, every fact known as data.
 
 The wordings are data files, one kind of event a file, in `events/`; this module draws the
 facts and puts the sentences together. Nothing here imports torch.
@@ -66,13 +66,13 @@ _FIELD = re.compile(r"\{([a-z_]+)\}")
 class Story:
     """One article with its reference and the truth behind both.
 
-    `highlights` has one sentence a line. `facts` maps each field of the article to its surface
-    string as written there; `key_facts` names the fields that the highlights state.
+    `reference` has one sentence a line. `facts` maps each field of the article to its surface
+    string as written there; `key_facts` names the fields that the reference states.
     """
 
     id: str
     article: str
-    highlights: str
+    reference: str
     kind: str
     facts: dict[str, str]
     key_facts: tuple[str, ...]
@@ -106,7 +106,7 @@ class Event:
     details: tuple[Template, ...]
     quotes: tuple[Template, ...]
     background: tuple[Template, ...]
-    highlights: tuple[tuple[Template, ...], ...]
+    reference: tuple[tuple[Template, ...], ...]
     retold: tuple[Template, ...]
     questions: tuple[tuple[Template, Template], ...]
 
@@ -118,7 +118,7 @@ class Draft:
     event: Event
     facts: dict[str, str]
     sentences: tuple[str, ...]
-    highlights: str
+    reference: str
     key_facts: tuple[str, ...]
 
     @property
@@ -153,7 +153,7 @@ def events() -> dict[str, Event]:
             details=_lines(raw["details"]),
             quotes=_lines(raw["quotes"]),
             background=_lines(raw["background"]),
-            highlights=tuple(_lines(block) for block in raw["highlights"]),
+            reference=tuple(_lines(block) for block in raw["reference"]),
             retold=_lines(raw["retold"]),
             questions=tuple(_question(line) for line in _lines(raw["questions"])),
         )
@@ -247,12 +247,12 @@ def _compose(rng: random.Random, names: Names, event: Event) -> Draft:
     rng.shuffle(rest)
     parts = [rng.choice(event.lead), *opening, *rest]
     stated = set(_fields(parts))
-    said = [rng.choice(block) for block in event.highlights]
+    said = [rng.choice(block) for block in event.reference]
     return Draft(
         event=event,
         facts={field: value for field, value in values.items() if field in stated},
         sentences=tuple(part.say(rng, values) for part in parts),
-        highlights="\n".join(line.say(rng, values) for line in said),
+        reference="\n".join(line.say(rng, values) for line in said),
         key_facts=_fields(said),
     )
 
@@ -291,7 +291,7 @@ def told(split: str, n: int, seed: int) -> Iterator[Story]:
         yield Story(
             id=f"newswire-{split}-{index:06d}",
             article=made.article,
-            highlights=made.highlights,
+            reference=made.reference,
             kind=made.event.kind,
             facts=made.facts,
             key_facts=made.key_facts,

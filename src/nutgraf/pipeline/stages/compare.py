@@ -146,7 +146,7 @@ def _errors(test: Sequence[Article], scores: Rows, summaries: Rows) -> pd.DataFr
     """A row a system and article: id, system, words of the article, tokens cut off it before the
     system read it, indicators. The references are a system too, which read all of it."""
     references = errors.indicators_many(
-        [(a.article, a.highlights, a.highlights, None) for a in test],
+        [(a.article, a.reference, a.reference, None) for a in test],
         progress="references, indicators",
     )
     rows = [

@@ -103,7 +103,7 @@ def _by_rival(batch: list[Article], given: tuple[Config, str]) -> list[dict[str,
 
 
 def _by_extract(system: str, test: Sequence[Article]) -> list[dict[str, Any]]:
-    texts = extractive.extract_many(system, [(a.article, a.highlights) for a in test])
+    texts = extractive.extract_many(system, [(a.article, a.reference) for a in test])
     return [
         {
             "id": article.id,

@@ -90,7 +90,7 @@ def _fitting(
     while missing and (candidate := next(candidates, None)):
         row, article = candidate
         try:
-            yield article, renderer.encode(article.article, article.highlights)
+            yield article, renderer.encode(article.article, article.reference)
             missing -= 1
         except PromptError as error:
             refused.append(Reject(name, row, article.id, "summary too long", str(error)))

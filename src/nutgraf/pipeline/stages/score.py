@@ -53,11 +53,11 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 def _scores(row: tuple[Article, *tuple[Record, ...]]) -> list[Record]:
     """Score the summaries of one article, in their order."""
     article, *summaries = row
-    judge = Judge(article.article, article.highlights)
+    judge = Judge(article.article, article.reference)
     return [
         {
             "id": article.id,
-            **rouge.score_rouge(article.highlights, summary["text"]),
+            **rouge.score_rouge(article.reference, summary["text"]),
             **judge.indicators(summary["text"], summary["finish_reason"]),
         }
         for summary in summaries

@@ -90,7 +90,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
                     curves.evaluated(examples, loss)
 
         sample = load.read_split(folder.data("validation"))[: config.search.rouge_examples]
-        references = [article.highlights for article in sample]
+        references = [article.reference for article in sample]
         _measure_rouge(config, folder, trials, out / "trials", prompts, references, renderer)
         chosen = choose_trial(trials, config.search.finalists)
         logger.info(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")
