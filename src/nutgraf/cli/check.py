@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
@@ -21,16 +20,13 @@ from nutgraf.core.units import duration
 from nutgraf.core.units import memory as size
 from nutgraf.data import load
 from nutgraf.data.load import SPLITS
+from nutgraf.data.prompts import Encoded, Example, Piece, PromptError, Renderer
 from nutgraf.data.rows import Article
 from nutgraf.planning import advice
 from nutgraf.planning import memory as footprint
 from nutgraf.planning.duration import Plan
 from nutgraf.planning.memory import RowLengths
 from nutgraf.training import tracking
-
-if TYPE_CHECKING:
-    from nutgraf.data.prompts import Encoded, Example, Piece, Renderer
-
 
 LOOKED = {"train": 100, "validation": 4, "test": 50}  # articles read, at most
 SHOWN = 60  # tokens of the example's prompt from its beginning, and half as many from its end
@@ -164,8 +160,6 @@ class _Rows:
 
 
 def _rendered(renderer: Renderer, sample: Sequence[Article]) -> _Rows:
-    from nutgraf.data.prompts import PromptError
-
     started = time.perf_counter()
     encoded: list[Encoded] = []
     refused: list[str] = []
@@ -189,7 +183,6 @@ def _with_the_base(config: Config, read: _Read, changes: list[str]) -> None:
     do not go together."""
     # Libraries that take seconds to load: what needs none of them is on the screen by now.
     with fast_imports():
-        from nutgraf.data.prompts import Renderer
         from nutgraf.modeling.load import load_tokenizer
         from nutgraf.planning import benchmark
 
