@@ -212,7 +212,7 @@ def uri(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:
 
 # The first four go to a process each; the fifth, which is short, waits behind the first.
 LONG = (
-    "chaos cluster notebook study nf4 search_in_ray tinyllama_shape packed_engine full_disk".split()
+    "chaos cluster notebook study nf4 wheel search_in_ray tinyllama_shape packed_engine".split()
 )
 
 

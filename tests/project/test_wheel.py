@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 SMALL = {
     "data.train-examples": "24", "data.validation-examples": "4", "data.test-examples": "4",
     "train.max-examples": "8", "train.eval-every": "8", "train.eval-examples": "4",
-    "search.trials": "1", "search.rouge-examples": "2", "generate.max-new-tokens": "16",
-    "score.resamples": "500", "tracking.to": "[]",
+    "search.trials": "1", "search.concurrent": "1", "search.rouge-examples": "2",
+    "generate.max-new-tokens": "16", "score.resamples": "500", "tracking.to": "[]",
 }  # fmt: skip
 BUILD = "import sys; from setuptools import build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
 
