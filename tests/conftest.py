@@ -211,9 +211,7 @@ def uri(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:
 
 
 # The first four go to a process each; the fifth, which is short, waits behind the first.
-LONG = (
-    "chaos cluster notebook study nf4 wheel search_in_ray tinyllama_shape packed_engine".split()
-)
+LONG = "chaos cluster notebook study nf4 wheel search_in_ray tinyllama_shape packed_engine".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -55,7 +55,7 @@ class Nodes:
         else:
             words += [f"--address={self.address}"]
         # Nodes find the functions of tests, and compute with one thread, as each has one core.
-        paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # nutgraf's, for one machine
         self.begun += 1

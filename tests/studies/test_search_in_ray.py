@@ -85,8 +85,9 @@ def main(folder: Path) -> None:
     log = logging.getLogger("nutgraf")
     log.setLevel(logging.INFO)
     log.addHandler(Look())
-    trials = ray_tune.run(load.build_config(study), training, folder / "trials")
-    chosen = choose_trial(trials)
+    config = load.build_config(study)
+    trials = ray_tune.run(config, training, folder / "trials")
+    chosen = choose_trial(trials, config.search.finalists)
     table = [{**trial.record(trial is chosen), "seconds": 0} for trial in trials]
     history = [(trial.number, *point) for trial in trials for point in trial.history]
     result = {"trials": table, "history": history, "best": chosen.values}

@@ -19,8 +19,8 @@ from typing import Any
 from nutgraf.config import Config
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.data.prompts import Example
-from nutgraf.parallel import ray_cluster
-from nutgraf.search import trial_worker  # before Ray: its environment
+from nutgraf.parallel import ray_cluster  # before Ray: its environment
+from nutgraf.search import trial_worker
 from nutgraf.search.packed_client import PackedTraining
 from nutgraf.search.scheduler import TrialScheduler
 from nutgraf.search.trial import Trial
