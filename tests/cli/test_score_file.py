@@ -241,17 +241,3 @@ def test_without_a_file_it_is_the_stage(monkeypatch, tmp_path):
     for words in ([], [str(path)], ["--run", str(tmp_path)], ["--score.seed", "4"]):
         assert main.main(["score", *words]) == 0
     assert stages == [("score",)] * 4
-
-
-def test_a_missing_rouge_score_is_a_failure_in_one_line(file):
-    code = (
-        "import sys\nsys.modules['rouge_score'] = None\n"
-        "from nutgraf.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "score", str(file), *COLUMNS],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr == "nutgraf: rouge_score is not installed: pip install rouge-score\n"
