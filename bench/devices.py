@@ -18,7 +18,13 @@ import pandas as pd
 
 from nutgraf.config import Config
 from nutgraf.modeling.dims import ModelDims
-from nutgraf.planning import duration, outcome
+from nutgraf.planning.duration import (
+    IMPORT_SECONDS,
+    LOAD_RATE,
+    forward_operations,
+    forward_passes,
+    planned_vs_actual,
+)
 
 UNLIKE = 0.1  # spread where none was measured: an assumption
 SAVED = 16  # bytes of an adapter's weight in a checkpoint: itself, two moments, itself at its best
@@ -46,7 +52,7 @@ class Device:
     @property
     def starting(self) -> float:
         """Until a new process has its model."""
-        return duration.IMPORTS + self.loading
+        return IMPORT_SECONDS + self.loading
 
 
 def of_run(folder: Path, config: Config, row: int, summary: int) -> tuple[Device, str]:
@@ -59,20 +65,23 @@ def of_run(folder: Path, config: Config, row: int, summary: int) -> tuple[Device
     }
     longer = {
         found["what"]: found["measured"] / found["planned"]
-        for found in outcome.planned_vs_actual(planned, manifests, 0)
+        for found in planned_vs_actual(planned, manifests, 0)
         if found["unit"] == "s"
     }
-    whole = duration.work(shape, 1, row, summary)
+    whole = forward_operations(shape, 1, row, summary)
     batch = config.generate.batch_size
     token = config.generate.max_new_tokens * speeds["token"] / batch
-    read = duration.work(shape, 1, row - summary, 0) / speeds["reading"] + whole / speeds["looking"]
+    read = (
+        forward_operations(shape, 1, row - summary, 0) / speeds["reading"]
+        + whole / speeds["looking"]
+    )
     spread, pieces = measured_spread(folder)
     device = Device(
-        row=duration.passes(config.train) * whole / speeds["trial"]["training"] * longer["train"],
+        row=forward_passes(config.train) * whole / speeds["trial"]["training"] * longer["train"],
         looked=whole / speeds["trial"]["reading"] * longer["train"],
         saving=speeds["trial"]["saving"] * longer["train"],
         written=(token + read) * longer["generate"],
-        loading=2 * (shape.linear + shape.other) / duration.READ,
+        loading=2 * (shape.linear + shape.other) / LOAD_RATE,
         adapter=shape.adapter,
         spread=spread,
     )

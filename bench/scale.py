@@ -85,7 +85,7 @@ def study(config: Config, device: Device, devices: int, options: Any, luck: int)
         devices,
         found,
         {
-            "search": duration.RAY + device.starting + found.seconds,
+            "search": duration.RAY_SECONDS + device.starting + found.seconds,
             "train": min(beside, shared) + starts,
             "generate": written + starts,
             "score": scored / devices,
@@ -106,9 +106,9 @@ def scoring(articles: int) -> float:
     """Seconds of one core, for the extracts and for all systems' ROUGE and indicators."""
     systems = len(EXTRACTS) + len(MODELS)
     return articles * (
-        len(EXTRACTS) / duration.EXTRACTED
-        + 1 / duration.LOOKED
-        + systems * (1 / duration.PAIRS + 1 / duration.JUDGED)
+        len(EXTRACTS) / duration.EXTRACT_RATE
+        + 1 / duration.ARTICLE_RATE
+        + systems * (1 / duration.ROUGE_RATE + 1 / duration.INDICATOR_RATE)
     )
 
 
@@ -116,15 +116,18 @@ def one_process(config: Config, options: Any) -> float:
     """Seconds of what no further device makes faster: prepare, the bootstraps, the report."""
     systems = len(EXTRACTS) + len(MODELS)
     drawn = (
-        (4 * systems + 3 * (systems - 2)) * config.score.resamples * options.test / duration.DRAWS
+        (4 * systems + 3 * (systems - 2))
+        * config.score.resamples
+        * options.test
+        / duration.BOOTSTRAP_RATE
     )
     read = (options.articles + VALIDATION + options.test) * options.preparing
     return (
         read
-        + duration.TABLES
-        + options.test * (1 / duration.LOOKED + 1 / duration.JUDGED)
+        + duration.COMPARISON_SECONDS
+        + options.test * (1 / duration.ARTICLE_RATE + 1 / duration.INDICATOR_RATE)
         + drawn
-        + duration.FIGURES
+        + duration.REPORT_SECONDS
     )
 
 

@@ -18,7 +18,7 @@ from devices import Device
 
 from nutgraf.config import Config, SearchConfig
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
-from nutgraf.search.halving import Course, Halving, Verdict
+from nutgraf.search.halving import Halving, TrialProgress, Verdict
 from nutgraf.search.sampler import startup_trials
 from nutgraf.training.budget import effective_batch_size, evaluation_steps, share, total_steps
 
@@ -83,37 +83,40 @@ def search(config: Config, device: Device, luck: int) -> Searched:
     losses = curves(settings.trials, evaluations, draw)
     together = min(settings.concurrent, settings.trials)
     rule = Halving(settings.grace_evaluations, settings.reduction_factor, together)
-    courses: dict[int, Course] = {}
+    progress: dict[int, TrialProgress] = {}
     verdicts: dict[int, Verdict] = {}
     running: dict[int, float] = {}  # since when
     spent: dict[int, float] = {}
     reports: list[tuple[float, int]] = []
     now = waiting = 0.0
     checkpoints = 0
-    while len(courses) < settings.trials or running:
+    while len(progress) < settings.trials or running:
         while (
-            len(courses) < settings.trials
+            len(progress) < settings.trials
             and len(running) < settings.concurrent
-            and all(verdicts[n].settled for n in needed(settings, len(courses)))
+            and all(verdicts[n].settled for n in needed(settings, len(progress)))
         ):
-            number = len(courses) + 1
-            courses[number], verdicts[number] = Course((), evaluations, False), Verdict(None, False)
+            number = len(progress) + 1
+            progress[number], verdicts[number] = (
+                TrialProgress((), evaluations, False),
+                Verdict(None, False),
+            )
             running[number] = now
             heapq.heappush(reports, (now + takes[number - 1][0], number))
         when, number = heapq.heappop(reports)
         if number not in running:
             continue  # stopped in the middle of this piece
-        if len(courses) < settings.trials:
+        if len(progress) < settings.trials:
             waiting += (settings.concurrent - len(running)) * (when - now)
-        now, known = when, len(courses[number].losses) + 1
+        now, known = when, len(progress[number].losses) + 1
         checkpoints += 1
         ended = known == evaluations
-        courses[number] = Course(tuple(losses[number - 1][:known]), evaluations, ended)
+        progress[number] = TrialProgress(tuple(losses[number - 1][:known]), evaluations, ended)
         if not ended:
             heapq.heappush(reports, (now + takes[number - 1][known], number))
         if ended or _is_rung(known, settings):
-            verdicts = rule.judge(courses)
-        for n in [n for n in running if courses[n].ended or verdicts[n].stop is not None]:
+            verdicts = rule.judge(progress)
+        for n in [n for n in running if progress[n].ended or verdicts[n].stop is not None]:
             spent[n] = now - running.pop(n)
     stops = {n: verdict.stop for n, verdict in verdicts.items()}
     counted = sum(sum(takes[n - 1][:stop]) for n, stop in stops.items())

@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "LOOKED", {"train": 24, "validation": 2, "test": 8})
     speed = Speed(6e10, 1.2e11, 0.1)
     speeds = Speeds(speed, speed, 2e11, 2e11, 0.05, "nothing")
-    monkeypatch.setattr(benchmark, "_speeds", lambda *args: speeds)
+    monkeypatch.setattr(benchmark, "measure_speeds", lambda *args: speeds)
 
 
 def printed(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> str:

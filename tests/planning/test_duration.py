@@ -13,7 +13,7 @@ from nutgraf.modeling import attention
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import choose_device, load_base
 from nutgraf.modeling.shape import read_dims
-from nutgraf.planning import advice, benchmark, duration, memory, outcome
+from nutgraf.planning import advice, benchmark, duration, memory
 from nutgraf.planning.duration import Speed, Speeds
 from nutgraf.planning.memory import Machine, RowLengths
 
@@ -52,7 +52,7 @@ def test_work_is_what_the_model_does():
     ):
         model(torch.zeros(3, tokens, dtype=torch.long), logits_to_keep=told)
     base.set_attn_implementation(usual)
-    assert duration.work(POCKET, 3, tokens, told) == pytest.approx(
+    assert duration.forward_operations(POCKET, 3, tokens, told) == pytest.approx(
         counter.get_total_flops(), rel=0.01
     )
 
@@ -91,21 +91,21 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
         ):
             model.train()(torch.zeros(rows, tokens, dtype=torch.long), logits_to_keep=1)
         model.set_attn_implementation(usual)
-    settings = replace_settings(config, {"train.micro_batch_size": rows}).train
+    config = replace_settings(config, {"train.micro_batch_size": rows})
     lengths = RowLengths(tokens, tokens, tokens, tokens, 1, 1)
     machine = CPU if name == attention.NAME else Machine("cuda", True, 2, 0)
-    told = memory._kept(settings, config.lora, POCKET, lengths, machine)
+    told = memory.activation_bytes(config, POCKET, lengths, machine)
     assert told == pytest.approx(sum(kept.values()), rel=0.1)
 
 
 def test_a_search_without_stopping_is_whole_trainings():
     config = replace_settings(Config(), {"search.trials": 6, "search.grace_evaluations": 4})
-    assert duration.played(config) == duration.Played(3.0, 3.0, 3.0)
+    assert duration.simulate_searches(config) == (3.0, 3.0, 3.0)
 
 
 def test_a_search_that_stops_trials_is_shorter_and_ends_with_a_winner():
-    luck = duration.played(replace_settings(Config(), {"search.trials": 8}))
-    assert 1 <= luck.short < luck.usual < luck.long <= 4
+    median, p10, p90 = duration.simulate_searches(replace_settings(Config(), {"search.trials": 8}))
+    assert 1 <= p10 < median < p90 <= 4
 
 
 def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
@@ -113,9 +113,9 @@ def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     config = replace_settings(Config(), {"search.trials": 4})
     # The second of the first two is stopped, and each after it, as none is better than the first.
-    assert duration._one_search([1, 2, 4, 3], config, 4) == 4
+    assert duration._simulate_search([1, 2, 4, 3], config, 4) == 4
     # The third is better, begins after the second is stopped, and is completed.
-    assert duration._one_search([2, 4, 1, 3], config, 4) == 5
+    assert duration._simulate_search([2, 4, 1, 3], config, 4) == 5
 
 
 def test_twice_the_budget_is_about_twice_the_time():
@@ -190,7 +190,7 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
         **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
         **{f"scores__{name}": (306, 308) for name in BUILT_IN},  # the first carried on
     )
-    rows = {row["what"]: row for row in outcome.planned_vs_actual(record, made, 2_500_000_000)}
+    rows = {row["what"]: row for row in duration.planned_vs_actual(record, made, 2_500_000_000)}
     assert set(rows) == {"search", "train", "memory of a training"}
     assert rows["search"]["measured"] == 100
     assert rows["train"]["measured"] == 100

@@ -35,7 +35,7 @@ HOME = {
 # Rooms and modules that load neither torch, transformers nor Ray; HEAVY are exceptions in them.
 WITHOUT_TORCH = (
     "core config storage parallel data evaluation report cli pocket serving.limits serving.schema "
-    "serving.server serving.request_guard planning.memory planning.duration planning.outcome "
+    "serving.server serving.request_guard planning.memory planning.duration "
     "planning.advice pipeline.runner pipeline.artifacts pipeline.stages.score "
     "pipeline.stages.compare pipeline.stages.report"
 ).split()

@@ -129,11 +129,11 @@ def study(svgs: dict[str, str]) -> Study:
         planned=[
             {
                 "what": "search", "planned": 100.0, "measured": 110.0, "unit": "s",
-                "luck": [80.0, 150.0],
+                "range": [80.0, 150.0],
             },
             {
                 "what": "memory of a training", "planned": 2.0, "measured": 2.5, "unit": "GB",
-                "luck": None,
+                "range": None,
             },
         ],
         artefacts=[

@@ -5,17 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nutgraf.search.halving import Course, Halving, Verdict
+from nutgraf.search.halving import Halving, TrialProgress, Verdict
 
 LAST = 4
-RULE = Halving(grace=1, factor=2, together=2)
+RULE = Halving(grace=1, factor=2, parallel=2)
 
 
-def running(*losses: float) -> Course:
-    return Course(losses, LAST, ended=len(losses) == LAST)
+def running(*losses: float) -> TrialProgress:
+    return TrialProgress(losses, LAST, ended=len(losses) == LAST)
 
 
-def stops(rule: Halving, *courses: Course) -> list[int | None]:
+def stops(rule: Halving, *courses: TrialProgress) -> list[int | None]:
     return [verdict.stop for verdict in rule.judge(dict(enumerate(courses, 1))).values()]
 
 
@@ -28,7 +28,7 @@ def test_no_verdict_before_the_other_of_the_first_two_has_reported() -> None:
     assert RULE.judge({1: running(2.0, 1.9)}) == {1: Verdict(None, False)}
     assert RULE.judge({1: running(2.0, 1.9), 2: running()})[1] == Verdict(None, False)
     assert RULE.judge({1: running(2.0, 1.9), 2: running(1.0)})[1] == Verdict(1, True)
-    alone = Course((), LAST, ended=True)
+    alone = TrialProgress((), LAST, ended=True)
     assert RULE.judge({1: running(2.0, 1.9), 2: alone})[1] == Verdict(None, False)
     assert RULE.judge({1: running(2.0, 1.9, 1.8, 1.7), 2: alone})[1] == Verdict(None, True)
 
@@ -50,13 +50,13 @@ def test_at_the_second_rung_only_those_count_that_passed_the_first() -> None:
 
 def test_between_rungs_and_within_the_grace_nobody_is_stopped() -> None:
     assert stops(RULE, running(1.0, 1.0, 9.0), running(2.0)) == [None, 1]
-    patient = Halving(grace=2, factor=2, together=2)
+    patient = Halving(grace=2, factor=2, parallel=2)
     assert stops(patient, running(1.0), running(9.0)) == [None, None]
     assert stops(patient, running(1.0, 1.0), running(9.0, 9.0)) == [None, 2]
 
 
 def test_a_trial_that_has_used_its_budget_is_not_stopped() -> None:
-    patient = Halving(grace=LAST, factor=2, together=2)
+    patient = Halving(grace=LAST, factor=2, parallel=2)
     courses = [running(1.0, 1.0, 1.0, 1.0), running(2.0, 2.0, 2.0, 2.0)]
     assert patient.judge(dict(enumerate(courses, 1))) == {
         1: Verdict(None, True),
@@ -65,7 +65,7 @@ def test_a_trial_that_has_used_its_budget_is_not_stopped() -> None:
 
 
 def test_a_failed_trial_counts_up_to_its_last_report() -> None:
-    failed = Course((0.5,), LAST, ended=True)
+    failed = TrialProgress((0.5,), LAST, ended=True)
     assert stops(RULE, running(1.0, 0.9), failed) == [1, None]
     assert stops(RULE, failed, running(0.4, 0.3), running(0.45, 0.4)) == [1, None, 2]
 
@@ -85,19 +85,19 @@ def test_a_verdict_once_known_never_changes_whatever_the_order(
     whole: list[tuple[list[float], bool]], rule: Halving, order: object
 ) -> None:
     """Every trial reports all it has, in any order; some fail at the end, others complete."""
-    rule = Halving(rule.grace, rule.factor, min(rule.together, len(whole)))
+    rule = Halving(rule.grace, rule.factor, min(rule.parallel, len(whole)))
     evaluations = {n: len(values) + failed for n, (values, failed) in enumerate(whole, 1)}
     final = rule.judge(
-        {n: Course(tuple(v), evaluations[n], True) for n, (v, _) in enumerate(whole, 1)}
+        {n: TrialProgress(tuple(v), evaluations[n], True) for n, (v, _) in enumerate(whole, 1)}
     )
     assert all(verdict.settled for verdict in final.values())
     reports = [n for n, (values, _) in enumerate(whole, 1) for _ in range(len(values) + 1)]
     order.shuffle(reports)  # type: ignore[attr-defined]
-    known: dict[int, Course] = {}
+    known: dict[int, TrialProgress] = {}
     for number in reports:  # each an evaluation, the last one the trial's end
         values, got = whole[number - 1][0], known.get(number)
         count = 0 if got is None else len(got.losses)
-        known[number] = Course(
+        known[number] = TrialProgress(
             tuple(values[: count + 1]), evaluations[number], ended=count == len(values)
         )
         for judged, verdict in rule.judge(known).items():

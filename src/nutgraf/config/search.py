@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -63,6 +64,11 @@ class SearchConfig(Section):
         "ones.",
     )
     seed: Seed = Field(42, description="Seed of the proposals.")
+
+    @property
+    def parallel_trials(self) -> int:
+        """How many trials run at a time on this machine: `concurrent`, or what its cores allow."""
+        return min(self.concurrent, max(1, int((os.cpu_count() or 1) / self.cpus_per_trial)))
 
     @field_validator("space")
     @classmethod

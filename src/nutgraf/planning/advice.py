@@ -1,160 +1,101 @@
-"""Settings that are unusual, and what each costs: a table of condition and sentence."""
+"""Name unusual settings, each with its cost: one rule a setting."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from nutgraf.config import Config
 from nutgraf.config.load import replace_settings
 from nutgraf.core.units import duration, memory
-from nutgraf.planning import memory as footprint
 from nutgraf.planning.duration import Plan
-from nutgraf.planning.memory import RowLengths
-from nutgraf.training.budget import at_once, effective_batch_size, evaluation_steps, total_steps
+from nutgraf.planning.memory import ADAPTER_BYTES, RowLengths, training_bytes
+from nutgraf.training.budget import evaluation_steps, total_examples
 
-# ROUGE-1 of single summaries of CNN/DailyMail differs by so much (standard deviation): 20 articles
-# give a 95% interval of ±5.4 points (configs/original-notebook.yaml).
-SPREAD = 12.3
-
-
-@dataclass(frozen=True)
-class Case:
-    """A configuration with its plan."""
-
-    config: Config
-    plan: Plan
-
-    def training(self, rows: RowLengths | None = None, **changes: object) -> int:
-        """Most bytes of a training with `changes` to the configuration, as section__field."""
-        config = replace_settings(
-            self.config, {name.replace("__", "."): value for name, value in changes.items()}
-        )
-        plan = self.plan
-        return round(footprint.training_bytes(config, plan.shape, rows or plan.rows, plan.machine))
-
-    def seconds(self, stage: str) -> float:
-        return next(found.seconds for found in self.plan.stages if found.name == stage)
+# Standard deviation of ROUGE-1 over single summaries of CNN/DailyMail: 20 articles give a 95%
+# interval of ±5.4 points (configs/original-notebook.yaml).
+ROUGE1_DEVIATION = 12.3
 
 
 def settings_advice(config: Config) -> Iterator[str]:
-    """What can be said from the settings alone, a line each: `setting value: what it costs`."""
-    for name, holds, sentence in SETTINGS:
-        if holds(config):
-            yield _line(config, name, sentence(config))
+    """Yield what follows from the settings alone, a line each: `setting value: its cost`."""
+    data, search, beams = config.data, config.search, config.generate.num_beams
+    if data.test_examples is not None and data.test_examples < 100:
+        interval = 1.96 * ROUGE1_DEVIATION / math.sqrt(data.test_examples)
+        yield (
+            f"data.test_examples {data.test_examples}: the 95% interval of a mean ROUGE-1 is about "
+            f"±{interval:.1f} points"
+        )
+    examples = total_examples(config.train)
+    if data.train_examples is not None and examples > 1.05 * data.train_examples:
+        repeats = examples / data.train_examples
+        yield f"data.train_examples {data.train_examples}: each article is seen {repeats:.1f} times"
+    evaluations = len(evaluation_steps(config.train))
+    if evaluations <= search.grace_evaluations:
+        yield (
+            f"train.eval_every {config.train.eval_every}: {evaluations} evaluation of each trial, "
+            f"so none is stopped early: the search costs {search.trials} whole trainings"
+        )
+    if search.parallel_trials < search.concurrent:
+        yield (
+            f"search.concurrent {search.concurrent}: with {search.cpus_per_trial:g} cores a trial, "
+            f"{search.parallel_trials} at a time run here"
+        )
+    if beams > 1:
+        yield (
+            f"generate.num_beams {beams}: writing takes about {beams} times as long as greedily, "
+            f"with {beams} times the cache"
+        )
 
 
 def cost_advice(config: Config, plan: Plan) -> Iterator[str]:
-    """What takes the plan to say."""
-    case = Case(config, plan)
-    for name, holds, sentence in COSTS:
-        if holds(case):
-            yield _line(config, name, sentence(case))
+    """Yield what only the plan shows, in such lines."""
+    train, rows, machine, cpu = config.train, plan.rows, plan.machine, plan.machine.device == "cpu"
+    seconds = {stage.name: stage.seconds for stage in plan.stages}
+    free, present = memory(machine.free), memory(plan.training_bytes)
 
+    def peak(setting: str, value: object) -> int:
+        changed = replace_settings(config, {setting: value})
+        return round(training_bytes(changed, plan.shape, rows, machine))
 
-def _line(config: Config, name: str, sentence: str) -> str:
-    section, field = name.split(".")
-    value = getattr(getattr(config, section), field)
-    shown = list(value) if isinstance(value, tuple) else value
-    return f"{name} {shown}: {sentence}"
-
-
-Rule = tuple[str, Callable[[Config], bool], Callable[[Config], str]]
-
-SETTINGS: tuple[Rule, ...] = (
-    (
-        "data.test_examples",
-        lambda c: c.data.test_examples is not None and c.data.test_examples < 100,
-        lambda c: f"the 95% interval of a mean ROUGE-1 is about ±{_interval(c):.1f} points",
-    ),
-    (
-        "data.train_examples",
-        lambda c: c.data.train_examples is not None and _seen(c) > 1.05 * c.data.train_examples,
-        lambda c: f"each article is seen {_seen(c) / (c.data.train_examples or 1):.1f} times",
-    ),
-    (
-        "train.eval_every",
-        lambda c: len(evaluation_steps(c.train)) <= c.search.grace_evaluations,
-        lambda c: f"{len(evaluation_steps(c.train))} evaluation of each trial, so none is stopped "
-        f"early: the search costs {c.search.trials} whole trainings",
-    ),
-    (
-        "search.concurrent",
-        lambda c: at_once(c.search) < c.search.concurrent,
-        lambda c: f"with {c.search.cpus_per_trial:g} cores a trial, {at_once(c.search)} at a time "
-        "run here",
-    ),
-    (
-        "generate.num_beams",
-        lambda c: c.generate.num_beams > 1,
-        lambda c: f"writing takes about {c.generate.num_beams} times as long as greedily, with "
-        f"{c.generate.num_beams} times the cache",
-    ),
-)  # fmt: skip
-
-
-def _interval(config: Config) -> float:
-    return 1.96 * SPREAD / math.sqrt(config.data.test_examples or math.inf)
-
-
-def _seen(config: Config) -> int:
-    return total_steps(config.train) * effective_batch_size(config.train)
-
-
-CostRule = tuple[str, Callable[[Case], bool], Callable[[Case], str]]
-
-COSTS: tuple[CostRule, ...] = (
-    (
-        "train.seeds",
-        lambda c: len(c.config.train.seeds) == 1,
-        lambda c: "the spread between trainings stays unknown; a further seed costs about "
-        f"{duration(c.seconds('train') + c.seconds('generate') / 2)}",
-    ),
-    (
-        "prompt.max_tokens",
-        lambda c: c.plan.rows.longest_row > 1024,
-        lambda c: f"the longest row has {c.plan.rows.longest_row:,} tokens and a training holds "
-        f"{memory(c.training())}; with 1,024 it would hold {memory(_shorter(c))}",
-    ),
-    (
-        "train.micro_batch_size",
-        lambda c: c.config.train.micro_batch_size == 1 and c.plan.machine.device == "cuda",
-        lambda c: "one row at a time leaves a GPU mostly idle; 4 rows take "
-        f"{memory(c.training(train__micro_batch_size=4))} of {memory(c.plan.machine.free)}",
-    ),
-    (
-        "train.activation_checkpointing",
-        lambda c: c.config.train.activation_checkpointing and _kept(c) < c.plan.machine.free,
-        lambda c: f"about 20% slower; without it a training holds {memory(_kept(c))} in place of "
-        f"{memory(c.training())}, and {memory(c.plan.machine.free)} are free",
-    ),
-    (
-        "model.quantization",
-        lambda c: c.config.model.quantization == "nf4" and c.plan.machine.device == "cpu",
-        lambda c: f"a training holds {memory(c.training())} in place of "
-        f"{memory(c.training(model__quantization='none'))}, and on a CPU each product unpacks its "
-        "weights first",
-    ),
-    (
-        "lora.r",
-        lambda c: c.config.lora.r >= 128,
-        lambda c: f"{c.plan.shape.adapter / 1e6:,.1f} million weights in an adapter, "
-        f"{memory(footprint.ADAPTER * c.plan.shape.adapter)} with gradients and moments",
-    ),
-    (
-        "generate.max_new_tokens",
-        lambda c: c.config.generate.max_new_tokens < c.plan.rows.longest_summary,
-        lambda c: f"references have up to {c.plan.rows.longest_summary} tokens: summaries as long "
-        "as those are cut",
-    ),
-)  # fmt: skip
-
-
-def _kept(case: Case) -> int:
-    return case.training(train__activation_checkpointing=False)
-
-
-def _shorter(case: Case) -> int:
-    rows = RowLengths(**{name: min(size, 1024) for name, size in vars(case.plan.rows).items()})
-    return case.training(rows)
+    if len(train.seeds) == 1:
+        yield (
+            f"train.seeds {list(train.seeds)}: the spread between trainings stays unknown; a "
+            f"further seed costs about {duration(seconds['train'] + seconds['generate'] / 2)}"
+        )
+    if rows.longest_row > 1024:
+        short = RowLengths(**{name: min(tokens, 1024) for name, tokens in vars(rows).items()})
+        shorter = round(training_bytes(config, plan.shape, short, machine))
+        yield (
+            f"prompt.max_tokens {config.prompt.max_tokens}: the longest row has "
+            f"{rows.longest_row:,} tokens and a training holds {present}; with 1,024 it would hold "
+            f"{memory(shorter)}"
+        )
+    if train.micro_batch_size == 1 and not cpu:
+        yield (
+            "train.micro_batch_size 1: one row at a time leaves a GPU mostly idle; 4 rows take "
+            f"{memory(peak('train.micro_batch_size', 4))} of {free}"
+        )
+    if train.activation_checkpointing:
+        faster = peak("train.activation_checkpointing", False)
+        if faster < machine.free:
+            yield (
+                "train.activation_checkpointing True: about 20% slower; without it a training "
+                f"holds {memory(faster)} in place of {present}, and {free} are free"
+            )
+    if config.model.quantization == "nf4" and cpu:
+        yield (
+            f"model.quantization nf4: a training holds {present} in place of "
+            f"{memory(peak('model.quantization', 'none'))}, and on a CPU each product unpacks its "
+            "weights first"
+        )
+    if config.lora.r >= 128:
+        yield (
+            f"lora.r {config.lora.r}: {plan.shape.adapter / 1e6:,.1f} million weights in an "
+            f"adapter, {memory(ADAPTER_BYTES * plan.shape.adapter)} with gradients and moments"
+        )
+    if config.generate.max_new_tokens < rows.longest_summary:
+        yield (
+            f"generate.max_new_tokens {config.generate.max_new_tokens}: references have up to "
+            f"{rows.longest_summary} tokens: summaries as long as those are cut"
+        )

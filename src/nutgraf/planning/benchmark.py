@@ -1,9 +1,9 @@
-"""Measure how fast this machine trains and writes, from a few real steps, for `plan`.
+"""Measure how fast this machine trains and generates, from a few real steps, for a plan.
 
-A base of up to SMALL weights that lies on the disk is measured itself. Of a larger one, or one on
-the Hub, two layers of its shape with random weights are measured in its place and scaled by
-operations: nothing is downloaded, and no large model is loaded for a measurement. Of
-repeated measurements the fastest counts: other load and first-time work only make one slower.
+A local base of up to SMALL weights is measured itself. In place of a larger one, or one on the Hub,
+a stand-in is measured and scaled by operations: LAYERS layers of its dimensions with random
+weights. So nothing is downloaded, and no large model is loaded. Of repeated measurements the
+fastest counts: other load and first-time work only make one slower.
 """
 
 from __future__ import annotations
@@ -34,23 +34,29 @@ from nutgraf.modeling.dims import ModelDims
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import summary_losses
 from nutgraf.modeling.shape import read_dims, write_stand_in
-from nutgraf.planning import memory as footprint
-from nutgraf.planning.duration import Plan, Speed, Speeds, passes, plan_study, work
-from nutgraf.planning.memory import Machine, RowLengths
-from nutgraf.training.budget import at_once, training_order, worth_measuring
+from nutgraf.planning.duration import (
+    Plan,
+    Speed,
+    Speeds,
+    forward_operations,
+    forward_passes,
+    plan_study,
+)
+from nutgraf.planning.memory import Machine, RowLengths, row_lengths
+from nutgraf.training.budget import training_order, worth_measuring
 from nutgraf.training.fit import fit
 from nutgraf.training.job import TrainingJob
 
-SMALL = 100_000_000  # weights; more are not loaded for a measurement
-LAYERS = 2  # of the base's form, where it is not measured itself
-STEPS = 6  # of a training, of which the first is not counted
-WORTH = 5  # times as many articles as are measured are trained on in a search that is worth a plan
-LOOKED = 8  # rows of an evaluation
-TOKENS = 6  # of summaries
-REPEATED = 2  # times the same batch is written, or its losses found
-# Operations of a forward pass measured on a CPU, in training and in writing, a second or two: where
+SMALL = 100_000_000  # weights
+LAYERS = 2
+STEPS = 6  # of the measured training; the first is not counted
+WORTH = 5  # a search is planned if it trains on so many times the measured articles
+EVAL_ROWS = 8
+NEW_TOKENS = 6  # of each measured summary
+REPEATS = 2  # of the same batch
+# Operations of a measured forward pass on a CPU, in training and in generation: a second or two. If
 # a batch of the configuration takes more, fewer rows of it are measured.
-TRAINED, WRITTEN = 5e10, 2e11
+TRAINING_OPERATIONS, GENERATION_OPERATIONS = 5e10, 2e11
 
 
 def worth_planning(config: Config) -> bool:
@@ -66,128 +72,140 @@ def forecast(
     lengths: RowLengths | None = None,
     preparing: float = 0.0,
 ) -> Plan:
-    """Return the plan of a study, with speeds measured on these rows and prompts.
+    """Return the plan of a study, with speeds measured in a few seconds.
 
-    `articles`: how many by split; `lengths` of the study's rows where they are not those of `rows`;
-    `preparing`: seconds an article. Takes seconds; a small base stays in memory for its next user.
-    Raises UserError for a device that is not there and for layers that the base lacks.
+    Args:
+        config: The study's settings.
+        rows: Training rows to measure with.
+        prompts: Prompts to measure with, as token ids.
+        articles: Number of articles by split.
+        lengths: Lengths of the study's rows, if they differ from those of `rows`.
+        preparing: Seconds to prepare one article.
+
+    Raises:
+        UserError: for a device that is missing, and for layers that the base lacks.
     """
     device = choose_device(config.model)
     free = torch.cuda.mem_get_info()[0] if device.name == "cuda" else memory_info().free
     machine = Machine(device.name, device.dtype != torch.float32, torch.get_num_threads(), free)
-    form = read_dims(config.model, config.lora)
-    measured = footprint.row_lengths([(len(row.ids), row.prompt_tokens) for row in rows])
+    dims = read_dims(config.model, config.lora)
+    lengths = lengths or row_lengths([(len(row.ids), row.prompt_tokens) for row in rows])
     started = time.perf_counter()
-    speeds = _speeds(config, form, rows, prompts, device)
-    took = time.perf_counter() - started
-    return plan_study(config, form, lengths or measured, machine, speeds, articles, took, preparing)
+    speeds = measure_speeds(config, dims, rows, prompts, device)
+    seconds = time.perf_counter() - started
+    return plan_study(config, dims, lengths, machine, speeds, articles, seconds, preparing)
 
 
-def _speeds(
+def measure_speeds(
     config: Config,
-    whole: ModelDims,
+    dims: ModelDims,
     rows: Sequence[Example],
     prompts: Sequence[Sequence[int]],
     device: Device,
 ) -> Speeds:
-    tokenizer = load_tokenizer(config.model)
-    every = torch.get_num_threads()
-    one = max(1, min(every, int(config.search.cpus_per_trial)))
-    together = at_once(config.search)
-    with base_or_stand_in(config, whole) as (base, form, words):
-        seen = Measured(base, form, config, tokenizer, device)
-        if device.name == "cuda":
-            trial = alone = seen.training(rows, every)
+    """Return the speeds of a model with dimensions `dims`; see `forecast` for the rest."""
+    cores = torch.get_num_threads()
+    threads = trial_threads(config)
+    parallel = config.search.parallel_trials
+    with open_benchmark(config, dims, device) as benchmark:
+        if device.name == "cuda":  # which parallel trainings share
+            alone = benchmark.training(rows, cores)
+            shared = alone.training / parallel, alone.reading / parallel
+            trial = alone = Speed(*shared, alone.saving)
         else:
-            trial = seen.training(rows, one, neighbours=together - 1)
-            alone = trial if together > 1 or one == every else seen.training(rows, every)
-        reading, token = seen.writing(prompts, whole)
-        looking = seen.looking(rows)
-    if device.name == "cuda":  # which trainings at a time share
-        trial = Speed(trial.training / together, trial.reading / together, trial.saving)
-        alone = trial
-    return Speeds(trial, alone, looking, reading, token, words)
+            trial = alone = benchmark.training(rows, threads, neighbours=parallel - 1)
+            if parallel == 1 and threads < cores:
+                alone = benchmark.training(rows, cores)
+        reading, token = benchmark.generation(prompts, dims)
+        losses = benchmark.losses(rows)
+    return Speeds(trial, alone, losses, reading, token, benchmark.measured_on)
+
+
+def trial_threads(config: Config) -> int:
+    """Return the threads of one trial: `search.cpus_per_trial`, if there are as many."""
+    return max(1, min(torch.get_num_threads(), int(config.search.cpus_per_trial)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class Benchmark:
+    """Measurements of a base with dimensions `dims`: the configured one, or its stand-in."""
+
     base: PreTrainedModel
-    form: ModelDims
+    dims: ModelDims
     config: Config
     tokenizer: PreTrainedTokenizerBase
     device: Device
+    measured_on: str  # in words
+
+    def short_training(self, rows: Sequence[Example], steps: int) -> Config:
+        """Return the configuration of a training of a few steps and one evaluation at its end."""
+        tokens = max(len(row.ids) for row in rows)
+        batch = min(self.config.train.micro_batch_size, self._max_rows(TRAINING_OPERATIONS, tokens))
+        overrides = {
+            "train.max_examples": None,
+            "train.max_steps": steps,
+            "train.micro_batch_size": batch,
+            "train.gradient_accumulation_steps": 1,
+            "train.eval_every": steps * batch,
+            "train.eval_examples": 1,
+        }
+        return replace_settings(self.config, overrides)
 
     def training(self, rows: Sequence[Example], threads: int, neighbours: int = 0) -> Speed:
         """Measure `fit` itself on `threads` cores while `neighbours` other threads are busy."""
+        config = self.short_training(rows, STEPS)
+        train, batch = config.train, config.train.micro_batch_size
         lengths = [len(row.ids) for row in rows]
-        batch = self.micro_batch(lengths)
-        config = replace_settings(
-            self.config,
-            {
-                "train.max_examples": None,
-                "train.max_steps": STEPS,
-                "train.micro_batch_size": batch,
-                "train.gradient_accumulation_steps": 1,
-                "train.eval_every": STEPS * batch,
-                "train.eval_examples": 1,
-            },
-        )
-        settings = config.train
-        ended: list[float] = []
+        times: list[float] = []
         with (
             tempfile.TemporaryDirectory() as scratch,
-            threads_of(threads),
-            busy(neighbours),
-            fresh_adapter(self.base, config.lora, settings.seed) as model,
+            cores_in_use(threads, neighbours),
+            fresh_adapter(self.base, config.lora, train.seed) as model,
         ):
             job = TrainingJob(
                 config,
                 rows,
                 rows,
                 Path(scratch) / "adapter",
-                on_step=lambda: ended.append(self.now()),
-                on_eval=lambda evaluation: ended.append(self.now()),
+                on_step=lambda: times.append(self.now()),
+                on_eval=lambda evaluation: times.append(self.now()),
             )
             fit(model, self.tokenizer, job, self.device)
             with training_attention(model, self.device, batch, max(lengths)):
-                looking = self._looking(model, rows)
-        *_, trained, saved = ended
-        order = training_order(lengths, batch, STEPS, settings.seed)
+                losses = self._losses(model, rows)
+        *_, trained, saved = times
+        order = training_order(lengths, batch, STEPS, train.seed)
         speeds = []
         for step in range(1, STEPS):
-            here = [rows[i] for i in order[step * batch : (step + 1) * batch]]
-            operations = passes(settings) * self._work(here)
-            speeds.append(operations / (ended[step] - ended[step - 1]))
-        return Speed(max(speeds), looking, saved - trained)
+            step_rows = [rows[i] for i in order[step * batch : (step + 1) * batch]]
+            operations = forward_passes(train) * self._operations(step_rows)
+            speeds.append(operations / (times[step] - times[step - 1]))
+        return Speed(max(speeds), losses, saved - trained)
 
-    def micro_batch(self, lengths: Sequence[int]) -> int:
-        """Return the rows of a measured micro-batch."""
-        return min(self.config.train.micro_batch_size, self._rows(TRAINED, max(lengths)))
-
-    def looking(self, rows: Sequence[Example]) -> float:
+    def losses(self, rows: Sequence[Example]) -> float:
         """Return operations a second of computing the losses of summaries, on all cores."""
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
-            return max(self._looking(model.eval(), rows) for _ in range(REPEATED))
+            return max(self._losses(model.eval(), rows) for _ in range(REPEATS))
 
-    def _looking(self, model: PreTrainedModel, rows: Sequence[Example]) -> float:
+    def _losses(self, model: PreTrainedModel, rows: Sequence[Example]) -> float:
         started = self.now()
-        summary_losses(model, rows[:LOOKED], self.tokenizer.pad_token_id, self.device)
-        return self._work(rows[:LOOKED]) / (self.now() - started)
+        summary_losses(model, rows[:EVAL_ROWS], self.tokenizer.pad_token_id, self.device)
+        return self._operations(rows[:EVAL_ROWS]) / (self.now() - started)
 
-    def writing(self, prompts: Sequence[Sequence[int]], whole: ModelDims) -> tuple[float, float]:
+    def generation(self, prompts: Sequence[Sequence[int]], dims: ModelDims) -> tuple[float, float]:
         """Return (operations a second of reading prompts, seconds for one more token).
 
-        The latter is for a full batch with the `whole` model.
+        The latter is for a full batch and a model with dimensions `dims`.
         """
-        asked = self.config.generate.batch_size
-        batch = min(asked, len(prompts), self._rows(WRITTEN, max(map(len, prompts))))
-        settings = replace_settings(
-            self.config, {"generate.max_new_tokens": TOKENS, "generate.batch_size": batch}
-        ).generate
+        full_batch = self.config.generate.batch_size
+        max_rows = self._max_rows(GENERATION_OPERATIONS, max(map(len, prompts)))
+        batch = min(full_batch, len(prompts), max_rows)
+        overrides = {"generate.max_new_tokens": NEW_TOKENS, "generate.batch_size": batch}
+        settings = replace_settings(self.config, overrides).generate
         firsts, tokens = [], []
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
             model.eval()
-            for _ in range(REPEATED):
+            for _ in range(REPEATS):
                 times = [self.now()]
                 hook = model.get_output_embeddings().register_forward_hook(
                     lambda *args, times=times: times.append(self.now())
@@ -197,15 +215,16 @@ class Measured:
                 first, *others = (b - a for a, b in itertools.pairwise(times))
                 firsts.append(first)
                 tokens += others
-        read = sum(work(self.form, 1, len(ids), 0) for ids in prompts[:batch])
+        read = sum(forward_operations(self.dims, 1, len(ids), 0) for ids in prompts[:batch])
         reading = read * settings.num_beams / min(firsts)
         token = min(tokens)
-        beams = asked * settings.num_beams
-        if batch < asked:  # a step takes as long as the weights take to pass, or the products
-            token = max(token, work(self.form, beams, 1, 1) / reading)
-        if self.device.name == "cuda":  # where a step is launching its kernels, layer by layer
-            return reading, token * whole.layers / self.form.layers
-        return reading, token * work(whole, 1, 1, 1) / work(self.form, 1, 1, 1)
+        if batch < full_batch:  # a step takes as long as the weights take to load, or the products
+            beams = full_batch * settings.num_beams
+            token = max(token, forward_operations(self.dims, beams, 1, 1) / reading)
+        if self.device.name == "cuda":  # a step launches its kernels, layer by layer
+            return reading, token * dims.layers / self.dims.layers
+        scale = forward_operations(dims, 1, 1, 1) / forward_operations(self.dims, 1, 1, 1)
+        return reading, token * scale
 
     def now(self) -> float:
         """Return the time in seconds, once the device has finished all its work."""
@@ -213,32 +232,33 @@ class Measured:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _work(self, rows: Sequence[Example]) -> float:
+    def _operations(self, rows: Sequence[Example]) -> float:
         return sum(
-            work(self.form, 1, len(row.ids), len(row.ids) - row.prompt_tokens) for row in rows
+            forward_operations(self.dims, 1, len(row.ids), len(row.ids) - row.prompt_tokens)
+            for row in rows
         )
 
-    def _rows(self, operations: float, tokens: int) -> int:
-        """Return how many rows of so many tokens a measured pass may have."""
+    def _max_rows(self, operations: float, tokens: int) -> int:
         if self.device.name == "cuda":
             return sys.maxsize
-        return max(1, int(operations / work(self.form, 1, tokens, 0)))
+        return max(1, int(operations / forward_operations(self.dims, 1, tokens, 0)))
 
 
 @contextlib.contextmanager
-def base_or_stand_in(
-    config: Config, whole: ModelDims
-) -> Iterator[tuple[PreTrainedModel, ModelDims, str]]:
-    """Yield the measured base or its stand-in, its shape, and in words which it is."""
-    local = Path(base_source(config.model)).is_dir()
-    if local and whole.linear + whole.other <= SMALL:
-        yield load_base(config.model), whole, "the base itself"
+def open_benchmark(config: Config, dims: ModelDims, device: Device) -> Iterator[Benchmark]:
+    """Yield a benchmark of the configured base, whose dimensions are `dims`, or of its stand-in."""
+    tokenizer = load_tokenizer(config.model)
+    if Path(base_source(config.model)).is_dir() and dims.linear + dims.other <= SMALL:
+        base = load_base(config.model)
+        yield Benchmark(base, dims, config, tokenizer, device, "the base itself")
         return
     with tempfile.TemporaryDirectory() as folder:
         write_stand_in(config.model, LAYERS, Path(folder))
         model = config.model.model_copy(update={"base": folder, "revision": None})
+        base, dims = load_base(model), read_dims(model, config.lora)
         try:
-            yield load_base(model), read_dims(model, config.lora), f"{LAYERS} layers of its shape"
+            words = f"{LAYERS} layers of its shape"
+            yield Benchmark(base, dims, config, tokenizer, device, words)
         finally:
             load_base.cache_clear()
             gc.collect()
@@ -247,37 +267,28 @@ def base_or_stand_in(
 
 
 @contextlib.contextmanager
-def threads_of(number: int) -> Iterator[None]:
-    """Compute with so many threads in the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def cores_in_use(threads: int, neighbours: int) -> Iterator[None]:
+    """Compute with so many threads while others multiply, as parallel trainings do.
 
-
-@contextlib.contextmanager
-def busy(neighbours: int) -> Iterator[None]:
-    """Keep other cores multiplying in the block, as trainings side by side do.
-
-    What they share (clock, caches, memory) makes each slower than one alone.
+    What the cores share (clock, caches, memory) makes each slower than one alone.
     """
-    done = threading.Event()
+    before, finished = torch.get_num_threads(), threading.Event()
 
     def multiply() -> None:
         a, b = torch.ones(1024, 256), torch.ones(256, 640)
         out = torch.empty(1024, 640)
-        while not done.is_set():
+        while not finished.is_set():
             torch.mm(a, b, out=out)
             out.exp_()
 
-    threads = [threading.Thread(target=multiply) for _ in range(neighbours)]
-    for thread in threads:
-        thread.start()
+    others = [threading.Thread(target=multiply) for _ in range(neighbours)]
+    torch.set_num_threads(threads)
     try:
+        for thread in others:
+            thread.start()
         yield
     finally:
-        done.set()
-        for thread in threads:
+        finished.set()
+        for thread in others:
             thread.join()
+        torch.set_num_threads(before)

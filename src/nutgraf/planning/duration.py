@@ -1,15 +1,15 @@
-"""How long a study takes, in seconds a stage: arithmetic from budget, shape, lengths and speeds.
+"""Predict how many seconds each stage of a study takes, and compare a plan with its run.
 
-The stages are counted as they run: processes that start, trials at a time and stopped early,
-evaluations, trainings side by side, batches of summaries. Speeds come from `measurement`; every
-other assumption is a name here with its source.
+The stages are counted as they run: processes that start, parallel trials of which some are stopped
+early, evaluations, parallel trainings, batches of summaries. Speeds come from `benchmark`; every
+other assumption is a constant here with its source.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,107 +17,101 @@ from nutgraf.config import Config, TrainConfig
 from nutgraf.config.systems import EXTRACTS, MODELS, seed_repeats, system_names
 from nutgraf.core.units import duration, memory
 from nutgraf.modeling.dims import ModelDims
-from nutgraf.planning import memory as footprint
-from nutgraf.planning.memory import Machine, RowLengths
-from nutgraf.search.halving import Course, Halving
-from nutgraf.training.budget import at_once, effective_batch_size, evaluation_steps, total_steps
+from nutgraf.planning.memory import Machine, RowLengths, bytes_by_stage, training_bytes
+from nutgraf.search.halving import Halving, TrialProgress
+from nutgraf.training.budget import effective_batch_size, evaluation_steps, total_steps
 
 # Seconds, measured on two cores of an AMD EPYC (docs/benchmarks.md, Planner).
-IMPORTS = 8.0  # until a new process has torch, transformers, peft and trl
-RAY = 8.0  # to start and to end Ray
-STARTS = 1.0  # of a training before its first step and after its last
-FIGURES = 3.4  # to draw figures and write the report
-TABLES = 0.7  # of the comparison, apart from its bootstrap
+IMPORT_SECONDS = 8.0  # until a new process has torch, transformers, peft and trl
+RAY_SECONDS = 8.0  # to start and to end Ray
+TRAINING_SECONDS = 1.0  # of a training before its first step and after its last
+REPORT_SECONDS = 3.4  # to draw figures and write the report
+COMPARISON_SECONDS = 0.7  # apart from its bootstrap
 # A second, of one process, on the same machine (docs/benchmarks.md, Scoring).
-PAIRS = 570  # summaries scored with ROUGE
-LOOKED = 1_100  # articles looked through, once for all summaries of each
-JUDGED = 1_350  # summaries looked through for indicators
-EXTRACTED = 1_000  # articles gone through by TextRank or the oracle
-DRAWS = 1e8  # articles drawn by the bootstrap
-READ = 5e8  # bytes of weights loaded: an estimate
-SCORED_ALONE = 600  # summaries that a second process is started for (stages.score)
-# An adapter's small products make a step of writing longer: the base takes this share of it
-# (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
-WITHOUT_ADAPTER = 0.8
-LUCK = 400  # trials of searches that are played through to know how many are stopped early
+ROUGE_RATE = 570  # summaries scored with ROUGE
+ARTICLE_RATE = 1_100  # articles analysed, once for all summaries of each
+INDICATOR_RATE = 1_350  # summaries searched for indicators of errors
+EXTRACT_RATE = 1_000  # articles summarized by TextRank or the oracle
+BOOTSTRAP_RATE = 1e8  # articles drawn by the bootstrap
+LOAD_RATE = 5e8  # bytes of weights loaded: an estimate
+SUMMARIES_PER_PROCESS = 600  # from so many on, scoring starts a second process (stages.score)
+# An adapter's small products make a step of generation longer: a model with merged weights takes
+# this share (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
+MERGED_SHARE = 0.8
+SIMULATED_TRIALS = 400  # in all simulated searches
+
+# The beginnings of the names of a stage's artefacts.
+ARTEFACTS = {
+    "search": ("search",),
+    "train": ("models/",),
+    "generate": ("summaries/",),
+    "score": ("scores/",),
+    "compare": ("comparison", "final_best_model"),
+}
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one training: operations a second in its steps, and in the passes of its evaluations."""
+    """The speed of one training."""
 
-    training: float
-    reading: float
-    saving: float
-    """Seconds that a checkpoint takes, one after each evaluation."""
+    training: float  # operations a second in its steps
+    reading: float  # operations a second in the forward passes of its evaluations
+    saving: float  # seconds of a checkpoint, one after each evaluation
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """What `measurement` found."""
+    """What `benchmark` has measured."""
 
-    trial: Speed
-    """Of a trial of the search, beside as many others as run at a time."""
-    alone: Speed
-    """Of the trainings of baseline and best, as many at a time as the stage runs."""
-    looking: float
-    """Operations a second in which losses of given summaries are found, with all cores."""
-    reading: float
-    """Operations a second in which prompts are read, with all cores."""
-    token: float
-    """Seconds in which a full batch of summaries gets one more token."""
-    measured_on: str
-    """What was measured, in words."""
+    trial: Speed  # of a trial among as many others as run at a time
+    alone: Speed  # of the trainings of baseline and best, as many at a time as the stage runs
+    looking: float  # operations a second of the losses of given summaries, on all cores
+    reading: float  # operations a second of reading prompts, on all cores
+    token: float  # seconds of one more token for a full batch of summaries
+    measured_on: str  # what was measured, in words
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is predicted of a stage."""
+    """The prediction for one stage."""
 
     name: str
-    seconds: float
-    """In which its artefacts are made, as their manifests count them."""
-    starting: float = 0.0
-    """Before that, until its processes have started."""
-    memory: float | None = None
-    """Most bytes on the device; None where no model is held."""
+    seconds: float  # in which its artefacts are made, as their manifests count them
+    starting: float = 0.0  # seconds before that, until its processes have started
+    memory: float | None = None  # peak bytes on the device; None if it loads no model
     artefacts: int = 1
-    """How many it makes."""
-    by_luck: tuple[float, float] | None = None
-    """Seconds with good and with bad luck, of a stage that depends on it: eight of ten between."""
+    by_luck: tuple[float, float] | None = None  # 10th and 90th percentile of the seconds
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A prediction with what it was made from."""
+    """A prediction with what it is based on; its fields are the keys of search/plan.json."""
 
     shape: ModelDims
     rows: RowLengths
     machine: Machine
     speeds: Speeds
-    measuring: float
-    """Seconds that measuring the speeds took."""
+    measuring: float  # seconds that measuring the speeds took
     stages: list[Stage]
-    training_bytes: int
-    """Most memory of one training."""
+    training_bytes: int  # at the peak of one training
 
     def record(self, made: float) -> dict[str, Any]:
-        """As a JSON object; `made` is when the plan was made, in seconds since 1970."""
+        """Return a JSON object; `made` is the time of the plan, in seconds since 1970."""
         return {"made": made, **asdict(self)}
 
     def __str__(self) -> str:
-        """What is still to come when the search begins, on one line."""
+        """Return what is still to come when the search begins, on one line."""
         coming = [stage for stage in self.stages if stage.name != "prepare"]
-        told = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in coming)
-        together = duration(sum(stage.starting + stage.seconds for stage in coming))
-        return (
-            f"planned: {told}, together {together}; a training holds {memory(self.training_bytes)}"
+        seconds = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in coming)
+        total = duration(sum(stage.starting + stage.seconds for stage in coming))
+        return f"planned: {seconds}, together {total}; a training holds " + memory(
+            self.training_bytes
         )
 
 
 def plan_study(
     config: Config,
-    shape: ModelDims,
+    dims: ModelDims,
     rows: RowLengths,
     machine: Machine,
     speeds: Speeds,
@@ -125,167 +119,176 @@ def plan_study(
     measuring: float,
     preparing: float,
 ) -> Plan:
-    """The plan of a study of so many `articles` by split; `preparing` is seconds an article."""
-    held = footprint.bytes_by_stage(config, shape, rows, machine)
-    trainings = 2 * len(config.train.seeds)
-    beside = min(at_once(config.search), trainings) > 1
-    n, systems = (
-        articles["test"],
-        len(system_names(config.rivals)) + len(seed_repeats(config.train.seeds)),
-    )
-    search, *luck = (measuring + took for took in _search(config, shape, rows, speeds))
-    seconds = {
-        "prepare": sum(articles.values()) * preparing,
-        "search": search,
-        "train": _train(config, shape, rows, speeds),
-        "generate": _generate(config, shape, rows, n, speeds),
-        "score": _scored(n, systems, machine.cores),
-        "compare": TABLES + _compared(config, n, systems),
-        "report": FIGURES,
-    }
-    starting = {"prepare": IMPORTS, "train": IMPORTS if beside else 0.0}
-    makes = {"train": trainings, "generate": systems, "score": systems, "compare": 2}
-    stages = [
-        Stage(
-            name,
-            took,
-            starting.get(name, 0.0),
-            held.get(name),
-            makes.get(name, 1),
-            (luck[0], luck[1]) if name == "search" else None,
-        )
-        for name, took in seconds.items()
-    ]
-    training = round(footprint.training_bytes(config, shape, rows, machine))
-    return Plan(shape, rows, machine, speeds, measuring, stages, training)
+    """Return the plan of a study.
 
+    Args:
+        config: The study's settings.
+        dims: Dimensions of its model.
+        rows: Lengths of its training rows.
+        machine: The device that it would run on.
+        speeds: Speeds measured there.
+        articles: Number of articles by split.
+        measuring: Seconds that measuring the speeds took.
+        preparing: Seconds to prepare one article.
+    """
+    peaks = bytes_by_stage(config, dims, rows, machine)
+    trainings, seeds = 2 * len(config.train.seeds), seed_repeats(config.train.seeds)
+    n, systems = articles["test"], len(system_names(config.rivals)) + len(seeds)
+    models = len(MODELS) + len(seeds)
+    load = 2 * (dims.linear + dims.other) / LOAD_RATE
+    trials, parallel = config.search.trials, config.search.parallel_trials
 
-def work(shape: ModelDims, rows: float, tokens: float, told: float) -> float:
-    """Operations of a forward pass over `rows` rows of `tokens` tokens, with the output layer for
-    `told` tokens of each: two a weight, and two products of each token with those before it."""
-    attention = 4 * tokens * shape.query_width * shape.layers
-    layers = 2 * (shape.linear + shape.adapter) + attention
-    return rows * (tokens * layers + told * 2 * shape.vocabulary * shape.width)
-
-
-def passes(settings: TrainConfig) -> int:
-    """Forward passes that a training step costs: itself, the gradients of what goes through (the
-    frozen weights have none of their own), and itself again where activations are recomputed."""
-    return 3 if settings.activation_checkpointing else 2
-
-
-def training_seconds(
-    settings: TrainConfig, shape: ModelDims, rows: RowLengths, speed: Speed
-) -> float:
-    """Return the seconds of one training to its end, with its evaluations."""
-    seen = total_steps(settings) * effective_batch_size(settings)
-    learned = passes(settings) * work(shape, seen, rows.row, rows.summary)
-    looked = work(shape, settings.eval_examples, rows.row, rows.summary)
-    evaluation = looked / speed.reading + speed.saving
-    return learned / speed.training + len(evaluation_steps(settings)) * evaluation
-
-
-@dataclass(frozen=True)
-class Played:
-    """How searches go in which trials of random quality are stopped by the rule of `halving`: their
-    length in whole trainings, of the median one and of the tenth from either end of a hundred."""
-
-    usual: float
-    short: float
-    long: float
-
-
-def played(config: Config) -> Played:
-    """Searches with the configuration's settings, played through with the luck of a fixed seed."""
-    evaluations, trials = len(evaluation_steps(config.train)), config.search.trials
-    draw = random.Random(0)
-    found = []
-    for _ in range(max(5, LUCK // trials)):
-        losses = list(range(trials))
-        draw.shuffle(losses)
-        found.append(_one_search(losses, config, evaluations))
-    lengths = sorted(ticks / evaluations for ticks in found)
-    usual, short, long = (lengths[round(q * (len(lengths) - 1))] for q in (0.5, 0.1, 0.9))
-    return Played(usual, short, long)
-
-
-def _one_search(losses: list[int], config: Config, evaluations: int) -> int:
-    """Return the ticks, of one evaluation each, of a search if each trial keeps its loss."""
-    search = config.search
-    together = min(search.concurrent, search.trials)
-    rule = Halving(search.grace_evaluations, search.reduction_factor, together)
-    courses: dict[int, Course] = {}
-    running: list[int] = []
-    ticks = 0
-    while len(courses) < len(losses) or running:
-        while len(courses) < len(losses) and len(running) < at_once(search):
-            running.append(len(courses) + 1)
-            courses[running[-1]] = Course((), evaluations, False)
-        ticks += 1
-        for number in running:
-            known = (*courses[number].losses, losses[number - 1])
-            courses[number] = Course(known, evaluations, len(known) == evaluations)
-        verdicts = rule.judge(courses)
-        running = [n for n in running if verdicts[n].stop is None and not courses[n].ended]
-    return ticks
-
-
-def _search(
-    config: Config, shape: ModelDims, rows: RowLengths, speeds: Speeds
-) -> tuple[float, float, float]:
-    """Seconds of the usual search, and of one with good and one with bad luck."""
-    whole = training_seconds(config.train, shape, rows, speeds.trial)
-    luck = played(config)
-    rounds = math.ceil(config.search.trials / at_once(config.search))
     sample = config.search.rouge_examples
-    judged = config.search.trials * (_written(config, shape, rows, sample, speeds) + sample / PAIRS)
-    loaded = 2 * _loaded(shape)  # by the trials, then by the process that measures ROUGE
-    beside = RAY + IMPORTS + loaded + rounds * STARTS + judged
-    return (
-        beside + luck.usual * whole,
-        beside + luck.short * whole,
-        beside + luck.long * whole,
-    )
+    rouge = trials * (_generation(config, dims, rows, sample, speeds) + sample / ROUGE_RATE)
+    # The base is loaded by the trials, then by the process that measures ROUGE.
+    around = measuring + RAY_SECONDS + IMPORT_SECONDS + 2 * load
+    around += math.ceil(trials / parallel) * TRAINING_SECONDS + rouge
+    trial = training_seconds(config.train, dims, rows, speeds.trial)
+    search, *luck = (around + length * trial for length in simulate_searches(config))
+
+    at_a_time = min(parallel, trainings)
+    training = training_seconds(config.train, dims, rows, speeds.alone) + TRAINING_SECONDS
+    generated = _generation(config, dims, rows, n, speeds) * (models - 1 + MERGED_SHARE)
+    losses = models * forward_operations(dims, n, rows.row, rows.summary) / speeds.looking
+    scored = n * (1 / ARTICLE_RATE + systems * (1 / ROUGE_RATE + 1 / INDICATOR_RATE))
+    # Bootstraps of four figures a system, and of differences between best and the others.
+    draws = (4 * systems + 3 * (systems - 2)) * config.score.resamples * n
+    analysed = n * (1 / ARTICLE_RATE + 1 / INDICATOR_RATE)
+    processes = min(machine.cores, math.ceil(n * systems / SUMMARIES_PER_PROCESS))
+    stages = [
+        Stage("prepare", sum(articles.values()) * preparing, IMPORT_SECONDS),
+        Stage("search", search, by_luck=(luck[0], luck[1]), memory=peaks["search"]),
+        Stage(
+            "train",
+            load + math.ceil(trainings / at_a_time) * training,
+            IMPORT_SECONDS if at_a_time > 1 else 0.0,
+            peaks["train"],
+            trainings,
+        ),
+        Stage(
+            "generate",
+            load + generated + losses + len(EXTRACTS) * n / EXTRACT_RATE,
+            memory=peaks["generate"],
+            artefacts=systems,
+        ),
+        Stage("score", scored / processes, artefacts=systems),
+        Stage("compare", COMPARISON_SECONDS + analysed + draws / BOOTSTRAP_RATE, artefacts=2),
+        Stage("report", REPORT_SECONDS),
+    ]
+    peak = round(training_bytes(config, dims, rows, machine))
+    return Plan(dims, rows, machine, speeds, measuring, stages, peak)
 
 
-def _train(config: Config, shape: ModelDims, rows: RowLengths, speeds: Speeds) -> float:
-    trainings = 2 * len(config.train.seeds)
-    rounds = math.ceil(trainings / min(at_once(config.search), trainings))
-    one = training_seconds(config.train, shape, rows, speeds.alone) + STARTS
-    return _loaded(shape) + rounds * one
+def forward_operations(dims: ModelDims, rows: float, tokens: float, outputs: float) -> float:
+    """Return the operations of a forward pass over `rows` rows of `tokens` tokens.
+
+    Two for each weight, and two products of each token with those before it; the output layer
+    computes `outputs` tokens of each row.
+    """
+    attention = 4 * tokens * dims.query_width * dims.layers
+    layers = 2 * (dims.linear + dims.adapter) + attention
+    return rows * (tokens * layers + outputs * 2 * dims.vocabulary * dims.width)
 
 
-def _generate(config: Config, shape: ModelDims, rows: RowLengths, n: int, speeds: Speeds) -> float:
-    models = len(MODELS) + len(seed_repeats(config.train.seeds))
-    with_adapter = _written(config, shape, rows, n, speeds)
-    losses = work(shape, n, rows.row, rows.summary) / speeds.looking
-    extracts = len(EXTRACTS) * n / EXTRACTED
-    written = (models - 1 + WITHOUT_ADAPTER) * with_adapter
-    return _loaded(shape) + written + models * losses + extracts
+def forward_passes(train: TrainConfig) -> int:
+    """Return how many forward passes a training step costs.
+
+    Itself, the gradients of its activations (frozen weights have none), and itself again if
+    activations are recomputed.
+    """
+    return 3 if train.activation_checkpointing else 2
 
 
-def _written(config: Config, shape: ModelDims, rows: RowLengths, n: int, speeds: Speeds) -> float:
-    """Seconds in which a model with an adapter writes n summaries.
+def training_seconds(train: TrainConfig, dims: ModelDims, rows: RowLengths, speed: Speed) -> float:
+    """Return the seconds of one training to its end, with its evaluations."""
+    examples = total_steps(train) * effective_batch_size(train)
+    steps = forward_passes(train) * forward_operations(dims, examples, rows.row, rows.summary)
+    evaluated = forward_operations(dims, train.eval_examples, rows.row, rows.summary)
+    evaluation = evaluated / speed.reading + speed.saving
+    return steps / speed.training + len(evaluation_steps(train)) * evaluation
+
+
+def _generation(config: Config, dims: ModelDims, rows: RowLengths, n: int, speeds: Speeds) -> float:
+    """Return the seconds in which a model with an adapter generates n summaries.
 
     A batch goes on until the last of its summaries ends, which is taken to be the limit.
     """
-    settings = config.generate
-    read = work(shape, n, rows.prompt, 0) / speeds.reading
-    batches = n / settings.batch_size if n > settings.batch_size else 1
-    return read + batches * settings.max_new_tokens * speeds.token
+    generate = config.generate
+    read = forward_operations(dims, n, rows.prompt, 0) / speeds.reading
+    batches = n / generate.batch_size if n > generate.batch_size else 1
+    return read + batches * generate.max_new_tokens * speeds.token
 
 
-def _scored(n: int, systems: int, cores: int) -> float:
-    """Seconds in which `n` articles are scored with their summaries by all systems."""
-    each = 1 / LOOKED + systems * (1 / PAIRS + 1 / JUDGED)
-    return n * each / min(cores, math.ceil(n * systems / SCORED_ALONE))
+def simulate_searches(config: Config) -> tuple[float, float, float]:
+    """Return the length of a search in whole trainings: median, 10th and 90th percentile.
+
+    Simulates searches, with a fixed seed, in which trials of random quality are stopped early.
+    """
+    evaluations, trials = len(evaluation_steps(config.train)), config.search.trials
+    rng = random.Random(0)
+    lengths = []
+    for _ in range(max(5, SIMULATED_TRIALS // trials)):
+        losses = list(range(trials))
+        rng.shuffle(losses)
+        lengths.append(_simulate_search(losses, config, evaluations) / evaluations)
+    lengths.sort()
+    median, p10, p90 = (lengths[round(q * (len(lengths) - 1))] for q in (0.5, 0.1, 0.9))
+    return median, p10, p90
 
 
-def _compared(config: Config, n: int, systems: int) -> float:
-    """Bootstraps of four figures a system, and of differences between best and the others."""
-    resampled = 4 * systems + 3 * (systems - 2)
-    return n * (1 / LOOKED + 1 / JUDGED) + resampled * config.score.resamples * n / DRAWS
+def _simulate_search(losses: list[int], config: Config, evaluations: int) -> int:
+    """Return the ticks, of one evaluation each, of a search in which each trial keeps its loss."""
+    search = config.search
+    parallel = min(search.concurrent, search.trials)
+    halving = Halving(search.grace_evaluations, search.reduction_factor, parallel)
+    progress: dict[int, TrialProgress] = {}
+    running: list[int] = []
+    ticks = 0
+    while len(progress) < len(losses) or running:
+        while len(progress) < len(losses) and len(running) < search.parallel_trials:
+            running.append(len(progress) + 1)
+            progress[running[-1]] = TrialProgress((), evaluations, False)
+        ticks += 1
+        for number in running:
+            reported = (*progress[number].losses, losses[number - 1])
+            progress[number] = TrialProgress(reported, evaluations, len(reported) == evaluations)
+        verdicts = halving.judge(progress)
+        running = [n for n in running if verdicts[n].stop is None and not progress[n].ended]
+    return ticks
 
 
-def _loaded(shape: ModelDims) -> float:
-    return 2 * (shape.linear + shape.other) / READ
+def planned_vs_actual(
+    plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], peak: int
+) -> Iterator[dict[str, Any]]:
+    """Yield rows of `what`, `planned`, `measured`, `unit` and `range`, which may be None.
+
+    There is a row for each stage that made all its artefacts after the plan, without an
+    interruption; parallel work counts once. One more row has the `peak` bytes of a training.
+
+    Args:
+        plan: The contents of search/plan.json.
+        manifests: The manifests of all artefacts, by name.
+        peak: The measured peak memory of a training, in bytes.
+    """
+    stages = {stage["name"]: stage for stage in plan["stages"]}
+    for name, beginnings in ARTEFACTS.items():
+        made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
+        if len(made) != stages[name]["artefacts"] or any(
+            m["carried_on"] or m["created"] + m["seconds"] <= plan["made"] for m in made
+        ):
+            continue
+        planned, luck = stages[name]["seconds"], stages[name]["by_luck"]
+        measured = elapsed_seconds(made)
+        yield {"what": name, "planned": planned, "measured": measured, "unit": "s", "range": luck}
+        if name == "train":
+            gigabytes = {"planned": plan["training_bytes"] / 1e9, "measured": peak / 1e9}
+            yield {"what": "memory of a training", **gigabytes, "unit": "GB", "range": None}
+
+
+def elapsed_seconds(manifests: Iterable[Mapping[str, Any]]) -> float:
+    """Return the seconds in which these artefacts were made; overlaps count once."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted((m["created"], m["created"] + m["seconds"]) for m in manifests):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

@@ -1,6 +1,6 @@
-"""How much memory a study takes, in bytes: arithmetic from shape, lengths of rows and settings.
+"""Predict how much memory and disk a study takes, from dimensions, row lengths and settings.
 
-Every assumption is a name here with its source; `measurement` takes times, this takes none.
+Every assumption is a constant here with its source. `benchmark` measures times; nothing here does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nutgraf.config import Config, LoraSettings, TrainConfig
+from nutgraf.config import Config
 from nutgraf.config.load import replace_settings
 from nutgraf.config.types import Choices
 from nutgraf.modeling.dims import (
@@ -19,12 +19,12 @@ from nutgraf.modeling.dims import (
     ModelDims,
     attention_score_bytes,
 )
-from nutgraf.training.budget import at_once, total_steps
+from nutgraf.training.budget import total_steps
 
 
 @dataclass(frozen=True)
 class RowLengths:
-    """Tokens of rows, as means and as the longest; a row is a prompt and its summary."""
+    """Mean and longest lengths in tokens; a row is a prompt and its summary."""
 
     row: float
     longest_row: int
@@ -36,198 +36,191 @@ class RowLengths:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the study would run."""
+    """The device that a study would run on."""
 
-    device: str
-    """`cpu` or `cuda`."""
-    half: bool
-    """Whether products are computed in 2 bytes a number, else in 4."""
+    device: str  # cpu or cuda
+    half: bool  # products are computed in 2 bytes a number, else in 4
     cores: int
-    free: int
-    """Bytes that the device has free: of the GPU, or of memory where there is none."""
+    free: int  # free bytes of the GPU, or of memory if there is none
+
+    @property
+    def number_bytes(self) -> int:
+        """Return the bytes of a number in a product."""
+        return 2 if self.half else 4
 
 
 # Of one process, measured with torch 2.13 on a CPU (docs/benchmarks.md, Planner).
-PROCESS = 620_000_000  # Python with torch, transformers, peft and trl, before a model is loaded
-CONTEXT = 500_000_000  # of a GPU, for CUDA itself: an estimate, not measured
-FRAGMENTS = 1.1  # blocks of a GPU that are kept and of no use at the moment: an estimate
-# On a CPU oneDNN compiles each product for its shape and keeps it: bytes for each length in tokens
-# that a micro-batch has come with (measured: 1.2 GB in 56 steps of the newswire).
-COMPILED = 15_000_000
-COMPILED_MOST = 100  # lengths, after which the oldest are forgotten
+PROCESS_BYTES = 620_000_000  # Python with torch, transformers, peft and trl, without a model
+CUDA_CONTEXT_BYTES = 500_000_000  # an estimate, not measured
+CUDA_FRAGMENTATION = 1.1  # an estimate
+# On a CPU oneDNN compiles each product for its shape and caches it: bytes for each length in tokens
+# that a micro-batch has had (measured: 1.2 GB in 56 steps of the newswire).
+COMPILED_BYTES = 15_000_000
+MAX_COMPILED = 100  # lengths in that cache
 
-# What autograd keeps of a layer, in bytes a token, times these widths; products are in 2 bytes a
+# What autograd saves of a layer, in bytes a token, times these widths; products are in 2 bytes a
 # number. Least squares over 15 shapes of Llama, adapters on all linear layers: within 1%.
 ACTIVATION_BYTES = {"width": 18.0, "query_width": 6.0, "key_width": 3.9, "inner": 8.05, "r": 24.4}
-KEPT_IN_FULL = 1.36  # times as much where products are computed in 4 bytes (measured)
-DROPPED = 3.65  # with dropout, for each number that goes into an adapter (measured)
-LOGIT = 14  # bytes of a logit in training: 2 + 4 in fp32 + its gradient and its softmax
-ADAPTER = 16  # bytes of an adapter's weight: itself, its gradient, AdamW's two moments, all fp32
-NF4_BITS = {True: 4.13, False: 4.5}  # a weight, with and without double quantization (QLoRA)
-CHECKPOINT = 12  # bytes of an adapter's weight on disk, with AdamW's two moments
-ARTICLE = (
-    12_000  # bytes of an article with all its summaries and scores: of CNN/DailyMail, rounded up
-)
-REPORT = 50_000_000  # bytes of figures, report and Ray's own files, rounded up
+FP32_ACTIVATIONS = 1.36  # times as much if products are computed in 4 bytes (measured)
+DROPOUT_BYTES = 3.65  # for each number that goes into an adapter (measured)
+LOGIT_BYTES = 14  # of a logit in training: 2 + 4 in fp32 + its gradient and its softmax
+ADAPTER_BYTES = 16  # of an adapter's weight: itself, gradient, AdamW's two moments, all fp32
+NF4_BITS = {True: 4.13, False: 4.5}  # of a weight, with and without double quantization (QLoRA)
+CHECKPOINT_BYTES = 12  # of an adapter's weight on disk, with AdamW's two moments
+ARTICLE_BYTES = 12_000  # of a CNN/DailyMail article with all its summaries and scores, rounded up
+REPORT_BYTES = 50_000_000  # of figures, report and Ray's own files, rounded up
 
 
 def row_lengths(rows: Sequence[tuple[int, int]]) -> RowLengths:
-    """Of training rows as (tokens, of which the prompt has)."""
+    """Return the lengths of rows of (tokens, tokens of the prompt)."""
     row, prompt = zip(*rows, strict=True)
-    summary = [whole - before for whole, before in rows]
+    summary = [tokens - prompt_tokens for tokens, prompt_tokens in rows]
     n = len(rows)
     return RowLengths(
         sum(row) / n, max(row), sum(prompt) / n, max(prompt), sum(summary) / n, max(summary)
     )
 
 
-def base_bytes(config: Config, shape: ModelDims, machine: Machine) -> float:
-    """Bytes of the frozen base as it is held (model.load_base)."""
+def base_bytes(config: Config, dims: ModelDims, machine: Machine) -> float:
+    """Return the bytes of the frozen base once it is loaded."""
+    number = machine.number_bytes
     if config.model.quantization == "nf4":
-        number = 2 if machine.half else 4
         bits = NF4_BITS[config.model.double_quantization]
         # The largest matrix is unpacked for its product.
-        return shape.linear * bits / 8 + (shape.other + shape.width * shape.inner) * number
-    number = 2 if machine.half else 4
-    return shape.linear * number + shape.other * (number if machine.device == "cuda" else 4)
+        return dims.linear * bits / 8 + (dims.other + dims.width * dims.inner) * number
+    return dims.linear * number + dims.other * (number if machine.device == "cuda" else 4)
 
 
-def training_bytes(config: Config, shape: ModelDims, rows: RowLengths, machine: Machine) -> float:
-    """Most bytes that one training holds, evaluations included, without CUDA's own.
+def training_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: Machine) -> float:
+    """Return the peak bytes of one training and its evaluations, without CUDA's own.
 
-    Of micro-batches that are searched the largest counts.
+    If micro-batches are searched, the largest counts.
     """
     searched = config.search.space.get("train.micro_batch_size")
     if isinstance(searched, Choices):
         config = replace_settings(config, {"train.micro_batch_size": max(searched.choices)})
-    settings = config.train
-    held = base_bytes(config, shape, machine) + ADAPTER * shape.adapter
-    step = _kept(settings, config.lora, shape, rows, machine)
-    step += settings.micro_batch_size * rows.longest_summary * shape.vocabulary * LOGIT
-    looked = _passed(EVAL_BATCH_SIZE, rows.longest_row, shape, machine)
-    looked += EVAL_BATCH_SIZE * rows.longest_summary * shape.vocabulary * 6
+    train = config.train
+    resident = base_bytes(config, dims, machine) + ADAPTER_BYTES * dims.adapter
+    step = activation_bytes(config, dims, rows, machine)
+    step += train.micro_batch_size * rows.longest_summary * dims.vocabulary * LOGIT_BYTES
+    evaluation = _forward_bytes(EVAL_BATCH_SIZE, rows.longest_row, dims, machine)
+    evaluation += EVAL_BATCH_SIZE * rows.longest_summary * dims.vocabulary * 6
     if machine.device == "cuda":
-        return (held + max(step, looked)) * FRAGMENTS
-    if _plain(settings.micro_batch_size, shape, rows, machine):
-        looked += attention_score_bytes(1, shape.heads, EVAL_BATCH_SIZE, rows.longest_row, 4)
+        return (resident + max(step, evaluation)) * CUDA_FRAGMENTATION
+    if _plain_attention(train.micro_batch_size, dims, rows, machine):
+        evaluation += attention_score_bytes(1, dims.heads, EVAL_BATCH_SIZE, rows.longest_row, 4)
     # The longest row of a micro-batch is seldom below the mean.
-    met = min(COMPILED_MOST, 2 * (rows.longest_row - int(rows.row)) + 1)
-    batches = total_steps(settings) * settings.gradient_accumulation_steps
-    compiled = min(met, batches) * COMPILED if machine.half else 0
+    lengths = min(MAX_COMPILED, 2 * (rows.longest_row - int(rows.row)) + 1)
+    batches = total_steps(train) * train.gradient_accumulation_steps
+    compiled = min(lengths, batches) * COMPILED_BYTES if machine.half else 0
     # An evaluation finds little room in the blocks that a step has left.
-    return PROCESS + held + step + looked + compiled
+    return PROCESS_BYTES + resident + step + evaluation + compiled
 
 
-def generation_bytes(config: Config, shape: ModelDims, rows: RowLengths, machine: Machine) -> float:
-    """Most bytes that writing summaries holds, without CUDA's own."""
-    settings = config.generate
-    decoded = settings.batch_size * settings.num_beams
-    number = 2 if machine.half else 4
-    cache = decoded * (rows.longest_prompt + settings.max_new_tokens) * shape.key_width * 2 * number
-    held = base_bytes(config, shape, machine) + 4 * shape.adapter + cache * shape.layers
-    read = _passed(decoded, rows.longest_prompt, shape, machine)
-    size = held + max(read, cache)
-    return size * FRAGMENTS if machine.device == "cuda" else PROCESS + size
+def generation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: Machine) -> float:
+    """Return the peak bytes of generating summaries, without CUDA's own."""
+    generate = config.generate
+    sequences = generate.batch_size * generate.num_beams
+    tokens = rows.longest_prompt + generate.max_new_tokens
+    layer_cache = sequences * tokens * dims.key_width * 2 * machine.number_bytes
+    size = base_bytes(config, dims, machine) + 4 * dims.adapter + layer_cache * dims.layers
+    size += max(_forward_bytes(sequences, rows.longest_prompt, dims, machine), layer_cache)
+    return size * CUDA_FRAGMENTATION if machine.device == "cuda" else PROCESS_BYTES + size
 
 
-def disk_bytes(config: Config, shape: ModelDims, articles: int) -> float:
-    """Bytes that a run folder may come to, while trials and trainings keep their checkpoints."""
-    trainings = 2 * len(config.train.seeds)
-    adapters = config.search.trials + trainings + 1
-    checkpoints = max(at_once(config.search), 1) * 2  # the best and the last of each
-    kept = shape.adapter * (4 * adapters + CHECKPOINT * checkpoints)
-    return kept + articles * ARTICLE + REPORT
+def disk_bytes(config: Config, dims: ModelDims, articles: int) -> float:
+    """Return the bytes of a run folder at its largest, with the checkpoints of trainings."""
+    adapters = config.search.trials + 2 * len(config.train.seeds) + 1
+    checkpoints = config.search.parallel_trials * 2  # the best and the last of each
+    weights = dims.adapter * (4 * adapters + CHECKPOINT_BYTES * checkpoints)
+    return weights + articles * ARTICLE_BYTES + REPORT_BYTES
 
 
 def bytes_by_stage(
-    config: Config, shape: ModelDims, rows: RowLengths, machine: Machine
+    config: Config, dims: ModelDims, rows: RowLengths, machine: Machine
 ) -> dict[str, float]:
-    """Most bytes on the device, CUDA's own included, by the stages that hold a model."""
-    own = CONTEXT if machine.device == "cuda" else 0
-    together = min(at_once(config.search), 2 * len(config.train.seeds))
-    waiting = own or (PROCESS if together > 1 else 0)
-    one = training_bytes(config, shape, rows, machine) + own
+    """Return the peak bytes on the device, CUDA's own included, of the stages that load a model."""
+    context = CUDA_CONTEXT_BYTES if machine.device == "cuda" else 0
+    trials = config.search.parallel_trials
+    trainings = min(trials, 2 * len(config.train.seeds))
+    parent = context or (PROCESS_BYTES if trainings > 1 else 0)
+    one = training_bytes(config, dims, rows, machine) + context
     return {
-        "search": at_once(config.search) * one + (own or PROCESS),
-        "train": together * one + waiting,
-        "generate": generation_bytes(config, shape, rows, machine) + own,
+        "search": trials * one + (context or PROCESS_BYTES),
+        "train": trainings * one + parent,
+        "generate": generation_bytes(config, dims, rows, machine) + context,
     }
 
 
 def suggest_changes(
-    config: Config, shape: ModelDims, rows: RowLengths, machine: Machine
+    config: Config, dims: ModelDims, rows: RowLengths, machine: Machine
 ) -> dict[str, tuple[object, object]] | None:
     """Return the smallest change with which all stages fit: {setting: (now, then)}.
 
     It has as few settings as possible, the first of those that suffice. It is empty if all stages
     fit, and None if no change of these settings suffices.
     """
-    micro = config.train.micro_batch_size
-    batches = micro * config.train.gradient_accumulation_steps
-    then: dict[str, list[Any]] = {
-        "train.micro_batch_size": _halved(micro),
-        "search.concurrent": _halved(config.search.concurrent),
-        "train.activation_checkpointing": sorted({config.train.activation_checkpointing, True}),
+    train = config.train
+    options: dict[str, list[Any]] = {  # the present value first, then smaller ones
+        "train.micro_batch_size": _halvings(train.micro_batch_size),
+        "search.concurrent": _halvings(config.search.concurrent),
+        "train.activation_checkpointing": sorted({train.activation_checkpointing, True}),
         "model.quantization": list(dict.fromkeys([config.model.quantization, "nf4"])),
-        "generate.batch_size": _halved(config.generate.batch_size),
+        "generate.batch_size": _halvings(config.generate.batch_size),
     }
-    now = {name: levels[0] for name, levels in then.items()}
-    found = []
-    for values in itertools.product(*then.values()):
-        changed = dict(zip(then, values, strict=True))
-        tried = replace_settings(config, changed)
-        if max(bytes_by_stage(tried, shape, rows, machine).values()) <= machine.free:
-            levels = [then[name].index(value) for name, value in changed.items()]
-            which = [place for place, level in enumerate(levels) if level]
-            different = {name: (now[name], v) for name, v in changed.items() if v != now[name]}
-            found.append((len(which), which, levels, different))
-    if not found:
-        return None
-    *_, changes = min(found, key=lambda choice: choice[:3])
-    if "train.micro_batch_size" in changes:  # the optimizer's steps stay as they are
-        accumulated = batches // changes["train.micro_batch_size"][1]
-        before = config.train.gradient_accumulation_steps
-        changes["train.gradient_accumulation_steps"] = (before, accumulated)
-    return changes
+
+    def size_of_change(levels: Sequence[int]) -> tuple[int, list[int], Sequence[int]]:
+        changed = [place for place, level in enumerate(levels) if level]
+        return len(changed), changed, levels
+
+    levels_of_all = itertools.product(*(range(len(values)) for values in options.values()))
+    for levels in sorted(levels_of_all, key=size_of_change):
+        pairs = zip(options.items(), levels, strict=True)
+        changes = {name: (values[0], values[level]) for (name, values), level in pairs if level}
+        changed = replace_settings(config, {name: then for name, (_, then) in changes.items()})
+        if max(bytes_by_stage(changed, dims, rows, machine).values()) <= machine.free:
+            if "train.micro_batch_size" in changes:  # the effective batch stays as it is
+                now = train.gradient_accumulation_steps
+                then = train.micro_batch_size * now // changed.train.micro_batch_size
+                changes["train.gradient_accumulation_steps"] = (now, then)
+            return changes
+    return None
 
 
-def _halved(number: int) -> list[int]:
-    levels = [number]
-    while levels[-1] > 1:
-        levels.append(levels[-1] // 2)
-    return levels
+def _halvings(number: int) -> list[int]:
+    return [number] if number == 1 else [number, *_halvings(number // 2)]
 
 
-def _kept(
-    settings: TrainConfig, lora: LoraSettings, shape: ModelDims, rows: RowLengths, machine: Machine
-) -> float:
-    """Bytes of what the backward pass of one micro-batch needs."""
-    tokens = settings.micro_batch_size * rows.longest_row
-    widths = {**vars(shape), "r": lora.r}
+def activation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: Machine) -> float:
+    """Return the bytes that the backward pass of one micro-batch needs."""
+    train, number = config.train, machine.number_bytes
+    tokens = train.micro_batch_size * rows.longest_row
+    widths = {**vars(dims), "r": config.lora.r}
     layer = tokens * sum(each * widths[name] for name, each in ACTIVATION_BYTES.items())
-    layer *= 1 if machine.half else KEPT_IN_FULL
-    if lora.dropout:
-        layer += tokens * DROPPED * (6 * shape.width + shape.inner)
-    if _plain(settings.micro_batch_size, shape, rows, machine):
-        number = 2 if machine.half else 4
+    layer *= 1 if machine.half else FP32_ACTIVATIONS
+    if config.lora.dropout:
+        layer += tokens * DROPOUT_BYTES * (6 * dims.width + dims.inner)
+    if _plain_attention(train.micro_batch_size, dims, rows, machine):
         layer += attention_score_bytes(
-            1, shape.heads, settings.micro_batch_size, rows.longest_row, number
+            1, dims.heads, train.micro_batch_size, rows.longest_row, number
         )
-    if settings.activation_checkpointing:
-        between = 2 if machine.device == "cuda" and machine.half else 4
-        return layer + shape.layers * tokens * shape.width * between
-    return layer * shape.layers
+    if train.activation_checkpointing:
+        saved = 2 if machine.device == "cuda" and machine.half else 4
+        return layer + dims.layers * tokens * dims.width * saved
+    return layer * dims.layers
 
 
-def _plain(micro_batch: int, shape: ModelDims, rows: RowLengths, machine: Machine) -> bool:
-    """Whether attention is trained as plain products (attention.training_attention)."""
-    number = 2 if machine.half else 4
-    kept = attention_score_bytes(shape.layers, shape.heads, micro_batch, rows.longest_row, number)
-    return machine.device == "cpu" and kept <= ATTENTION_SCORE_LIMIT
+def _plain_attention(micro_batch: int, dims: ModelDims, rows: RowLengths, machine: Machine) -> bool:
+    """Return whether attention is trained as plain products (modeling.attention)."""
+    scores = attention_score_bytes(
+        dims.layers, dims.heads, micro_batch, rows.longest_row, machine.number_bytes
+    )
+    return machine.device == "cpu" and scores <= ATTENTION_SCORE_LIMIT
 
 
-def _passed(rows: int, tokens: int, shape: ModelDims, machine: Machine) -> float:
-    """Bytes of one layer's numbers on the way through, without a backward pass: the feed-forward
-    part's as products give them, four of the width of what goes between layers in fp32."""
-    number = 2 if machine.half else 4
-    return rows * tokens * (3 * shape.inner * number + 4 * shape.width * 4)
+def _forward_bytes(rows: int, tokens: int, dims: ModelDims, machine: Machine) -> float:
+    """Return the bytes of one layer's numbers in a forward pass without a backward pass.
+
+    The feed-forward part's are as products give them; between layers there are four in fp32.
+    """
+    return rows * tokens * (3 * dims.inner * machine.number_bytes + 4 * dims.width * 4)

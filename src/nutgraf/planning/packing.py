@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nutgraf.config import Config
-from nutgraf.config.load import replace_settings
 from nutgraf.core.errors import Failure
 from nutgraf.data.prompts import Example
-from nutgraf.modeling.load import choose_device, load_tokenizer
+from nutgraf.modeling.load import choose_device
 from nutgraf.modeling.shape import read_dims
-from nutgraf.planning.benchmark import Measured, base_or_stand_in, busy, threads_of
-from nutgraf.training.budget import at_once, worth_measuring
+from nutgraf.planning.benchmark import Benchmark, cores_in_use, open_benchmark, trial_threads
+from nutgraf.training.budget import worth_measuring
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.packed.loop import PackedTrainer
 
@@ -54,25 +51,30 @@ def choose_packing(config: Config, rows: Sequence[Example]) -> Choice:
     search = config.search
     if search.together != "auto":
         return Choice(search.together == "on", f"search.together is {search.together}")
-    if config.ray.address is not None:
-        return Choice(False, "trials are trained alone, each in a place of its own on the cluster")
     sizes = [size for size in SIZES if size <= min(search.concurrent, search.trials)]
-    if len(sizes) == 1:
-        return Choice(False, "trials are trained alone: there is one at a time")
     measured = PASSES * (1 + sum(sizes)) * config.train.micro_batch_size
-    if not worth_measuring(config, measured, WORTH):
-        return Choice(False, "trials are trained alone: too few articles to measure both ways")
-    try:
-        alone, together = _rates(config, rows, sizes)
-    except Failure as error:
-        return Choice(False, f"trials are trained alone: {error}")
-    best = max(together, key=lambda size: together[size])
-    faster = together[best] > MARGIN * alone
-    rates = ", ".join(f"{rate:.2f} with {size}" for size, rate in together.items())
+    reason = ""
+    if config.ray.address is not None:
+        reason = "each in a place of its own on the cluster"
+    elif len(sizes) == 1:
+        reason = "there is one at a time"
+    elif not worth_measuring(config, measured, WORTH):
+        reason = "too few articles to measure both ways"
+    else:
+        try:
+            alone, packed = _rates(config, rows, sizes)
+        except Failure as error:
+            reason = str(error)
+    if reason:
+        return Choice(False, f"trials are trained alone: {reason}")
+    best = max(packed, key=lambda size: packed[size])
+    faster = packed[best] > MARGIN * alone
+    rates = ", ".join(f"{rate:.2f} with {size}" for size, rate in packed.items())
     return Choice(
         faster,
         f"trials are trained {'together' if faster else 'alone'}: {alone:.2f} articles a second "
-        f"in {at_once(search)} processes; in one, by trials in a pass, {rates} (search.together)",
+        f"in {search.parallel_trials} processes; in one, by trials in a pass, {rates} "
+        "(search.together)",
         None if best == max(SIZES) else best,
     )
 
@@ -80,41 +82,28 @@ def choose_packing(config: Config, rows: Sequence[Example]) -> Choice:
 def _rates(
     config: Config, rows: Sequence[Example], sizes: Sequence[int]
 ) -> tuple[float, dict[int, float]]:
-    """Return articles a second alone, and together by number of trials in a pass."""
-    device, every = choose_device(config.model), torch.get_num_threads()
-    one = max(1, min(every, int(config.search.cpus_per_trial)))
-    beside = at_once(config.search) if device.name == "cpu" else 1  # on a GPU they take turns
-    with base_or_stand_in(config, read_dims(config.model, config.lora)) as (base, form, _):
-        measured = Measured(base, form, config, load_tokenizer(config.model), device)
-        with threads_of(one), busy(beside - 1):
-            alone = beside * _rate(measured, rows, 1)
-        return alone, {size: _rate(measured, rows, size) for size in sizes}
+    """Return articles a second alone, and packed by number of trials in a pass."""
+    device = choose_device(config.model)
+    processes = config.search.parallel_trials if device.name == "cpu" else 1  # a GPU has turns
+    with open_benchmark(config, read_dims(config.model, config.lora), device) as benchmark:
+        with cores_in_use(trial_threads(config), processes - 1):
+            alone = processes * _rate(benchmark, rows, 1)
+        return alone, {size: _rate(benchmark, rows, size) for size in sizes}
 
 
-def _rate(measured: Measured, rows: Sequence[Example], size: int) -> float:
+def _rate(benchmark: Benchmark, rows: Sequence[Example], size: int) -> float:
     """Return articles a second of `size` trainings in a pass."""
-    batch = measured.micro_batch([len(row.ids) for row in rows])
-    config = replace_settings(
-        measured.config,
-        {
-            "train.max_examples": None,
-            "train.max_steps": PASSES + 1,  # the last is not reached, nor its evaluation
-            "train.micro_batch_size": batch,
-            "train.gradient_accumulation_steps": 1,
-            "train.eval_every": (PASSES + 1) * batch,
-            "train.eval_examples": 1,
-        },
-    )
-    pad, device = measured.tokenizer.pad_token_id, measured.device
-    trainer = PackedTrainer(measured.base, pad, device)
+    config = benchmark.short_training(rows, PASSES + 1)  # the last and its evaluation do not run
+    trainer = PackedTrainer(benchmark.base, benchmark.tokenizer.pad_token_id, benchmark.device)
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(size):
             trainer.join(TrainingJob(config, rows, rows[:1], Path(scratch) / str(number)))
-        times = [measured.now()]
+        times = [benchmark.now()]
         for _ in range(PASSES):
             trainer.advance()
-            times.append(measured.now())
+            times.append(benchmark.now())
         trainer.close()
     for error in trainer.errors.values():
         raise error
-    return size * batch / min(after - before for before, after in itertools.pairwise(times))
+    fastest = min(after - before for before, after in itertools.pairwise(times))
+    return size * config.train.micro_batch_size / fastest

@@ -19,7 +19,7 @@ from nutgraf.evaluation.error_rates import averages, by_group, rates_by_group, w
 from nutgraf.evaluation.indicators import COPIED, FAULTS
 from nutgraf.evaluation.published import BART, TEST_ARTICLES, comparable
 from nutgraf.evaluation.significance import ALPHA
-from nutgraf.planning.outcome import covered
+from nutgraf.planning.duration import elapsed_seconds
 from nutgraf.report.formatting import (
     as_markdown,
     code,
@@ -106,7 +106,7 @@ def render(study: Study) -> tuple[str, str]:
         "fitted": {name: model["validation_loss"] for name, model in study.models.items()},
         "validation": list(validation_beside_test(study)),
         "peaks": {f"models/{name}": m["peak_memory_bytes"] for name, m in study.models.items()},
-        "seconds": covered(study.artefacts),
+        "seconds": elapsed_seconds(study.artefacts),
         "published_note": published_note(study.data, _best(study)["n"]),
         "share": share_of_published(study),
         "rates": rates_by_group(study.errors),

@@ -1,9 +1,9 @@
-"""Which trials of a search are stopped early: successive halving, as a function of losses alone.
+"""Decide which trials of a search are stopped early: successive halving, from losses alone.
 
 ASHA (Li et al. 2020, arXiv:1810.05934) judges a trial against those that happen to stand at its
 rung when it reports, so two runs of one search may stop different trials. Here a trial is judged
 against the trials numbered before it, whenever they report: the same cut, but the verdict waits
-until all it depends on is known. Until then the trial runs on, and what it did past its rung does
+until all it depends on is known. Until then the trial runs on, and its results past its rung do
 not count.
 """
 
@@ -17,11 +17,8 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Course:
-    """What is known of one trial: the (finite) loss of each evaluation so far, of `evaluations`.
-
-    Once it has `ended`, completed or failed, no further loss will come.
-    """
+class TrialProgress:
+    """The (finite) losses of a trial so far, of `evaluations`; if it has `ended`, none follow."""
 
     losses: tuple[float, ...]
     evaluations: int
@@ -29,10 +26,10 @@ class Course:
 
 
 class Verdict(NamedTuple):
-    """`stop` is the evaluation after which a trial is stopped, None where it is not (so far).
+    """The evaluation after which a trial is stopped, None if it is not (so far).
 
-    It is `settled` when nothing that is still to come can change it: stopped, or at its end and
-    let through at every rung.
+    It is `settled` if nothing that is still to come can change it: the trial is stopped, or it is
+    at its end and has passed every rung.
     """
 
     stop: int | None
@@ -45,57 +42,54 @@ class Halving:
 
     A trial passes a rung if its loss there is among the best 1 / `factor` (the percentile, linear
     between losses) of the trials that reached the rung and are numbered no higher than itself. The
-    first `together` trials run at the same time and are judged against each other. Nobody is
-    stopped at the last evaluation, where nothing is left to save.
+    first `parallel` trials run at the same time and are judged against each other. No trial is
+    stopped at the last evaluation, at which nothing is left to save.
     """
 
     grace: int
     factor: int
-    together: int
+    parallel: int
 
-    def judge(self, courses: Mapping[int, Course]) -> dict[int, Verdict]:
-        """The verdict on each trial of `courses`, by number from 1 on.
+    def judge(self, progress: Mapping[int, TrialProgress]) -> dict[int, Verdict]:
+        """Return the verdict on each trial of `progress`, by number from 1 on.
 
-        Trials that are missing in `courses`, and evaluations that are missing in a course that has
-        not ended, are still to come. More of them never changes a verdict with a `stop`, or a
-        settled one.
+        Trials and evaluations that are missing are still to come, unless their trial has ended.
+        More of them never changes a verdict with a `stop`, or a settled one.
         """
         stops: dict[int, int] = {}
         waiting: set[int] = set()  # for others, at a rung that they have reached
-        for rung in self._rungs(max((c.evaluations for c in courses.values()), default=0)):
-            losses = self._standing(rung, courses, stops, waiting)
+        for rung in self._rungs(max((p.evaluations for p in progress.values()), default=0)):
+            losses = self._losses_at(rung, progress, stops, waiting)
             for number, loss in losses.items():
-                if loss is None or rung >= courses[number].evaluations:
+                if loss is None or rung >= progress[number].evaluations:
                     continue
-                rivals = [losses[n] for n in losses if n <= max(number, self.together)]
+                rivals = [losses[n] for n in losses if n <= max(number, self.parallel)]
                 known = [rival for rival in rivals if rival is not None]
                 if len(known) < len(rivals):
                     waiting.add(number)
                 elif loss > np.percentile(known, 100 / self.factor):
                     stops[number] = rung
         return {
-            number: Verdict(
-                stops.get(number), number in stops or (course.ended and number not in waiting)
-            )
-            for number, course in courses.items()
+            n: Verdict(stops.get(n), n in stops or (trial.ended and n not in waiting))
+            for n, trial in progress.items()
         }
 
-    def _standing(
+    def _losses_at(
         self,
         rung: int,
-        courses: Mapping[int, Course],
+        progress: Mapping[int, TrialProgress],
         stops: Mapping[int, int],
         waiting: set[int],
     ) -> dict[int, float | None]:
-        """Loss at `rung` of each trial that reaches it; None where that is not known yet."""
-        standing: dict[int, float | None] = {}
-        for number in range(1, max([self.together, *courses]) + 1):
-            course = courses.get(number, Course((), rung, False))
-            if number in stops or (course.ended and len(course.losses) < rung):
-                continue
-            known = number not in waiting and len(course.losses) >= rung
-            standing[number] = course.losses[rung - 1] if known else None
-        return standing
+        """Return the loss at `rung` of each trial that reaches it; None if it is still to come."""
+        losses: dict[int, float | None] = {}
+        for number in range(1, max([self.parallel, *progress]) + 1):
+            trial = progress.get(number, TrialProgress((), rung, False))
+            reported = len(trial.losses) >= rung
+            if number not in stops and (reported or not trial.ended):
+                known = reported and number not in waiting
+                losses[number] = trial.losses[rung - 1] if known else None
+        return losses
 
     def _rungs(self, evaluations: int) -> Iterator[int]:
         rung = self.grace

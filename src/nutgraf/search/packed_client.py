@@ -18,7 +18,6 @@ from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nutgraf.search.packed_engine import Engine
-from nutgraf.training.budget import at_once
 
 if TYPE_CHECKING:
     from nutgraf.config import Config, SearchConfig
@@ -96,7 +95,7 @@ class _Engines:
             "max_concurrency": 2 * search.concurrent + 2,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
         }
-        cores = min(at_once(search) * search.cpus_per_trial, has.get("CPU", 1))
+        cores = min(search.parallel_trials * search.cpus_per_trial, has.get("CPU", 1))
         threads = max(1, int(cores / len(names)))
         engine = ray.remote(Engine)
         return {

@@ -24,7 +24,6 @@ from nutgraf.search import trial_worker
 from nutgraf.search.packed_client import PackedTraining
 from nutgraf.search.scheduler import TrialScheduler
 from nutgraf.search.trial import Trial
-from nutgraf.training.budget import at_once
 
 # isort: split
 from ray import tune
@@ -140,7 +139,7 @@ def _ray(config: Config, together: bool, out: Path) -> Iterator[int]:
     """
     search = config.search
     if config.ray.address is None:
-        trials = search.concurrent if together else at_once(search)
+        trials = search.concurrent if together else search.parallel_trials
         if trials < search.concurrent:
             logger.warning(
                 f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.config import Config, load
-from nutgraf.search.halving import Course, Halving, Verdict
+from nutgraf.search.halving import Halving, TrialProgress, Verdict
 from nutgraf.search.sampler import Sampler
 from nutgraf.search.trial import EVALUATED, HANG, Trial
 from nutgraf.training.budget import evaluation_steps
@@ -114,7 +114,7 @@ class TrialScheduler:
     def verdicts(self) -> dict[int, Verdict]:
         return self.rule.judge(
             {
-                number: Course(
+                number: TrialProgress(
                     tuple(loss for _, loss in trial.history),
                     self.evaluations[number],
                     trial.completed or number in self.errors,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Sequence
 
-from nutgraf.config import Config, SearchConfig, TrainConfig
+from nutgraf.config import Config, TrainConfig
 from nutgraf.config.types import Choices, Space
 from nutgraf.modeling.batching import longest_first
 
@@ -104,8 +103,3 @@ def share(settings: TrainConfig, processes: int) -> tuple[int, int]:
     rows = math.ceil(effective_batch_size(settings) / processes)
     accumulated = math.ceil(rows / settings.micro_batch_size)
     return math.ceil(rows / accumulated), accumulated
-
-
-def at_once(search: SearchConfig) -> int:
-    """Return how many trials run at a time here: `search.concurrent`, or what the cores allow."""
-    return min(search.concurrent, max(1, int((os.cpu_count() or 1) / search.cpus_per_trial)))

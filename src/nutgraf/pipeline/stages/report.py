@@ -15,7 +15,7 @@ from nutgraf.config.systems import BUILT_IN, TRAINED
 from nutgraf.core.files import read_json, read_records, write_text
 from nutgraf.evaluation import error_rates, indicators, published, rouge
 from nutgraf.pipeline import artifacts
-from nutgraf.planning import outcome
+from nutgraf.planning.duration import planned_vs_actual
 from nutgraf.report import render
 from nutgraf.report.describe import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.report.figures import canvas, parallel, relative, scores, search
@@ -118,7 +118,7 @@ def _planned(folder: RunFolder, manifests: dict[str, Any]) -> list[dict[str, Any
         return []
     trained = [read_json(folder.model(name) / "train.json") for name in TRAINED]
     peak = max(record["peak_memory_bytes"] for record in trained)
-    return list(outcome.planned_vs_actual(read_json(path), manifests, peak))
+    return list(planned_vs_actual(read_json(path), manifests, peak))
 
 
 def _rival(rival: Rival) -> str:

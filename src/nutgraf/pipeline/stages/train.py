@@ -21,7 +21,7 @@ from nutgraf.parallel.executor import open_executor
 from nutgraf.pipeline import artifacts
 from nutgraf.planning.packing import Choice, choose_packing
 from nutgraf.storage.run_folder import Artefact, RunFolder
-from nutgraf.training.budget import at_once, draw_examples, total_examples
+from nutgraf.training.budget import draw_examples, total_examples
 from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation, Fit
 from nutgraf.training.job import TrainingJob
@@ -81,7 +81,7 @@ def _chosen(config: Config, folder: RunFolder) -> Choice:
 def _at_a_time(config: Config) -> int:
     """Return the trainings at a time: on a cluster `search.concurrent`, if each is one process."""
     if config.ray.address is None:
-        return at_once(config.search)
+        return config.search.parallel_trials
     return config.search.concurrent if config.ray.train_workers == 1 else 1
 
 
@@ -124,7 +124,7 @@ def _train_packed(trainings: Sequence[_Training], max_packed: int | None) -> Non
     If one fails the others end as usual, and are sealed by the next run.
     """
     config = trainings[0].config
-    torch.set_num_threads(max(1, int(at_once(config.search) * config.search.cpus_per_trial)))
+    torch.set_num_threads(max(1, int(config.search.parallel_trials * config.search.cpus_per_trial)))
     rows = _rows(trainings)
     logger.info(
         f"{', '.join(training.name for training in trainings)}: trained together (search.together)"
