@@ -22,15 +22,9 @@ from nutgraf.data import load
 from nutgraf.data.load import SPLITS
 from nutgraf.data.prompts import Encoded, Example, Piece, PromptError, Renderer
 from nutgraf.data.rows import Article
-from nutgraf.planning import advice
+from nutgraf.planning import advice, memory
 from nutgraf.planning.duration import Plan
-from nutgraf.planning.memory import (
-    RowLengths,
-    bytes_by_stage,
-    disk_bytes,
-    row_lengths,
-    suggest_changes,
-)
+from nutgraf.planning.memory import RowLengths
 from nutgraf.training import tracking
 
 LOOKED = {"train": 100, "validation": 4, "test": 50}  # articles read, at most
@@ -220,7 +214,7 @@ def _rows(config: Config, rows: _Rows, read: _Read, changes: list[str]) -> Itera
             "looked at  articles of the newswire; those of the Hub are not read before the study, "
             f"but planned as long as the limits allow; {UNKNOWN:,} where all of a split are taken"
         )
-    found = row_lengths([(len(e.ids), e.prompt_tokens) for e in rows.examples])
+    found = memory.row_lengths([(len(e.ids), e.prompt_tokens) for e in rows.examples])
     told, every = found.summary * len(rows.examples), found.row * len(rows.examples)
     yield (
         f"tokens     {found.row:,.0f} a row, {found.longest_row:,} in the longest of "
@@ -308,15 +302,15 @@ def _too_much(config: Config, planned: Plan, number: int) -> Iterator[str]:
             f"{form.positions - config.generate.max_new_tokens:,} (with generate.max_new_tokens "
             f"{longest:,} tokens, and the base was made for {form.positions:,})"
         )
-    held = bytes_by_stage(config, form, planned.rows, machine)
+    held = memory.bytes_by_stage(config, form, planned.rows, machine)
     stage, needed = max(held.items(), key=lambda item: item[1])
     why = f"{stage} needs {size(round(needed))}, {size(machine.free)} there"
-    changed = suggest_changes(config, form, planned.rows, machine)
+    changed = memory.suggest_changes(config, form, planned.rows, machine)
     if changed is None:
         yield f"model.base {config.model.base} → a smaller one ({why}; no batch is small enough)"
     for setting, (now, then) in (changed or {}).items():
         yield f"{setting} {now} → {then} ({why})"
-    disk, free = disk_bytes(config, form, number), free_disk_bytes(Path(config.run))
+    disk, free = memory.disk_bytes(config, form, number), free_disk_bytes(Path(config.run))
     if disk > free:
         why = f"needs {size(round(disk))}, {size(free)} there"
         yield f"run {config.run} → a folder on another disk ({why})"
