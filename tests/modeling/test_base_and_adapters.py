@@ -169,7 +169,7 @@ def test_what_was_made_with_weights_that_have_changed_since_is_made_again(
     changed_weights(tiny_base, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.safetensors", base)
     (made,) = artifacts.search(config, folder)
-    assert (made.stale or "").startswith("base_weights was ")
+    assert (made.outdated or "").startswith("base_weights was ")
     fixed = ModelConfig(base="some/model", revision="0" * 40)
     assert weights_fingerprint(fixed) == weights_fingerprint(ModelConfig()) == {}
 

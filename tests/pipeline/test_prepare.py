@@ -129,7 +129,7 @@ def test_another_tokenizer_or_prompt_makes_other_ids(tmp_path, base):
     file = own / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 77}))
     (data,) = artifacts.prepare(config, folder)
-    assert "tokenizer_files was" in str(data.stale)
+    assert "tokenizer_files was" in str(data.outdated)
     assert prepare.run(config, folder)
     assert not prepare.run(config, folder)
 

@@ -375,7 +375,7 @@ def test_a_folder_with_another_study_is_not_overwritten(bucket: str, tmp_path: P
     with pytest.raises(UserError, match=r"hold different studies \(two differs\): give another"):
         copy.refuse_another_study()
     RemoteCopy(bucket, one.path).refuse_another_study()
-    copy.begin("token")
+    copy.save_token("token")
     RemoteCopy(bucket, other.path).refuse_another_study()
-    assert RemoteCopy(bucket, other.path).lease == "token"
-    assert RemoteCopy(str(tmp_path), other.path).lease == ""  # of another storage
+    assert RemoteCopy(bucket, other.path).token == "token"
+    assert RemoteCopy(str(tmp_path), other.path).token == ""  # of another storage

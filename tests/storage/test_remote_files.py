@@ -109,14 +109,14 @@ def test_a_second_run_says_who_holds_the_storage(
 ) -> None:
     files = RemoteFiles(uri)
     with (
-        Lease(files).held("") as before,
+        Lease(files).acquired("") as before,
         pytest.raises(UserError, match=rf"in use by process {os.getpid()} on .* since 20.*wait"),
-        Lease(files).held(""),
+        Lease(files).acquired(""),
     ):
         pass
     assert before == ""
     assert "waiting 5 s for a sign of life" in capsys.readouterr().err
-    with Lease(files).held("") as before:
+    with Lease(files).acquired("") as before:
         assert before
     assert "waiting" not in capsys.readouterr().err  # it was released
 
@@ -129,7 +129,7 @@ def test_a_dead_holder_is_waited_for_and_then_taken_over_which_is_told(
     files = RemoteFiles(str(tmp_path))
     dead = Lease(files)
     dead._write()
-    with Lease(files).held("") as before:
+    with Lease(files).acquired("") as before:
         assert before == dead.token
         with pytest.raises(Failure, match="was taken over by process"):
             dead.check()
@@ -137,7 +137,7 @@ def test_a_dead_holder_is_waited_for_and_then_taken_over_which_is_told(
     assert "waiting 1 s for a sign of life" in told
     assert "gives no sign of life: its work is carried on" in told
     dead._write()
-    with Lease(files).held(dead.token):  # the same folder again: nobody else can be meant
+    with Lease(files).acquired(dead.token):  # the same folder again: nobody else can be meant
         assert "waiting" not in capsys.readouterr().err
 
 

@@ -90,7 +90,7 @@ def test_a_finished_file_is_hashed_once_and_again_when_it_has_changed(
     assert all(folder.artefact("data").is_current for _ in range(3))
     assert hashed == [str(file)]
     file.write_text(file.read_text().swapcase())
-    assert "a.txt is not as it was made" in (folder.artefact("data").stale or "")
+    assert "a.txt is not as it was made" in (folder.artefact("data").outdated or "")
 
 
 def test_a_deleted_file_is_made_again(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_what_was_made_otherwise_is_told(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     make(folder, settings={"train": {"seed": 1, "rate": 0.5}, "old": True})
     asked = folder.artefact("data", settings={"train": {"seed": 2, "rate": 0.5}, "old": True})
-    assert asked.stale == "train.seed was 1, is now 2"
+    assert asked.outdated == "train.seed was 1, is now 2"
     make(folder, settings=asked.settings)
     assert asked.is_current
 
@@ -140,14 +140,14 @@ def test_what_an_older_version_made_is_made_again_and_a_patch_is_no_other_versio
     monkeypatch.setattr(run_folder, "__version__", "3.4.1")
     assert folder.artefact("data").is_current
     monkeypatch.setattr(run_folder, "__version__", "3.5.0")
-    assert folder.artefact("data").stale == "made by nutgraf 3.4.0, this is 3.5.0"
+    assert folder.artefact("data").outdated == "made by nutgraf 3.4.0, this is 3.5.0"
 
 
 def test_a_file_changed_by_hand_is_not_taken_for_what_was_made(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     make(folder, "good")
     (tmp_path / "data" / "a.txt").write_text("evil")
-    assert "a.txt is not as it was made" in (folder.artefact("data").stale or "")
+    assert "a.txt is not as it was made" in (folder.artefact("data").outdated or "")
     make(folder, "good")
     assert folder.artefact("data").is_current
 
@@ -156,12 +156,12 @@ def test_a_manifest_tampered_with_is_not_believed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     make(folder)
     changed_manifest(folder, files={})
-    assert "has been changed" in (folder.artefact("data").stale or "")
+    assert "has been changed" in (folder.artefact("data").outdated or "")
     make(folder)
     path = tmp_path / "manifests" / "data.json"
     for half in ("", path.read_text()[:40], "[]", "{}"):
         path.write_text(half)
-        assert "is damaged" in (folder.artefact("data").stale or "")
+        assert "is damaged" in (folder.artefact("data").outdated or "")
     path.write_text('{"artefact": ')
     with pytest.raises(Failure, match=r"data\.json is damaged .*: delete it"):
         folder.manifests()

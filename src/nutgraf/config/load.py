@@ -1,12 +1,12 @@
-"""Reading the configuration: YAML, overrides, validation, and errors that say what to change."""
+"""Read a configuration: YAML, overrides, validation, and errors that say what to change."""
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import re
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +25,30 @@ class ConfigError(UserError):
 
 
 def load_config(path: Path | None, overrides: Mapping[str, str] | None = None) -> Config:
-    """The configuration of a YAML file (the pocket study without one) with overrides applied.
+    """Return the configuration of a YAML file with overrides applied.
 
-    `path` may be the name of a configuration that nutgraf comes with, such as `tinyllama-cnndm`; a
-    file of that name comes first.
-    `overrides` maps dotted names (`train.learning_rate`) to YAML text (`2e-4`, `[4, 8]`, `null`);
-    each replaces one field and leaves its siblings. Raises ConfigError.
+    Args:
+        path: A file, or the name of a configuration that nutgraf comes with, such as
+            `tinyllama-cnndm`; a file of that name comes first. None is the pocket study.
+        overrides: YAML text by dotted name, such as `2e-4` by `train.learning_rate`. Each
+            replaces one field and leaves its siblings.
+
+    Raises:
+        ConfigError: The file cannot be read, or a field or value is not allowed.
     """
     return load_with(path, {name: _parse(name, text) for name, text in (overrides or {}).items()})
 
 
-def load_with(path: Path | None, values: Mapping[str, Any]) -> Config:
-    """Return what `load` does, with `values` of Python by dotted name. Raises ConfigError."""
+def load_with(path: Path | None, overrides: Mapping[str, Any]) -> Config:
+    """Return what `load_config` does, with Python values as overrides. Raises ConfigError."""
     raw = _read_yaml(path) if path else {}
-    if any(name.startswith("search.space.") for name in values):
-        _default_space(raw)
-    for name, value in values.items():
-        _set(raw, name, value)
+    for name, value in overrides.items():
+        _override(raw, name, value)
     return build_config(raw)
 
 
 def saved_or(path: Path | None, run: str | None) -> Path | None:
-    """Return `path`, or without one the settings that the run folder `run` has, if any."""
+    """Return `path`, or without one the configuration in the run folder `run`, if any."""
     saved = Path(run) / "config.yaml" if run else None
     return saved if path is None and saved is not None and saved.exists() else path
 
@@ -59,12 +61,12 @@ def shipped() -> dict[str, Path]:
 
 
 def build_config(raw: Mapping[str, Any]) -> Config:
-    """The configuration of plain nested mappings. Raises ConfigError, one line a problem."""
+    """Return the configuration of nested mappings. Raises ConfigError with every problem."""
     _check_texts(raw)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_explain(error, Config)) from None
+        raise ConfigError(_explain(error)) from None
     for name, domain in config.search.space.items():
         ends = domain.choices if isinstance(domain, Choices) else (domain.low, domain.high)
         for value in ends:
@@ -72,44 +74,43 @@ def build_config(raw: Mapping[str, Any]) -> Config:
     return config
 
 
-def replace_settings(config: Config, values: Mapping[str, Any]) -> Config:
-    """`config` with dotted fields replaced, e.g. `{"train.learning_rate": 2e-4}`.
+def replace_settings(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """Return `config` with dotted fields replaced, e.g. `{"train.learning_rate": 2e-4}`.
 
     Raises ConfigError for a value that does not validate.
     """
-    sections: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
+    by_section: dict[str, dict[str, Any]] = {}
+    for name, value in overrides.items():
         section, field = name.split(".", 1)
-        sections.setdefault(section, {})[field] = value
+        by_section.setdefault(section, {})[field] = value
     update: dict[str, Section] = {}
-    for section, fresh in sections.items():
+    for section, fields in by_section.items():
         old: Section = getattr(config, section)
         try:
-            update[section] = type(old).model_validate({**old.model_dump(), **fresh})
+            update[section] = type(old).model_validate({**old.model_dump(), **fields})
         except ValidationError as error:
-            raise ConfigError(_explain(error, type(old), prefix=section)) from None
+            raise ConfigError(_explain(error, section)) from None
     return config.model_copy(update=update)
 
 
 def to_yaml(config: Config) -> str:
-    """Every setting, resolved, as YAML that `load` reads back to an equal configuration."""
+    """Return every field as YAML that `load_config` reads back to an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def setting_fields(
     model: type[BaseModel] = Config, prefix: str = ""
 ) -> Iterator[tuple[str, str, Any]]:
-    """(dotted name, sentence, default) of every field, in order, for help and documents.
+    """Yield (dotted name, description, default) of every field in order.
 
-    Where a section is a mapping of sections by names of the user's, `NAME` stands for any of them.
+    In a mapping of sections by names of the user's, `NAME` stands for any of them.
     """
     for name, info in model.model_fields.items():
-        section = info.annotation
-        inside = typing.get_args(section)[1] if typing.get_origin(section) is dict else None
+        section, dotted = info.annotation, f"{prefix}{name}."
+        if typing.get_origin(section) is dict:
+            section, dotted = typing.get_args(section)[1], f"{dotted}NAME."
         if isinstance(section, type) and issubclass(section, Section):
-            yield from setting_fields(section, f"{prefix}{name}.")
-        elif isinstance(inside, type) and issubclass(inside, Section):
-            yield from setting_fields(inside, f"{prefix}{name}.NAME.")
+            yield from setting_fields(section, dotted)
         else:
             yield f"{prefix}{name}", info.description or "", info.default
 
@@ -119,52 +120,41 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         path = shipped().get(str(path), path)
     try:
         with path.open("rb") as file:
-            text = file.read(strict_yaml.LONGEST + 1).decode()
-        raw = strict_yaml.load_yaml(text)
+            raw = strict_yaml.load_yaml(file.read(strict_yaml.LONGEST + 1).decode())
     except FileNotFoundError:
         raise ConfigError(
             f"{path} does not exist: give the path of a YAML file, or {' or '.join(shipped())}"
         ) from None
     except (OSError, ValueError) as error:  # among them text that is not UTF-8, a NUL in the name
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    except strict_yaml.Mistake as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
+    if raw is not None and not isinstance(raw, dict):
         raise ConfigError(f"{path} holds a {type(raw).__name__}: it must be `section: …` mappings")
-    return raw
-
-
-def _default_space(raw: dict[str, Any]) -> None:
-    """Give `raw` the default search space, so that overriding one domain keeps the others."""
-    section = raw.setdefault("search", {})
-    if isinstance(section, dict) and "space" not in section:
-        section["space"] = Config().model_dump(mode="json")["search"]["space"]
+    return raw or {}
 
 
 def _parse(name: str, text: str) -> Any:
     try:
         return strict_yaml.load_yaml(text)
-    except strict_yaml.Mistake as error:
+    except ValueError as error:
         raise ConfigError(f"{name}: {text!r} cannot be read as a value: {error}") from None
 
 
-def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
-    # The names of a search space contain a dot themselves: search.space.train.learning_rate.
-    parts = dotted.split(".", 2) if dotted.startswith("search.space.") else dotted.split(".")
-    names = {name for name, _, _ in setting_fields()} | {"rivals"}
-    known = re.sub(r"^rivals\.[^.]+", "rivals.NAME", dotted)
-    if not (known in names or dotted.startswith("search.space.")):
-        raise ConfigError(f"{dotted!r} is not a setting{did_you_mean(dotted, names)}")
-    *sections, last = parts
-    here = raw
-    for section in sections:
-        inner = here.get(section)
-        inner = dict(inner) if isinstance(inner, dict) else {}
-        here[section] = inner
-        here = inner
-    here[last] = value
+def _override(raw: dict[str, Any], name: str, value: Any) -> None:
+    """Set one field in `raw`, the mappings of a YAML file."""
+    names = {known for known, _, _ in setting_fields()} | {"rivals"}
+    parts = name.split(".")
+    if name.startswith("search.space."):
+        parts = name.split(".", 2)  # a searched field has a dot itself: train.learning_rate
+    elif re.sub(r"^rivals\.[^.]+", "rivals.NAME", name) not in names:
+        raise ConfigError(f"{name!r} is not a setting{did_you_mean(name, names)}")
+    section = raw
+    for part in parts[:-1]:
+        if part == "space" and part not in section:  # the other searched fields stay
+            section[part] = Config().model_dump(mode="json")["search"]["space"]
+        inner = section.get(part)
+        section[part] = dict(inner) if isinstance(inner, dict) else {}
+        section = section[part]
+    section[parts[-1]] = value
 
 
 def _check_texts(value: Any, name: str = "") -> None:
@@ -186,37 +176,45 @@ def _check_texts(value: Any, name: str = "") -> None:
             raise ConfigError(f"{name} is {value!r}: leave the NUL character out")
 
 
-def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """Pydantic's problems as one line: of each the field, its value, what is allowed."""
-    problems = error.errors(include_url=False, include_context=True)
+def _explain(error: ValidationError, section: str = "") -> str:
+    """Return pydantic's problems as one line: of each the field, its value, what is allowed."""
+    problems = error.errors(include_url=False)
     lines = []
     for problem in problems:
         loc, kind = problem["loc"], problem["type"]
         if kind == "too_short" and any(p["loc"][:-1] == loc for p in problems):
-            continue  # the item that is wrong is told already
+            continue  # the item that is wrong is reported already
         # Parts such as "range" or "tuple[str]" say which of several types was tried.
-        where = [str(part) for part in loc if part not in ("range", "choices", "[key]")]
-        where = [part for part in where if not re.match(r"(literal|tuple)\[", part)]
-        name = ".".join(([prefix] if prefix else []) + where)
+        parts = [section, *map(str, loc)]
+        name = ".".join(p for p in parts if p and not re.match(_TRIED_TYPE, p))
         if kind in ("extra_forbidden", "invalid_key"):
-            known = _siblings(model, loc[:-1])
-            lines.append(f"{name!r} is not a setting{did_you_mean(where[-1], known)}")
+            lines.append(f"{name!r} is not a setting{did_you_mean(name, _all_names())}")
         elif kind == "value_error":
             text = str(problem["ctx"]["error"])
             lines.append(f"{name}: {text}" if name else text)
         else:
-            lines.append(f"{name} is {_shown(problem['input'])}: {_wanted(problem)}")
+            lines.append(f"{name} is {_shown(problem['input'])}: {_allowed(problem)}")
     return "; ".join(dict.fromkeys(lines))
 
 
+_TRIED_TYPE = r"(range|choices|\[key\])$|(literal|tuple)\["
+
+
+def _all_names() -> set[str]:
+    """Return the dotted names of all sections and fields."""
+    paths = (name.split(".") for name, _, _ in setting_fields())
+    return {name for path in paths for name in itertools.accumulate(path, "{}.{}".format)}
+
+
 def _shown(value: Any) -> str:
-    """A value as a person wrote it, or its beginning."""
-    names = {None: "null", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else one_line(repr(value), 80)
+    """Return a value as a person wrote it, or its beginning."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return one_line(repr(value), 80)
 
 
-def _wanted(problem: Any) -> str:
-    """What would be right in place of a value."""
+def _allowed(problem: Any) -> str:
+    """Return what would be right in place of a value."""
     value, message = problem["input"], problem["msg"]
     if problem["type"] in ("model_type", "dict_type"):
         return "give its fields, `name: value` each"
@@ -224,18 +222,3 @@ def _wanted(problem: Any) -> str:
         plain = isinstance(value, int | float | datetime.date) and not isinstance(value, bool)
         return f"text is wanted, write '\"{value}\"'" if plain else "text is wanted"
     return str(message[0].lower() + message[1:])
-
-
-def _siblings(model: Any, loc: Sequence[int | str]) -> list[str]:
-    for part in loc:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
-        info = model.model_fields.get(str(part))
-        if info is None:
-            return []
-        model = info.annotation
-        if isinstance(model, types.UnionType):
-            return []
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return list(model.model_fields)
-    return []

@@ -1,4 +1,4 @@
-"""What sections of settings are made of: the base class, numbers, domains of a search."""
+"""Define what sections are made of: their base class, numbers, domains of a search."""
 
 from __future__ import annotations
 
@@ -21,28 +21,18 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, str_min_length=1)
 
 
-def _whole(value: object) -> object:
-    """Python counts `true` as 1; a person who writes it means something else."""
+def _reject_bool(value: object) -> object:
+    """Raise ValueError for `true`, which Python counts as 1."""
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not a number")
     return value
 
 
-def _number(value: object) -> object:
-    """YAML 1.1 reads `2e-4` (no dot) as text; accept it as the number it is."""
-    value = _whole(value)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+# YAML 1.1 reads `2e-4` (no dot) as text, and pydantic takes that as the number it is.
+Float = Annotated[float, BeforeValidator(_reject_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[Float, Field(gt=0)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**9)]
-Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32)]  # numpy takes no other
+Count = Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=10**9)]
+Seed = Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, lt=2**32)]  # numpy takes no other
 
 
 class Choices(Section):

@@ -72,8 +72,8 @@ def explain_reruns(
 def _outlook(made: Artefact, to_make: set[str]) -> tuple[str | None, str | None]:
     """Why it has to be made, and why what a stopped run left of it is of no use; None if not so."""
     if follows := ", ".join(given for given in made.inputs if given in to_make):
-        return f"it follows {follows}", f"it follows {follows}" if made.is_half_made else None
-    return made.stale, made.abandoned
+        return f"it follows {follows}", f"it follows {follows}" if made.is_unfinished else None
+    return made.outdated, made.claim_mismatch
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Files at an address that pyarrow or fsspec reaches: a folder, `s3://`, `gs://`.
+"""Read and write files at an address that pyarrow or fsspec reaches: a folder, `s3://`, `gs://`.
 
 A file appears whole or not at all, on every kind of file system.
 """
@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.files import sha256
 
 _CHUNK = 8 << 20  # bytes read at a time
 # File systems on which a file appears at its close; on others it is renamed once it is whole.
@@ -42,7 +43,7 @@ class RemoteFiles:
         self._system, self._root = _open(uri)
 
     def names(self, under: str = "") -> set[str]:
-        """Return the names of all files below the folder `under`, half-written ones included."""
+        """Return the names of all files below the folder `under`, with half-written ones."""
         with self._errors():
             if isinstance(self._system, fs.PyFileSystem):
                 self._system.handler.fs.invalidate_cache()
@@ -64,14 +65,12 @@ class RemoteFiles:
     def get(self, name: str, target: Path) -> str:
         """Copy a file to `target` and return its SHA-256. Raises FileNotFoundError."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        hashed = hashlib.sha256()
         with self._errors():
             source = self._system.open_input_stream(self._path(name), None)
         with source, target.open("wb") as out:
             while chunk := self._read(source):
-                hashed.update(chunk)
                 out.write(chunk)
-        return hashed.hexdigest()
+        return sha256(target)
 
     def put(self, name: str, source: Path) -> str:
         """Copy the file `source` here, whole or not at all, and return its SHA-256."""

@@ -1,4 +1,4 @@
-"""The right to write into a storage: one run at a time, whatever machine it is on.
+"""Let one run at a time write into a storage, whatever machine it is on.
 
 Object stores have no locks. A file there names the holder and changes every few seconds for as long
 as the holder lives. Clocks of two machines are never compared: a holder is dead if its file has not
@@ -30,7 +30,7 @@ SETTLE = 1.0  # seconds in which another run may be taking the lease too
 
 
 class Lease:
-    """The right of this process to write into `files`; `token` identifies this holding of it."""
+    """The right of this process to write into `files`; `token` identifies it."""
 
     def __init__(self, files: RemoteFiles) -> None:
         self.files = files
@@ -45,14 +45,14 @@ class Lease:
         }
 
     @contextlib.contextmanager
-    def held(self, own: str) -> Iterator[str]:
-        """Hold the lease in the block; yield the token of the holder before, "" if there was none.
+    def acquired(self, own: str) -> Iterator[str]:
+        """Hold the lease in the block; yield the token of the last holder, "" if there was none.
 
         `own` is the token of an earlier run in the same folder, which is dead since this one runs.
         Waits `EXPIRY` seconds for a holder that gives no sign of life. Raises UserError naming one
         that does.
         """
-        before = self._wait_until_free(own)
+        previous = self._wait_until_free(own)
         self._write()
         time.sleep(SETTLE)
         self.check()
@@ -60,56 +60,55 @@ class Lease:
         thread = threading.Thread(target=self._beat, args=(ended,), daemon=True)
         thread.start()
         try:
-            yield before
+            yield previous
         finally:
             ended.set()
             thread.join()
             with contextlib.suppress(Unreachable):  # then it expires
-                if self._is_mine():
-                    self._content["released"] = True
-                    self._write()
+                self._update(released=True)
 
     def check(self) -> None:
         """Raise Failure if another run has taken the lease, as one may after `EXPIRY`."""
-        if not self._is_mine():
+        lease = self._read()
+        if lease.get("token") != self.token:
             raise Failure(
-                f"storage {self.files.uri} was taken over by {_holder(self._read())}, since this "
+                f"storage {self.files.uri} was taken over by {_holder(lease)}, since this "
                 "run gave no sign of life: what is here is whole, and the same command carries on "
                 "from there when that run has ended"
             )
 
     def _wait_until_free(self, own: str) -> str:
-        """Wait until nobody holds the lease; return the token of who did."""
-        now = first = self._read()
+        """Wait until nobody holds the lease; return the token of the last holder."""
+        lease = first = self._read()
         started = time.monotonic()
-        while now and not now["released"] and now["token"] != own:
-            if (now["token"], now["beat"]) != (first["token"], first["beat"]):
+        while lease and not lease["released"] and lease["token"] != own:
+            if lease != first:
                 raise UserError(
-                    f"storage {self.files.uri} is in use by {_holder(now)}: wait for it, or "
+                    f"storage {self.files.uri} is in use by {_holder(lease)}: wait for it, or "
                     "give another storage"
                 )
             if time.monotonic() - started > EXPIRY:
-                logger.warning(f"{_holder(now)} gives no sign of life: its work is carried on")
+                logger.warning(f"{_holder(lease)} gives no sign of life: its work is carried on")
                 break
-            if now is first:
+            if lease is first:
                 logger.info(
-                    f"storage {self.files.uri} is held by {_holder(now)}: waiting "
+                    f"storage {self.files.uri} is held by {_holder(lease)}: waiting "
                     f"{EXPIRY:.0f} s for a sign of life"
                 )
             time.sleep(min(1.0, EXPIRY / 10))
-            now = self._read()
-        return str(now["token"]) if now else ""
+            lease = self._read()
+        return str(lease.get("token", ""))
 
     def _beat(self, ended: threading.Event) -> None:
-        """Give a sign of life until the block ends; what goes wrong, `check` raises too."""
+        """Give a sign of life until the block ends; `check` raises what goes wrong."""
         while not ended.wait(BEAT):
             with contextlib.suppress(Problem):
-                if self._is_mine():
-                    self._content["beat"] += 1
-                    self._write()
+                self._update(beat=self._content["beat"] + 1)
 
-    def _is_mine(self) -> bool:
-        return self._read().get("token") == self.token
+    def _update(self, **changes: Any) -> None:
+        if self._read().get("token") == self.token:
+            self._content |= changes
+            self._write()
 
     def _read(self) -> dict[str, Any]:
         content = self.files.read(LEASE)

@@ -1,4 +1,4 @@
-"""A run folder and its copy in a storage, kept in step while a study runs."""
+"""Keep a run folder and its copy in a storage in step while a study runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nutgraf.core.errors import Failure, Problem
@@ -24,79 +23,77 @@ _PASSES = 5  # over a folder that changes; then what changes is left to the next
 
 @contextlib.contextmanager
 def synced(uri: str, folder: Path) -> Iterator[Callable[[], None]]:
-    """Keep a copy of `folder` at `uri` within the block; yield what waits until all is there.
+    """Keep a copy of `folder` at `uri` in the block; yield a function that uploads all at once.
 
-    At the start what the storage has is fetched. If another machine wrote there since, it wins:
-    artefacts that differ here, finished or not, are replaced. Else this folder is ahead, and only
-    artefacts that are missing here are fetched. Raises UserError if another run holds the storage.
+    At the start, fetch what the storage has. If another machine wrote there since, the storage
+    wins: artefacts that differ in the folder, finished or not, are replaced. Otherwise the folder
+    is ahead, and only artefacts that it lacks are fetched.
+
+    Raises:
+        UserError: Another run holds the storage, or it holds another study.
+        Failure: The storage is lost to another run, or stays unreachable at the end of a stage.
     """
     copy = RemoteCopy(uri, folder)
     lease = Lease(copy.files)
-    with lease.held(copy.lease) as before:
+    with lease.acquired(copy.token) as previous:
         copy.refuse_another_study()
-        copy.pull(over=not before or before != copy.lease)
-        copy.begin(lease.token)
+        copy.pull(over=not previous or previous != copy.token)
+        copy.save_token(lease.token)
         uploads = _Uploads(copy, lease)
         try:
             yield uploads.finish
             uploads.finish()
         except BaseException:
-            uploads.try_once()
+            try:
+                uploads.push()
+            except (Problem, OSError) as error:
+                logger.warning(f"what is new here is not in the storage: {error}")
             raise
         finally:
             uploads.end()
 
 
 class _Uploads:
-    """Uploads in a thread of their own, so that a Ctrl-C never cuts a file on its way."""
+    """Uploads of what is new: every 30 seconds by a thread, and on demand; one at a time."""
 
     def __init__(self, copy: RemoteCopy, lease: Lease) -> None:
         self.copy, self.lease = copy, lease
-        self._thread = ThreadPoolExecutor(1)
+        self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._warned = False  # that the storage is away
-        self._clock = threading.Thread(target=self._repeat, daemon=True)
-        self._clock.start()
+        self._warned = False  # that the storage does not answer
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+        self._thread.start()
+
+    def push(self) -> None:
+        with self._lock:
+            self.lease.check()
+            for _ in range(_PASSES):
+                if self.copy.push():
+                    return
+                time.sleep(0.1)
 
     def finish(self) -> None:
-        """Upload all that is here. Raises Failure if the storage stays away."""
-        self._thread.submit(self._insist).result()
-
-    def try_once(self) -> None:
-        """Try to upload what is here, before an error or a stop ends the run."""
-        self._ended.set()
-        try:
-            self._thread.submit(self._push).result()
-        except (Problem, OSError) as error:
-            logger.warning(f"what is new here is not in the storage: {error}")
-
-    def end(self) -> None:
-        self._ended.set()
-        self._clock.join()
-        self._thread.shutdown()
-
-    def _push(self, passes: int = _PASSES) -> None:
-        self.lease.check()
-        while not self.copy.push() and (passes := passes - 1):
-            time.sleep(0.1)
-
-    def _insist(self) -> None:
+        """Upload all that is in the folder. Raises Failure if the storage stays away."""
         for wait in (*WAITS, None):
             try:
-                return self._push()
+                return self.push()
             except Unreachable as error:
-                if wait is None or self._ended.is_set():
+                if wait is None:
                     raise Failure(
                         f"{error}; what was made is whole in {self.copy.local}, and the same "
                         "command carries on from there"
                     ) from error
                 self._warn(error)
-                self._ended.wait(wait)
+                time.sleep(wait)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
 
     def _repeat(self) -> None:
         while not self._ended.wait(EVERY):
             try:
-                self._thread.submit(self._push).result()
+                self.push()
                 self._warned = False
             except (Unreachable, OSError) as error:
                 self._warn(error)

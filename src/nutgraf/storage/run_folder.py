@@ -1,9 +1,8 @@
-"""The run folder, the interface between stages: paths, records, manifests, atomic writes.
+"""Hold the files of a run: the interface between stages, each of which reads and writes artefacts.
 
-A stage reads earlier artefacts and makes its own: written under a temporary name, sealed when it is
-whole, moved into place, and last of all described by a manifest. No manifest, not done. An artefact
-is current when its manifest names the same inputs and the same settings as asked for now, and its
-files are as the manifest says.
+An artefact is written under a temporary name, sealed when it is complete, moved into place, and
+last of all described by a manifest: without one it is not finished. It is current if its manifest
+names the present inputs and settings, and its files are as the manifest says.
 """
 
 from __future__ import annotations
@@ -19,22 +18,12 @@ from typing import Any
 from nutgraf import __version__
 from nutgraf.core.environment import library_versions, machine_info
 from nutgraf.core.errors import Failure
-from nutgraf.core.files import (
-    digest,
-    files_in,
-    move,
-    read_json,
-    sha256,
-    sync,
-    sync_all,
-    write_json,
-)
+from nutgraf.core.files import digest, files_in, move, read_json, sha256, sync, sync_all, write_json
 from nutgraf.storage import work_claim
-from nutgraf.storage.work_claim import describe_changes, plain
 
-MAKING = ".making"  # where artefacts are made, a folder each
+UNFINISHED = ".making"  # with a folder for each artefact that is being made
 MANIFESTS = "manifests"
-SEALED = "manifest.json"  # lies in there once the artefact is whole
+SEALED = "manifest.json"  # is in an unfinished artefact once it is complete
 
 
 class RunFolder:
@@ -48,24 +37,27 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """Every setting of the run, resolved."""
+        """Return the path of the run's configuration, every field resolved."""
         return self.path / "config.yaml"
 
     def data(self, split: str) -> Path:
+        """Return the path of a split's articles and references."""
         return self.path / "data" / f"{split}.parquet"
 
     def tokens(self, split: str) -> Path:
-        """The token ids of `data(split)`, row by row."""
+        """Return the path of the token ids of `data(split)`, row by row."""
         return self.path / "data" / f"{split}-tokens.parquet"
 
     def model(self, name: str) -> Path:
-        """The adapter of `baseline` or `best`."""
+        """Return the folder of the adapter of `baseline` or `best`."""
         return self.path / "models" / name
 
     def summaries(self, system: str) -> Path:
+        """Return the path of a system's summaries."""
         return self.path / "summaries" / f"{system}.jsonl"
 
     def scores(self, system: str) -> Path:
+        """Return the path of a system's scores, a row an article."""
         return self.path / "scores" / f"{system}.jsonl"
 
     def artefact(
@@ -76,52 +68,47 @@ class RunFolder:
         inputs: Iterable[str] = (),
         settings: Mapping[str, Any] | None = None,
     ) -> Artefact:
-        """The artefact `name`, made of `outputs` (paths in the run folder; `name` itself if None).
+        """Return the artefact `name`, finished or not.
 
-        `inputs` are names of earlier artefacts, `settings` the part of the configuration that
-        decides the result.
+        Args:
+            name: The artefact, also the name of its manifest.
+            outputs: Its files and folders, relative to the run folder; None is `name` itself.
+            inputs: Names of the earlier artefacts that it is made from.
+            settings: The part of the configuration that decides the result.
         """
         return Artefact(self, name, tuple(outputs or [name]), tuple(inputs), dict(settings or {}))
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """The manifest of a finished artefact. Raises Failure where there is none."""
+        """Return the manifest of a finished artefact. Raises Failure if there is none."""
         try:
-            return read_json(self._manifest_path(name))
+            return _read_manifest(self._manifest_path(name))
         except FileNotFoundError:
             raise Failure(
                 f"{self.path / name} has not been made: run `nutgraf run --run {self.path}` "
                 "or the stage before"
             ) from None
-        except ValueError as error:
-            raise Failure(_damaged(self._manifest_path(name), error)) from None
 
     def has(self, name: str) -> bool:
-        """Whether the artefact was ever finished, from whatever and however."""
+        """Return whether the artefact was ever finished, from any inputs."""
         return self._manifest_path(name).exists()
 
     @property
     def is_begun(self) -> bool:
-        """Whether anything was ever made here, if only in part."""
-        return any((self.path / name).is_dir() for name in (MANIFESTS, MAKING))
+        """Whether any artefact was ever begun."""
+        return any((self.path / name).is_dir() for name in (MANIFESTS, UNFINISHED))
 
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """All manifests by artefact, in the order in which they were made."""
-        found = {}
-        for path in (self.path / MANIFESTS).glob("*.json"):
-            try:
-                manifest = read_json(path)
-            except ValueError as error:
-                raise Failure(_damaged(path, error)) from None
-            found[manifest["artefact"]] = manifest
-        return dict(sorted(found.items(), key=lambda item: item[1]["created"]))
+        """Return all manifests by artefact, the oldest first."""
+        manifests = map(_read_manifest, (self.path / MANIFESTS).glob("*.json"))
+        return {m["artefact"]: m for m in sorted(manifests, key=lambda m: m["created"])}
 
     def recover(self) -> None:
-        """Move what was whole when a run was killed, and clear away what it had done with."""
-        for scratch in sorted((self.path / MAKING).glob("*")):
-            if (scratch / SEALED).exists() and not scratch.name.startswith("."):
-                _put_in_place(self, scratch)
-            elif scratch.name.startswith("."):
+        """Put artefacts in place that were sealed when a run was killed; delete moved ones."""
+        for scratch in sorted((self.path / UNFINISHED).glob("*")):
+            if scratch.name.startswith("."):
                 shutil.rmtree(scratch)
+            elif (scratch / SEALED).exists():
+                _put_in_place(self, scratch)
 
     def _manifest_path(self, name: str) -> Path:
         return self.path / MANIFESTS / f"{name.replace('/', '.')}.json"
@@ -129,7 +116,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Artefact:
-    """Files that are made together, by one stage, from the same inputs and settings."""
+    """Files that one stage makes together, from the same inputs and settings."""
 
     folder: RunFolder
     name: str
@@ -139,25 +126,25 @@ class Artefact:
 
     @property
     def digests(self) -> dict[str, str]:
-        """The inputs' hashes. Raises Failure where one has not been made."""
-        return {given: self.folder.manifest(given)["digest"] for given in self.inputs}
+        """The inputs' hashes. Raises Failure if one has not been made."""
+        return {name: self.folder.manifest(name)["digest"] for name in self.inputs}
 
     @property
     def is_current(self) -> bool:
-        """Whether it was made from these inputs with these settings, and its files are there."""
-        return self.stale is None
+        """Whether it is finished, from the present inputs with the present settings."""
+        return self.outdated is None
 
     @property
-    def stale(self) -> str | None:
-        """Why it has to be made, in words: what differs from its manifest; None if nothing does.
+    def outdated(self) -> str | None:
+        """Why it has to be made: what differs from its manifest; None if nothing does.
 
-        Raises Failure where an input has not been made.
+        Raises Failure if an input has not been made.
         """
         digests = self.digests
         path = self.folder._manifest_path(self.name)
         try:
             manifest = read_json(path)
-            files, made = manifest["files"], manifest["settings"]
+            files, old_settings = manifest["files"], manifest["settings"]
             if manifest["digest"] != digest(files):
                 return f"{path} has been changed"
             inputs, version = manifest["inputs"], manifest["versions"]["nutgraf"]
@@ -165,13 +152,13 @@ class Artefact:
             return "not made before"
         except (ValueError, KeyError, TypeError):
             return f"{path} is damaged"
-        if _series(version) != _series(__version__):
+        if version.split(".")[:2] != __version__.split(".")[:2]:  # a patch changes no result
             return f"made by nutgraf {version}, this is {__version__}"
         if inputs != digests:
             names = sorted(inputs.keys() | digests.keys())
             return f"changed: {', '.join(n for n in names if inputs.get(n) != digests.get(n))}"
-        if made != (asked := plain(self.settings)):
-            return "; ".join(describe_changes(made, asked))
+        if changes := work_claim.describe_changes(old_settings, self.settings):
+            return changes
         for file, hashed in files.items():
             if not (self.folder / file).is_file():
                 return f"{self.folder / file} is gone"
@@ -180,48 +167,47 @@ class Artefact:
         return None
 
     @property
-    def is_half_made(self) -> bool:
-        """Whether a stopped run left something of it that may be carried on."""
+    def is_unfinished(self) -> bool:
+        """Whether a stopped run left work on it."""
         return (self._scratch / work_claim.NAME).exists()
 
     @property
-    def abandoned(self) -> str | None:
-        """Why what a stopped run left of it cannot be carried on; None if it can, or is nothing."""
-        return (
-            work_claim.claim_mismatch(self._scratch, self._claim()) if self.is_half_made else None
-        )
+    def claim_mismatch(self) -> str | None:
+        """Why a stopped run's work on it cannot be resumed; None if it can, or there is none."""
+        if not self.is_unfinished:
+            return None
+        return work_claim.claim_mismatch(self._scratch, self._claim())
 
     @contextlib.contextmanager
     def writing(self, resume: bool = False) -> Iterator[Path]:
-        """A temporary folder to write the outputs into, under the names they have in the run.
+        """Yield a temporary folder for the outputs, under the names they have in the run.
 
-        When the block ends well, the outputs are moved into place and the manifest is written,
-        last. When it raises, what was made before stays as it was. With `resume` the folder is as
-        a stopped run left it, where that was making the same from the same: inputs, settings and
-        versions of the libraries; else, and without `resume`, it is empty.
+        When the block ends, the outputs are moved into place and the manifest is written last.
+        When it raises, what was made before stays. With `resume` the folder is as a stopped run
+        left it, if that had the same inputs, settings and versions of the libraries; else empty.
         """
         started = time.time()
         scratch = self._scratch
-        carried_on = resume and self.is_half_made and self.abandoned is None
+        resumed = False
         if resume:
-            work_claim.claim_folder(scratch, self._claim(), self.name)
+            resumed = work_claim.claim_folder(scratch, self._claim(), self.name)
         else:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
         yield scratch
-        self._seal(scratch, started, carried_on)
+        self._seal(scratch, started, resumed)
         _put_in_place(self.folder, scratch)
 
     @property
     def _scratch(self) -> Path:
-        return self.folder.path / MAKING / self.name.replace("/", ".")
+        return self.folder.path / UNFINISHED / self.name.replace("/", ".")
 
     def _claim(self) -> dict[str, Any]:
         inputs = {name: hashed[:16] for name, hashed in self.digests.items()}
         return {"inputs": inputs, "settings": self.settings, "versions": library_versions()}
 
-    def _seal(self, scratch: Path, started: float, carried_on: bool) -> None:
-        """Write the manifest into the scratch: from here on it is whole, and only to be moved."""
+    def _seal(self, scratch: Path, started: float, resumed: bool) -> None:
+        """Write the manifest into the scratch: from now on it is complete, and only to be moved."""
         missing = [name for name in self.outputs if not (scratch / name).exists()]
         if missing:
             raise Failure(f"{self.name} is unfinished: {', '.join(missing)} was not written")
@@ -236,9 +222,9 @@ class Artefact:
                 "artefact": self.name,
                 "created": started,
                 "seconds": round(time.time() - started, 2),
-                "carried_on": carried_on,  # so that these seconds are not all
+                "carried_on": resumed,  # then these seconds are not all
                 "inputs": self.digests,
-                "settings": plain(self.settings),
+                "settings": self.settings,
                 "versions": library_versions(),
                 "machine": machine_info(),
                 "outputs": self.outputs,
@@ -249,10 +235,9 @@ class Artefact:
 
 
 def _put_in_place(folder: RunFolder, scratch: Path) -> None:
-    """Move a sealed artefact to where it belongs; killed anywhere in it, it can be done again.
+    """Move a sealed artefact into place; after a kill it can be done again.
 
-    In this order on the disk, whenever the machine goes: the old manifest gone, the files in
-    their place, the new manifest, the scratch gone.
+    The order on the disk: old manifest gone, files in place, new manifest, scratch gone.
     """
     manifest = read_json(scratch / SEALED)
     path = folder._manifest_path(manifest["artefact"])
@@ -263,15 +248,15 @@ def _put_in_place(folder: RunFolder, scratch: Path) -> None:
         if (scratch / name).exists():
             move(scratch / name, folder.path / name)
     write_json(path, manifest)
-    trash = scratch.with_name(f".{scratch.name}")  # so that no half of it is taken for a scratch
+    trash = scratch.with_name(f".{scratch.name}")  # half deleted, it is no scratch
     move(scratch, trash)
     shutil.rmtree(trash)
 
 
-def _series(version: str) -> list[str]:
-    """The part of a version that says whether results are the same: 0.1 of 0.1.3."""
-    return version.split(".")[:2]
-
-
-def _damaged(path: Path, error: ValueError) -> str:
-    return f"{path} is damaged ({error}): delete it, and run `nutgraf run` again"
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise Failure(
+            f"{path} is damaged ({error}): delete it, and run `nutgraf run` again"
+        ) from None

@@ -1,4 +1,4 @@
-"""What half-made work is of: a claim beside it says so, and other work is not carried on."""
+"""Identify unfinished work, so that a run resumes only work with the same inputs and settings."""
 
 from __future__ import annotations
 
@@ -16,44 +16,42 @@ logger = logging.getLogger(__name__)
 NAME = "claim.json"
 
 
-def claim_folder(folder: Path, claim: Mapping[str, Any], what: str) -> None:
-    """Make `folder` the place for work on `claim`; what lies there of the same claim is kept.
+def claim_folder(folder: Path, claim: Mapping[str, Any], title: str) -> bool:
+    """Prepare `folder` for work on `claim`; return whether work on the same claim was there.
 
-    Work of another claim, or without one, is thrown away, and one line says so of `what`.
+    Work on another claim, or without one, is deleted, and a warning about `title` says so.
     """
     if folder.exists():
-        other = claim_mismatch(folder, claim)
-        if other is None:
-            return
+        mismatch = claim_mismatch(folder, claim)
+        if mismatch is None:
+            return True
         if any(path.name.strip(".") not in (NAME, f"{NAME}.part") for path in folder.iterdir()):
-            logger.warning(f"{what}: what a stopped run left is thrown away: {other}")
-        (folder / NAME).unlink(missing_ok=True)  # first, so that a kill leaves nothing believable
+            logger.warning(f"{title}: what a stopped run left is thrown away: {mismatch}")
+        (folder / NAME).unlink(missing_ok=True)  # first: after a kill nothing looks resumable
         sync(folder)
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    write_text(folder / NAME, json.dumps(plain(claim), indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / NAME, json.dumps(claim, indent=2, ensure_ascii=False) + "\n")
+    return False
 
 
 def claim_mismatch(folder: Path, claim: Mapping[str, Any]) -> str | None:
-    """Why the work in `folder` is not of `claim`, in words; None if it is, or nothing is there."""
-    if not folder.exists():
-        return None
+    """Return why the work in `folder` is not on `claim`; None if it is."""
     try:
-        made = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        old = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return f"{folder / NAME} is missing or damaged"
-    return "; ".join(describe_changes(made, plain(claim))) or None
+    return describe_changes(old, claim)
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON would give it back, so that comparing with what was written is exact."""
-    return json.loads(json.dumps(value))
+def describe_changes(old: Any, new: Any) -> str | None:
+    """Return what differs between two trees of JSON values: `train.seed was 1, is now 2; …`."""
+    return "; ".join(_changes(old, json.loads(json.dumps(new)), "")) or None
 
 
-def describe_changes(made: Any, asked: Any, name: str = "") -> list[str]:
-    """What differs between two trees of values, an entry each: `train.seed was 1, is now 2`."""
-    if isinstance(made, dict) and isinstance(asked, dict):
-        keys = sorted(made.keys() | asked.keys())
-        trees = [(made.get(key), asked.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
-        return [line for tree in trees for line in describe_changes(*tree)]
-    return [] if made == asked else [f"{name} was {json.dumps(made)}, is now {json.dumps(asked)}"]
+def _changes(old: Any, new: Any, name: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        trees = [(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
+        return [line for tree in trees for line in _changes(*tree)]
+    return [] if old == new else [f"{name} was {json.dumps(old)}, is now {json.dumps(new)}"]

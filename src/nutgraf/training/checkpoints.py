@@ -33,7 +33,7 @@ class Checkpoints:
 
     def __init__(self, out: Path, claim: Mapping[str, Any], title: str) -> None:
         self.out, self.title = out, title
-        self.claim = work_claim.plain(claim)
+        self.claim = dict(claim)
         self.folder = _folder(out)
         self.half_written = self.folder / "half-written"
         self._record = out.with_name(f".{out.name}.done.json")
@@ -107,7 +107,7 @@ class Checkpoints:
             whole = json.loads(self._record.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        if whole["claim"] != self.claim:
+        if work_claim.describe_changes(whole["claim"], self.claim):
             return None
         for name, hashed in whole["files"].items():
             if not (self.out / name).is_file() or sha256(self.out / name) != hashed:
