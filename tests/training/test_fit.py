@@ -152,7 +152,7 @@ def test_plain_attention_trains_like_the_fused_kernel(
         assert base.config._attn_implementation == "plain"
     assert base.config._attn_implementation == "sdpa"
     plain, _ = train(config, rows, tmp_path / "a")
-    monkeypatch.setattr(nutgraf.modeling.attention, "SCORES_LIMIT", 0)
+    monkeypatch.setattr(nutgraf.modeling.attention, "ATTENTION_SCORE_LIMIT", 0)
     with training_attention(base, device, 4, 200):
         assert base.config._attn_implementation == "sdpa"
     fused, _ = train(config, rows, tmp_path / "b")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import nutgraf.modeling.load
+import nutgraf.modeling.adapters
 from nutgraf.config import Config, LoraSettings, ModelConfig, PromptConfig, TrainConfig, load
 from nutgraf.core import signals
 from nutgraf.core.errors import Failure
@@ -294,8 +294,8 @@ def test_rank_stabilized_scaling(
     """alpha / sqrt(r) where peft is asked for it."""
     usual = four(bench, tmp_path / "usual", 4)[0]
     (plain,) = bench.together([usual])
-    stabilized = functools.partial(nutgraf.modeling.load.LoraConfig, use_rslora=True)
-    monkeypatch.setattr(nutgraf.modeling.load, "LoraConfig", stabilized)
+    stabilized = functools.partial(nutgraf.modeling.adapters.LoraConfig, use_rslora=True)
+    monkeypatch.setattr(nutgraf.modeling.adapters, "LoraConfig", stabilized)
     one, other = four(bench, tmp_path / "a", 4)[0], four(bench, tmp_path / "b", 4)[0]
     wanted, (done, _) = bench.alone(one), bench.together([other, four(bench, tmp_path, 4)[1]])
     assert curve(done) == pytest.approx(curve(wanted), abs=1e-4)
