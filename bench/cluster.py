@@ -157,7 +157,7 @@ def compare(one: Path, other: Path) -> None:
 def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     """Of a finished study: its summaries and scores again, by one worker and by two."""
     from nutgraf.config.load import load_config, replace_settings
-    from nutgraf.data import load as articles
+    from nutgraf.data import article_store
     from nutgraf.data.prompts import Renderer
     from nutgraf.evaluation import indicators, rouge
     from nutgraf.generation.backends import open_backend
@@ -167,7 +167,7 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
 
     config = load_config(folder / "config.yaml")
     run = RunFolder(folder)
-    test = articles.read_split(run.data("test"))
+    test = article_store.read_split(run.data("test"))
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     prompts = [renderer.prompt(a.article).ids for a in test]
     references = [a.reference for a in test] * 20

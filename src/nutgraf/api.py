@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 from nutgraf.config import Config, load
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.fast_import import fast_imports
-from nutgraf.data.text import Unusable, usable_text
+from nutgraf.data.text import UnusableText, usable_text
 
 if TYPE_CHECKING:
     from nutgraf.cli.score_file import Scores
@@ -183,7 +183,7 @@ def score(
 def _text(value: str, number: int | None = None) -> str:
     try:
         return usable_text(value)
-    except Unusable as error:
+    except UnusableText as error:
         which = "the article" if number is None else f"article {number}"
         raise UserError(f"{which} is {error}: give its text") from None
 

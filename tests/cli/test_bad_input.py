@@ -19,7 +19,7 @@ from nutgraf.cli import main
 from nutgraf.config import Config, ModelConfig, PromptConfig
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import read_json, read_records
-from nutgraf.data import load, new_articles
+from nutgraf.data import article_store, load, new_articles
 from nutgraf.data.load import SPLITS
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.text import clean_text
@@ -318,7 +318,7 @@ def test_ragged_rows_are_left_out_of_a_csv(tmp_path, prepared):
     assert left_out == [
         (8, "row ragged"), (10, "row ragged"), (12, "row not CSV"), (41, "row not UTF-8"),
     ]  # fmt: skip
-    assert len(load.read_split(data / "train.parquet")) == 37
+    assert len(article_store.read_split(data / "train.parquet")) == 37
 
 
 def test_parquet_rows_that_are_not_utf8_or_out_of_range_are_left_out(tmp_path, prepared):
@@ -339,9 +339,8 @@ def test_more_than_a_twentieth_stops_and_the_setting_allows_more(tmp_path, prepa
     path = jsonl(
         tmp_path / "a.jsonl", [row(n, **({"article": ""} if n < 3 else {})) for n in range(40)]
     )
-    assert (
-        len(load.read_split(prepared(path, "--data.max-rejected", "0.075") / "train.parquet")) == 37
-    )
+    data = prepared(path, "--data.max-rejected", "0.075")
+    assert len(article_store.read_split(data / "train.parquet")) == 37
     words = [w for split in SPLITS for w in (f"--data.{split}", str(path))]
     line = told("prepare", "--run", str(tmp_path / "other"), *words)
     assert "3 of 40 rows of" in line
@@ -367,7 +366,7 @@ def test_articles_of_the_test_are_removed_and_the_next_ones_take_their_places(tm
     words = ["--data.train-examples", "30", "--data.validation-examples", "10",
              "--data.test-examples", "10", "--train.eval-examples", "4"]  # fmt: skip
     data = prepared(path, *words, validation=path, test=path)
-    drawn = {split: load.read_split(data / f"{split}.parquet") for split in SPLITS}
+    drawn = {split: article_store.read_split(data / f"{split}.parquet") for split in SPLITS}
     assert [len(drawn[split]) for split in SPLITS] == [30, 10, 10]
     assert len({a.article for split in SPLITS for a in drawn[split]}) == 50
     card = read_json(data / "card.json")
@@ -402,7 +401,7 @@ def test_nothing_left_to_train_on_names_the_setting_that_keeps_it(tmp_path, prep
     assert "no usable row for validation: 5 read, removed 5 article in test too" in line
     assert "give each split articles of its own, or set data.allow_overlap to true" in line
     data = prepared(path, "--data.allow-overlap", "true", validation=path, test=path)
-    assert len(load.read_split(data / "train.parquet")) == 5
+    assert len(article_store.read_split(data / "train.parquet")) == 5
     assert any("OVERLAP: 5 of the 5 test" in w for w in read_json(data / "card.json")["warnings"])
 
 
@@ -433,7 +432,7 @@ def test_texts_of_every_kind_are_kept_word_for_word_and_scored(
 ):
     text = TEXTS[kind]
     path = jsonl(tmp_path / "a.jsonl", [row(1, article=text, highlights=text)])
-    (found,) = load.read_split(prepared(path) / "train.parquet")
+    (found,) = article_store.read_split(prepared(path) / "train.parquet")
     assert (found.article, found.reference) == (text, text)
     renderer = Renderer(tokenizer, PromptConfig())
     plain, rendered = renderer.example("x", "y").input_ids, renderer.example(text, text).input_ids
@@ -452,7 +451,7 @@ def test_marks_and_control_characters_go_and_nothing_that_is_printed_obeys_them(
     dirty = "\ufeffA\x00B\x1b[31m \x9b2J red\r\nnews\ud800 12."
     kept = "AB[31m 2J red\nnews\ufffd 12."
     path = jsonl(tmp_path / "a.jsonl", [row(1, article=dirty, highlights=dirty)])
-    (found,) = load.read_split(prepared(path) / "train.parquet")
+    (found,) = article_store.read_split(prepared(path) / "train.parquet")
     assert (found.article, found.reference) == (kept, kept)
     renderer = Renderer(tokenizer, PromptConfig())
     assert renderer.prompt(dirty).ids == renderer.prompt(kept).ids

@@ -133,11 +133,11 @@ def test_a_merge_that_changes_too_much_leaves_nothing(
 
 
 def test_a_run_folder_s_own_validation_articles_are_the_sample(tmp_path: Path) -> None:
-    from nutgraf.data import load
+    from nutgraf.data import article_store
 
     rows = [Article(f"v{i}", "News.", "News.") for i in range(5)]
     (tmp_path / "data").mkdir()
-    load.write_split(rows, tmp_path / "data" / "validation.parquet")
+    article_store.write_split(rows, tmp_path / "data" / "validation.parquet")
     for model in (tmp_path, tmp_path / "final_best_model"):
         assert export._sample(model) == (rows[:2], "validation articles")
 

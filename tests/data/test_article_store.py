@@ -15,7 +15,7 @@ import pytest
 
 from nutgraf.config import DataConfig
 from nutgraf.data import article_store, load, tables
-from nutgraf.data.article_store import Spool
+from nutgraf.data.article_store import Spool, StoredArticles
 from nutgraf.data.rows import Article
 
 
@@ -28,14 +28,14 @@ def test_a_file_of_many_pieces_reads_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, characters: int
 ) -> None:
     kept = some(20)
-    load.write_split(kept, tmp_path / "whole.parquet")
+    article_store.write_split(kept, tmp_path / "whole.parquet")
     monkeypatch.setattr(article_store, "GROUP_ROWS", rows)
     monkeypatch.setattr(article_store, "GROUP_CHARACTERS", characters)
-    load.write_split(iter(kept), tmp_path / "pieces.parquet")
+    article_store.write_split(iter(kept), tmp_path / "pieces.parquet")
     pieces = pq.ParquetFile(tmp_path / "pieces.parquet").metadata.num_row_groups
     assert pq.ParquetFile(tmp_path / "whole.parquet").metadata.num_row_groups == 1 < pieces
-    read = load.read_split(tmp_path / "pieces.parquet")
-    assert read == load.read_split(tmp_path / "whole.parquet") == kept
+    read = article_store.read_split(tmp_path / "pieces.parquet")
+    assert read == article_store.read_split(tmp_path / "whole.parquet") == kept
     shuffled = random.Random(1).sample(range(-20, 20), 40)
     assert [read[i] for i in shuffled] == [kept[i] for i in shuffled]
     assert (read[5:11], read[::-3], read[:99]) == (kept[5:11], kept[::-3], kept)
@@ -51,8 +51,8 @@ def test_a_spool_gives_what_was_put_into_it_by_key_and_of_equal_keys_the_earlier
     spool, kept = Spool(tmp_path), some(6)
     for number, (key, article) in enumerate(zip([5, 1, 5, 0.5, 1, 7], kept, strict=True), 1):
         spool.add(key, 10 * number, article)
-    assert list(spool.by_key()) == [3, 1, 4, 0, 2, 5]
-    assert spool == kept
+    assert list(spool.sorted_by_key()) == [3, 1, 4, 0, 2, 5]
+    assert StoredArticles(spool.read, range(6)) == kept
     assert list(spool.rows) == [10, 20, 30, 40, 50, 60]
     assert not list(tmp_path.iterdir())  # nothing stays behind, however it ends
 
@@ -70,11 +70,11 @@ for path in paths:
     data = DataConfig(train=path, validation=other, test=other, train_examples=None)
     found = {}
     for split in ("test", "train"):
-        found[split] = load.load_articles(data, split, others=found, place=Path(path).parent)
-    data_card.card(found)
+        found[split] = load.load_articles(data, split, others=found, folder=Path(path).parent)
+    data_card.build_card(found)
     out = Path(path).with_suffix(".out")
-    load.write_split(found["train"].articles, out)
-    characters = sum(len(a.article) for a in load.read_split(out))
+    article_store.write_split(found["train"].articles, out)
+    characters = sum(len(a.article) for a in article_store.read_split(out))
     most = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
     print(characters, int(most) * 1024)
 """

@@ -14,8 +14,8 @@ import pytest
 
 from nutgraf.config import DataConfig
 from nutgraf.core.errors import Failure, UserError
-from nutgraf.data import data_card, load, tables
-from nutgraf.data.rows import Article, counts
+from nutgraf.data import article_store, data_card, load, tables
+from nutgraf.data.rows import Article, count_reasons
 from nutgraf.data.text import clean_text
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -87,7 +87,7 @@ def test_unusable_rows_are_counted_by_reason(tmp_path):
     ]
     data = of(jsonl(tmp_path / "a.jsonl", rows(3) + bad), max_rejected=1)
     split = load.load_articles(data, "train")
-    assert counts(split.rejected) == {
+    assert count_reasons(split.rejected) == {
         "article empty": 1,
         "article missing": 1,
         "article not text": 1,
@@ -97,7 +97,7 @@ def test_unusable_rows_are_counted_by_reason(tmp_path):
         "summary not text": 1,
     }
     assert split.rows_read == len(split.articles) + len(split.rejected)
-    warnings = data_card.card({"train": split})["warnings"]
+    warnings = data_card.build_card({"train": split})["warnings"]
     assert any("of 10 rows rejected: 1 article empty, " in line for line in warnings)
 
 
@@ -139,7 +139,7 @@ def test_the_same_file_three_times_is_shouted_where_it_is_allowed(tmp_path):
     config = of(
         path, train_examples=None, validation_examples=20, test_examples=50, allow_overlap=True
     )
-    card = data_card.card({split: load.load_articles(config, split) for split in SPLITS})
+    card = data_card.build_card({split: load.load_articles(config, split) for split in SPLITS})
     train = card["splits"]["train"]
     assert (train["sampled"], train["duplicates"]) == (51, 1)
     assert train["shared"]["validation"] == card["splits"]["validation"]["shared"]["train"] == 20
@@ -155,7 +155,7 @@ def _text(i: int) -> dict[str, str]:
 
 def test_fewer_than_asked_are_all_taken_and_said_so(tmp_path):
     config = of(jsonl(tmp_path / "a.jsonl", rows(5)), train_examples=9)
-    card = data_card.card({"train": load.load_articles(config, "train")})
+    card = data_card.build_card({"train": load.load_articles(config, "train")})
     assert card["splits"]["train"]["sampled"] == 5
     assert card["splits"]["train"]["asked"] == 9
     assert card["warnings"] == [
@@ -239,8 +239,8 @@ def test_the_newswire_gives_what_is_asked():
 
 def test_what_is_written_reads_back_equal(tmp_path):
     kept = [Article("1", "a\nb\t“c”", "s\nt"), Article("2", "\U0001f600", "x")]
-    load.write_split(kept, tmp_path / "data" / "train.parquet")
-    assert load.read_split(tmp_path / "data" / "train.parquet") == kept
+    article_store.write_split(kept, tmp_path / "data" / "train.parquet")
+    assert article_store.read_split(tmp_path / "data" / "train.parquet") == kept
     columns = pq.read_schema(tmp_path / "data" / "train.parquet").names
     assert columns == ["id", "article", "highlights"]
 
@@ -262,7 +262,7 @@ def test_neither_torch_nor_datasets_is_imported_for_local_files(tmp_path):
         "import sys; from nutgraf.data import data_card, load\n"
         "from nutgraf.config import DataConfig\n"
         f"c = DataConfig(train={path!r}, validation={path!r}, test={path!r})\n"
-        "data_card.card({'train': load.load_articles(c, 'train')})\n"
+        "data_card.build_card({'train': load.load_articles(c, 'train')})\n"
         "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import pytest
 
 from nutgraf.data import token_store
 from nutgraf.data.prompts import Encoded, Example
-from nutgraf.data.token_store import EncodedFile
+from nutgraf.data.token_store import TokenFile
 
 
 def some(n: int) -> list[Encoded]:
@@ -24,11 +24,11 @@ def some(n: int) -> list[Encoded]:
     return rows
 
 
-def write(rows: list[Encoded], path: Path) -> EncodedFile:
-    with token_store.writing(path) as add:
+def write(rows: list[Encoded], path: Path) -> TokenFile:
+    with token_store.open_writer(path) as add:
         for i, row in enumerate(rows):
             add(f"a{i}", row)
-    return EncodedFile(path)
+    return TokenFile(path)
 
 
 @pytest.mark.parametrize("group", [3, 5, 1_000])

@@ -13,7 +13,7 @@ from nutgraf.config import Config
 from nutgraf.config.load import build_config
 from nutgraf.config.systems import system_names
 from nutgraf.core.files import read_json, read_records, write_json, write_records
-from nutgraf.data import load
+from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation import indicators
 from nutgraf.pipeline.stages import compare
@@ -42,7 +42,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "made-up")
     test = [Article(f"test-{i}", f"The mayor met {i} voters.", "She met them.") for i in range(40)]
     with folder.artefact("data").writing() as scratch:
-        load.write_split(test, scratch / "data" / "test.parquet")
+        article_store.write_split(test, scratch / "data" / "test.parquet")
         splits = {name: {"sampled": 40} for name in ("train", "validation", "test")}
         write_json(scratch / "data" / "card.json", {"splits": splits})
     for name in ("baseline", "best"):

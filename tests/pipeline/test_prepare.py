@@ -12,9 +12,9 @@ from nutgraf.config import Config
 from nutgraf.config.load import build_config
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import read_json, read_records
-from nutgraf.data import load
+from nutgraf.data import article_store, load
 from nutgraf.data.prompts import Renderer
-from nutgraf.data.token_store import EncodedFile
+from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline import artifacts
 from nutgraf.pipeline.stages import prepare
@@ -59,7 +59,7 @@ def test_articles_and_card_are_made_once(tmp_path, base):
     config, folder = study(tmp_path, base)
     assert prepare.run(config, folder)
     for split in load.SPLITS:
-        assert len(load.read_split(folder.data(split))) == 4
+        assert len(article_store.read_split(folder.data(split))) == 4
     card = read_json(folder / "data" / "card.json")
     train = card["splits"]["train"]
     assert (train["rows_read"], train["rejected"]) == (5, {"article empty": 1})
@@ -83,7 +83,7 @@ def test_a_changed_file_or_setting_is_read_again(tmp_path, base):
     with Path(config.data.train).open("a") as file:
         file.write('{"article": "new", "highlights": "n"}\n')
     assert prepare.run(config, folder)
-    assert len(load.read_split(folder.data("train"))) == 5
+    assert len(article_store.read_split(folder.data("train"))) == 5
     shorter, _ = study(tmp_path, base, max_article_tokens=60)
     assert prepare.run(shorter, folder)
     assert read_json(folder / "data" / "card.json")["splits"]["test"]["tokens"]["rows_trimmed"] == 3
@@ -95,7 +95,8 @@ def test_what_is_stored_are_the_ids_that_are_served_and_trained_on(tmp_path, bas
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     shorter = 0
     for split in load.SPLITS:
-        stored, texts = EncodedFile(folder.tokens(split)), load.read_split(folder.data(split))
+        stored = TokenFile(folder.tokens(split))
+        texts = article_store.read_split(folder.data(split))
         assert len(stored) == len(texts) == 4
         for ids, article in zip(stored.first(), texts, strict=True):
             example = renderer.example(article.article, article.reference)
@@ -116,7 +117,7 @@ def test_an_article_is_tokenized_once(tmp_path, base, monkeypatch):
 
     monkeypatch.setattr(Renderer, "_article", counted)
     prepare.run(config, folder)
-    drawn = [a.article for s in load.SPLITS for a in load.read_split(folder.data(s))]
+    drawn = [a.article for s in load.SPLITS for a in article_store.read_split(folder.data(s))]
     assert sorted(tokenized) == sorted(drawn)
 
 
@@ -151,7 +152,7 @@ def test_a_summary_that_cannot_fit_is_counted_where_it_is_one_of_many(tmp_path, 
     (tmp_path / "news.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config, folder = study(tmp_path, base)
     prepare.run(config, folder)
-    assert "7" not in {a.id for a in load.read_split(folder.data("train"))}
+    assert "7" not in {a.id for a in article_store.read_split(folder.data("train"))}
     card = read_json(folder / "data" / "card.json")
     assert card["splits"]["train"]["rejected"] == {"summary too long": 1}
     assert any("rows rejected: 1 summary too long" in line for line in card["warnings"])
@@ -159,4 +160,4 @@ def test_a_summary_that_cannot_fit_is_counted_where_it_is_one_of_many(tmp_path, 
         update={"data": config.data.model_copy(update={"train_examples": 28})}
     )
     prepare.run(fewer, folder)
-    assert len(load.read_split(folder.data("train"))) == 28
+    assert len(article_store.read_split(folder.data("train"))) == 28

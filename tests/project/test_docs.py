@@ -24,7 +24,7 @@ from nutgraf.cli import main as cli
 from nutgraf.config import Config
 from nutgraf.config import load as config
 from nutgraf.config.load import setting_fields
-from nutgraf.data import load, rows
+from nutgraf.data import article_store, load, rows
 from nutgraf.pipeline import runner
 from nutgraf.pocket import newswire
 
@@ -149,7 +149,7 @@ def test_every_block_is_of_a_kind_that_is_checked_or_says_why_not(path):
 
 def test_the_guide_s_example_gives_three_splits_with_nothing_in_common(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    load.write_split(
+    article_store.write_split(
         (rows.Article(s.id, s.article, s.reference) for s in newswire.stories("test", 100, 1)),
         tmp_path / "articles.parquet",
     )

@@ -26,10 +26,10 @@ from nutgraf.cli import main, score_file
 from nutgraf.config import Config, DataConfig, ModelConfig, PromptConfig
 from nutgraf.config.load import build_config, load_config, setting_fields, to_yaml
 from nutgraf.core.errors import LONGEST, Problem, UserError, one_line
-from nutgraf.data import data_card
+from nutgraf.data import article_store, data_card
 from nutgraf.data import load as articles
 from nutgraf.data.prompts import Renderer
-from nutgraf.data.text import Unusable, clean_text, usable_text
+from nutgraf.data.text import UnusableText, clean_text, usable_text
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline import runner
@@ -120,9 +120,9 @@ def drawn_from(path: Path, **given: Any) -> None:
                 assert article.article == usable_text(article.article)
                 assert article.reference == usable_text(article.reference)
             json.dumps([str(reject) for reject in split.rejected]).encode()
-        data_card.card(found)
-        articles.write_split(found["train"].articles, path.with_suffix(".out"))
-        assert articles.read_split(path.with_suffix(".out")) == found["train"].articles
+        data_card.build_card(found)
+        article_store.write_split(found["train"].articles, path.with_suffix(".out"))
+        assert article_store.read_split(path.with_suffix(".out")) == found["train"].articles
     with one_line_at_most():
         list(score_file._read(path, "highlights", "highlights", "article"))
 
@@ -291,7 +291,7 @@ def test_command_lines(words: list[str]) -> None:
 def test_a_text_is_clean_or_has_a_reason(raw: object) -> None:
     try:
         text = usable_text(raw)
-    except Unusable as error:
+    except UnusableText as error:
         reason = error.reason
     else:
         reason = None

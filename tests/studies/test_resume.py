@@ -23,8 +23,7 @@ from helpers.killer import Killer
 from nutgraf.config import Config, LoraSettings
 from nutgraf.core import signals
 from nutgraf.core.files import Journal
-from nutgraf.data import load as articles
-from nutgraf.data import token_store
+from nutgraf.data import article_store, token_store
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.rows import Article
 from nutgraf.generation import decoding
@@ -347,9 +346,9 @@ def trained(tiny_base: Path, tmp_path: Path) -> tuple[Config, RunFolder]:
         for n in range(18)
     ]
     with folder.artefact("data").writing() as out:
-        articles.write_split(news, out / "data" / "test.parquet")
+        article_store.write_split(news, out / "data" / "test.parquet")
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
-        with token_store.writing(out / "data" / "test-tokens.parquet") as add:
+        with token_store.open_writer(out / "data" / "test-tokens.parquet") as add:
             for article in news:
                 add(article.id, renderer.encode(article.article, article.reference))
     for seed, name in enumerate(("baseline", "best")):

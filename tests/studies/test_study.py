@@ -16,7 +16,7 @@ from helpers import command
 
 from nutgraf.config.systems import system_names
 from nutgraf.core.files import read_json, read_records
-from nutgraf.data import load
+from nutgraf.data import article_store
 from nutgraf.storage.run_folder import RunFolder
 
 SMALL = {
@@ -103,7 +103,7 @@ def test_every_system_is_measured_on_the_same_articles(
     first: tuple[RunFolder, str, str],
 ) -> None:
     folder, *_ = first
-    ids = [a.id for a in load.read_split(folder.data("test"))]
+    ids = [a.id for a in article_store.read_split(folder.data("test"))]
     assert len(ids) == 10
     for system in system_names([]):
         summaries, scores = (
@@ -229,7 +229,7 @@ def test_plain_peft_and_transformers_write_the_same_summaries(
     tokenizer = AutoTokenizer.from_pretrained(str(final))
     base = AutoModelForCausalLM.from_pretrained(base_source(ModelConfig()), dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(final)).eval()
-    article = load.read_split(folder.data("test"))[0]
+    article = article_store.read_split(folder.data("test"))[0]
     ids = tokenizer(f"Summarize: {article.article}\n\nSummary:", return_tensors="pt").input_ids
     with torch.no_grad(), choose_device(ModelConfig()).autocast():
         out = model.generate(
@@ -249,7 +249,7 @@ def test_summarize_takes_files_and_a_run_folder(
 ) -> None:
     folder, *_ = first
     names = []
-    for n, article in enumerate(load.read_split(folder.data("test"))[:2]):
+    for n, article in enumerate(article_store.read_split(folder.data("test"))[:2]):
         (tmp_path / f"{n}.txt").write_text(article.article)
         names.append(str(tmp_path / f"{n}.txt"))
     printed = command.run("summarize", "--model", str(folder.path), *names).stdout

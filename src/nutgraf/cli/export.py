@@ -16,7 +16,7 @@ from typing import Any, Literal
 from nutgraf.config import ModelConfig
 from nutgraf.core import hub
 from nutgraf.core.errors import Failure, UserError
-from nutgraf.data import load
+from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation import rouge as metrics
 from nutgraf.generation.decoding import generation_config
@@ -161,7 +161,7 @@ def _sample(model: Path) -> tuple[list[Article], str]:
     """Articles with references, of the run folder's validation split or else of the newswire."""
     for folder in (model, model.parent):
         if (folder / "data" / "validation.parquet").is_file():
-            read = load.read_split(folder / "data" / "validation.parquet")
+            read = article_store.read_split(folder / "data" / "validation.parquet")
             return read[:SAMPLE], "validation articles"
     stories = newswire.stories("validation", SAMPLE, seed=1)
     return [Article(s.id, s.article, s.reference) for s in stories], "articles of the newswire"

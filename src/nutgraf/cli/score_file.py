@@ -13,7 +13,7 @@ import numpy as np
 from nutgraf.config import ScoreConfig
 from nutgraf.core.errors import UserError, did_you_mean, visible
 from nutgraf.data import tables
-from nutgraf.data.text import Unusable, usable_text
+from nutgraf.data.text import UnusableText, usable_text
 from nutgraf.evaluation import bootstrap
 from nutgraf.evaluation import indicators as errors
 from nutgraf.evaluation import rouge as metrics
@@ -151,7 +151,7 @@ def _text(row: Mapping[str, Any], column: str, name: str, needed: str | None = N
 def _clean(value: object, what: str, may_be_empty: bool = False) -> str:
     try:
         return usable_text(value)
-    except Unusable as error:
+    except UnusableText as error:
         if error.reason == "empty" and may_be_empty:
             return ""
         raise UserError(f"{what} is {error}: correct it or leave the row out") from None

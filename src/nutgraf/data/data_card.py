@@ -1,85 +1,78 @@
-"""What is known of a study's articles: counts, rejects, duplicates, what splits share."""
+"""Describe a study's articles: counts, rejects, duplicates, and what splits share."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nutgraf.data.load import Split
-from nutgraf.data.rows import Article, counts, in_words
+from nutgraf.data.rows import Article, count_reasons, join_counts
 
 
-def card(splits: Mapping[str, Split]) -> dict[str, Any]:
-    """What is known of the data: `{"warnings": [sentence, …], "splits": {split: counts}}`.
+def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
+    """Return `{"warnings": [sentence, …], "splits": {split: counts}}`.
 
-    Two articles are the same when their texts are, apart from case and white space. `rejected` and
+    Two articles are the same if their texts are, apart from case and white space. `rejected` and
     `removed` count rows left out, by reason; of the articles drawn, `duplicates` counts those that
-    repeat an earlier one of their split, `shared` the different texts that stand in another split
+    repeat an earlier one of their split, `shared` the different texts that are in another split
     too, `summary_longer` those whose summary has more characters.
     """
-    read = {name: _read(split.articles) for name, split in splits.items()}
-    texts = {name: found.texts for name, found in read.items()}
-    described = {}
+    texts, sums = {}, {}
     for name, split in splits.items():
-        described[name] = {
+        texts[name], sums[name] = _read(split.articles)
+    counts = {
+        name: {
             "source": split.source,
             "revision": split.revision,
             "rows_read": split.rows_read,
-            "rejected": counts(split.rejected),
-            "removed": counts(split.removed),
-            "asked": split.asked,
+            "rejected": count_reasons(split.rejected),
+            "removed": count_reasons(split.removed),
+            "asked": split.requested,
             "sampled": len(split.articles),
             "seed": split.seed,
             "duplicates": len(split.articles) - len(texts[name]),
             "shared": {o: len(texts[name] & texts[o]) for o in splits if o != name},
-            "summary_longer": read[name].summary_longer,
-            "article_words_mean": round(read[name].article_words / len(split.articles), 1),
-            "summary_words_mean": round(read[name].summary_words / len(split.articles), 1),
+            **sums[name],
         }
-    return {"warnings": list(_warnings(described)), "splits": described}
+        for name, split in splits.items()
+    }
+    return {"warnings": list(_warnings(counts)), "splits": counts}
 
 
-@dataclass
-class _Read:
-    """Sums over articles that are read once, and the fingerprints of their texts."""
-
-    texts: set[bytes] = field(default_factory=set)
-    summary_longer: int = 0
-    article_words: int = 0
-    summary_words: int = 0
-
-
-def _read(articles: Iterable[Article]) -> _Read:
-    found = _Read()
+def _read(articles: Sequence[Article]) -> tuple[set[bytes], dict[str, float]]:
+    """Read the articles once; return the fingerprints of their texts, and counts."""
+    fingerprints: set[bytes] = set()
+    longer = article_words = summary_words = 0
     for article in articles:
-        found.texts.add(article.fingerprint)
-        found.summary_longer += len(article.reference) > len(article.article)
-        found.article_words += len(article.article.split())
-        found.summary_words += len(article.reference.split())
-    return found
+        fingerprints.add(article.fingerprint)
+        longer += len(article.reference) > len(article.article)
+        article_words += len(article.article.split())
+        summary_words += len(article.reference.split())
+    return fingerprints, {
+        "summary_longer": longer,
+        "article_words_mean": round(article_words / len(articles), 1),
+        "summary_words_mean": round(summary_words / len(articles), 1),
+    }
 
 
-def _warnings(described: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    for name, split in described.items():
+def _warnings(counts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, split in counts.items():
         if split["asked"] is not None and split["sampled"] < split["asked"]:
             yield (
                 f"{name} has {split['sampled']:,} usable articles, "
                 f"data.{name}_examples asks for {split['asked']:,}: all are taken"
             )
-        if split["rejected"]:
-            yield f"{name}: of {split['rows_read']:,} rows rejected: {in_words(split['rejected'])}"
-        if split["removed"]:
-            yield f"{name}: of {split['rows_read']:,} rows removed: {in_words(split['removed'])}"
+        for what in ("rejected", "removed"):
+            if split[what]:
+                yield f"{name}: of {split['rows_read']:,} rows {what}: {join_counts(split[what])}"
         if split["duplicates"]:
             yield f"{name}: {split['duplicates']:,} articles repeat another of the same split"
         if split["summary_longer"]:
             yield f"{name}: {split['summary_longer']:,} summaries are longer than their articles"
-    for one, other in itertools.combinations(described, 2):
-        shared = described[one]["shared"][other]
-        if shared:
+    for one, other in itertools.combinations(counts, 2):
+        if shared := counts[one]["shared"][other]:
             yield (
-                f"OVERLAP: {shared:,} of the {described[other]['sampled']:,} {other} articles "
+                f"OVERLAP: {shared:,} of the {counts[other]['sampled']:,} {other} articles "
                 f"are in {one} too: scores on {other} say nothing about unseen articles"
             )

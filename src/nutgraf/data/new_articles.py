@@ -11,7 +11,7 @@ from pathlib import Path
 from nutgraf.core.errors import UserError, did_you_mean
 from nutgraf.data import tables, web_page
 from nutgraf.data.fetch import fetch_article, is_address
-from nutgraf.data.text import Unusable, usable_text
+from nutgraf.data.text import UnusableText, usable_text
 
 logger = logging.getLogger(__name__)
 
@@ -130,5 +130,5 @@ def _rows(source: str, columns: Columns) -> Iterator[Named]:
 def _named(source: str, given: object, id: str | None = None, where: str | None = None) -> Named:
     try:
         return Named(source, usable_text(given), id)
-    except Unusable as error:
+    except UnusableText as error:
         raise UserError(f"{where or source} is {error}: there is nothing to summarize") from None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nutgraf.config import PromptConfig
 from nutgraf.core.errors import UserError
-from nutgraf.data.text import Unusable, clean_text, usable_text
+from nutgraf.data.text import UnusableText, clean_text, usable_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -201,14 +201,14 @@ class Renderer:
     def _article(self, article: str) -> list[int]:
         try:
             text = usable_text(article)
-        except Unusable as error:
+        except UnusableText as error:
             raise PromptError(f"the article is {error}: give a text to summarize") from None
         return self._after("\n", f" {text}")
 
     def _reference(self, reference: str) -> list[int]:
         try:
             text = usable_text(reference)
-        except Unusable as error:
+        except UnusableText as error:
             raise PromptError(f"the summary is {error}: a training row needs one") from None
         return [*self._after("\n", self._gap + text), self._tokenizer.eos_token_id]
 

@@ -1,4 +1,4 @@
-"""Token ids of articles on the disk: written once by `prepare`, read by every later stage."""
+"""Keep token ids of articles on the disk: `prepare` writes them once, later stages read them."""
 
 from __future__ import annotations
 
@@ -28,42 +28,37 @@ _SCHEMA = pa.schema(
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[Callable[[str, Encoded], None]]:
-    """Write a Parquet file of token ids; yield what adds an article by its id.
+def open_writer(path: Path) -> Iterator[Callable[[str, Encoded], None]]:
+    """Write a Parquet file of token ids; yield a function that adds an article by its id.
 
     Columns: the fields of `Example` (`input_ids`, `prompt_tokens`, `trimmed_tokens`) and those of
     `Encoded` (`article_tokens`, and `prompt_ids`, which is usually null).
     """
-    waiting: list[tuple[str, Encoded]] = []
+    rows: list[tuple[object, ...]] = []
 
-    def add(name: str, encoded: Encoded) -> None:
-        waiting.append((name, encoded))
-        if len(waiting) == GROUP_ROWS:
+    def add(article_id: str, encoded: Encoded) -> None:
+        row, prompt = encoded.example, encoded.prompt_ids
+        prompt_ids = None if prompt is None else np.asarray(prompt)
+        counts = (row.prompt_tokens, row.trimmed_tokens, encoded.article_tokens)
+        rows.append((article_id, np.asarray(row.ids), *counts, prompt_ids))
+        if len(rows) == GROUP_ROWS:
             write()
 
     def write() -> None:
-        examples = [encoded.example for _, encoded in waiting]
-        columns = [
-            [name for name, _ in waiting],
-            [np.asarray(example.ids) for example in examples],
-            [example.prompt_tokens for example in examples],
-            [example.trimmed_tokens for example in examples],
-            [encoded.article_tokens for _, encoded in waiting],
-            [None if e.prompt_ids is None else np.asarray(e.prompt_ids) for _, e in waiting],
-        ]
+        columns = zip(*rows, strict=True)
         arrays = [pa.array(c, field.type) for c, field in zip(columns, _SCHEMA, strict=True)]
         file.write_table(pa.table(arrays, schema=_SCHEMA))
-        waiting.clear()
+        rows.clear()
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(path, _SCHEMA) as file:
         yield add
-        if waiting:
+        if rows:
             write()
 
 
-class EncodedFile:
-    """A file that `writing` wrote; its rows are read when they are asked for."""
+class TokenFile:
+    """A file that `open_writer` wrote; rows are read when they are needed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -76,32 +71,32 @@ class EncodedFile:
         """Return the first `n` articles, or all."""
         return list(self.select(range(self._length)[:n]).values())
 
-    def rows(self, wanted: Iterable[int]) -> Rows:
-        """Return the training rows, of which only those with the indices `wanted` are in memory."""
-        return Rows({i: e.example for i, e in self.select(wanted).items()}, self._length)
+    def rows(self, indices: Iterable[int]) -> Rows:
+        """Return all training rows, of which only those with these indices are in memory."""
+        return Rows({i: e.example for i, e in self.select(indices).items()}, self._length)
 
-    def select(self, wanted: Iterable[int]) -> dict[int, Encoded]:
+    def select(self, indices: Iterable[int]) -> dict[int, Encoded]:
         """Return the articles with these indices, by index, in the order of the file."""
-        indices, selected, start = set(wanted), dict[int, Encoded](), 0
+        wanted, selected, start = set(indices), dict[int, Encoded](), 0
         with pq.ParquetFile(self._path) as file:
             for group in range(file.num_row_groups):
                 end = start + file.metadata.row_group(group).num_rows
-                if here := sorted(indices.intersection(range(start, end))):
+                if in_group := sorted(wanted.intersection(range(start, end))):
                     table = file.read_row_group(group).combine_chunks()
-                    selected |= {i: _encoded(table, i - start) for i in here}
+                    selected |= {i: _encoded(table, i - start) for i in in_group}
                 start = end
         return selected
 
 
-def _encoded(table: pa.Table, at: int) -> Encoded:
-    def ids(name: str) -> array[int] | None:
-        cell = table.column(name)[at]
-        return array("i", cell.values.to_numpy().tobytes()) if cell.is_valid else None
+def _encoded(table: pa.Table, index: int) -> Encoded:
+    ids, prompt = (table.column(name)[index] for name in ("input_ids", "prompt_ids"))
+    prompt_tokens, trimmed, article = (
+        table.column(name)[index].as_py()
+        for name in ("prompt_tokens", "trimmed_tokens", "article_tokens")
+    )
+    example = Example(_array(ids), prompt_tokens, trimmed)
+    return Encoded(example, article, _array(prompt) if prompt.is_valid else None)
 
-    def number(name: str) -> int:
-        return int(table.column(name)[at].as_py())
 
-    row = ids("input_ids")
-    assert row is not None
-    example = Example(row, number("prompt_tokens"), number("trimmed_tokens"))
-    return Encoded(example, number("article_tokens"), ids("prompt_ids"))
+def _array(cell: pa.ListScalar) -> array[int]:
+    return array("i", cell.values.to_numpy().tobytes())

@@ -281,10 +281,10 @@ def stories(split: str, n: int, seed: int) -> list[Story]:
 
     Raises ValueError for an unknown split.
     """
-    return list(told(split, n, seed))
+    return list(iter_stories(split, n, seed))
 
 
-def told(split: str, n: int, seed: int) -> Iterator[Story]:
+def iter_stories(split: str, n: int, seed: int) -> Iterator[Story]:
     """The `stories` one by one, for those who do not keep them."""
     for index in range(n):
         made = draft(split, random.Random(f"{split}/{seed}/{index}"))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
-from nutgraf.data.text import Unusable, usable_text
+from nutgraf.data.text import UnusableText, usable_text
 from nutgraf.evaluation.evidence import Evidence
 from nutgraf.serving.limits import Limits
 
@@ -80,7 +80,7 @@ _SYSTEMS = "Who writes; a system that is named twice writes once."
 def _with_words(article: str) -> str:
     try:
         usable_text(article)
-    except Unusable:
+    except UnusableText:
         raise ValueError("it has nothing but white space: give a text") from None
     return article
 

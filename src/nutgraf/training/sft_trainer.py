@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import torch
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -27,7 +28,6 @@ from trl import SFTConfig, SFTTrainer
 
 from nutgraf.core.files import written_by_others
 from nutgraf.core.signals import Stopped
-from nutgraf.data.load import as_dataset
 from nutgraf.data.prompts import IGNORED, Example
 from nutgraf.modeling import adapters, batching
 from nutgraf.modeling.attention import training_attention
@@ -72,7 +72,8 @@ class AdapterTrainer(SFTTrainer):
         super().__init__(
             model=model,
             processing_class=tokenizer,
-            train_dataset=as_dataset([_row(rows[0])]),  # trl looks at one; all of them: below
+            # trl looks at one row; all of them are read below
+            train_dataset=datasets.Dataset.from_list([_row(rows[0])]),
             args=SFTConfig(
                 output_dir=str(checkpoints.half_written),
                 max_steps=budget.total_steps(settings),

@@ -27,7 +27,7 @@ from nutgraf.core.files import (
     write_text,
     written_by_others,
 )
-from nutgraf.data import load
+from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation import bootstrap, error_rates, examples, published, rouge, significance
 from nutgraf.evaluation import indicators as errors
@@ -118,7 +118,7 @@ def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
 def _analysis(config: Config, folder: RunFolder, out: Path) -> None:
     """errors.csv for the systems and the references themselves, rates.csv of it, what to read
     (examples.jsonl, error_examples.jsonl), and differences.csv: best against every other system."""
-    test = load.read_split(folder.data("test"))
+    test = article_store.read_split(folder.data("test"))
     scores = {system: read_records(folder.scores(system)) for system in system_names(config.rivals)}
     summaries = {
         system: read_records(folder.summaries(system)) for system in system_names(config.rivals)

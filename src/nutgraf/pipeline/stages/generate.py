@@ -13,10 +13,10 @@ from tqdm import tqdm
 from nutgraf.config import Config
 from nutgraf.config.systems import EXTRACTS, MODELS, base_system, measured_systems
 from nutgraf.core.files import Journal, write_records
-from nutgraf.data import load
+from nutgraf.data import article_store
 from nutgraf.data.prompts import Encoded, Renderer
 from nutgraf.data.rows import Article
-from nutgraf.data.token_store import EncodedFile
+from nutgraf.data.token_store import TokenFile
 from nutgraf.generation import external, extractive
 from nutgraf.generation.backends import Backend, open_backend
 from nutgraf.modeling.load import choose_device, load_tokenizer
@@ -44,7 +44,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             if made.is_current and not force:
                 logger.info(f"{system}: done before")
                 continue
-            test = load.read_split(folder.data("test"))
+            test = article_store.read_split(folder.data("test"))
             with made.writing(resume=True) as scratch:
                 rows = _summaries(system, config, folder, test, scratch, cluster)
                 write_records(scratch / "summaries" / f"{system}.jsonl", rows)
@@ -63,7 +63,7 @@ def _summaries(
     if base_system(system) in MODELS:
         adapter = None if system == "zero_shot" else folder.model(system)
         with open_backend(config, adapter, cluster) as model:
-            tokens = EncodedFile(folder.tokens("test")).first()
+            tokens = TokenFile(folder.tokens("test")).first()
             return _by_model(system, config, test, tokens, scratch, model)
     if system in EXTRACTS:
         return _by_extract(system, test)

@@ -11,10 +11,10 @@ from typing import Any
 from nutgraf.config import Config
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import write_json, write_records
-from nutgraf.data import data_card, load, token_store
+from nutgraf.data import article_store, data_card, load, token_store
 from nutgraf.data.load import SPLITS, Split
 from nutgraf.data.prompts import Encoded, PromptError, Renderer
-from nutgraf.data.rows import Article, Reject, check
+from nutgraf.data.rows import Article, Reject, check_rejected
 from nutgraf.generation import external
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline import artifacts
@@ -37,7 +37,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         for name, rival in config.rivals.items():
             if rival.file:  # what it lacks is better known now than after the trainings
                 external.from_file(name, rival, splits["test"].articles)
-        card = data_card.card(splits)
+        card = data_card.build_card(splits)
         for name in SPLITS:
             card["splits"][name]["tokens"] = tokens[name].record()
         write_json(scratch / "data" / "card.json", card)
@@ -64,12 +64,12 @@ def _write(config: Config, out: RunFolder) -> tuple[dict[str, Split], dict[str, 
     for name in reversed(SPLITS):
         drawn = load.load_articles(config.data, name, splits, out.path)
         refused: list[Reject] = []
-        with token_store.writing(out.tokens(name)) as add:
+        with token_store.open_writer(out.tokens(name)) as add:
             fitting = _fitting(drawn, name, renderer, refused)
-            load.write_split(_counted(fitting, add, tokens[name]), out.data(name))
-        taken = load.read_split(out.data(name))
+            article_store.write_split(_counted(fitting, add, tokens[name]), out.data(name))
+        taken = article_store.read_split(out.data(name))
         tried = len(taken) + len(refused)
-        check(refused, tried, config.data.max_rejected, f"drawn {name} articles")
+        check_rejected(refused, tried, config.data.max_rejected, f"drawn {name} articles")
         if not taken:
             raise UserError(f"not one {name} article is left: {refused[0]}")
         splits[name] = replace(

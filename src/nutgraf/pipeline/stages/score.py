@@ -9,7 +9,7 @@ from typing import Any
 from nutgraf.config import Config
 from nutgraf.config.systems import measured_systems
 from nutgraf.core.files import read_records, write_records
-from nutgraf.data import load
+from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation import rouge
 from nutgraf.evaluation.indicators import Judge
@@ -34,7 +34,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     missing = {name: one for name, one in made.items() if force or not one.is_current}
     if not missing:
         return False
-    test = load.read_split(folder.data("test"))
+    test = article_store.read_split(folder.data("test"))
     summaries = [read_records(folder.summaries(system)) for system in missing]
     with contextlib.ExitStack() as stack:
         homes = [stack.enter_context(artefact.writing()) for artefact in missing.values()]

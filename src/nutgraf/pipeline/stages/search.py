@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from nutgraf.config import Config
 from nutgraf.config import load as configuration
 from nutgraf.core.files import read_json, write_json
-from nutgraf.data import load
+from nutgraf.data import article_store
 from nutgraf.data.prompts import Renderer
-from nutgraf.data.token_store import EncodedFile
+from nutgraf.data.token_store import TokenFile
 from nutgraf.evaluation import rouge as metrics
 from nutgraf.generation.backends import open_backend
 from nutgraf.modeling import adapters
@@ -53,7 +53,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     with made.writing(resume=True) as scratch:
         out = scratch / "search"
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
-        stored = EncodedFile(folder.tokens("train"))
+        stored = TokenFile(folder.tokens("train"))
         most = max_examples_seen(config.train, config.search.space)
         train = stored.rows(draw_examples(len(stored), most, config.train.seed))
         used = (
@@ -61,7 +61,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
             config.search.rouge_examples,
             config.generate.batch_size,
         )
-        held_out = EncodedFile(folder.tokens("validation")).first(max(used))
+        held_out = TokenFile(folder.tokens("validation")).first(max(used))
         validation = [ids.example for ids in held_out]
         # Libraries and base are needed from here on anyway, and nothing long is done yet.
         splits = read_json(folder / "data" / "card.json")["splits"]
@@ -89,7 +89,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
                 for examples, loss in trial.history:
                     curves.evaluated(examples, loss)
 
-        sample = load.read_split(folder.data("validation"))[: config.search.rouge_examples]
+        sample = article_store.read_split(folder.data("validation"))[: config.search.rouge_examples]
         references = [article.reference for article in sample]
         _measure_rouge(config, folder, trials, out / "trials", prompts, references, renderer)
         chosen = choose_trial(trials, config.search.finalists)

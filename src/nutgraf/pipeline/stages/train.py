@@ -14,7 +14,7 @@ import torch
 from nutgraf.config import Config
 from nutgraf.core.files import read_json, write_json
 from nutgraf.data.prompts import Example, Rows
-from nutgraf.data.token_store import EncodedFile
+from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.parallel.background_jobs import run_jobs
 from nutgraf.parallel.executor import open_executor
@@ -170,13 +170,13 @@ def _prepared(
 def _rows(trainings: Sequence[_Training]) -> tuple[Rows, list[Example]]:
     """Return the rows to train and to validate on, all that one of the trainings needs."""
     folder = trainings[0].folder
-    stored = EncodedFile(folder.tokens("train"))
+    stored = TokenFile(folder.tokens("train"))
     settings = [training.config.train for training in trainings]
     wanted = [
         i for one in settings for i in draw_examples(len(stored), total_examples(one), one.seed)
     ]
     evaluated = max(one.eval_examples for one in settings)
-    held_out = EncodedFile(folder.tokens("validation")).first(evaluated)
+    held_out = TokenFile(folder.tokens("validation")).first(evaluated)
     return stored.rows(wanted), [ids.example for ids in held_out]
 
 
