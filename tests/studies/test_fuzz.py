@@ -115,7 +115,7 @@ def drawn_from(path: Path, **given: Any) -> None:
             found[name] = articles.load_articles(data, name, others=found)
         for split in found.values():
             left_out = len(split.rejected) + len(split.removed)
-            assert len(split.articles) == min(split.asked or 10**9, split.rows_read - left_out)
+            assert len(split.articles) == min(split.requested or 10**9, split.rows_read - left_out)
             for article in split.articles:
                 assert article.article == usable_text(article.article)
                 assert article.reference == usable_text(article.reference)
