@@ -164,7 +164,7 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{name: getattr(config, name).model_dump(mode="json")
            for name in ("model", "prompt", "generate")},
         "train": train,
-        "study": model_card.study(config, table, ends, rates, splits),
+        "study": model_card.study_record(config, table, ends, rates, splits),
     }  # fmt: skip
     (folder / "nutgraf.json").write_text(json.dumps(about))
     (folder / "README.md").write_text(model_card.model_card(about, "adapter"))

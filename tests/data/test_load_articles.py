@@ -55,7 +55,11 @@ def test_each_kind_of_file_gives_the_same_articles(tmp_path, suffix):
     split = load.load_articles(of(str(path)), "train")
     assert sorted(a.id for a in split.articles) == [f"r{i}" for i in range(7)]
     assert {a.id: a.article for a in split.articles}["r2"] == found[2]["article"]
-    assert (split.rows_read, split.requested, split.rejected) == (7, DataConfig().train_examples, [])
+    assert (split.rows_read, split.requested, split.rejected) == (
+        7,
+        DataConfig().train_examples,
+        [],
+    )
 
 
 def test_the_draw_is_seeded_random_and_longer_draws_begin_with_shorter_ones(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nutgraf.report.figures import canvas, parallel, relative, scores, search
+from nutgraf.evaluation import published
+from nutgraf.report.figures import canvas, scores, search
 
 NAN = float("nan")
 DATA = "the synthetic newswire"
@@ -85,8 +86,8 @@ def every_figure(table: pd.DataFrame, trials: pd.DataFrame, history: pd.DataFram
         search.search_history(history, trials, DATA),
         search.training_curves({"baseline": CURVE, "best": CURVE}, DATA),
         scores.error_rates(RATES, 120, DATA),
-        relative.relative_performance(table, DATA, None),
-        parallel.search_settings(trials, ["train.learning_rate"], DATA),
+        scores.relative_performance(table, DATA, None),
+        search.search_settings(trials, ["train.learning_rate"], DATA),
     ]
 
 
@@ -159,7 +160,7 @@ def test_a_line_a_trial_runs_through_its_settings_to_its_loss() -> None:
     targets = ["all-linear", "q_proj", "all-linear", "q_proj"]
     trials = TRIALS.assign(**{"lora.target_modules": targets})
     searched = ["train.learning_rate", "lora.target_modules"]
-    axis = parallel.search_settings(trials, searched, DATA).axes[0]
+    axis = search.search_settings(trials, searched, DATA).axes[0]
     lines = [list(line.get_ydata()) for line in axis.lines if len(line.get_xdata()) == 3]
     # Chosen last, so that it lies on top. Rates from 0.0006 to 0.01 stand on a log scale.
     rate = math.log(0.005 / 0.0006) / math.log(0.01 / 0.0006)
@@ -170,13 +171,13 @@ def test_a_line_a_trial_runs_through_its_settings_to_its_loss() -> None:
 
 
 def test_a_share_of_a_published_score_is_drawn_for_the_same_data_only() -> None:
-    figure = relative.relative_performance(TABLE, DATA, ("BART-large", 40.90))
+    figure = scores.relative_performance(TABLE, DATA, published.BART)
     of_lead, of_bart = ([bar.get_width() for bar in axis.patches] for axis in figure.axes)
     assert of_lead[-1] == pytest.approx(100 * 57.1 / 18.2)
     assert of_bart[-1] == pytest.approx(100 * 57.1 / 40.90)
     whisker = figure.axes[1].lines[-2].get_xdata()
     assert list(whisker) == pytest.approx([100 * 55.1 / 40.90, 100 * 59.1 / 40.90])
-    without = relative.relative_performance(TABLE, DATA, None)
+    without = scores.relative_performance(TABLE, DATA, None)
     assert "not given: other data" in words(without)
     assert not without.axes[1].patches
 

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from nutgraf.generation.summarizer import opened
 from nutgraf.modeling import saved_model
 from nutgraf.pocket import newswire
-from nutgraf.report import describe, model_card, usage_snippets
+from nutgraf.report import describe, model_card
 
 FORMS: tuple[model_card.Form, ...] = ("adapter", "merged", "gguf")
 
@@ -106,8 +106,10 @@ def test_the_snippet_for_transformers_and_peft_writes_what_nutgraf_writes(
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("which", ["about", "tinyllama"])
-def test_every_snippet_is_python(form: str, which: str, request: pytest.FixtureRequest) -> None:
-    text = usage_snippets.usage_section(request.getfixturevalue(which), form)
+def test_every_snippet_is_python(
+    form: model_card.Form, which: str, request: pytest.FixtureRequest
+) -> None:
+    text = model_card.model_card(request.getfixturevalue(which), form)
     found = blocks(text, "python")
     assert len(found) == (1 if form == "gguf" else 2)
     for block in found:
@@ -118,9 +120,9 @@ def test_every_snippet_is_python(form: str, which: str, request: pytest.FixtureR
 
 
 def test_ollama_is_told_the_prompt_and_the_limits(about: dict[str, Any]) -> None:
-    told = usage_snippets.modelfile(about)
+    told = model_card.modelfile(about)
     assert 'TEMPLATE """Summarize: {{ .Prompt }}\n\nSummary:"""\n' in told
     assert "PARAMETER num_ctx 912\n" in told
     assert "PARAMETER num_predict 16\n" in told
     chat = {**about, "prompt": {**about["prompt"], "template": "chat"}}
-    assert "TEMPLATE" not in usage_snippets.modelfile(chat)  # the file has its own
+    assert "TEMPLATE" not in model_card.modelfile(chat)  # the file has its own

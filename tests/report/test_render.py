@@ -18,7 +18,7 @@ from nutgraf.evaluation.indicators import FAULTS
 from nutgraf.pipeline.stages import report as stage
 from nutgraf.report import render as report
 from nutgraf.report.figures import canvas
-from nutgraf.report.formatting import as_markdown, mark_class, marked, with_marks
+from nutgraf.report.formatting import as_markdown, mark_class, split_by_marks, with_marks
 from nutgraf.report.render import Study, render, verdict
 from nutgraf.storage.run_folder import RunFolder
 
@@ -185,7 +185,7 @@ def test_the_plan_stands_beside_what_came_or_is_not_mentioned(study: Study) -> N
 
 def test_the_winner_was_chosen_on_validation_and_that_stands_beside_test(study: Study) -> None:
     assert "chosen among 4 trials on validation articles" in report.caveat(study)
-    baseline, best = report.validation_beside_test(study)
+    baseline, best = report.validation_and_test(study)
     assert (best["validation_rouge"], best["test_rouge"], best["test_low"]) == (57.0, 57.1, 55.1)
     assert (best["validation_loss"], best["test_loss"]) == (0.71, 0.71)
     assert baseline["validation_rouge"] is None
@@ -300,11 +300,11 @@ def test_markdown_tables_are_whole(study: Study) -> None:
 
 
 def test_spans_are_marked_where_they_are() -> None:
-    assert marked("abcdef", [[1, 3, "x"], [2, 4, "y"]]) == [
+    assert split_by_marks("abcdef", [[1, 3, "x"], [2, 4, "y"]]) == [
         ("a", ""), ("b", "x"), ("c", "x, y"), ("d", "y"), ("ef", ""),
     ]  # fmt: skip
-    assert marked("abc", []) == [("abc", "")]
-    assert marked("", []) == []
+    assert split_by_marks("abc", []) == [("abc", "")]
+    assert split_by_marks("", []) == []
 
 
 def test_marks_are_in_the_page(study: Study) -> None:

@@ -10,7 +10,7 @@ import pytest
 from helpers.browser import CHROMIUM, STICKING_OUT, Browser, browser, pale
 from test_render import study, svgs  # noqa: F401 - the fixtures
 
-from nutgraf.report.formatting import LONGEST
+from nutgraf.report.formatting import MAX_CHARACTERS
 from nutgraf.report.render import Study, render
 
 pytestmark = pytest.mark.skipif(
@@ -86,7 +86,7 @@ def test_markup_in_articles_is_text(chromium: Browser, page: Path) -> None:
     assert chromium.run("document.querySelectorAll('script, img, link, iframe').length") == 0
     shown = chromium.run("document.querySelector('.example .article').textContent")
     assert shown.startswith(HOSTILE)
-    assert len(shown) <= LONGEST
+    assert len(shown) <= MAX_CHARACTERS
 
 
 def test_the_browser_does_complain_where_there_is_reason_to(

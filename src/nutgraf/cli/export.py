@@ -27,7 +27,6 @@ from nutgraf.modeling.load import load_tokenizer
 from nutgraf.modeling.saved_model import SavedModel
 from nutgraf.pocket import newswire
 from nutgraf.report import model_card
-from nutgraf.report.usage_snippets import modelfile
 
 logger = logging.getLogger(__name__)
 
@@ -188,5 +187,5 @@ def _gguf(found: SavedModel, whole: Path, out: Path, llama_cpp: Path) -> None:
         raise Failure(f"{converter} could not convert the model: {reason}")
     about = json.loads((whole / saved_model.FILE).read_text(encoding="utf-8"))
     shutil.copy2(whole / saved_model.FILE, out)
-    (out / "Modelfile").write_text(modelfile(about), encoding="utf-8")
+    (out / "Modelfile").write_text(model_card.modelfile(about), encoding="utf-8")
     (out / "README.md").write_text(model_card.model_card(about, "gguf"), encoding="utf-8")

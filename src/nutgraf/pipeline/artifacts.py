@@ -1,6 +1,6 @@
-"""What each stage makes, from what and with which settings.
+"""List what each stage makes, from which inputs and with which settings.
 
-Told without a library that does the work, so that a study where all is done is so at once.
+No library that does the work is loaded, so that a finished study is recognized at once.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ TABLE = "model_comparison_results.csv"
 
 
 def prepare(config: Config, folder: RunFolder) -> list[Artefact]:
-    """The data, of files that are as they are now. Raises UserError where one cannot be read."""
+    """Return the data, of files as they are now. Raise UserError if one cannot be read."""
     settings = {
-        "data": config.data.model_dump(mode="json"),
-        "files": _contents(config.data),
-        "prompt": config.prompt.model_dump(mode="json"),
+        **_settings(config, "data", "prompt"),
+        "files": _file_hashes(config.data),
         "tokenizer": [config.model.base, config.model.revision],
         **moving_tokenizer(config.model),
         "token_ids": 1,  # the form in which they are stored
@@ -44,47 +43,42 @@ def prepare(config: Config, folder: RunFolder) -> list[Artefact]:
 
 
 def search(config: Config, folder: RunFolder) -> list[Artefact]:
-    """The trials and what was chosen, whatever the time that a trial was given."""
-    decide = {"prompt", "model", "lora", "train", "search", "generate"}
-    settings = with_first_seed(config).model_dump(
-        mode="json", include=decide, exclude={"search": {"trial_minutes"}}
+    """Return the search: its trials and the settings that it chose."""
+    settings = _settings(
+        with_first_seed(config), "prompt", "model", "lora", "train", "search", "generate"
     )
-    settings |= weights_fingerprint(config.model)
+    del settings["search"]["trial_minutes"]
     return [folder.artefact("search", inputs=["data"], settings=settings)]
 
 
 def train(config: Config, folder: RunFolder) -> list[Artefact]:
-    """One a model, in the order of `trainings`."""
-    decide = {"prompt", "model", "lora", "train"}
+    """Return one artefact a model, in the order of `training_configs`."""
     inputs = {"baseline": ["data"], "best": ["data", "search"]}
     return [
         folder.artefact(
             f"models/{name}",
             inputs=inputs[base_system(name)],
-            settings={
-                **settings.model_dump(mode="json", include=decide),
-                **weights_fingerprint(config.model),
-            },
+            settings=_settings(own, "prompt", "model", "lora", "train"),
         )
-        for name, settings in training_configs(config, folder).items()
+        for name, own in training_configs(config, folder).items()
     ]
 
 
 def generate(config: Config, folder: RunFolder) -> list[Artefact]:
-    """One a system, in the order of `measured`."""
+    """Return one artefact a system, in the order of `measured_systems`."""
     return [
         folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
             inputs=["data", *([f"models/{system}"] if base_system(system) in TRAINED else [])],
-            settings=_of_summaries(system, config),
+            settings=_generation_settings(system, config),
         )
         for system in measured_systems(config.rivals, config.train.seeds)
     ]
 
 
 def score(config: Config, folder: RunFolder) -> list[Artefact]:
-    """One a system, in the order of `measured`."""
+    """Return one artefact a system, in the order of `measured_systems`."""
     return [
         folder.artefact(
             f"scores/{system}",
@@ -96,22 +90,22 @@ def score(config: Config, folder: RunFolder) -> list[Artefact]:
 
 
 def compare(config: Config, folder: RunFolder) -> list[Artefact]:
-    """The table with the analysis, then the model to take away."""
-    seeds = config.train.seeds
-    scored = [f"scores/{system}" for system in measured_systems(config.rivals, seeds)]
+    """Return the table with the analysis, then the model to take away."""
+    systems = measured_systems(config.rivals, config.train.seeds)
+    models = [f"models/{name}" for name in trained_models(config)]
     return [
         folder.artefact(
             "comparison",
             outputs=[TABLE, "analysis"],
-            inputs=[*scored, *(f"models/{name}" for name in (*TRAINED, *seed_repeats(seeds)))],
-            settings=config.model_dump(mode="json", include={"score"}),
+            inputs=[*(f"scores/{system}" for system in systems), *models],
+            settings=_settings(config, "score"),
         ),
         folder.artefact("final_best_model", inputs=["data", "comparison", "models/best"]),
     ]
 
 
 def report(config: Config, folder: RunFolder) -> list[Artefact]:
-    """The pages with their figures; they show every setting."""
+    """Return the pages with their figures; they show every setting."""
     models = [f"models/{name}" for name in TRAINED]
     scores = [f"scores/{system}" for system in system_names(config.rivals)]
     return [
@@ -125,57 +119,59 @@ def report(config: Config, folder: RunFolder) -> list[Artefact]:
 
 
 BY_STAGE: dict[str, Callable[[Config, RunFolder], list[Artefact]]] = {
-    "prepare": prepare,
-    "search": search,
-    "train": train,
-    "generate": generate,
-    "score": score,
-    "compare": compare,
-    "report": report,
+    stage.__name__: stage for stage in (prepare, search, train, generate, score, compare, report)
 }
 
 
 def with_first_seed(config: Config) -> Config:
-    """What the search depends on: seeds after the first are not among it."""
+    """Return the configuration with the first seed only: a search does not depend on others."""
     return replace_settings(config, {"train.seeds": [config.train.seed]})
 
 
-def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
-    """The settings of each training by the model's name, a further seed's behind the first's.
+def trained_models(config: Config) -> dict[str, tuple[str, int]]:
+    """Return `baseline` or `best` and the seed by the name of each model to train."""
+    first = {name: (name, config.train.seed) for name in TRAINED}
+    return first | seed_repeats(config.train.seeds)
 
-    `best` has those that the search in the folder has chosen.
+
+def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
+    """Return the configuration of each training by the model's name.
+
+    `best` has the settings that the search in the folder has chosen.
     """
-    best = folder / "search" / "best.yaml"
-    chosen = yaml.safe_load(best.read_text(encoding="utf-8")) if best.exists() else {}
-    models = {"baseline": config, "best": replace_settings(config, chosen)}
-    first = {name: (name, config.train.seed) for name in models}
+    path = folder / "search" / "best.yaml"
+    chosen = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    configs = {"baseline": config, "best": replace_settings(config, chosen)}
     return {
-        name: replace_settings(models[model], {"train.seeds": [seed]})
-        for name, (model, seed) in {**first, **seed_repeats(config.train.seeds)}.items()
+        name: replace_settings(configs[model], {"train.seeds": [seed]})
+        for name, (model, seed) in trained_models(config).items()
     }
 
 
-def _contents(data: DataConfig) -> dict[str, str]:
-    """SHA-256 of each local file, so that a changed one is read again."""
-    found = {}
+def _settings(config: Config, *sections: str) -> dict[str, Any]:
+    """Return these sections, and the weights of the base if `model` is one of them."""
+    settings = config.model_dump(mode="json", include=set(sections))
+    return settings | (weights_fingerprint(config.model) if "model" in sections else {})
+
+
+def _file_hashes(data: DataConfig) -> dict[str, str]:
+    """Return the SHA-256 of each local file, so that a changed one is read again."""
+    hashes = {}
     for name in filter(None, [data.train, data.validation, data.test, data.source]):
         path = Path(name)
         try:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():
-                    found[str(file)] = file_hash(file)
+                    hashes[str(file)] = file_hash(file)
         except OSError as error:
             raise UserError(f"{name} cannot be read: {error.strerror}: give another") from None
-    return found
+    return hashes
 
 
-def _of_summaries(system: str, config: Config) -> dict[str, Any]:
-    """What the summaries of the system depend on, apart from the data."""
+def _generation_settings(system: str, config: Config) -> dict[str, Any]:
+    """Return what the summaries of the system depend on, apart from the data."""
     if base_system(system) in MODELS:
-        return {
-            **config.model_dump(mode="json", include={"prompt", "model", "generate"}),
-            **weights_fingerprint(config.model),
-        }
+        return _settings(config, "prompt", "model", "generate")
     if system in EXTRACTS:
         return {}
     rival = config.rivals[system]

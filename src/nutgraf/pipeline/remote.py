@@ -1,7 +1,6 @@
-"""A study given to a cluster from outside it (`ray://HOST:PORT`): it runs there, and is fetched.
+"""Run a study on a cluster from outside it (`ray://HOST:PORT`), and fetch the result.
 
-The machine that gives it is no node, so it has no part in the work. What both sides reach is the
-storage.
+This machine is no node of the cluster and does none of the work. Both sides reach the storage.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: Config, stages: Sequence[str], force: bool = False) -> bool:
-    """`study.run` on the cluster; then what it made is fetched into the folder `config.run` here.
+    """Do what `runner.run_study` does on the cluster, then fetch the run folder `config.run`.
 
-    The folder has the same path on every node, which all see. Where this program ends, so does the
-    study there; the same command carries it on. Raises as `study.run`, and UserError without a
+    The folder has the same path on every node, and all nodes see it. If this program ends, so does
+    the study; the same command carries it on. Raises as `run_study`, and UserError without a
     storage or an absolute path.
     """
     address = str(config.ray.address)
@@ -39,16 +38,15 @@ def run(config: Config, stages: Sequence[str], force: bool = False) -> bool:
             f"ray.address is {address!r} and run {config.run!r}: give the absolute path of a "
             "folder that every node sees"
         )
-    there = replace_settings(config, {"ray.address": "auto"})
+    on_cluster = replace_settings(config, {"ray.address": "auto"})
     logger.info(f"the study runs on the cluster at {address}, in {config.run}")
     with visited(address) as cluster:
-        made = cluster.run_task(_study, (there, tuple(stages), force))
+        anything = cluster.run_task(_run_study, (on_cluster, tuple(stages), force))
     RemoteCopy(config.storage, config.run).pull()
     logger.info(f"fetched from the storage into {config.run}")
-    return made
+    return anything
 
 
-def _study(given: tuple[Config, tuple[str, ...], bool]) -> bool:
-    config, stages, force = given
-    show_log()  # Ray prints it on the standard error of the machine that gave the study
-    return runner.run_study(config, stages, force=force)
+def _run_study(arguments: tuple[Config, tuple[str, ...], bool]) -> bool:
+    show_log()  # Ray prints it on the standard error of the machine that started the study
+    return runner.run_study(*arguments)

@@ -11,14 +11,14 @@ SYNTHETIC = (
 
 
 def describe_data(config: Config) -> str:
-    """The data set in words: its name, or that it is the embedded newswire or local files."""
+    """Return what the data set is: its name, the embedded newswire, or local files."""
     if config.data.test:
         return f"local files ({config.data.test})"
-    if config.data.source == "newswire":
+    if is_synthetic(config):
         return "the embedded synthetic newswire"
     return " ".join(p for p in (config.data.source, config.data.name, config.data.revision) if p)
 
 
 def is_synthetic(config: Config) -> bool:
-    """Whether the scores are of the embedded newswire."""
+    """Return whether the scores are of the embedded newswire."""
     return config.data.source == "newswire" and not config.data.test

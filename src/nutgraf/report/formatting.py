@@ -1,4 +1,4 @@
-"""How a report writes numbers and texts, in HTML and in Markdown.
+"""Write numbers and texts as the pages show them, and fill in the templates.
 
 Text from outside is escaped by the templates in HTML, and here in Markdown.
 """
@@ -9,19 +9,58 @@ import html
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-# Characters of an article that a page shows; what is cut off is said.
-LONGEST = 8_000
+from nutgraf.core.units import memory
+
+ROUGE_NAMES = {
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+}
+MAX_CHARACTERS = 8_000  # of an article that a page shows
 
 
-def marked(text: str, spans: Sequence[Sequence[Any]]) -> list[tuple[str, str]]:
-    """`text` in pieces with the kinds of the spans over each, comma-separated, empty for none.
+def load_template(
+    name: str, autoescape: bool = False, finalize: Callable[[Any], Any] | None = None
+) -> Template:
+    """Return a template of `templates/`, in which a missing value is an error.
 
-    `spans`: (start, end, kind), characters, which may overlap.
+    Args:
+        name: The file's name.
+        autoescape: Whether to escape values for HTML.
+        finalize: What to apply to each value before it is written.
+    """
+    environment = Environment(
+        loader=PackageLoader("nutgraf.report"),
+        autoescape=autoescape,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = (number, signed, probability, setting, memory, mark_class, shortened, with_marks)
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment.get_template(name)
+
+
+def table_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as plain dictionaries, None if a cell is empty."""
+    filled = table.astype(object).where(table.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in filled.to_dict("records")]
+
+
+def split_by_marks(text: str, spans: Sequence[Sequence[Any]]) -> list[tuple[str, str]]:
+    """Return `text` in pieces, each with the kinds of the spans over it, separated by commas.
+
+    `spans` are (start, end, kind) in characters and may overlap.
     """
     cuts = sorted({0, len(text), *(min(cut, len(text)) for s in spans for cut in s[:2])})
     return [
@@ -30,8 +69,8 @@ def marked(text: str, spans: Sequence[Sequence[Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def inline(svg: str) -> str:
-    """A figure as an element of an HTML page: no prologue, metadata, namespaces or style sheet."""
+def inline_svg(svg: str) -> str:
+    """Return a figure as an element of an HTML page, without prologue, metadata or style sheet."""
     svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
     title = re.search(r"<title>(.*?)</title>", svg)
     label = f' role="img" aria-label="{title[1]}"' if title else ""
@@ -39,65 +78,56 @@ def inline(svg: str) -> str:
 
 
 def mark_class(kinds: str) -> str:
-    """How to show a piece with these kinds: copied, repeated, lacking, wrong, or several."""
-    looks = {"repeated_trigrams": "repeated", "repeated_sentences": "repeated"}
-    looks |= {"copied": "copied", "missing_key_facts": "lacking"}
-    return " ".join(sorted({looks.get(kind, "wrong") for kind in kinds.split(", ")}))
+    """Return how to show a piece of these kinds: copied, repeated, lacking, wrong, or several."""
+    classes = {"repeated_trigrams": "repeated", "repeated_sentences": "repeated"}
+    classes |= {"copied": "copied", "missing_key_facts": "lacking"}
+    return " ".join(sorted({classes.get(kind, "wrong") for kind in kinds.split(", ")}))
 
 
 def shortened(text: str) -> str:
-    """The text, or its beginning and how much more there is."""
-    if len(text) <= LONGEST:
+    """Return the text, or its beginning and how much more there is."""
+    if len(text) <= MAX_CHARACTERS:
         return text
-    return f"{text[:LONGEST]} … ({len(text) - LONGEST:,} characters more)"
+    return f"{text[:MAX_CHARACTERS]} … ({len(text) - MAX_CHARACTERS:,} characters more)"
 
 
 def as_markdown(value: Any) -> Markup:
-    """Text that Markdown shows as it is: no markup, no tags, on one line."""
+    """Return text that Markdown shows as it is: no markup, no tags, on one line."""
     if isinstance(value, Markup):
         return value
-    return _escaped(str(value))
-
-
-def with_marks(text: str, spans: Sequence[Sequence[Any]]) -> Markup:
-    """Text for Markdown, underlined where copied, bold where anything else is marked."""
-    shown = Markup("")
-    for piece, kinds in marked(text.rstrip(), spans):
-        names = mark_class(kinds).split() if kinds else []
-        inner = _escaped(piece)
-        if set(names) - {"copied"}:
-            inner = Markup("<b>") + inner + Markup("</b>")
-        shown += Markup("<ins>") + inner + Markup("</ins>") if "copied" in names else inner
-    return shown
-
-
-def _escaped(text: str) -> Markup:
-    plain = html.escape(re.sub(r"\s+", " ", text), quote=False)
+    plain = html.escape(re.sub(r"\s+", " ", str(value)), quote=False)
     return Markup(re.sub(r"([\\`*_\[\]|~#])", r"\\\1", plain))
 
 
+def with_marks(text: str, spans: Sequence[Sequence[Any]]) -> Markup:
+    """Return text for Markdown, underlined if copied, bold if anything else is marked."""
+    pieces = []
+    for piece, kinds in split_by_marks(text.rstrip(), spans):
+        classes = mark_class(kinds).split() if kinds else []
+        escaped = as_markdown(piece)
+        if set(classes) - {"copied"}:
+            escaped = Markup("<b>{}</b>").format(escaped)
+        pieces.append(Markup("<ins>{}</ins>").format(escaped) if "copied" in classes else escaped)
+    return Markup("").join(pieces)
+
+
 def number(value: float | None, digits: int = 2) -> str:
-    """1,234 or 12.34; a dash where nothing was measured."""
+    """Return 1,234 or 12.34; a dash if nothing was measured."""
     if value is None or math.isnan(value):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
 def signed(value: float) -> str:
-    """+1.23 or −1.23."""
+    """Return +1.23 or −1.23."""
     return f"{value:+.2f}".replace("-", "−")
 
 
 def probability(p: float) -> str:
-    """p < 0.001 or p = 0.012."""
+    """Return p < 0.001 or p = 0.012."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def setting(value: Any) -> str:
-    """A setting as a person writes it: 0.00213."""
+    """Return a setting as a person writes it: 0.00213."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def code(text: str) -> Markup:
-    """An indented block, which Markdown shows letter by letter."""
-    return Markup("\n".join(f"    {line}" for line in str(text).splitlines()))

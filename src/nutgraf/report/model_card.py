@@ -1,7 +1,7 @@
-"""The model card: what the model is, how it was trained and measured, how to load it.
+"""Write a model's card: what it is, how it was trained and measured, how to load it.
 
-Its words are in templates/model_card.md; its front matter is what the Hub reads
-(huggingface.co/docs/hub/model-cards).
+The words are in templates/model_card.md, which includes usage.md; the front matter is what the Hub
+reads (huggingface.co/docs/hub/model-cards).
 """
 
 from __future__ import annotations
@@ -13,29 +13,31 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from nutgraf.config import Config
 from nutgraf.report.describe import SYNTHETIC, describe_data, is_synthetic
-from nutgraf.report.usage_snippets import render
+from nutgraf.report.formatting import ROUGE_NAMES, load_template
 
 Form = Literal["adapter", "merged", "gguf"]
-_ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
-_SYSTEM = ("system", "n", *_ROUGE, "rougeLsum_low", "rougeLsum_high", "perplexity")
+_SYSTEM = ("system", "n", *ROUGE_NAMES, "rougeLsum_low", "rougeLsum_high", "perplexity")
+_RATE = ("kind", "n", "rate", "low", "high", "reference")
 
 
-def study(
+def study_record(
     config: Config,
     table: Sequence[Mapping[str, Any]],
     intervals: Mapping[str, Any],
     rates: Sequence[Mapping[str, Any]],
     splits: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What the card tells of the study, to be kept beside the model and its exports.
+    """Return what a card says of the study, stored beside the model and its exports.
 
-    `table` is model_comparison_results.csv, `intervals` the best model's row of
-    analysis/intervals.csv, `rates` its rows of analysis/rates.csv over all articles, `splits` those
-    of data/card.json.
+    Args:
+        config: The study's configuration.
+        table: The rows of model_comparison_results.csv.
+        intervals: The best model's row of analysis/intervals.csv.
+        rates: The best model's rows of analysis/rates.csv over all articles.
+        splits: The splits of data/card.json.
     """
     measured = [row for row in table if row["source"] == "measured"]
-    best = next(row for row in measured if row["system"] == "best")
-    ends = {**intervals, **best}
+    best = {**next(row for row in measured if row["system"] == "best"), **intervals}
     return {
         "data": {
             "described": describe_data(config),
@@ -47,29 +49,30 @@ def study(
             "articles": {name: split["sampled"] for name, split in splits.items()},
         },
         "rouge": {
-            kind: {"mean": best[kind], "low": ends[f"{kind}_low"], "high": ends[f"{kind}_high"]}
-            for kind in _ROUGE
+            kind: {"mean": best[kind], "low": best[f"{kind}_low"], "high": best[f"{kind}_high"]}
+            for kind in ROUGE_NAMES
         },
         "bootstrap": {"seed": config.score.seed, "resamples": config.score.resamples},
         "systems": [{name: row[name] for name in _SYSTEM} for row in measured],
-        "errors": [
-            {name: row[name] for name in ("kind", "n", "rate", "low", "high", "reference")}
-            for row in rates
-        ],
+        "errors": [{name: row[name] for name in _RATE} for row in rates],
         "search_trials": config.search.trials,
     }
 
 
 def model_card(about: Mapping[str, Any], form: Form) -> str:
     """Return README.md of a model, for the Hub and for a person. `about` is its nutgraf.json."""
-    return render(
-        "model_card.md",
-        about,
+    return load_template("model_card.md").render(
+        **about,
         form=form,
         metadata=_metadata(about, form).to_yaml(),
-        kinds=_ROUGE,
+        kinds=ROUGE_NAMES,
         synthetic=SYNTHETIC,
     )
+
+
+def modelfile(about: Mapping[str, Any]) -> str:
+    """Return what Ollama reads of `model.gguf`: prompt, decoding, context."""
+    return load_template("Modelfile.jinja").render(**about)
 
 
 def _metadata(about: Mapping[str, Any], form: Form) -> ModelCardData:
@@ -106,6 +109,6 @@ def _metadata(about: Mapping[str, Any], form: Form) -> ModelCardData:
                     "bootstrap": study["bootstrap"],
                 },
             )
-            for kind, name in _ROUGE.items()
+            for kind, name in ROUGE_NAMES.items()
         ],
     )

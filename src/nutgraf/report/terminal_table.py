@@ -31,7 +31,7 @@ def render_table(path: Path, config: Config) -> str:
             f"{row.rougeLsum:8.2f}{interval:>16}{_or_blank(row.perplexity, '9.2f')}"
             f"{_or_blank(row.train_seconds, '9.0f')}"
         )
-    lines += spread(pd.read_csv(path.parent / "analysis" / "seeds.csv"))
+    lines += seed_spread(pd.read_csv(path.parent / "analysis" / "seeds.csv"))
     if "oracle" in set(measured["system"]):
         lines.append(
             "oracle reads the reference: what copying three sentences can reach, found greedily"
@@ -47,7 +47,7 @@ def render_table(path: Path, config: Config) -> str:
     return "\n".join(lines)
 
 
-def spread(by_seed: pd.DataFrame) -> list[str]:
+def seed_spread(by_seed: pd.DataFrame) -> list[str]:
     """Mean and standard deviation of the trained models over seeds, or that there is one seed.
 
     `by_seed`: analysis/seeds.csv, with system, seed, rougeLsum and loss.

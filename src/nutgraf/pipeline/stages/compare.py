@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nutgraf.config import Config
-from nutgraf.config.systems import (
-    MODELS,
-    TRAINED,
-    base_system,
-    competing,
-    seed_repeats,
-    system_names,
-)
+from nutgraf.config.systems import MODELS, TRAINED, base_system, competing, system_names
 from nutgraf.core import units
 from nutgraf.core.files import (
     read_json,
@@ -29,14 +23,19 @@ from nutgraf.core.files import (
 )
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
-from nutgraf.evaluation import bootstrap, error_rates, examples, published, rouge, significance
-from nutgraf.evaluation import indicators as errors
+from nutgraf.evaluation import (
+    bootstrap,
+    error_rates,
+    examples,
+    indicators,
+    published,
+    rouge,
+    significance,
+)
 from nutgraf.pipeline import artifacts
-from nutgraf.pipeline.artifacts import TABLE
 from nutgraf.report import model_card
+from nutgraf.report.formatting import table_records
 from nutgraf.storage.run_folder import RunFolder
-
-Rows = dict[str, list[dict[str, Any]]]
 
 COLUMNS = [
     "system", "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
@@ -49,62 +48,67 @@ INTERVALS = [f"{kind}_{end}" for kind in ("rouge1", "rouge2", "rougeL") for end 
 
 def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     """Make model_comparison_results.csv with analysis/, and final_best_model/."""
-    table, final = artifacts.compare(config, folder)
+    comparison, final_model = artifacts.compare(config, folder)
     anything = False
-    if force or not table.is_current:
-        with table.writing() as scratch:
-            rows = _table(config, folder)
-            rows[COLUMNS].to_csv(scratch / TABLE, index=False)
-            _analysis(config, folder, scratch / "analysis")
-            intervals = rows.loc[rows["source"] == "measured", ["system", *INTERVALS]]
-            intervals.to_csv(scratch / "analysis" / "intervals.csv", index=False)
-            _by_seed(config, folder).to_csv(scratch / "analysis" / "seeds.csv", index=False)
+    if force or not comparison.is_current:
+        with comparison.writing() as scratch:
+            _compare(config, folder, scratch)
         anything = True
-    if force or not final.is_current:
-        with final.writing() as scratch:
+    if force or not final_model.is_current:
+        with final_model.writing() as scratch:
             _final_model(config, folder, scratch / "final_best_model")
         anything = True
     return anything
 
 
-def _table(config: Config, folder: RunFolder) -> pd.DataFrame:
-    rows = [_measured(system, config, folder) for system in system_names(config.rivals)]
-    rows += [
-        {
-            "system": cited.system,
-            "source": "published",
-            "n": cited.n,
-            "rouge1": cited.rouge1,
-            "rouge2": cited.rouge2,
-            "rougeLsum": cited.rougeLsum,
-        }
-        for cited in published.in_table()
-    ]
-    return pd.DataFrame(rows)
-
-
-def _by_seed(config: Config, folder: RunFolder) -> pd.DataFrame:
-    """The trained models, a row a model and seed, the first seed's rows as in the table."""
-    first = {name: (name, config.train.seed) for name in TRAINED}
-    rows = [
+def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
+    systems = system_names(config.rivals)
+    out = scratch / "analysis"
+    out.mkdir()
+    measured = [_measured(system, config, folder) for system in systems]
+    cited = [{**asdict(row), "source": "published"} for row in published.in_table()]
+    table = pd.DataFrame([*measured, *cited], columns=COLUMNS)
+    table.to_csv(scratch / artifacts.TABLE, index=False)
+    intervals = pd.DataFrame(measured, columns=["system", *INTERVALS])
+    intervals.to_csv(out / "intervals.csv", index=False)
+    by_seed = [
         {**_measured(name, config, folder), "system": model, "seed": seed}
-        for name, (model, seed) in {**first, **seed_repeats(config.train.seeds)}.items()
+        for name, (model, seed) in artifacts.trained_models(config).items()
     ]
-    return pd.DataFrame(rows, columns=["seed", *COLUMNS])
+    pd.DataFrame(by_seed, columns=["seed", *COLUMNS]).to_csv(out / "seeds.csv", index=False)
+
+    test = article_store.read_split(folder.data("test"))
+    scores = {system: read_records(folder.scores(system)) for system in systems}
+    summaries = {system: read_records(folder.summaries(system)) for system in systems}
+    errors = _errors(test, scores, summaries)
+    errors.to_csv(out / "errors.csv", index=False)
+    error_rates.by_group(errors).to_csv(out / "rates.csv", index=False)
+    differences = significance.difference_table(
+        {system: scores[system] for system in competing(systems)},
+        "best",
+        config.score.resamples,
+        config.score.seed,
+    )
+    pd.DataFrame(differences).to_csv(out / "differences.csv", index=False)
+    along_scores = examples.examples_by_score(test, summaries, scores["best"], "best")
+    write_records(out / "examples.jsonl", along_scores)
+    faulty = examples.examples_by_fault(test, summaries["best"], scores["best"], "best")
+    write_records(out / "error_examples.jsonl", faulty)
 
 
 def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
+    """Return a system's row of the table, with the intervals of all ROUGE variants."""
     scores = read_records(folder.scores(system))
     row: dict[str, Any] = {"system": system, "source": "measured", "n": len(scores)}
     for kind in rouge.ROUGE_TYPES:
-        values = [s[kind] for s in scores]
+        values = [score[kind] for score in scores]
         interval = bootstrap.bootstrap(values, config.score.resamples, config.score.seed)
         row[kind] = round(interval.mean, 2)
         row[f"{kind}_low"], row[f"{kind}_high"] = round(interval.low, 2), round(interval.high, 2)
     if base_system(system) in MODELS:
         summaries = read_records(folder.summaries(system))
-        nll = sum(s["reference_nll"] for s in summaries)
-        tokens = sum(s["reference_tokens"] for s in summaries)
+        nll = sum(summary["reference_nll"] for summary in summaries)
+        tokens = sum(summary["reference_tokens"] for summary in summaries)
         row["loss"] = round(nll / tokens, 4)
         row["perplexity"] = round(units.perplexity(nll, tokens), 3)
     if base_system(system) in TRAINED:
@@ -115,54 +119,32 @@ def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
     return row
 
 
-def _analysis(config: Config, folder: RunFolder, out: Path) -> None:
-    """errors.csv for the systems and the references themselves, rates.csv of it, what to read
-    (examples.jsonl, error_examples.jsonl), and differences.csv: best against every other system."""
-    test = article_store.read_split(folder.data("test"))
-    scores = {system: read_records(folder.scores(system)) for system in system_names(config.rivals)}
-    summaries = {
-        system: read_records(folder.summaries(system)) for system in system_names(config.rivals)
-    }
-    found = _errors(test, scores, summaries)
-    out.mkdir(parents=True)
-    found.to_csv(out / "errors.csv", index=False)
-    error_rates.by_group(found).to_csv(out / "rates.csv", index=False)
-    rivals = {system: scores[system] for system in competing(scores)}
-    against = significance.difference_table(
-        rivals, "best", config.score.resamples, config.score.seed
-    )
-    pd.DataFrame(against).to_csv(out / "differences.csv", index=False)
-    write_records(
-        out / "examples.jsonl",
-        examples.examples_by_score(test, summaries, scores["best"], "best"),
-    )
-    write_records(
-        out / "error_examples.jsonl",
-        examples.examples_by_fault(test, summaries["best"], scores["best"], "best"),
-    )
+def _errors(
+    test: Sequence[Article],
+    scores: Mapping[str, Sequence[Mapping[str, Any]]],
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> pd.DataFrame:
+    """Return a row a system and article, the references as a system that read all of it.
 
-
-def _errors(test: Sequence[Article], scores: Rows, summaries: Rows) -> pd.DataFrame:
-    """A row a system and article: id, system, words of the article, tokens cut off it before the
-    system read it, indicators. The references are a system too, which read all of it."""
-    references = errors.indicators_many(
+    Columns: id, system, words of the article, tokens cut off it before the system read it, and the
+    indicators.
+    """
+    references = indicators.indicators_many(
         [(a.article, a.reference, a.reference, None) for a in test],
         progress="references, indicators",
     )
-    rows = [
-        {"id": a.id, "system": "reference", **_read(a, 0), **indicators}
-        for a, indicators in zip(test, references, strict=True)
-    ]
-    for system in scores:
-        for a, score, row in zip(test, scores[system], summaries[system], strict=True):
-            indicators = {name: score[name] for name in errors.MEANINGS}
-            read = _read(a, row["trimmed_tokens"])
-            rows.append({"id": a.id, "system": system, **read, **indicators})
-    return pd.DataFrame(rows)
-
-
-def _read(article: Article, trimmed_tokens: int | None) -> dict[str, int | None]:
-    return {"article_words": len(article.article.split()), "trimmed_tokens": trimmed_tokens}
+    uncut = [{"trimmed_tokens": 0}] * len(test)
+    return pd.DataFrame(
+        {
+            "id": article.id,
+            "system": system,
+            "article_words": len(article.article.split()),
+            "trimmed_tokens": summary["trimmed_tokens"],
+            **{name: row[name] for name in indicators.MEANINGS},
+        }
+        for system, rows in {"reference": references, **scores}.items()
+        for article, row, summary in zip(test, rows, summaries.get(system, uncut), strict=True)
+    )
 
 
 def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
@@ -180,30 +162,20 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     with written_by_others(out):
         tokenizer.save_pretrained(str(out))
         generation_config(tokenizer, config.generate).save_pretrained(str(out))
-    record = read_json(best / "train.json")
+    train = read_json(best / "train.json")
     rates = pd.read_csv(folder / "analysis" / "rates.csv")
-    of_best = (rates["group"] == error_rates.ALL) & (rates["system"] == "best")
     intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
     about = {
-        "base": record["base"],
-        "model": config.model.model_dump(mode="json"),
-        "prompt": config.prompt.model_dump(mode="json"),
-        "generate": config.generate.model_dump(mode="json"),
-        "train": record,
-        "study": model_card.study(
+        "base": train["base"],
+        **config.model_dump(mode="json", include={"model", "prompt", "generate"}),
+        "train": train,
+        "study": model_card.study_record(
             config,
-            _rows(pd.read_csv(folder / TABLE)),
-            _rows(intervals[intervals["system"] == "best"])[0],
-            _rows(rates[of_best]),
+            table_records(pd.read_csv(folder / artifacts.TABLE)),
+            table_records(intervals[intervals["system"] == "best"])[0],
+            table_records(rates[(rates["group"] == error_rates.ALL) & (rates["system"] == "best")]),
             read_json(folder / "data" / "card.json")["splits"],
         ),
     }
     write_json(out / "nutgraf.json", about)
     write_text(out / "README.md", model_card.model_card(about, "adapter"))
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {str(name): None if pd.isna(value) else value for name, value in row.items()}
-        for row in table.to_dict("records")
-    ]

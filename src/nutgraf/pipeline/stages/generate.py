@@ -27,6 +27,7 @@ from nutgraf.storage.run_folder import RunFolder
 if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
 
+Row = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,12 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     anything = False
     systems = measured_systems(config.rivals, config.train.seeds)
     with open_executor(config, folder.path) as cluster:
-        for system, made in zip(systems, artifacts.generate(config, folder), strict=True):
-            if made.is_current and not force:
+        for system, artefact in zip(systems, artifacts.generate(config, folder), strict=True):
+            if artefact.is_current and not force:
                 logger.info(f"{system}: done before")
                 continue
             test = article_store.read_split(folder.data("test"))
-            with made.writing(resume=True) as scratch:
+            with artefact.writing(resume=True) as scratch:
                 rows = _summaries(system, config, folder, test, scratch, cluster)
                 write_records(scratch / "summaries" / f"{system}.jsonl", rows)
             anything = True
@@ -57,37 +58,38 @@ def _summaries(
     config: Config,
     folder: RunFolder,
     test: Sequence[Article],
-    scratch: Path,
+    journal: Path,
     cluster: Cluster | None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
+    """Return a row an article; models leave what they have done in the folder `journal`."""
     if base_system(system) in MODELS:
         adapter = None if system == "zero_shot" else folder.model(system)
         with open_backend(config, adapter, cluster) as model:
-            tokens = TokenFile(folder.tokens("test")).first()
-            return _by_model(system, config, test, tokens, scratch, model)
+            encoded = TokenFile(folder.tokens("test")).first()
+            return _by_model(system, config, test, encoded, journal, model)
     if system in EXTRACTS:
         return _by_extract(system, test)
     rival = config.rivals[system]
     if rival.file:
         return external.from_file(system, rival, test)
 
-    def made(done: Container[int]) -> Iterable[Mapping[int, dict[str, Any]]]:
+    def batches(done: Container[int]) -> Iterable[Mapping[int, Row]]:
         if cluster is None:
             device = choose_device(config.model).name
             return external.from_checkpoint(system, rival, test, device, done)
-        return _by_many(cluster, config, system, test, done)
+        return _on_cluster(cluster, config, system, test, done)
 
-    rows = _collected(scratch / "summaries.part", system, len(test), made)
+    rows = _collect(journal / "summaries.part", system, len(test), batches)
     return [rows[i] for i in range(len(test))]
 
 
-def _by_many(
+def _on_cluster(
     cluster: Cluster, config: Config, system: str, test: Sequence[Article], done: Container[int]
-) -> Iterator[dict[int, dict[str, Any]]]:
-    """Summaries by a rival's checkpoint anywhere in the cluster, in the batches of one process."""
+) -> Iterator[dict[int, Row]]:
+    """Yield summaries by a rival's checkpoint, made anywhere in the cluster, batch by batch."""
     batches = list(external.batches_of(system, config.rivals[system], test, done))
     results = cluster.run_tasks(
-        _by_rival,
+        _summarize_batch,
         [[test[i] for i in batch] for batch in batches],
         (config, system),
         cluster.settings.gpus_per_worker,
@@ -96,22 +98,17 @@ def _by_many(
         yield dict(zip(batches[number], rows, strict=True))
 
 
-def _by_rival(batch: list[Article], given: tuple[Config, str]) -> list[dict[str, Any]]:
-    config, system = given
+def _summarize_batch(batch: list[Article], task: tuple[Config, str]) -> list[Row]:
+    config, system = task
     device = choose_device(config.model).name
     return external.summaries_of(system, config.rivals[system], batch, device)
 
 
-def _by_extract(system: str, test: Sequence[Article]) -> list[dict[str, Any]]:
+def _by_extract(system: str, test: Sequence[Article]) -> list[Row]:
     texts = extractive.extract_many(system, [(a.article, a.reference) for a in test])
+    unread = {"prompt_tokens": None, "trimmed_tokens": 0, "finish_reason": "extract"}
     return [
-        {
-            "id": article.id,
-            "text": text,
-            "prompt_tokens": None,
-            "trimmed_tokens": 0,
-            "finish_reason": "extract",
-        }
+        {"id": article.id, "text": text, **unread}
         for article, text in zip(test, texts, strict=True)
     ]
 
@@ -120,28 +117,27 @@ def _by_model(
     system: str,
     config: Config,
     test: Sequence[Article],
-    tokens: Sequence[Encoded],
-    scratch: Path,
+    encoded: Sequence[Encoded],
+    journal: Path,
     model: Backend,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
-    prompts = [encoded.prompt for encoded in tokens]
-    ids = [prompt.ids for prompt in prompts]
-    rows = [encoded.example for encoded in tokens]
-    found = _collected(
-        scratch / "summaries.part", system, len(test), lambda done: model.summaries(ids, done)
-    )
-    losses = _collected(
-        scratch / "losses.part", f"{system}, loss of the references", len(test),
-        lambda done: model.losses(rows, done),
+    prompts = [row.prompt for row in encoded]
+    summaries = _collect(
+        journal / "summaries.part", system, len(test),
+        lambda done: model.summaries([prompt.ids for prompt in prompts], done),
+    )  # fmt: skip
+    losses = _collect(
+        journal / "losses.part", f"{system}, loss of the references", len(test),
+        lambda done: model.losses([row.example for row in encoded], done),
     )  # fmt: skip
     return [
         {
             "id": article.id,
-            "text": renderer.text(found[i]["ids"]),
+            "text": renderer.text(summaries[i]["ids"]),
             "prompt_tokens": len(prompts[i].ids),
             "trimmed_tokens": prompts[i].trimmed_tokens,
-            "finish_reason": found[i]["finish_reason"],
+            "finish_reason": summaries[i]["finish_reason"],
             "reference_nll": losses[i]["nll"],
             "reference_tokens": losses[i]["tokens"],
         }
@@ -149,15 +145,15 @@ def _by_model(
     ]
 
 
-def _collected(
+def _collect(
     path: Path,
     title: str,
     total: int,
     batches: Callable[[Container[int]], Iterable[Mapping[int, Any]]],
-) -> dict[int, dict[str, Any]]:
-    """Rows by the index of their article, on the disk batch by batch: a stop loses none of them.
+) -> dict[int, Row]:
+    """Return rows by the index of their article, written to `path` batch by batch.
 
-    `batches` is given the indices that are done.
+    So a stop loses no finished batch. `batches` takes the indices that are done.
     """
     journal = Journal(path)
     rows = {row["index"]: row["row"] for row in journal.rows}
@@ -165,8 +161,8 @@ def _collected(
         logger.info(f"{title}: carries on after {len(rows)} of {total} articles")
     with tqdm(total=total, desc=title, unit=" articles", initial=len(rows), disable=None) as bar:
         for batch in batches(frozenset(rows)):
-            made = {i: row if isinstance(row, dict) else asdict(row) for i, row in batch.items()}
-            journal.add({"index": i, "row": row} for i, row in made.items())
-            rows |= made
+            new = {i: row if isinstance(row, dict) else asdict(row) for i, row in batch.items()}
+            journal.add({"index": i, "row": row} for i, row in new.items())
+            rows |= new
             bar.update(len(rows) - bar.n)
     return rows

@@ -1,8 +1,15 @@
-"""What all figures share: the look, the colours, the panels, the bars, the saving."""
+"""Style, lay out and save figures; draw their bars.
+
+Every figure says what it is, on which data, with units and n. A system has one colour throughout,
+from a palette that colour-blind readers can tell apart, and its name beside the mark as well.
+Grounds are transparent and the ink is mid-grey, so that a figure can be read on light and dark.
+A value that was not measured is written as such, never drawn as zero.
+"""
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import textwrap
@@ -11,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -26,6 +34,8 @@ _INKED = "axes.edgecolor axes.labelcolor axes.titlecolor text.color xtick.color 
 STYLE: Any = {
     **dict.fromkeys(_GROUNDS, "none"),
     **dict.fromkeys(_INKED.split(), INK),
+    "grid.color": INK,
+    "grid.alpha": 0.2,
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9,
@@ -40,25 +50,26 @@ styled = matplotlib.rc_context(STYLE)
 
 
 def colours_of(systems: Iterable[str]) -> dict[str, str]:
-    """A colour a system: the study's own are fixed, others take the rest in their order."""
-    named = list(systems)
-    rivals = [name for name in named if name not in COLOURS]
-    return {n: COLOURS.get(n) or RIVALS[rivals.index(n) % len(RIVALS)] for n in named}
+    """Return a colour by system: the study's own are fixed, others take the rest in their order."""
+    rest = itertools.cycle(RIVALS)
+    return {name: COLOURS.get(name) or next(rest) for name in systems}
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write `stem`.svg and `stem`.png; the same figure always gives the same bytes."""
+def save(figure: Figure, stem: Path) -> str:
+    """Write `stem`.svg and `stem`.png and return the SVG; a figure always gives the same bytes."""
     svg = io.StringIO()
-    described: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    described["Title"] = figure.get_suptitle()
+    metadata: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    metadata["Title"] = figure.get_suptitle()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": stem.name}):
-        figure.savefig(svg, format="svg", metadata=described)
+        figure.savefig(svg, format="svg", metadata=metadata)
         figure.savefig(stem.with_suffix(".png"), dpi=160, metadata={"Software": None})
-    stem.with_suffix(".svg").write_text(_themed(svg.getvalue()), encoding="utf-8")
+    themed = _themed(svg.getvalue())
+    stem.with_suffix(".svg").write_text(themed, encoding="utf-8")
+    return themed
 
 
 def _themed(svg: str) -> str:
-    """Ink that follows the page around it, and no ids that two figures on a page would share."""
+    """Make the ink follow the page, and drop ids that two figures on a page would share."""
     svg = svg.replace(INK, "currentColor").replace("<svg ", f'<svg color="{INK}" ', 1)
     svg = re.sub(r"<!DOCTYPE.*?>\s*", "", svg, flags=re.DOTALL)
     return re.sub(r'<g id="[^"]*"', "<g", svg)
@@ -67,7 +78,16 @@ def _themed(svg: str) -> str:
 def canvas(
     title: str, note: str, *, rows: int = 1, columns: int = 1, height: float = 3.4, **axes: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with its title, its note under it, and rows x columns panels; height in inches."""
+    """Return a figure with title, note and rows x columns panels; its height in inches.
+
+    Args:
+        title: Stands above the panels.
+        note: Stands under them, in small print.
+        rows: Panels one under another.
+        columns: Panels side by side.
+        height: Of the whole figure, in inches.
+        **axes: Passed on to `Figure.subplots`.
+    """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, **axes)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
@@ -85,23 +105,34 @@ def bars(
     title: str,
     *,
     colours: Sequence[str] | None = None,
-    whiskers: list[tuple[float, float]] | None = None,
+    whiskers: pd.DataFrame | None = None,
     digits: int = 1,
     top: float | None = None,
 ) -> None:
-    """Horizontal bars from 0, the first on top, each with its number."""
+    """Draw horizontal bars from 0, the first on top, each with its number.
+
+    Args:
+        axis: The panel.
+        names: What each bar is of.
+        values: Their lengths; one that is not finite is written as not measured.
+        title: Of the panel.
+        colours: Of the bars; those of the systems `names` if None.
+        whiskers: The lower and upper end of an interval for each bar.
+        digits: Decimal places of the numbers.
+        top: The longest length to leave room for; the largest value if None.
+    """
     names, values = list(names), [float(value) for value in values]
     colours = colours or list(colours_of(names).values())
-    ends = [high for _, high in whiskers] if whiskers else values
-    top = top or max((end for end in [*values, *ends] if not math.isnan(end)), default=1.0) or 1.0
+    ends = np.full((len(names), 2), np.nan) if whiskers is None else whiskers.to_numpy(float)
+    top = top or float(np.nanmax([0.0, *values, *ends[:, 1]])) or 1.0
     for place, (value, colour) in enumerate(zip(values, colours, strict=True)):
         if not math.isfinite(value):
             axis.text(0.02 * top, place, "not measured", va="center", fontsize=7)
             continue
         axis.barh(place, value, height=0.7, color=colour)
         end = value
-        if whiskers and not math.isnan(whiskers[place][0]):
-            low, end = whiskers[place]
+        if not np.isnan(ends[place]).any():
+            low, end = ends[place]
             axis.plot([low, end], [place, place], color=INK, linewidth=1.5)
         axis.text(end + 0.02 * top, place, f"{value:,.{digits}f}", va="center", fontsize=7)
     axis.set(title=title, xlim=(0, top * 1.25), ylim=(len(names) - 0.4, -0.6))
@@ -109,13 +140,13 @@ def bars(
     axis.tick_params(labelsize=8)
 
 
-def say_if_empty(axis: Axes, rows: Sequence[Any] | pd.DataFrame | pd.Series, text: str) -> None:
-    """Put `text` into a panel that has nothing to draw."""
+def note_if_empty(axis: Axes, rows: Sequence[Any] | pd.DataFrame | pd.Series, text: str) -> None:
+    """Write `text` into a panel that has no rows to draw."""
     if not len(rows):
         axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center")
 
 
 def legend(axis: Axes) -> None:
-    """Name the lines above the panel, where there are any."""
+    """Name the lines above the panel, if any has a label."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)

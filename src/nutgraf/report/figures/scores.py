@@ -1,10 +1,4 @@
-"""Records -> figures: what a study measured, as pictures that stand alone.
-
-Every figure says what it is, on which data, with units and n. A system has one colour throughout,
-from a palette that colour-blind readers can tell apart, and its name beside the mark as well.
-Grounds are transparent and the ink is mid-grey, so that a figure can be read on light and dark.
-A value that was not measured is written as such, never drawn as zero.
-"""
+"""Draw what a study measured: scores, losses, errors, and gaps to published systems."""
 
 from __future__ import annotations
 
@@ -14,51 +8,43 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nutgraf.evaluation.published import Published
 from nutgraf.report.figures.canvas import (
     INK,
     bars,
     canvas,
     colours_of,
     legend,
-    say_if_empty,
+    note_if_empty,
     styled,
 )
-
-VARIANTS = {
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
-}
+from nutgraf.report.formatting import ROUGE_NAMES
 
 
 @styled
 def rouge_by_system(table: pd.DataFrame, data: str) -> Figure:
-    """ROUGE of every measured system, a panel a variant, with intervals where they are given.
+    """Draw ROUGE of every measured system with its intervals, a panel a variant.
 
     `table`: a row a system with system, source, n, rouge1, rouge2, rougeL, rougeLsum (0 to 100)
     and, for whiskers, `<variant>_low` and `<variant>_high`. `data` names the articles.
     """
     rows = _measured(table)
-    with_intervals = [name for key, name in VARIANTS.items() if f"{key}_low" in rows]
     figure, axes = canvas(
         "ROUGE by system",
-        f"F1, 0 to 100, mean over {_n(rows)} of {data}. "
-        f"Whiskers: 95% interval ({', '.join(with_intervals) or 'none measured'}).",
+        f"F1, 0 to 100, mean over {_n(rows)} of {data}. Whiskers: 95% intervals.",
         rows=2,
         columns=2,
         height=1.6 + 0.5 * len(rows),
         sharey=True,
     )
-    for axis, (key, name) in zip(axes, VARIANTS.items(), strict=True):
-        whiskers = _whiskers(rows, key)
-        bars(axis, rows["system"], rows[key], name, whiskers=whiskers)
+    for axis, (key, name) in zip(axes, ROUGE_NAMES.items(), strict=True):
+        bars(axis, rows["system"], rows[key], name, whiskers=_interval(rows, key))
     return figure
 
 
 @styled
 def loss_perplexity_time(table: pd.DataFrame, data: str) -> Figure:
-    """Loss (nats a token), perplexity and training time (seconds) of the systems that are models.
+    """Draw loss (nats a token), perplexity and training time (seconds) of the models.
 
     `table`: rows with system, source, n, loss, perplexity, train_seconds; lead-3 has none of them.
     """
@@ -79,7 +65,7 @@ def loss_perplexity_time(table: pd.DataFrame, data: str) -> Figure:
 
 @styled
 def against_published(table: pd.DataFrame, data: str, note: str) -> Figure:
-    """ROUGE of measured systems (filled) and of published ones (hollow), best ROUGE-Lsum on top.
+    """Draw ROUGE of measured (filled) and published systems (hollow), best ROUGE-Lsum on top.
 
     `table`: rows of both sources. `note` says whether the two can be compared.
     """
@@ -97,23 +83,23 @@ def against_published(table: pd.DataFrame, data: str, note: str) -> Figure:
     labels = rows["system"].where(measured, rows["system"] + " (published)")
     top = max(60.0, float(rows[["rouge1", "rouge2", "rougeLsum"]].max().max()))
     for axis, key in zip(axes, ("rouge1", "rouge2", "rougeLsum"), strict=True):
-        for place, (value, name, here) in enumerate(
-            zip(rows[key], rows["system"], measured, strict=True)
+        for place, (system, score, filled) in enumerate(
+            zip(rows["system"], rows[key], measured, strict=True)
         ):
-            if not math.isnan(value):
-                colour = colours[name] if here else INK
-                axis.plot(value, place, "o", color=colour, mfc=colour if here else "none")
+            if not math.isnan(score):
+                colour = colours[system] if filled else INK
+                axis.plot(score, place, "o", color=colour, mfc=colour if filled else "none")
                 text: Any = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-                axis.annotate(f"{value:.1f}", (value, place), fontsize=7, **text)
-        axis.set(title=VARIANTS[key], xlim=(0, top * 1.25), ylim=(-0.6, len(rows) - 0.4))
+                axis.annotate(f"{score:.1f}", (score, place), fontsize=7, **text)
+        axis.set(title=ROUGE_NAMES[key], xlim=(0, top * 1.25), ylim=(-0.6, len(rows) - 0.4))
         axis.set_yticks(range(len(rows)), labels)
-        axis.grid(axis="x", color=INK, alpha=0.2)
+        axis.grid(axis="x")
     return figure
 
 
 @styled
 def gaps(table: pd.DataFrame, data: str, note: str) -> Figure:
-    """ROUGE-Lsum of each model less that of lead-3 (same articles) and of published systems.
+    """Draw ROUGE-Lsum of each model less that of lead-3 and of published systems.
 
     `table`: rows of both sources, with rougeLsum. `note` says whether the two can be compared.
     """
@@ -129,21 +115,58 @@ def gaps(table: pd.DataFrame, data: str, note: str) -> Figure:
         f"published: CNN/DailyMail test. {note}",
         height=1.8 + 0.3 * len(others),
     )
-    for system, colour in colours_of(models["system"]).items():
-        score = float(models.loc[models["system"] == system, "rougeLsum"].iloc[0])
+    colours = colours_of(models["system"])
+    for system, score in zip(models["system"], models["rougeLsum"], strict=True):
+        colour = colours[system]
         axis.plot(score - others["rougeLsum"], range(len(others)), "o", color=colour, label=system)
     axis.axvline(0, color=INK, linewidth=1)
-    say_if_empty(axis, others, "nothing to compare with")
+    note_if_empty(axis, others, "nothing to compare with")
     axis.set(xlabel="ROUGE-Lsum points", ylim=(-0.5, max(1, len(others)) - 0.5))
     axis.set_yticks(range(len(others)), others["system"])
-    axis.grid(axis="x", color=INK, alpha=0.2)
+    axis.grid(axis="x")
     legend(axis)
     return figure
 
 
 @styled
+def relative_performance(table: pd.DataFrame, data: str, published: Published | None) -> Figure:
+    """Draw ROUGE-Lsum of measured systems in percent of lead-3's and of a published system's.
+
+    `table`: rows of measured systems with system, source, n, rougeLsum, rougeLsum_low and
+    rougeLsum_high. `published`: None if `data` are other articles than those it was published for.
+    """
+    rows = _measured(table)
+    lead = rows.loc[rows["system"] == "lead3", "rougeLsum"]
+    figure, axes = canvas(
+        "ROUGE-Lsum relative to others",
+        f"Percent; mean over {_n(rows)} of {data}. Whiskers: the system's own 95% interval "
+        "as a share. Published: CNN/DailyMail test, n = 11,490."
+        + ("" if published else " No share of it is given: other data."),
+        columns=2,
+        height=1.6 + 0.3 * len(rows),
+        sharey=True,
+    )
+    bases = {"of lead-3, same articles": float(lead.iloc[0]) if len(lead) else None}
+    if published:
+        bases[f"of {published.system}, published"] = published.rougeLsum
+    for axis, (title, base) in zip(axes, bases.items(), strict=False):
+        if not base:
+            note_if_empty(axis, [], "not measured")
+            continue
+        share = 100 / base
+        whiskers = share * _interval(rows, "rougeLsum")
+        bars(axis, rows["system"], share * rows["rougeLsum"], f"% {title}", whiskers=whiskers)
+        axis.axvline(100, color=INK, linewidth=1, linestyle=":")
+    if not published:
+        axes[1].set_title("% of a published system")
+        axes[1].text(0.5, 0.5, "not given:\nother data", transform=axes[1].transAxes, ha="center")
+        axes[1].tick_params(bottom=False, labelbottom=False)
+    return figure
+
+
+@styled
 def error_rates(rates: pd.DataFrame, n: int, data: str) -> Figure:
-    """Share of summaries with at least one error of a kind, beside the references' own rate.
+    """Draw the share of summaries with an error, by kind, beside the references' own rate.
 
     `rates`: a row a kind of error, a column a system (`reference` among them), in percent.
     """
@@ -164,11 +187,8 @@ def error_rates(rates: pd.DataFrame, n: int, data: str) -> Figure:
     return figure
 
 
-def _whiskers(rows: pd.DataFrame, key: str) -> list[tuple[float, float]] | None:
-    if f"{key}_low" not in rows:
-        return None
-    low, high = rows[f"{key}_low"].astype(float), rows[f"{key}_high"].astype(float)
-    return list(zip(low, high, strict=True))
+def _interval(rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    return rows.reindex(columns=[f"{key}_low", f"{key}_high"])  # NaN if it was not measured
 
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:

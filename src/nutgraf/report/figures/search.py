@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -16,14 +17,16 @@ from nutgraf.report.figures.canvas import (
     canvas,
     colours_of,
     legend,
-    say_if_empty,
+    note_if_empty,
     styled,
 )
+
+_LOG_SCALE_FROM = 8  # times that a setting's largest value is its smallest
 
 
 @styled
 def loss_against_rouge(trials: pd.DataFrame, data: str) -> Figure:
-    """Validation loss against ROUGE-Lsum of the trials that have both, which all evaluated ones do.
+    """Draw validation loss against ROUGE-Lsum of the trials that were evaluated.
 
     `trials`: trial, status, validation_loss, rougeLsum, chosen.
     """
@@ -38,7 +41,7 @@ def loss_against_rouge(trials: pd.DataFrame, data: str) -> Figure:
         mark = "o" if trial["status"] == "completed" else "x"
         axis.plot(*point, mark, color=_trial_colour(trial))
         axis.annotate(str(trial["trial"]), point, (5, 3), textcoords="offset points")
-    say_if_empty(axis, both, "no trial has both")
+    note_if_empty(axis, both, "no trial has both")
     axis.margins(0.15)
     axis.set(xlabel="validation loss, nats a token", ylabel="ROUGE-Lsum, 0 to 100")
     return figure
@@ -46,7 +49,7 @@ def loss_against_rouge(trials: pd.DataFrame, data: str) -> Figure:
 
 @styled
 def scores_by_trial(trials: pd.DataFrame, data: str) -> Figure:
-    """Validation loss and ROUGE of every trial that was evaluated; a failed trial is called so.
+    """Draw validation loss and ROUGE of every trial, with the status of those not completed.
 
     `trials`: trial, status, validation_loss, rouge1, rouge2, rougeLsum, chosen.
     """
@@ -71,7 +74,7 @@ def scores_by_trial(trials: pd.DataFrame, data: str) -> Figure:
 
 @styled
 def training_curves(histories: Mapping[str, pd.DataFrame], data: str) -> Figure:
-    """Training loss (thin) and validation loss (dots) against articles seen, by model.
+    """Draw training loss (thin) and validation loss (dots) against articles seen, by model.
 
     `histories`: a table a model with examples, train_loss, validation_loss, either empty in a row.
     """
@@ -88,14 +91,14 @@ def training_curves(histories: Mapping[str, pd.DataFrame], data: str) -> Figure:
             validation["examples"], validation["validation_loss"], "o-", color=colour, label=system
         )
     axis.set(xlabel="articles seen", ylabel="loss, nats a token")
-    axis.grid(color=INK, alpha=0.2)
+    axis.grid()
     legend(axis)
     return figure
 
 
 @styled
 def search_history(history: pd.DataFrame, trials: pd.DataFrame, data: str) -> Figure:
-    """Validation loss of every trial against articles seen; where ASHA stopped one, a cross.
+    """Draw validation loss of every trial against articles seen, a cross where one was stopped.
 
     `history`: trial, examples, validation_loss. `trials`: trial, status, chosen.
     """
@@ -114,12 +117,74 @@ def search_history(history: pd.DataFrame, trials: pd.DataFrame, data: str) -> Fi
         if trial["status"] != "completed":
             axis.plot(*last, "x", color=colour, markersize=9)
         axis.annotate(str(trial["trial"]), last, (7, -3), textcoords="offset points", color=colour)
-    say_if_empty(axis, history["validation_loss"].dropna(), "no trial was evaluated")
+    note_if_empty(axis, history["validation_loss"].dropna(), "no trial was evaluated")
     axis.margins(x=0.1)
     axis.set(xlabel="articles seen", ylabel="validation loss, nats a token")
-    axis.grid(color=INK, alpha=0.2)
+    axis.grid()
     return figure
 
 
-def _trial_colour(trial: Mapping[Any, Any]) -> str:
+@styled
+def search_settings(trials: pd.DataFrame, searched: Sequence[str], data: str) -> Figure:
+    """Draw a line a trial through its value of each searched setting to its validation loss.
+
+    `trials`: trial, status, validation_loss (nats a token), chosen and a column a setting named in
+    `searched`. Numbers stand on a linear or log scale, other values on evenly spaced places. A line
+    ends before the loss if the trial has none.
+    """
+    figure, (axis,) = canvas(
+        "The search: settings and the loss they led to",
+        f"{len(trials)} trials; validation split, {data}. A line a trial, from its settings to its "
+        "validation loss (nats a token, lower is better). Green: chosen; dashed: stopped early or "
+        "failed.",
+        height=3.6,
+    )
+    columns = [*searched, "validation_loss"]
+    coordinates = [_coordinate(trials[name]) for name in columns]
+    for place, (_, labels) in enumerate(coordinates):
+        axis.plot([place, place], [0, 1], color=INK, linewidth=1)
+        for height, label in labels:
+            text: Any = {"xytext": (4, 0), "va": "center"}
+            if height in (0, 1):  # beyond the end of the axis, where no line runs
+                text = {"xytext": (0, 8 * height - 4), "ha": "center"}
+                text["va"] = "bottom" if height else "top"
+            axis.annotate(label, (place, height), fontsize=7, textcoords="offset points", **text)
+    chosen_last = trials["chosen"].astype(bool).to_numpy().argsort(kind="stable")
+    for row in chosen_last:
+        trial = trials.iloc[row]
+        axis.plot(
+            range(len(columns)),
+            [heights[row] for heights, _ in coordinates],
+            color=_trial_colour(trial),
+            linewidth=2.5 if trial["chosen"] else 1.2,
+            linestyle="-" if trial["status"] == "completed" else "--",
+        )
+    note_if_empty(axis, trials, "no trial")
+    axis.set(xlim=(-0.2, len(columns) - 0.6), ylim=(-0.12, 1.12))
+    names = [name.rpartition(".")[2].replace("_", "\n") for name in columns]
+    axis.set_xticks(range(len(columns)), names, fontsize=8)
+    axis.set_yticks([])
+    axis.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def _coordinate(values: pd.Series) -> tuple[list[float], list[tuple[float, str]]]:
+    """Return the height of each value, from 0 to 1 or NaN, and labels with their heights."""
+    if not all(isinstance(value, int | float) for value in values):
+        names = sorted({str(value) for value in values})
+        places = {name: (i + 0.5) / len(names) for i, name in enumerate(names)}
+        labels = [(place, name[:14]) for name, place in places.items()]
+        return [places[str(value)] for value in values], labels
+    numbers = values.to_numpy(dtype=float)
+    if np.isnan(numbers).all():
+        return list(numbers), []
+    low, high = int(np.nanargmin(numbers)), int(np.nanargmax(numbers))
+    wide = numbers[low] > 0 and numbers[high] / numbers[low] >= _LOG_SCALE_FROM
+    scaled = np.log(numbers) if wide else numbers
+    heights = scaled - scaled[low]
+    heights = heights / heights[high] if heights[high] else heights + 0.5
+    return list(heights), [(heights[i], f"{numbers[i]:.3g}") for i in sorted({low, high})]
+
+
+def _trial_colour(trial: Mapping[Any, Any] | pd.Series) -> str:
     return GREEN if trial["chosen"] else GREY
