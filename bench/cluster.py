@@ -156,7 +156,7 @@ def compare(one: Path, other: Path) -> None:
 
 def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     """Of a finished study: its summaries and scores again, by one worker and by two."""
-    from nutgraf.config.load import load_config, replace_settings
+    from nutgraf.config.load import load_config, with_overrides
     from nutgraf.data import article_store
     from nutgraf.data.prompts import Renderer
     from nutgraf.evaluation import indicators, rouge
@@ -183,7 +183,7 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     with joined(config.ray, folder) as both:
         for number in range(rounds + 1):
             for workers in (1, 2) if number % 2 else (2, 1):
-                cluster = Cluster(replace_settings(config, {"ray.workers": workers}).ray)
+                cluster = Cluster(with_overrides(config, {"ray.workers": workers}).ray)
                 with open_backend(config, run.model("best"), cluster) as there:
                     timed("generation", workers, lambda w=there: list(w.summaries(prompts)))
                 over = cluster.spread

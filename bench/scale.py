@@ -23,7 +23,7 @@ from devices import SAVED, Device, of_reader, of_run, row_bytes
 from simulated import Searched
 
 from nutgraf.config import Config, load
-from nutgraf.config.systems import EXTRACTS, MODELS
+from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS
 from nutgraf.planning import duration
 from nutgraf.training.budget import effective_batch_size
 
@@ -71,13 +71,13 @@ class Study:
 
 
 def study(config: Config, device: Device, devices: int, options: Any, luck: int) -> Study:
-    config = load.replace_settings(config, {"search.concurrent": devices})
+    config = load.with_overrides(config, {"search.concurrent": devices})
     found = simulated.search(config, device, luck)
     alone = simulated.training(config, device, 1, options.network)
     processes = min(devices, effective_batch_size(config.train))
     shared = 2 * simulated.training(config, device, processes, options.network)
     beside = math.ceil(2 / min(devices, 2)) * alone
-    models, n = len(MODELS), options.test
+    models, n = len(MODEL_SYSTEMS), options.test
     starts = device.starting + (models - 1) * device.loading
     written = sum(simulated.writing(config, device, devices, n, luck + i) for i in range(models))
     scored = scoring(n)
@@ -104,9 +104,9 @@ def study(config: Config, device: Device, devices: int, options: Any, luck: int)
 
 def scoring(articles: int) -> float:
     """Seconds of one core, for the extracts and for all systems' ROUGE and indicators."""
-    systems = len(EXTRACTS) + len(MODELS)
+    systems = len(EXTRACTIVE_SYSTEMS) + len(MODEL_SYSTEMS)
     return articles * (
-        len(EXTRACTS) / duration.EXTRACT_RATE
+        len(EXTRACTIVE_SYSTEMS) / duration.EXTRACT_RATE
         + 1 / duration.ARTICLE_RATE
         + systems * (1 / duration.ROUGE_RATE + 1 / duration.INDICATOR_RATE)
     )
@@ -114,7 +114,7 @@ def scoring(articles: int) -> float:
 
 def one_process(config: Config, options: Any) -> float:
     """Seconds of what no further device makes faster: prepare, the bootstraps, the report."""
-    systems = len(EXTRACTS) + len(MODELS)
+    systems = len(EXTRACTIVE_SYSTEMS) + len(MODEL_SYSTEMS)
     drawn = (
         (4 * systems + 3 * (systems - 2))
         * config.score.resamples
@@ -135,7 +135,7 @@ def main() -> None:
     options = _options()
     path = Path(options.source)
     config = load.load_config(path / "config.yaml" if path.is_dir() else path)
-    config = load.replace_settings(config, budget(config, options))
+    config = load.with_overrides(config, budget(config, options))
     if path.is_dir():
         device, origin = of_run(path, config, options.row, options.summary)
     else:

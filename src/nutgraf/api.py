@@ -56,8 +56,8 @@ def run(
     if unknown := [name for name in wanted if name not in STAGES]:
         raise UserError(f"{unknown[0]!r} is no stage: there are {', '.join(STAGES)}")
     values = {name.replace("__", "."): value for name, value in overrides.items()}
-    path = load.saved_or(None if config is None else Path(config), values.get("run"))
-    settings = load.load_with(path, values)
+    path = load.find_config(None if config is None else Path(config), values.get("run"))
+    settings = load.load_config_values(path, values)
     start(settings, wanted, force)
     return Path(settings.run)
 

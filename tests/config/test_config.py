@@ -6,14 +6,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from nutgraf.config import Config, Rival
+from nutgraf.config import Config, RivalConfig
 from nutgraf.config.load import (
     ConfigError,
     build_config,
     load_config,
-    replace_settings,
     setting_fields,
     to_yaml,
+    with_overrides,
 )
 from nutgraf.config.types import Choices, Range
 
@@ -169,11 +169,11 @@ def test_null_and_lists_are_values():
 
 def test_replace_keeps_the_original_and_the_siblings():
     config = Config()
-    other = replace_settings(config, {"train.learning_rate": 1e-3, "lora.r": 8})
+    other = with_overrides(config, {"train.learning_rate": 1e-3, "lora.r": 8})
     assert changed(other, config) == {"train.learning_rate", "lora.r"}
     assert config == Config()
     with pytest.raises(ConfigError, match=r"lora\.r is 0: .*greater than or equal to 1"):
-        replace_settings(config, {"lora.r": 0})
+        with_overrides(config, {"lora.r": 0})
 
 
 def test_settings_are_immutable():
@@ -298,7 +298,7 @@ def test_every_field_has_a_sentence_and_a_default():
     }
     rivals = {name for name, _, _ in found if name.startswith("rivals.NAME.")}
     assert names - {"rivals"} == {name for name, _, _ in found} - rivals
-    assert rivals == {f"rivals.NAME.{field}" for field in Rival.model_fields}
+    assert rivals == {f"rivals.NAME.{field}" for field in RivalConfig.model_fields}
 
 
 def test_a_rival_can_be_named_on_the_command_line():

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nutgraf.config import LoraSettings, Rival
+from nutgraf.config import LoraSettings, RivalConfig
 from nutgraf.config.load import ConfigError, build_config
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.files import read_records
@@ -52,7 +52,7 @@ def test_settings_say_what_is_wrong(given: dict[str, Any], said: str) -> None:
 
 def test_a_file_is_joined_by_id(tmp_path: Path) -> None:
     rows = [{"key": key, "text": f"About {key}."} for key in "xcb"] + [{"key": "a", "text": ""}]
-    rival = Rival(file=write(tmp_path / "s.jsonl", rows), id="key", summary="text")
+    rival = RivalConfig(file=write(tmp_path / "s.jsonl", rows), id="key", summary="text")
     found = external.from_file("other", rival, TEST)
     texts = [(row["id"], row["text"]) for row in found]
     assert texts == [("a", ""), ("b", "About b."), ("c", "About c.")]
@@ -70,7 +70,7 @@ def test_a_file_is_joined_by_id(tmp_path: Path) -> None:
 )
 def test_what_a_file_lacks_is_said(tmp_path: Path, rows: list[dict[str, str]], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        external.from_file("other", Rival(file=write(tmp_path / "s.jsonl", rows)), TEST)
+        external.from_file("other", RivalConfig(file=write(tmp_path / "s.jsonl", rows)), TEST)
 
 
 def test_a_missing_file_is_known_before_anything_is_made(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_checkpoint_decodes_by_its_own_settings(
 
     folder = _checkpoint(tmp_path / kind, kind, tiny_base)
     news = [*TEST, Article("long", "word " * 200, "Words.")]
-    rival = Rival(model=folder, batch_size=2)
+    rival = RivalConfig(model=folder, batch_size=2)
     first, *others = external.from_checkpoint(kind, rival, news, "cpu")
     assert list(external.from_checkpoint(kind, rival, news, "cpu", done=first)) == others
     found = {index: row for batch in (first, *others) for index, row in batch.items()}
@@ -152,9 +152,9 @@ def test_a_checkpoint_decodes_by_its_own_settings(
 
 def test_a_decoder_is_no_rival_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rivals\.x\.model .* is a llama, no sequence-to-sequence"):
-        next(external.from_checkpoint("x", Rival(model=str(tiny_base)), TEST, "cpu"))
+        next(external.from_checkpoint("x", RivalConfig(model=str(tiny_base)), TEST, "cpu"))
     with pytest.raises(Failure, match=r"rivals\.x\.model .* could not be loaded"):
-        next(external.from_checkpoint("x", Rival(model=str(tmp_path)), TEST, "cpu"))
+        next(external.from_checkpoint("x", RivalConfig(model=str(tmp_path)), TEST, "cpu"))
 
 
 def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nutgraf.config import Config
-from nutgraf.config.load import build_config, replace_settings
-from nutgraf.config.systems import BUILT_IN
+from nutgraf.config.load import build_config, with_overrides
+from nutgraf.config.systems import BUILT_IN_SYSTEMS
 from nutgraf.modeling import attention
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import choose_device, load_base
@@ -69,7 +69,7 @@ def test_the_shape_is_that_of_the_weights():
 @pytest.mark.parametrize("name", ["sdpa", attention.NAME])
 def test_what_a_step_keeps_is_what_autograd_keeps(name):
     # Held in bf16, whatever the processor: autocast would keep a copy of each fp32 weight.
-    config, rows, tokens = replace_settings(Config(), {"model.dtype": "bf16"}), 4, 128
+    config, rows, tokens = with_overrides(Config(), {"model.dtype": "bf16"}), 4, 128
     base = load_base(config.model)
     kept: dict[int, int] = {}
     held = []
@@ -91,7 +91,7 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
         ):
             model.train()(torch.zeros(rows, tokens, dtype=torch.long), logits_to_keep=1)
         model.set_attn_implementation(usual)
-    config = replace_settings(config, {"train.micro_batch_size": rows})
+    config = with_overrides(config, {"train.micro_batch_size": rows})
     lengths = RowLengths(tokens, tokens, tokens, tokens, 1, 1)
     machine = CPU if name == attention.NAME else Machine("cuda", True, 2, 0)
     told = memory.activation_bytes(config, POCKET, lengths, machine)
@@ -99,19 +99,19 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
 
 
 def test_a_search_without_stopping_is_whole_trainings():
-    config = replace_settings(Config(), {"search.trials": 6, "search.grace_evaluations": 4})
+    config = with_overrides(Config(), {"search.trials": 6, "search.grace_evaluations": 4})
     assert duration.simulate_searches(config) == (3.0, 3.0, 3.0)
 
 
 def test_a_search_that_stops_trials_is_shorter_and_ends_with_a_winner():
-    median, p10, p90 = duration.simulate_searches(replace_settings(Config(), {"search.trials": 8}))
+    median, p10, p90 = duration.simulate_searches(with_overrides(Config(), {"search.trials": 8}))
     assert 1 <= p10 < median < p90 <= 4
 
 
 def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
     """Two at a time, evaluations 1, 2 and 4 of 4 as rungs, one in two passes."""
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    config = replace_settings(Config(), {"search.trials": 4})
+    config = with_overrides(Config(), {"search.trials": 4})
     # The second of the first two is stopped, and each after it, as none is better than the first.
     assert duration._simulate_search([1, 2, 4, 3], config, 4) == 4
     # The third is better, begins after the second is stopped, and is completed.
@@ -121,7 +121,7 @@ def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
 def test_twice_the_budget_is_about_twice_the_time():
     once, twice = (
         seconds(Config()),
-        seconds(replace_settings(Config(), {"train.max_examples": 1792})),
+        seconds(with_overrides(Config(), {"train.max_examples": 1792})),
     )
     assert twice["train"] == pytest.approx(2 * once["train"], rel=0.05)
     assert once["search"] < twice["search"] < 2 * once["search"]
@@ -140,11 +140,11 @@ def test_further_seeds_and_rivals_are_counted():
 
 
 def test_checkpointing_and_four_bits_take_less_memory():
-    large = replace_settings(Config(), {"train.micro_batch_size": 256})
+    large = with_overrides(Config(), {"train.micro_batch_size": 256})
     held = memory.training_bytes(large, POCKET, ROWS, CPU)
     for change in ({"train.activation_checkpointing": True}, {"train.micro_batch_size": 128}):
-        assert memory.training_bytes(replace_settings(large, change), POCKET, ROWS, CPU) < held
-    nf4 = replace_settings(Config(), {"model.quantization": "nf4"})
+        assert memory.training_bytes(with_overrides(large, change), POCKET, ROWS, CPU) < held
+    nf4 = with_overrides(Config(), {"model.quantization": "nf4"})
     assert memory.base_bytes(nf4, POCKET, CPU) < memory.base_bytes(Config(), POCKET, CPU)
 
 
@@ -155,16 +155,16 @@ def test_what_fits_needs_no_change_and_what_never_fits_has_none():
 
 
 def test_as_few_settings_change_as_can_be_and_steps_stay_the_same():
-    config = replace_settings(Config(), {"train.micro_batch_size": 256})
+    config = with_overrides(Config(), {"train.micro_batch_size": 256})
     there = Machine("cpu", True, 2, 6_500_000_000)
     changes = memory.suggest_changes(config, POCKET, ROWS, there)
     assert changes is not None
     assert set(changes) == {"train.micro_batch_size", "train.gradient_accumulation_steps"}
     (_, micro), (_, accumulation) = changes.values()
     assert micro * accumulation == 512
-    fitting = replace_settings(config, {"train.micro_batch_size": micro})
+    fitting = with_overrides(config, {"train.micro_batch_size": micro})
     assert max(memory.bytes_by_stage(fitting, POCKET, ROWS, there).values()) <= there.free
-    larger = replace_settings(config, {"train.micro_batch_size": 2 * micro})
+    larger = with_overrides(config, {"train.micro_batch_size": 2 * micro})
     assert max(memory.bytes_by_stage(larger, POCKET, ROWS, there).values()) > there.free
 
 
@@ -188,7 +188,7 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
         comparison=(310, 312),
         final_best_model=(50, 60),  # made before the plan
         **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
-        **{f"scores__{name}": (306, 308) for name in BUILT_IN},  # the first carried on
+        **{f"scores__{name}": (306, 308) for name in BUILT_IN_SYSTEMS},  # the first carried on
     )
     rows = {row["what"]: row for row in duration.planned_vs_actual(record, made, 2_500_000_000)}
     assert set(rows) == {"search", "train", "memory of a training"}
@@ -213,7 +213,7 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
     ],
 )
 def test_an_unusual_value_is_told_with_its_cost_and_a_usual_one_is_not(changes, line):
-    config = replace_settings(Config(), changes)
+    config = with_overrides(Config(), changes)
     (setting, _, _) = line.partition(" ")
     told = [*advice.settings_advice(config), *advice.cost_advice(config, planned(config))]
     assert [here for here in told if here.startswith(line)]

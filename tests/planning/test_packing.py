@@ -90,5 +90,5 @@ def test_auto_measures_nothing_where_there_is_nothing_to_win(study: Any, search:
 
 
 def test_auto_measures_nothing_where_the_search_ends_as_soon(study: Any) -> None:
-    config = load.replace_settings(study(), {"train.max_examples": 50})
+    config = load.with_overrides(study(), {"train.max_examples": 50})
     assert "too few articles" in packing.choose_packing(config, []).why

@@ -11,7 +11,7 @@ import pytest
 from test_figures import CURVE, HISTORY, TABLE, TRIALS, every_figure
 
 from nutgraf.config.load import build_config
-from nutgraf.config.systems import BUILT_IN, competing
+from nutgraf.config.systems import BUILT_IN_SYSTEMS, without_oracle
 from nutgraf.core.files import write_json, write_records
 from nutgraf.evaluation import significance
 from nutgraf.evaluation.indicators import FAULTS
@@ -28,7 +28,7 @@ NAMES = (
     "scores_by_trial search_history training_curves error_rates relative_performance "
     "search_settings"
 ).split()
-SYSTEMS = tuple(BUILT_IN)
+SYSTEMS = tuple(BUILT_IN_SYSTEMS)
 
 
 def records(frame: pd.DataFrame) -> list[dict]:
@@ -103,8 +103,8 @@ def study(svgs: dict[str, str]) -> Study:
         caution="These scores are of a synthetic newswire and say nothing about CNN/DailyMail.",
         table=records(TABLE),
         seeds=["one seed (42): the spread between trainings is not known"],
-        systems=BUILT_IN,
-        differences=[difference(other, 2.0, 4.0) for other in competing(SYSTEMS[:-1])],
+        systems=BUILT_IN_SYSTEMS,
+        differences=[difference(other, 2.0, 4.0) for other in without_oracle(SYSTEMS[:-1])],
         trials=[*records(TRIALS)[:3], {**records(TRIALS)[3], "error": f"loss is NaN {EVIL}"}],
         searched=["train.learning_rate"],
         models={"baseline": trained, "best": trained},
@@ -372,7 +372,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
         ]
         for place, system in enumerate(SYSTEMS)
     }  # fmt: skip
-    compared = {system: scores[system] for system in competing(scores)}
+    compared = {system: scores[system] for system in without_oracle(scores)}
     for system, rows in scores.items():
         made(f"scores/{system}", {f"scores/{system}.jsonl": rows}, [f"scores/{system}.jsonl"])
     files = {

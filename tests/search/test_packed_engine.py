@@ -62,7 +62,7 @@ def main(base: str, folder: Path) -> None:
     show_log()
     init = ray.init  # two devices, which compute as the CPU does
     ray.init = lambda **given: init(**{**given, "num_gpus": 2})
-    config = load.replace_settings(study(base), {"search.gpus_per_trial": 1})
+    config = load.with_overrides(study(base), {"search.gpus_per_trial": 1})
     trials = ray_tune.run_search(config, *rows(config), folder / "trials", together=True)
     table = [[trial.values, trial.history, trial.status] for trial in trials]
     (folder / "result.json").write_text(json.dumps(table))
@@ -134,7 +134,7 @@ def test_a_trial_leaves_its_best_weights_at_each_evaluation_interrupted_or_not(
 ) -> None:
     from safetensors.torch import load_file
 
-    from nutgraf.modeling.adapters import save_weights, with_adapter
+    from nutgraf.modeling.adapters import save_adapter_weights, with_adapter
     from nutgraf.modeling.load import load_base
     from nutgraf.search.trial_worker import train_trial
 
@@ -163,8 +163,8 @@ def test_a_trial_leaves_its_best_weights_at_each_evaluation_interrupted_or_not(
         bytes_of = [evaluated_weights(folder, at).read_bytes() for folder in (whole, killed)]
         assert bytes_of[0] == bytes_of[1]
     weights = load_file(evaluated_weights(whole, examples[-1]))
-    lora = load.replace_settings(config, VALUES[0]).lora
-    save_weights(weights, lora, tmp_path / "saved")
+    lora = load.with_overrides(config, VALUES[0]).lora
+    save_adapter_weights(weights, lora, tmp_path / "saved")
     saved, best = (
         load_file(folder / "adapter_model.safetensors")
         for folder in (tmp_path / "saved", whole / "adapter")

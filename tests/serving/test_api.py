@@ -15,7 +15,7 @@ import pytest
 from helpers.serving import Fake, Server, serving
 
 from nutgraf.core.errors import UserError
-from nutgraf.modeling.losses import OutOfMemory
+from nutgraf.modeling.losses import DeviceMemoryError
 from nutgraf.serving.limits import Limits, limits
 
 JSON = {"Content-Type": "application/json"}
@@ -337,7 +337,10 @@ def test_an_error_is_answered_and_its_words_are_kept_from_the_log(capfd, stream)
         answer = server.ask(ARTICLE, stream=stream)
         told = answer.text if stream else refusal(answer, 500)
         assert "no summary could be written (ValueError)" in told
-        for error in (MemoryError(), OutOfMemory("no memory on the device for 1 rows of 9 tokens")):
+        for error in (
+            MemoryError(),
+            DeviceMemoryError("no memory on the device for 1 rows of 9 tokens"),
+        ):
             fake.error = error
             answer = server.ask(ARTICLE, stream=stream)
             told = answer.text if stream else refusal(answer, 503)

@@ -16,7 +16,7 @@ from helpers.nodes import SECOND, Nodes, refused, slowly, started
 os.environ["RAY_AUTH_MODE"] = "disabled"  # nodes of one machine; what docs/scale.md says is else
 
 from nutgraf.config import Config
-from nutgraf.config.load import build_config, replace_settings
+from nutgraf.config.load import build_config, with_overrides
 from nutgraf.core.errors import UserError
 from nutgraf.data.prompts import Example, Renderer
 from nutgraf.generation.backends import open_backend
@@ -180,7 +180,7 @@ def test_a_base_that_is_shared_out_is_trained_the_same(
     nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path, capsys: Any
 ) -> None:
     """FSDP2 among two processes, each of which has half of every frozen weight."""
-    settings = replace_settings(config(train_workers=2, fsdp=True), {"train.max_examples": 32})
+    settings = with_overrides(config(train_workers=2, fsdp=True), {"train.max_examples": 32})
     with joined(settings.ray, tmp_path) as cluster:
         done = fit_on_workers(cluster, TrainingJob(settings, rows[20:], rows[:20], tmp_path / "a"))
     assert done.processes == 2

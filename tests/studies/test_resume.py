@@ -367,8 +367,8 @@ def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
     """In bf16, where near ties depend on what is decoded together."""
     config, folder = trained
     shutil.copytree(folder.path, tmp_path / "whole")
-    computed, padded = [], losses_.left_padded
-    monkeypatch.setattr(decoding, "left_padded", lambda *args: computed.append(1) or padded(*args))
+    computed, padded = [], losses_.pad_left
+    monkeypatch.setattr(decoding, "pad_left", lambda *args: computed.append(1) or padded(*args))
     generate.run(config, RunFolder(tmp_path / "whole"))
     batches = len(computed)
     assert batches == 3 * (5 + 2)  # three models; 18 summaries by 4, as many losses by 16

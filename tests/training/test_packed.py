@@ -234,7 +234,7 @@ def test_what_happens_to_one_ends_that_one_alone(bench: Bench, tmp_path: Path) -
     wanted, jobs = four(bench, tmp_path / "wanted", 4), four(bench, tmp_path / "a", 4)
     undisturbed = bench.together(wanted)
     wild = {"train.learning_rate": 1e30, "train.warmup_steps": 0}
-    jobs[1] = replace(jobs[1], config=load.replace_settings(jobs[1].config, wild))
+    jobs[1] = replace(jobs[1], config=load.with_overrides(jobs[1].config, wild))
     jobs[2] = replace(jobs[2], on_eval=no_more)
     found = bench.together(jobs)
     assert isinstance(found[1], Failure)

@@ -12,7 +12,7 @@ from typing import NoReturn
 from nutgraf import __version__
 from nutgraf.cli import model_commands
 from nutgraf.config import Config
-from nutgraf.config.load import load_config, saved_or, setting_fields, shipped
+from nutgraf.config.load import find_config, load_config, setting_fields, shipped_configs
 from nutgraf.core.console import show_log
 from nutgraf.core.errors import Problem, UserError, one_line
 from nutgraf.core.files import is_full, write_text
@@ -118,8 +118,8 @@ def _study_command(
     )
     command.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG",
-        help=f"settings: a YAML file, or {', '.join(shipped())}; without it those of the run "
-        "folder, or the pocket study's",
+        help=f"settings: a YAML file, or {', '.join(shipped_configs())}; without it those of the "
+        "run folder, or the pocket study's",
     )  # fmt: skip
     command.add_argument("--run", metavar="DIR", help="the run folder")
     command.add_argument(
@@ -200,7 +200,7 @@ def _configuration(args: argparse.Namespace, settings: dict[str, str]) -> Config
         saved = Path(args.run) / "config.yaml"
         if path is None and args.storage and not saved.exists():
             _fetch(saved, args.storage)
-    return load_config(saved_or(path, args.run), settings)
+    return load_config(find_config(path, args.run), settings)
 
 
 def _fetch(saved: Path, storage: str) -> None:

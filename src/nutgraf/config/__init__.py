@@ -2,7 +2,7 @@
 
 from nutgraf.config.cluster import RayConfig
 from nutgraf.config.data import DataConfig, PromptConfig
-from nutgraf.config.evaluation import GenerateConfig, Rival, ScoreConfig
+from nutgraf.config.evaluation import GenerateConfig, RivalConfig, ScoreConfig
 from nutgraf.config.search import SearchConfig
 from nutgraf.config.study import Config
 from nutgraf.config.training import LoraSettings, ModelConfig, TrackingConfig, TrainConfig
@@ -15,7 +15,7 @@ __all__ = [
     "ModelConfig",
     "PromptConfig",
     "RayConfig",
-    "Rival",
+    "RivalConfig",
     "ScoreConfig",
     "SearchConfig",
     "TrackingConfig",

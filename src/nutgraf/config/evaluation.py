@@ -18,7 +18,7 @@ class ScoreConfig(Section):
     seed: Seed = Field(42, description="Seed of the bootstrap.")
 
 
-class Rival(Section):
+class RivalConfig(Section):
     model: str | None = Field(
         None,
         description="Hub id or local folder of a sequence-to-sequence checkpoint in safetensors, "
@@ -33,7 +33,7 @@ class Rival(Section):
     summary: str = Field("summary", description="Column of the file with the summaries.")
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Rival:
+    def _one_of_two(self) -> RivalConfig:
         if (self.model is None) == (self.file is None):
             raise ValueError(
                 f"model is {self.model!r} and file {self.file!r}: set exactly one of them"

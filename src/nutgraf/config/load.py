@@ -36,10 +36,11 @@ def load_config(path: Path | None, overrides: Mapping[str, str] | None = None) -
     Raises:
         ConfigError: The file cannot be read, or a field or value is not allowed.
     """
-    return load_with(path, {name: _parse(name, text) for name, text in (overrides or {}).items()})
+    values = {name: _parse(name, text) for name, text in (overrides or {}).items()}
+    return load_config_values(path, values)
 
 
-def load_with(path: Path | None, overrides: Mapping[str, Any]) -> Config:
+def load_config_values(path: Path | None, overrides: Mapping[str, Any]) -> Config:
     """Return what `load_config` does, with Python values as overrides. Raises ConfigError."""
     raw = _read_yaml(path) if path else {}
     for name, value in overrides.items():
@@ -47,13 +48,13 @@ def load_with(path: Path | None, overrides: Mapping[str, Any]) -> Config:
     return build_config(raw)
 
 
-def saved_or(path: Path | None, run: str | None) -> Path | None:
+def find_config(path: Path | None, run: str | None) -> Path | None:
     """Return `path`, or without one the configuration in the run folder `run`, if any."""
     saved = Path(run) / "config.yaml" if run else None
     return saved if path is None and saved is not None and saved.exists() else path
 
 
-def shipped() -> dict[str, Path]:
+def shipped_configs() -> dict[str, Path]:
     """Return the configurations that nutgraf comes with, by name."""
     folder = Path(nutgraf.__path__[0]) / "configs"
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
@@ -70,11 +71,11 @@ def build_config(raw: Mapping[str, Any]) -> Config:
     for name, domain in config.search.space.items():
         ends = domain.choices if isinstance(domain, Choices) else (domain.low, domain.high)
         for value in ends:
-            replace_settings(config, {name: value})
+            with_overrides(config, {name: value})
     return config
 
 
-def replace_settings(config: Config, overrides: Mapping[str, Any]) -> Config:
+def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
     """Return `config` with dotted fields replaced, e.g. `{"train.learning_rate": 2e-4}`.
 
     Raises ConfigError for a value that does not validate.
@@ -117,13 +118,14 @@ def setting_fields(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        path = shipped().get(str(path), path)
+        path = shipped_configs().get(str(path), path)
     try:
         with path.open("rb") as file:
             raw = strict_yaml.load_yaml(file.read(strict_yaml.LONGEST + 1).decode())
     except FileNotFoundError:
+        names = " or ".join(shipped_configs())
         raise ConfigError(
-            f"{path} does not exist: give the path of a YAML file, or {' or '.join(shipped())}"
+            f"{path} does not exist: give the path of a YAML file, or {names}"
         ) from None
     except (OSError, ValueError) as error:  # among them text that is not UTF-8, a NUL in the name
         raise ConfigError(f"{path} cannot be read: {error}") from None

@@ -12,9 +12,9 @@ from pydantic import Field, field_validator, model_validator
 
 from nutgraf.config.cluster import RayConfig
 from nutgraf.config.data import DataConfig, PromptConfig
-from nutgraf.config.evaluation import GenerateConfig, Rival, ScoreConfig
+from nutgraf.config.evaluation import GenerateConfig, RivalConfig, ScoreConfig
 from nutgraf.config.search import SearchConfig
-from nutgraf.config.systems import TAKEN, base_system
+from nutgraf.config.systems import RESERVED_NAMES, base_system
 from nutgraf.config.training import LoraSettings, ModelConfig, TrackingConfig, TrainConfig
 from nutgraf.config.types import Section
 
@@ -36,18 +36,19 @@ class Config(Section):
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
     ray: RayConfig = Field(RayConfig(), description="A cluster, where one machine is not enough.")
-    rivals: dict[str, Rival] = Field(
+    rivals: dict[str, RivalConfig] = Field(
         {}, description="Other systems on the test articles, by name: a `model` or a `file` each."
     )
 
     @field_validator("rivals")
     @classmethod
-    def _names(cls, rivals: dict[str, Rival]) -> dict[str, Rival]:
+    def _names(cls, rivals: dict[str, RivalConfig]) -> dict[str, RivalConfig]:
         for name in rivals:
-            if base_system(name) in TAKEN or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name):
+            valid = re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name)
+            if base_system(name) in RESERVED_NAMES or not valid:
                 raise ValueError(
                     f"{name!r} cannot be a rival's name: take up to 24 of a-z, 0-9, _ and -, but "
-                    f"none of {', '.join(TAKEN)}"
+                    f"none of {', '.join(RESERVED_NAMES)}"
                 )
         return rivals
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-EXTRACTS = {
+EXTRACTIVE_SYSTEMS = {
     "lead3": "the article's first three sentences, no model",
     "textrank": "the article's three most central sentences, no model (TextRank)",
     "oracle": "the article's sentences that share most with the reference, which it reads: "
     "what copying up to three sentences can reach, found greedily, no system to compete with",
 }
-TRAINED = {
+TRAINED_SYSTEMS = {
     "baseline": "the base with an adapter trained with the given settings",
     "best": "the base with an adapter trained with the settings that the search chose",
 }
-MODELS = {"zero_shot": "the base model as it came, untrained", **TRAINED}
-BUILT_IN = {**EXTRACTS, **MODELS}
+MODEL_SYSTEMS = {"zero_shot": "the base model as it came, untrained", **TRAINED_SYSTEMS}
+BUILT_IN_SYSTEMS = {**EXTRACTIVE_SYSTEMS, **MODEL_SYSTEMS}
 # Where errors are counted the references stand among the systems.
-TAKEN = (*BUILT_IN, "reference")
+RESERVED_NAMES = (*BUILT_IN_SYSTEMS, "reference")
 _SEED = "-seed-"
 
 
 def system_names(rivals: Iterable[str]) -> tuple[str, ...]:
     """Every system of a study with these rivals, in the order of its tables."""
-    return (*EXTRACTS, *rivals, *MODELS)
+    return (*EXTRACTIVE_SYSTEMS, *rivals, *MODEL_SYSTEMS)
 
 
 def seed_repeats(seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
@@ -31,7 +31,7 @@ def seed_repeats(seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
 
     They are summarized and scored as systems are, and stand in the tables as spreads.
     """
-    return {f"{name}{_SEED}{seed}": (name, seed) for seed in seeds[1:] for name in TRAINED}
+    return {f"{name}{_SEED}{seed}": (name, seed) for seed in seeds[1:] for name in TRAINED_SYSTEMS}
 
 
 def measured_systems(rivals: Iterable[str], seeds: Sequence[int]) -> tuple[str, ...]:
@@ -44,6 +44,6 @@ def base_system(system: str) -> str:
     return system.partition(_SEED)[0]
 
 
-def competing(systems: Iterable[str]) -> list[str]:
+def without_oracle(systems: Iterable[str]) -> list[str]:
     """The systems that write their summaries without a look at the reference."""
     return [system for system in systems if system != "oracle"]

@@ -12,7 +12,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 from nutgraf.config import GenerateConfig
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.load import Device
-from nutgraf.modeling.losses import guard_memory, left_padded
+from nutgraf.modeling.losses import guard_memory, pad_left
 
 PROMPT_LOOKUP_TOKENS = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
 
@@ -69,10 +69,10 @@ def generate_batches(
     Prompts of similar length are decoded together, longest first, so that a batch that does not
     fit in memory fails at once. A batch whose prompts are all `done` is left out; another is made
     whole, since near ties depend on what is decoded together. Decoding is deterministic: greedy,
-    or beam search. Raises NoMemory where the device has none for a batch.
+    or beam search. Raises DeviceMemoryError if the device has none for a batch.
     """
     for batch in length_batches([len(ids) for ids in prompts], settings.batch_size, done):
-        ids, mask = left_padded([prompts[i] for i in batch], tokenizer.pad_token_id, device)
+        ids, mask = pad_left([prompts[i] for i in batch], tokenizer.pad_token_id, device)
         knob = f"lower generate.batch_size (now {settings.batch_size})"
         with device.autocast(), guard_memory(len(batch), ids.shape[1], knob):
             out = cast(Any, model).generate(
@@ -101,7 +101,7 @@ def stream_tokens(
     follow again, up to `guesses` of them, and one forward pass checks them all: prompt lookup
     (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding). Only tokens that plain greedy
     decoding would choose are kept. It ends by itself where the model ended the summary, and after
-    `max_new_tokens`. Raises NoMemory where the device has none for the prompt.
+    `max_new_tokens`. Raises DeviceMemoryError if the device has none for the prompt.
     """
     text, guess, cache = list(prompt), list[int](), DynamicCache()
     limit = len(prompt) + settings.max_new_tokens

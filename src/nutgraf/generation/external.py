@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nutgraf.config import Rival
+from nutgraf.config import RivalConfig
 from nutgraf.core.errors import Failure, UserError, did_you_mean
 from nutgraf.data import tables
 from nutgraf.data.rows import Article
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 _NO_LIMIT = 10**6
 
 
-def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]:
+def from_file(name: str, rival: RivalConfig, articles: Sequence[Article]) -> list[Row]:
     """The summaries that the file has for the articles, joined by id, in the order of the articles.
 
     An empty summary is one, and scores 0. Raises UserError for a column that is not there, a
@@ -58,7 +58,7 @@ def from_file(name: str, rival: Rival, articles: Sequence[Article]) -> list[Row]
 
 def from_checkpoint(
     name: str,
-    rival: Rival,
+    rival: RivalConfig,
     articles: Sequence[Article],
     device: str,
     done: Container[int] = (),
@@ -76,7 +76,7 @@ def from_checkpoint(
 
 
 def batches_of(
-    name: str, rival: Rival, articles: Sequence[Article], done: Container[int] = ()
+    name: str, rival: RivalConfig, articles: Sequence[Article], done: Container[int] = ()
 ) -> Iterator[list[int]]:
     """Indices of articles that are summarized together, the longest first, whatever is done."""
     tokenizer, config = _reader(name, rival)
@@ -85,7 +85,9 @@ def batches_of(
     return length_batches(whole, rival.batch_size, done)
 
 
-def summaries_of(name: str, rival: Rival, articles: Sequence[Article], device: str) -> list[Row]:
+def summaries_of(
+    name: str, rival: RivalConfig, articles: Sequence[Article], device: str
+) -> list[Row]:
     """The summaries of one batch, in its order."""
     import torch
 
@@ -113,7 +115,7 @@ def summaries_of(name: str, rival: Rival, articles: Sequence[Article], device: s
 
 
 @functools.lru_cache(maxsize=1)
-def _reader(name: str, rival: Rival) -> tuple[Any, Any]:
+def _reader(name: str, rival: RivalConfig) -> tuple[Any, Any]:
     """Tokenizer and configuration."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -128,7 +130,7 @@ def _reader(name: str, rival: Rival) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _model(name: str, rival: Rival, device: str) -> Any:
+def _model(name: str, rival: RivalConfig, device: str) -> Any:
     from transformers import AutoModelForSeq2SeqLM
 
     with _plain_errors(name, rival):
@@ -138,7 +140,7 @@ def _model(name: str, rival: Rival, device: str) -> Any:
     return model.to(device).eval()
 
 
-def _where(rival: Rival) -> dict[str, Any]:
+def _where(rival: RivalConfig) -> dict[str, Any]:
     # Named `main`, a repository with pickles only is read from the Hub's conversion to safetensors.
     return {
         "pretrained_model_name_or_path": rival.model,
@@ -148,7 +150,7 @@ def _where(rival: Rival) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _plain_errors(name: str, rival: Rival) -> Iterator[None]:
+def _plain_errors(name: str, rival: RivalConfig) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
@@ -159,7 +161,7 @@ def _plain_errors(name: str, rival: Rival) -> Iterator[None]:
         ) from error
 
 
-def _limit(name: str, rival: Rival, tokenizer: Any, config: Any) -> int:
+def _limit(name: str, rival: RivalConfig, tokenizer: Any, config: Any) -> int:
     """Tokens that the model reads at most."""
     places = ("max_encoder_position_embeddings", "max_position_embeddings")
     known = [tokenizer.model_max_length, *(getattr(config, place, None) for place in places)]

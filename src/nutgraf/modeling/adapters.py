@@ -195,7 +195,7 @@ def save_adapter(model: PreTrainedModel, out: Path) -> None:
     (out / "README.md").unlink()
 
 
-def save_weights(known: Mapping[str, torch.Tensor], lora: LoraSettings, out: Path) -> None:
+def save_adapter_weights(known: Mapping[str, torch.Tensor], lora: LoraSettings, out: Path) -> None:
     """Write what `weights` gave as the folder that `save` writes, without the model in memory."""
     # peft leaves the adapter's own name out of those of its weights.
     named = {name.replace(".default.", "."): weight for name, weight in known.items()}

@@ -32,10 +32,10 @@ def weights_fingerprint(config: ModelConfig) -> dict[str, str]:
 
     That of a folder can, and of a Hub id without a commit; the embedded one comes with the program.
     """
-    return {"base_weights": sample_weights(config)} if _moves(config) else {}
+    return {"base_weights": hash_weights(config)} if _moves(config) else {}
 
 
-def moving_tokenizer(config: ModelConfig) -> dict[str, str]:
+def tokenizer_fingerprint(config: ModelConfig) -> dict[str, str]:
     """Return a hash of the tokenizer's files if the base can change under its name, else nothing.
 
     Raises Failure if they cannot be had.
@@ -43,7 +43,7 @@ def moving_tokenizer(config: ModelConfig) -> dict[str, str]:
     return {"tokenizer_files": _tokenizer_hash(config)} if _moves(config) else {}
 
 
-def sample_weights(config: ModelConfig) -> str:
+def hash_weights(config: ModelConfig) -> str:
     """A hash over some of what the files of weights hold.
 
     Of each its size, its table of tensors and 64 stretches of 4 KiB, spread over the file. Raises

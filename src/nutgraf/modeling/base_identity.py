@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from nutgraf.config import ModelConfig
-from nutgraf.modeling.base_files import sample_weights
+from nutgraf.modeling.base_files import hash_weights
 from nutgraf.modeling.load import load_architecture
 
 
@@ -25,5 +25,5 @@ def base_identity(config: ModelConfig) -> dict[str, Any]:
         "base": config.base,
         "revision": config.revision,
         "shape": digest,
-        "weights": sample_weights(config),
+        "weights": hash_weights(config),
     }

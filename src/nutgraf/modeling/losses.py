@@ -17,7 +17,7 @@ from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.modeling.load import Device
 
 
-class OutOfMemory(Failure):
+class DeviceMemoryError(Failure):
     """The device has no memory for a batch."""
 
 
@@ -56,7 +56,7 @@ def loss_batches(
 
     Rows are padded on the left, so that all summaries end together and logits are computed for
     the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
-    Raises NoMemory where the device has none for a batch.
+    Raises DeviceMemoryError if the device has none for a batch.
     """
     for batch in length_batches([len(row.ids) for row in rows], batch_size, done):
         losses = batch_losses(model, [rows[i] for i in batch], pad, device)
@@ -67,8 +67,8 @@ def loss_batches(
 def batch_losses(
     model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device
 ) -> list[RowLoss]:
-    """Losses of the rows' summaries, all in one batch. Raises NoMemory."""
-    ids, mask = left_padded([row.input_ids for row in rows], pad, device)
+    """Losses of the rows' summaries, all in one batch. Raises DeviceMemoryError."""
+    ids, mask = pad_left([row.input_ids for row in rows], pad, device)
     labels = [row.ids[row.prompt_tokens :].tolist() for row in rows]
     knob = "lower prompt.max_tokens, or set model.quantization to nf4"
     with device.autocast(), guard_memory(len(rows), ids.shape[1], knob):
@@ -99,12 +99,12 @@ def guard_memory(rows: int, tokens: int, knob: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         reason = " ".join(str(error).split())[:120]
-        raise OutOfMemory(
+        raise DeviceMemoryError(
             f"no memory on the device for {rows} rows of {tokens} tokens ({reason}): {knob}"
         ) from None
 
 
-def left_padded(
+def pad_left(
     rows: Sequence[Sequence[int]], pad: int, device: Device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask, [batch, longest], the rows at the right end."""

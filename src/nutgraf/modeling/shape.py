@@ -48,7 +48,7 @@ def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
     )
 
 
-def write_stand_in(config: ModelConfig, layers: int, folder: Path) -> None:
+def write_random_base(config: ModelConfig, layers: int, folder: Path) -> None:
     """A checkpoint of the base's form with `layers` layers and random weights, for measurements."""
     form = load_architecture(config)
     form.num_hidden_layers = min(layers, form.num_hidden_layers)

@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from nutgraf.config import Config, DataConfig
-from nutgraf.config.load import replace_settings
+from nutgraf.config.load import with_overrides
 from nutgraf.config.systems import (
-    EXTRACTS,
-    MODELS,
-    TRAINED,
+    EXTRACTIVE_SYSTEMS,
+    MODEL_SYSTEMS,
+    TRAINED_SYSTEMS,
     base_system,
     measured_systems,
     seed_repeats,
@@ -24,7 +24,7 @@ from nutgraf.config.systems import (
 )
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import file_hash
-from nutgraf.modeling.base_files import moving_tokenizer, weights_fingerprint
+from nutgraf.modeling.base_files import tokenizer_fingerprint, weights_fingerprint
 from nutgraf.storage.run_folder import Artefact, RunFolder
 
 TABLE = "model_comparison_results.csv"
@@ -36,7 +36,7 @@ def prepare(config: Config, folder: RunFolder) -> list[Artefact]:
         **_settings(config, "data", "prompt"),
         "files": _file_hashes(config.data),
         "tokenizer": [config.model.base, config.model.revision],
-        **moving_tokenizer(config.model),
+        **tokenizer_fingerprint(config.model),
         "token_ids": 1,  # the form in which they are stored
     }
     return [folder.artefact("data", settings=settings)]
@@ -70,7 +70,10 @@ def generate(config: Config, folder: RunFolder) -> list[Artefact]:
         folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data", *([f"models/{system}"] if base_system(system) in TRAINED else [])],
+            inputs=[
+                "data",
+                *([f"models/{system}"] if base_system(system) in TRAINED_SYSTEMS else []),
+            ],
             settings=_generation_settings(system, config),
         )
         for system in measured_systems(config.rivals, config.train.seeds)
@@ -106,7 +109,7 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
 
 def report(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the pages with their figures; they show every setting."""
-    models = [f"models/{name}" for name in TRAINED]
+    models = [f"models/{name}" for name in TRAINED_SYSTEMS]
     scores = [f"scores/{system}" for system in system_names(config.rivals)]
     return [
         folder.artefact(
@@ -125,12 +128,12 @@ BY_STAGE: dict[str, Callable[[Config, RunFolder], list[Artefact]]] = {
 
 def with_first_seed(config: Config) -> Config:
     """Return the configuration with the first seed only: a search does not depend on others."""
-    return replace_settings(config, {"train.seeds": [config.train.seed]})
+    return with_overrides(config, {"train.seeds": [config.train.seed]})
 
 
 def trained_models(config: Config) -> dict[str, tuple[str, int]]:
     """Return `baseline` or `best` and the seed by the name of each model to train."""
-    first = {name: (name, config.train.seed) for name in TRAINED}
+    first = {name: (name, config.train.seed) for name in TRAINED_SYSTEMS}
     return first | seed_repeats(config.train.seeds)
 
 
@@ -141,9 +144,9 @@ def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
     """
     path = folder / "search" / "best.yaml"
     chosen = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    configs = {"baseline": config, "best": replace_settings(config, chosen)}
+    configs = {"baseline": config, "best": with_overrides(config, chosen)}
     return {
-        name: replace_settings(configs[model], {"train.seeds": [seed]})
+        name: with_overrides(configs[model], {"train.seeds": [seed]})
         for name, (model, seed) in trained_models(config).items()
     }
 
@@ -170,9 +173,9 @@ def _file_hashes(data: DataConfig) -> dict[str, str]:
 
 def _generation_settings(system: str, config: Config) -> dict[str, Any]:
     """Return what the summaries of the system depend on, apart from the data."""
-    if base_system(system) in MODELS:
+    if base_system(system) in MODEL_SYSTEMS:
         return _settings(config, "prompt", "model", "generate")
-    if system in EXTRACTS:
+    if system in EXTRACTIVE_SYSTEMS:
         return {}
     rival = config.rivals[system]
     file = {"sha256": file_hash(Path(rival.file))} if rival.file else {}

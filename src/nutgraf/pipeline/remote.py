@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nutgraf.config import Config
-from nutgraf.config.load import replace_settings
+from nutgraf.config.load import with_overrides
 from nutgraf.core.console import show_log
 from nutgraf.core.errors import UserError
 from nutgraf.parallel.ray_cluster import visited
@@ -38,7 +38,7 @@ def run(config: Config, stages: Sequence[str], force: bool = False) -> bool:
             f"ray.address is {address!r} and run {config.run!r}: give the absolute path of a "
             "folder that every node sees"
         )
-    on_cluster = replace_settings(config, {"ray.address": "auto"})
+    on_cluster = with_overrides(config, {"ray.address": "auto"})
     logger.info(f"the study runs on the cluster at {address}, in {config.run}")
     with visited(address) as cluster:
         anything = cluster.run_task(_run_study, (on_cluster, tuple(stages), force))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from nutgraf.config import Config
-from nutgraf.config.load import replace_settings
+from nutgraf.config.load import with_overrides
 from nutgraf.core.units import duration, memory
 from nutgraf.planning.duration import Plan
 from nutgraf.planning.memory import ADAPTER_BYTES, RowLengths, training_bytes
@@ -55,7 +55,7 @@ def cost_advice(config: Config, plan: Plan) -> Iterator[str]:
     free, present = memory(machine.free), memory(plan.training_bytes)
 
     def peak(setting: str, value: object) -> int:
-        changed = replace_settings(config, {setting: value})
+        changed = with_overrides(config, {setting: value})
         return round(training_bytes(changed, plan.shape, rows, machine))
 
     if len(train.seeds) == 1:

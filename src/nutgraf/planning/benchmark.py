@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import Config
-from nutgraf.config.load import replace_settings
+from nutgraf.config.load import with_overrides
 from nutgraf.core.environment import memory_info
 from nutgraf.data.prompts import Example
 from nutgraf.generation.decoding import generate
@@ -33,7 +33,7 @@ from nutgraf.modeling.base_files import base_source
 from nutgraf.modeling.dims import ModelDims
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import summary_losses
-from nutgraf.modeling.shape import read_dims, write_stand_in
+from nutgraf.modeling.shape import read_dims, write_random_base
 from nutgraf.planning.duration import (
     Plan,
     Speed,
@@ -149,7 +149,7 @@ class Benchmark:
             "train.eval_every": steps * batch,
             "train.eval_examples": 1,
         }
-        return replace_settings(self.config, overrides)
+        return with_overrides(self.config, overrides)
 
     def training(self, rows: Sequence[Example], threads: int, neighbours: int = 0) -> Speed:
         """Measure `fit` itself on `threads` cores while `neighbours` other threads are busy."""
@@ -201,7 +201,7 @@ class Benchmark:
         max_rows = self._max_rows(GENERATION_OPERATIONS, max(map(len, prompts)))
         batch = min(full_batch, len(prompts), max_rows)
         overrides = {"generate.max_new_tokens": NEW_TOKENS, "generate.batch_size": batch}
-        settings = replace_settings(self.config, overrides).generate
+        settings = with_overrides(self.config, overrides).generate
         firsts, tokens = [], []
         with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
             model.eval()
@@ -253,7 +253,7 @@ def open_benchmark(config: Config, dims: ModelDims, device: Device) -> Iterator[
         yield Benchmark(base, dims, config, tokenizer, device, "the base itself")
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_stand_in(config.model, LAYERS, Path(folder))
+        write_random_base(config.model, LAYERS, Path(folder))
         model = config.model.model_copy(update={"base": folder, "revision": None})
         base, dims = load_base(model), read_dims(model, config.lora)
         try:

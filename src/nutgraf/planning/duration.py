@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nutgraf.config import Config, TrainConfig
-from nutgraf.config.systems import EXTRACTS, MODELS, seed_repeats, system_names
+from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, seed_repeats, system_names
 from nutgraf.core.units import duration, memory
 from nutgraf.modeling.dims import ModelDims
 from nutgraf.planning.memory import Machine, RowLengths, bytes_by_stage, training_bytes
@@ -134,7 +134,7 @@ def plan_study(
     peaks = bytes_by_stage(config, dims, rows, machine)
     trainings, seeds = 2 * len(config.train.seeds), seed_repeats(config.train.seeds)
     n, systems = articles["test"], len(system_names(config.rivals)) + len(seeds)
-    models = len(MODELS) + len(seeds)
+    models = len(MODEL_SYSTEMS) + len(seeds)
     load = 2 * (dims.linear + dims.other) / LOAD_RATE
     trials, parallel = config.search.trials, config.search.parallel_trials
 
@@ -167,7 +167,7 @@ def plan_study(
         ),
         Stage(
             "generate",
-            load + generated + losses + len(EXTRACTS) * n / EXTRACT_RATE,
+            load + generated + losses + len(EXTRACTIVE_SYSTEMS) * n / EXTRACT_RATE,
             memory=peaks["generate"],
             artefacts=systems,
         ),

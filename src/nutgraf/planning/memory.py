@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nutgraf.config import Config
-from nutgraf.config.load import replace_settings
+from nutgraf.config.load import with_overrides
 from nutgraf.config.types import Choices
 from nutgraf.modeling.dims import (
     ATTENTION_SCORE_LIMIT,
@@ -98,7 +98,7 @@ def training_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: M
     """
     searched = config.search.space.get("train.micro_batch_size")
     if isinstance(searched, Choices):
-        config = replace_settings(config, {"train.micro_batch_size": max(searched.choices)})
+        config = with_overrides(config, {"train.micro_batch_size": max(searched.choices)})
     train = config.train
     resident = base_bytes(config, dims, machine) + ADAPTER_BYTES * dims.adapter
     step = activation_bytes(config, dims, rows, machine)
@@ -177,7 +177,7 @@ def suggest_changes(
     for levels in sorted(levels_of_all, key=size_of_change):
         pairs = zip(options.items(), levels, strict=True)
         changes = {name: (values[0], values[level]) for (name, values), level in pairs if level}
-        changed = replace_settings(config, {name: then for name, (_, then) in changes.items()})
+        changed = with_overrides(config, {name: then for name, (_, then) in changes.items()})
         if max(bytes_by_stage(changed, dims, rows, machine).values()) <= machine.free:
             if "train.micro_batch_size" in changes:  # the effective batch stays as it is
                 now = train.gradient_accumulation_steps

@@ -206,7 +206,7 @@ class Engine:
                 self._changed.notify_all()
 
         return TrainingJob(
-            load.replace_settings(self._config, client.overrides),
+            load.with_overrides(self._config, client.overrides),
             self._train,
             self._validation,
             out,

@@ -61,7 +61,7 @@ class TrialScheduler:
                 trial = Trial(number, values)
                 trial.write(folder)
             (folder / HANG).unlink(missing_ok=True)
-            settings = load.replace_settings(self.config, values).train
+            settings = load.with_overrides(self.config, values).train
             self.trials[number], self.evaluations[number] = trial, len(evaluation_steps(settings))
             self.waiting.append(number)
             if trial.history:

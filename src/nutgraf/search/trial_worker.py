@@ -73,7 +73,7 @@ def train_trial(
         on_eval(evaluation)
 
     job = TrainingJob(
-        load.replace_settings(config, overrides),
+        load.with_overrides(config, overrides),
         train,
         validation,
         out,

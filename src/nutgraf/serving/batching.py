@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nutgraf.generation.summarizer import Written
-from nutgraf.modeling.losses import OutOfMemory
+from nutgraf.modeling.losses import DeviceMemoryError
 from nutgraf.serving.errors import Refusal
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics, log_place
@@ -204,7 +204,7 @@ class Worker:
 
     def _failure(self, error: Exception, together: int) -> Refusal:
         log_place(error)
-        if isinstance(error, (MemoryError, OutOfMemory)):
+        if isinstance(error, (MemoryError, DeviceMemoryError)):
             return Refusal(
                 503,
                 f"out of memory with {together} summaries at once: start the server with a smaller "

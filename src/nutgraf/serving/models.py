@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from nutgraf.config.systems import BUILT_IN
+from nutgraf.config.systems import BUILT_IN_SYSTEMS
 from nutgraf.core.errors import UserError
 from nutgraf.data.text import clean_text
 from nutgraf.generation import extractive
@@ -38,7 +38,7 @@ class Models:
     def __init__(self, found: SavedModel, systems: Mapping[str, str | None], use: Use) -> None:
         self.base = str(found.about["base"].get("base", found.model.base))
         self.batch_size = found.generate.batch_size
-        self.systems = {name: BUILT_IN[name] for name in (*systems, _LEAD)}
+        self.systems = {name: BUILT_IN_SYSTEMS[name] for name in (*systems, _LEAD)}
         self._adapters, self._use = systems, use
         tokenizer, device = load_tokenizer(found.model), choose_device(found.model)
         self._summarizer = Summarizer(use(systems[DEFAULT]), tokenizer, device, found)

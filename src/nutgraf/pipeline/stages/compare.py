@@ -11,7 +11,13 @@ from typing import Any
 import pandas as pd
 
 from nutgraf.config import Config
-from nutgraf.config.systems import MODELS, TRAINED, base_system, competing, system_names
+from nutgraf.config.systems import (
+    MODEL_SYSTEMS,
+    TRAINED_SYSTEMS,
+    base_system,
+    system_names,
+    without_oracle,
+)
 from nutgraf.core import units
 from nutgraf.core.files import (
     read_json,
@@ -84,7 +90,7 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     errors.to_csv(out / "errors.csv", index=False)
     error_rates.by_group(errors).to_csv(out / "rates.csv", index=False)
     differences = significance.difference_table(
-        {system: scores[system] for system in competing(systems)},
+        {system: scores[system] for system in without_oracle(systems)},
         "best",
         config.score.resamples,
         config.score.seed,
@@ -105,13 +111,13 @@ def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
         interval = bootstrap.bootstrap(values, config.score.resamples, config.score.seed)
         row[kind] = round(interval.mean, 2)
         row[f"{kind}_low"], row[f"{kind}_high"] = round(interval.low, 2), round(interval.high, 2)
-    if base_system(system) in MODELS:
+    if base_system(system) in MODEL_SYSTEMS:
         summaries = read_records(folder.summaries(system))
         nll = sum(summary["reference_nll"] for summary in summaries)
         tokens = sum(summary["reference_tokens"] for summary in summaries)
         row["loss"] = round(nll / tokens, 4)
         row["perplexity"] = round(units.perplexity(nll, tokens), 3)
-    if base_system(system) in TRAINED:
+    if base_system(system) in TRAINED_SYSTEMS:
         record = read_json(folder.model(system) / "train.json")
         for name in ("learning_rate", "gradient_accumulation_steps", "weight_decay", "lora_r"):
             row[name] = record[name]

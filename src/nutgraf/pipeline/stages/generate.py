@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nutgraf.config import Config
-from nutgraf.config.systems import EXTRACTS, MODELS, base_system, measured_systems
+from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, base_system, measured_systems
 from nutgraf.core.files import Journal, write_records
 from nutgraf.data import article_store
 from nutgraf.data.prompts import Encoded, Renderer
@@ -62,12 +62,12 @@ def _summaries(
     cluster: Cluster | None,
 ) -> list[Row]:
     """Return a row an article; models leave what they have done in the folder `journal`."""
-    if base_system(system) in MODELS:
+    if base_system(system) in MODEL_SYSTEMS:
         adapter = None if system == "zero_shot" else folder.model(system)
         with open_backend(config, adapter, cluster) as model:
             encoded = TokenFile(folder.tokens("test")).first()
             return _by_model(system, config, test, encoded, journal, model)
-    if system in EXTRACTS:
+    if system in EXTRACTIVE_SYSTEMS:
         return _by_extract(system, test)
     rival = config.rivals[system]
     if rival.file:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from nutgraf.config import Config
 from nutgraf.config.load import to_yaml
-from nutgraf.config.systems import BUILT_IN, TRAINED
+from nutgraf.config.systems import BUILT_IN_SYSTEMS, TRAINED_SYSTEMS
 from nutgraf.core.files import read_json, read_records, write_text
 from nutgraf.evaluation import error_rates, indicators, published, rouge
 from nutgraf.pipeline import artifacts
@@ -47,7 +47,7 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, canvas.Fi
     table = pd.read_csv(folder / artifacts.TABLE)
     trials = pd.read_csv(folder / "search" / "trials.csv")
     history = pd.read_csv(folder / "search" / "history.csv")
-    curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED}
+    curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED_SYSTEMS}
     errors = pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str})
     rates = error_rates.rates_by_group(errors)
     note = render.published_note(data, int(table.loc[table["system"] == "best", "n"].iloc[0]))
@@ -69,7 +69,7 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, canvas.Fi
 
 def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> render.Study:
     manifests = folder.manifests()
-    models = {name: read_json(folder.model(name) / "train.json") for name in TRAINED}
+    models = {name: read_json(folder.model(name) / "train.json") for name in TRAINED_SYSTEMS}
     card = read_json(folder / "data" / "card.json")
     validation = card["splits"]["validation"]["sampled"]
     rivals = {
@@ -93,7 +93,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         caution=SYNTHETIC if is_synthetic(config) else "",
         table=_rows(folder / artifacts.TABLE),
         seeds=seed_spread(pd.read_csv(folder / "analysis" / "seeds.csv")),
-        systems=BUILT_IN | rivals,
+        systems=BUILT_IN_SYSTEMS | rivals,
         differences=_rows(folder / "analysis" / "differences.csv"),
         trials=_rows(folder / "search" / "trials.csv"),
         searched=list(config.search.space),

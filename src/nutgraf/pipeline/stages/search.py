@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from nutgraf.config import Config
-from nutgraf.config.load import replace_settings
+from nutgraf.config.load import with_overrides
 from nutgraf.core.files import read_json, write_json
 from nutgraf.data import article_store
 from nutgraf.data.prompts import Example, Renderer
@@ -155,5 +155,5 @@ def _adapter_folder(trial: Trial, config: Config, home: Path) -> Path:
         return home / "adapter"
     folder = home / EVALUATED / "adapter"
     weights = load_file(evaluated_weights(home, trial.history[-1][0]))
-    adapters.save_weights(weights, replace_settings(config, trial.values).lora, folder)
+    adapters.save_adapter_weights(weights, with_overrides(config, trial.values).lora, folder)
     return folder

@@ -23,7 +23,7 @@ from nutgraf.modeling.attention import training_attention
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
-from nutgraf.modeling.losses import OutOfMemory, RowLoss, batch_losses
+from nutgraf.modeling.losses import DeviceMemoryError, RowLoss, batch_losses
 from nutgraf.training.history import Fit
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.packed.lora import AdapterStack, BatchSlice
@@ -109,7 +109,7 @@ class PackedTrainer:
         try:
             work(runs)
             return
-        except (torch.OutOfMemoryError, OutOfMemory) as error:
+        except (torch.OutOfMemoryError, DeviceMemoryError) as error:
             reason = one_line(str(error), 300)
         for run in runs:
             if not run.evaluation_due:
