@@ -1,4 +1,4 @@
-"""nutgraf: fine-tune a small language model to summarize news, and show how good the result is.
+"""Fine-tune a small language model to summarize news, and show how good the result is.
 
 The public names are those of `nutgraf.api`, imported when they are first used.
 """

@@ -1,6 +1,6 @@
-"""nutgraf from Python: run a study, summarize with its model, score summaries.
+"""Run a study, summarize with its model and score summaries from Python.
 
-`import nutgraf` gives these names; what they need is imported when they are first used.
+`import nutgraf` has these names; what they need is imported when they are first used.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from nutgraf.config import Config, load
@@ -32,38 +31,38 @@ def run(
     force: bool = False,
     **overrides: Any,
 ) -> Path:
-    """Run a study, or go on with it, and return its run folder.
+    """Run or continue a study, and return its run folder.
 
-    A script calls this under `if __name__ == "__main__":`, since the processes of a study import
+    A script calls this under `if __name__ == "__main__":`, because the processes of a study import
     the script that started them.
 
     Args:
-        config: A YAML file, or a configuration that nutgraf comes with (`pocket`,
-            `tinyllama-cnndm`, `original-notebook`). Without it the settings are those saved in the
-            run folder `run`, or the pocket study's.
+        config: A YAML file, or a configuration of the package (`pocket`, `tinyllama-cnndm`,
+            `original-notebook`). If None, the settings saved in the run folder `run`, or the pocket
+            study's.
         stages: Those to run, in the order of a study; all if None.
-        force: Do again what is done.
-        **overrides: Settings, a double underscore between section and field as in scikit-learn:
-            `train__learning_rate=1e-3`, `run="runs/mine"`. Values are Python's.
+        force: Run stages that are finished again.
+        **overrides: Settings, with a double underscore between section and field as in
+            scikit-learn: `train__learning_rate=1e-3`, `run="runs/mine"`. Values are Python's.
 
     Raises:
         UserError: A setting or an input cannot be used.
-        Failure: Something that should have worked has not; the same call goes on.
+        Failure: Something that should have worked did not; the same call continues the study.
     """
     from nutgraf.pipeline.runner import STAGES
 
-    wanted = tuple(STAGES) if stages is None else tuple(stages)
-    if unknown := [name for name in wanted if name not in STAGES]:
+    names = tuple(STAGES) if stages is None else tuple(stages)
+    if unknown := [name for name in names if name not in STAGES]:
         raise UserError(f"{unknown[0]!r} is no stage: there are {', '.join(STAGES)}")
     values = {name.replace("__", "."): value for name, value in overrides.items()}
     path = load.find_config(None if config is None else Path(config), values.get("run"))
     settings = load.load_config_values(path, values)
-    start(settings, wanted, force)
+    run_stages(settings, names, force)
     return Path(settings.run)
 
 
-def start(config: Config, stages: Sequence[str], force: bool = False) -> bool:
-    """Run the named stages, here or from outside a cluster; return whether anything was made."""
+def run_stages(config: Config, stages: Sequence[str], force: bool = False) -> bool:
+    """Run the named stages, here or on a Ray cluster; return whether anything had to be run."""
     if (config.ray.address or "").startswith("ray://"):
         from nutgraf.pipeline import remote
 
@@ -91,11 +90,10 @@ class Summarizer:
             from nutgraf.modeling import saved_model
             from nutgraf.modeling.load import load_base
 
-        self._open = contextlib.ExitStack()
-        self._summarizer = self._open.enter_context(
-            summarizer.opened(saved_model.read_saved_model(str(model)))
-        )
-        load_base.cache_clear()  # it has this one's adapter: nobody else is given it
+        self._stack = contextlib.ExitStack()
+        saved = saved_model.read_saved_model(str(model))
+        self._summarizer = self._stack.enter_context(summarizer.opened(saved))
+        load_base.cache_clear()  # the cached base has this adapter: no other may use it
 
     @overload
     def summarize(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
@@ -110,8 +108,8 @@ class Summarizer:
     ) -> Written | list[Written]:
         """Return the summary of an article, or those of several, decoded in batches.
 
-        `str()` of a result is its text; it also says how many tokens of the article were not read
-        (`trimmed_tokens`) and whether the summary was cut (`finish_reason`).
+        `str()` of a result is its text. It also has the number of tokens of the article that were
+        not read (`trimmed_tokens`), and whether the summary was cut (`finish_reason`).
 
         Args:
             text: An article, or a sequence of articles.
@@ -121,10 +119,10 @@ class Summarizer:
             UserError: A text is empty, or `sentences` is below 1.
         """
         _check(sentences)
-        articles = [text] if isinstance(text, str) else list(text)
-        clean = [_text(article, number) for number, article in enumerate(articles, 1)]
-        found = list(self._summarizer.write(clean, sentences))
-        return found[0] if isinstance(text, str) else found
+        articles = [text] if isinstance(text, str) else text
+        clean = [_clean(article, f"article {n}") for n, article in enumerate(articles, 1)]
+        summaries = list(self._summarizer.write(clean, sentences))
+        return summaries[0] if isinstance(text, str) else summaries
 
     def stream(self, text: str, *, sentences: int | None = None) -> Iterator[str]:
         """Yield the pieces of one summary as they are written; together they are all of it.
@@ -138,21 +136,17 @@ class Summarizer:
             raise UserError(
                 "this model decodes with several beams (generate.num_beams): use summarize()"
             )
-        return (p for p in self._summarizer.stream(_text(text), sentences) if isinstance(p, str))
+        pieces = self._summarizer.stream(_clean(text, "the article"), sentences)
+        return (piece for piece in pieces if isinstance(piece, str))
 
     def close(self) -> None:
-        """Let go of the model."""
-        self._open.close()
+        """Release the model."""
+        self._stack.close()
 
     def __enter__(self) -> Summarizer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -166,11 +160,11 @@ def score(
     """Return ROUGE of summaries with 95% bootstrap intervals and, with articles, indicators.
 
     Args:
-        summaries: One a reference; an empty one scores 0.
-        references: What they are compared with.
-        articles: What they are summaries of; without them there are no indicators.
-        processes: More than one is worth its start from some hundred rows on. A script then calls
-            this under `if __name__ == "__main__":`.
+        summaries: One for each reference; an empty one scores 0.
+        references: The reference summaries.
+        articles: The articles; without them there are no indicators.
+        processes: More than one is faster from some hundred rows on. A script then calls this under
+            `if __name__ == "__main__":`.
 
     Raises:
         UserError: Lengths differ, there is no row, or a reference or an article has no text.
@@ -180,12 +174,11 @@ def score(
     return score_file.score(summaries, references, articles, processes)
 
 
-def _text(value: str, number: int | None = None) -> str:
+def _clean(text: str, name: str) -> str:
     try:
-        return usable_text(value)
+        return usable_text(text)
     except UnusableText as error:
-        which = "the article" if number is None else f"article {number}"
-        raise UserError(f"{which} is {error}: give its text") from None
+        raise UserError(f"{name} is {error}: give its text") from None
 
 
 def _check(sentences: int | None) -> None:

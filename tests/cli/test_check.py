@@ -9,14 +9,15 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from huggingface_hub import constants
 
 from nutgraf.cli import check, main
 from nutgraf.config import Config
 from nutgraf.core import hub
-from nutgraf.core.environment import Memory
 from nutgraf.data import load, rows
 from nutgraf.data.prompts import Renderer
 from nutgraf.modeling.load import load_tokenizer
@@ -31,7 +32,7 @@ BASE = "someone/tiny"
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few articles, and speeds as if they had been measured."""
-    monkeypatch.setattr(check, "LOOKED", {"train": 24, "validation": 2, "test": 8})
+    monkeypatch.setattr(check, "MAX_ARTICLES", {"train": 24, "validation": 2, "test": 8})
     speed = Speed(6e10, 1.2e11, 0.1)
     speeds = Speeds(speed, speed, 2e11, 2e11, 0.05, "nothing")
     monkeypatch.setattr(benchmark, "measure_speeds", lambda *args: speeds)
@@ -62,8 +63,8 @@ def test_the_pocket_study_is_ready(capsys, monkeypatch, tmp_path):
 
 
 def test_what_does_not_fit_is_told_with_the_setting_to_change(capsys, monkeypatch, quick):
-    free = Memory(6_000_000_000, 8_000_000_000)
-    monkeypatch.setattr(benchmark, "memory_info", lambda: free)
+    ram = SimpleNamespace(available=6_000_000_000, total=8_000_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: ram)
     text = printed(capsys, 2, "--train.micro-batch-size", "256")
     *_, micro, accumulation = text.splitlines()
     told = re.fullmatch(
@@ -225,19 +226,20 @@ def host() -> Iterator[str]:
 def test_the_hub_is_reached_where_it_answers_at_all(monkeypatch, host):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", host)
-    assert hub.trouble() is None
+    assert hub.connection_error() is None
 
 
 def test_a_host_that_is_not_there_or_does_not_answer_is_trouble(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "timed out" in str(hub.trouble())
-    assert "refused" in str(hub.trouble())
+        assert "timed out" in str(hub.connection_error())
+    assert "refused" in str(hub.connection_error())
 
 
 def test_the_example_prefers_an_article_that_is_cut(renderer):
     short, long = (rows.Article(str(n), "It rained. " * n, "Rain.") for n in (3, 400))
-    title, _ = check._example(check._rendered(renderer, [short, long]))
+    examples = [renderer.example(row.article, row.reference) for row in (short, long)]
+    title, _ = check._example(renderer, examples)
     assert "One training row of 7" in title

@@ -15,7 +15,7 @@ from nutgraf.core import signals
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(signals, "AGAIN", 0.05)
+    monkeypatch.setattr(signals, "RETRY_SECONDS", 0.05)
     # A shell starts what runs in the background with Ctrl-C ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

@@ -16,7 +16,7 @@ from helpers.serving import Fake, Server, serving
 
 from nutgraf.core.errors import UserError
 from nutgraf.modeling.losses import DeviceMemoryError
-from nutgraf.serving.limits import Limits, limits
+from nutgraf.serving.limits import Limits, parse_limits
 
 JSON = {"Content-Type": "application/json"}
 ARTICLE = "Fire destroyed a mill in Norwick on Monday. Nobody was hurt, police said."
@@ -385,10 +385,12 @@ def test_threads_end_with_the_server():
 
 
 def test_limits_are_read_from_options():
-    assert limits({"max_queue": "7", "time_limit": "2.5"}) == Limits(max_queue=7, time_limit=2.5)
+    assert parse_limits({"max_queue": "7", "time_limit": "2.5"}) == Limits(
+        max_queue=7, time_limit=2.5
+    )
     with pytest.raises(
         UserError, match="--max-queue is '0': input should be greater than or equal"
     ):
-        limits({"max_queue": "0"})
+        parse_limits({"max_queue": "0"})
     with pytest.raises(UserError, match="--time-limit is 'soon'"):
-        limits({"time_limit": "soon"})
+        parse_limits({"time_limit": "soon"})

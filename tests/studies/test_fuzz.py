@@ -25,9 +25,8 @@ from hypothesis import strategies as st
 from nutgraf.cli import main, score_file
 from nutgraf.config import Config, DataConfig, ModelConfig, PromptConfig
 from nutgraf.config.load import build_config, load_config, setting_fields, to_yaml
-from nutgraf.core.errors import LONGEST, Problem, UserError, one_line
-from nutgraf.data import article_store, data_card
-from nutgraf.data import load as articles
+from nutgraf.core.errors import MAX_LENGTH, NutgrafError, UserError, one_line
+from nutgraf.data import article_store, data_card, load
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.text import UnusableText, clean_text, usable_text
 from nutgraf.modeling import saved_model
@@ -52,11 +51,11 @@ def one_line_at_most() -> Iterator[None]:
     """The block does its work or raises an error that a person reads, on one visible line."""
     try:
         yield
-    except Problem as error:
+    except NutgrafError as error:
         text = str(error)
         assert text
         assert text.isprintable()
-        assert len(text) <= LONGEST
+        assert len(text) <= MAX_LENGTH
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +109,9 @@ def drawn_from(path: Path, **given: Any) -> None:
     """All that `prepare` does with a file before any model is asked."""
     data = DataConfig(train=str(path), validation=str(path), test=str(path), **given)
     with one_line_at_most():
-        found: dict[str, articles.Split] = {}
+        found: dict[str, load.Split] = {}
         for name in ("test", "validation", "train"):
-            found[name] = articles.load_articles(data, name, others=found)
+            found[name] = load.load_articles(data, name, others=found)
         for split in found.values():
             left_out = len(split.rejected) + len(split.removed)
             assert len(split.articles) == min(split.requested or 10**9, split.rows_read - left_out)
@@ -124,7 +123,8 @@ def drawn_from(path: Path, **given: Any) -> None:
         article_store.write_split(found["train"].articles, path.with_suffix(".out"))
         assert article_store.read_split(path.with_suffix(".out")) == found["train"].articles
     with one_line_at_most():
-        list(score_file._read(path, "highlights", "highlights", "article"))
+        columns = {"reference": "highlights", "summary": "highlights", "article": "article"}
+        list(score_file._read(path, columns))
 
 
 ALLOWED = st.fixed_dictionaries(
@@ -308,7 +308,7 @@ def test_a_text_is_clean_or_has_a_reason(raw: object) -> None:
 def test_a_message_stays_one_line(text: str, repeat: int) -> None:
     line = one_line(text * repeat)
     assert line.isprintable()
-    assert len(line) <= LONGEST
+    assert len(line) <= MAX_LENGTH
     assert one_line(line) == line
     assert "hf_aaaaaaaaaaaaaaaaaaaa" not in line
 
@@ -345,17 +345,10 @@ def test_renderer(renderers, article: str, summary: str, template: str, most: in
 @fuzz(150)
 @given(article=TEXT, reference=TEXT, summary=TEXT, filler=st.sampled_from(["", "The mayor 12. "]))
 def test_scores(article: str, reference: str, summary: str, filler: str) -> None:
-    row = {"a": filler + article, "r": filler + reference, "s": summary}
+    texts = {"article": filler + article, "reference": filler + reference, "summary": summary}
     with one_line_at_most():
-        found = score_file._measure(
-            score_file._Row(
-                "row 1",
-                score_file._text(row, "r", "row 1", "reference"),
-                score_file._text(row, "s", "row 1"),
-                score_file._text(row, "a", "row 1", "article"),
-            )
-        )
-        assert all(0 <= value <= 100 + 1e-9 for value in found.rouge.values())
+        rouge, *_ = score_file._measure(score_file._row("row 1", texts))
+        assert all(0 <= value <= 100 + 1e-9 for value in rouge.values())
 
 
 @fuzz(150)

@@ -1,4 +1,4 @@
-"""Before anything heavy: does it fit, does the configuration make sense, what is trained on."""
+"""Check a study before it runs: does it fit, how long will it take, what is trained on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 
 from nutgraf.config import Config
 from nutgraf.core import hub
-from nutgraf.core.console import Painted, coloured, section, show
-from nutgraf.core.environment import free_disk_bytes, library_versions, memory_info
+from nutgraf.core.console import Styled, print_line, print_section, supports_colour
+from nutgraf.core.environment import free_disk_bytes, library_versions
 from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.units import duration
@@ -27,71 +28,83 @@ from nutgraf.planning.duration import Plan
 from nutgraf.planning.memory import RowLengths
 from nutgraf.training import tracking
 
-LOOKED = {"train": 100, "validation": 4, "test": 50}  # articles read, at most
-SHOWN = 60  # tokens of the example's prompt from its beginning, and half as many from its end
-UNKNOWN = 1_000  # articles reckoned with where all of a split on the Hub are taken
+MAX_ARTICLES = {"train": 100, "validation": 4, "test": 50}  # that are read
+PROMPT_TOKENS = 60  # shown of the example's prompt from its beginning; half as many from its end
+ASSUMED_ARTICLES = 1_000  # of a split on the Hub, if all of it is taken
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Articles to look at: the study's own or, if they cannot be read yet, those of the newswire.
+
+    `counts` are the articles that the study takes, by split; `seconds` those of reading one.
+    """
+
+    articles: list[Article]
+    counts: dict[str, int]
+    seconds: float
+    own: bool
 
 
 def run(config: Config) -> int:
-    """Print what the study would meet; 0 where it can run, 2 where a setting has to change.
+    """Print what the study would meet; return 0 if it can run, 2 if a setting has to change.
 
-    Nothing is written. No weights are downloaded, and none are loaded but a small local base's.
+    Nothing is written. No weights are downloaded, and only those of a small local base are loaded.
     """
     changes: list[str] = []
-    section("Machine", _machine(config))
-    section("Hub", _hub(config, changes))
-    section("Configuration (* differs from the default)", _configuration(config))
+    print_section("Machine", _machine(config))
+    print_section("Hub", _hub(config, changes))
+    print_section("Configuration (* differs from the default)", _configuration(config))
     try:
         tracking.named(config.tracking.to)
     except UserError as error:
         changes.append(str(error))
-    read = _read(config, changes)
+    sample = _read(config, changes)
     if any(change.startswith("model.base") for change in changes):
-        section("Rows and plan", ["not known without the base's tokenizer and configuration"])
-        section("Unusual", advice.settings_advice(config))
+        print_section("Rows and plan", ["not known without the base's tokenizer and configuration"])
+        print_section("Unusual", advice.settings_advice(config))
     else:
         try:
-            _with_the_base(config, read, changes)
+            _check_rows(config, sample, changes)
         except UserError as error:
             changes.append(str(error))
     for change in dict.fromkeys(changes):
-        show(Painted(f"change: {change}", "red"))
+        print_line(Styled(f"change: {change}", "red"))
     if not changes:
-        show(Painted("ready", "green"))
+        print_line(Styled("ready", "green"))
     return 2 if changes else 0
 
 
 def _machine(config: Config) -> Iterator[str]:
-    there = memory_info()
-    yield f"memory    {size(there.free)} free of {size(there.total)}"
+    ram = psutil.virtual_memory()
+    yield f"memory    {size(ram.available)} free of {size(ram.total)}"
     yield f"disk      {size(free_disk_bytes(Path(config.run)))} free at {config.run}"
-    yield "versions  " + ", ".join(
-        f"{name} {version}" for name, version in library_versions().items()
-    )
+    versions = [f"{name} {version}" for name, version in library_versions().items()]
+    yield f"versions  {', '.join(versions)}"
 
 
 def _hub(config: Config, changes: list[str]) -> Iterator[str]:
-    """What comes from the Hub: whether it is in the cache, or else whether the Hub answers."""
-    needs = list(_needs(config))
-    missing = [setting for setting, name, kind, _ in needs if not hub.in_cache(name, kind)]
-    trouble = hub.trouble() if missing else None
-    if not needs:
+    """Yield for each download whether it is cached, or else whether the Hub answers."""
+    downloads = list(_downloads(config))
+    missing = [setting for setting, name, kind, _ in downloads if not hub.is_cached(name, kind)]
+    error = hub.connection_error() if missing else None
+    if not downloads:
         yield "not needed"
-    for setting, name, _, instead in needs:
+    for setting, name, _, instead in downloads:
         if setting not in missing:
             yield f"{setting} {name}: in the cache"
-        elif trouble is None:
+        elif error is None:
             yield f"{setting} {name}: to be downloaded, the Hub answers"
         else:
-            yield f"{setting} {name}: not in the cache, and offline ({trouble})"
+            yield f"{setting} {name}: not in the cache, and offline ({error})"
             changes.append(
-                f"{setting} {name} → {instead} (the Hub cannot be reached: {trouble}), or connect "
+                f"{setting} {name} → {instead} (the Hub cannot be reached: {error}), or connect "
                 "this machine"
             )
 
 
-def _needs(config: Config) -> Iterator[tuple[str, str, str, str]]:
-    """(setting, repository on the Hub, its kind, what to give in its place)."""
+def _downloads(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (setting, repository on the Hub, its kind, what to use instead)."""
     if config.model.base != "pocket" and not Path(config.model.base).is_dir():
         folder = "`pocket` or a folder with safetensors and a tokenizer"
         yield "model.base", config.model.base, "model", folder
@@ -105,212 +118,181 @@ def _needs(config: Config) -> Iterator[tuple[str, str, str, str]]:
 
 def _configuration(config: Config) -> Iterator[str]:
     defaults = Config().model_dump(mode="json")
-    for name, given in config.model_dump(mode="json").items():
-        usual = defaults[name]
-        if name == "rivals" or not isinstance(given, dict):
-            yield f"{name:<9} {_value(given, usual)}"
+    for name, value in config.model_dump(mode="json").items():
+        if name == "rivals" or not isinstance(value, dict):
+            yield f"{name:<9} {_value(value, defaults[name])}"
         else:
-            pairs = [f"{key} {_value(value, usual[key])}" for key, value in given.items()]
-            yield f"{name:<9} {', '.join(pairs)}"
+            fields = [f"{key} {_value(field, defaults[name][key])}" for key, field in value.items()]
+            yield f"{name:<9} {', '.join(fields)}"
 
 
-def _value(value: object, usual: object) -> str:
+def _value(value: object, default: object) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-    return text.splitlines()[0] + "*" * (value != usual)
+    return text.splitlines()[0] + "*" * (value != default)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """Articles to look at by split, how many a study takes, seconds that one took; `real` where
-    they are the study's own."""
-
-    samples: dict[str, list[Article]]
-    numbers: dict[str, int]
-    seconds: float
-    real: bool
-
-
-def _read(config: Config, changes: list[str]) -> _Read:
+def _read(config: Config, changes: list[str]) -> _Sample:
     started = time.perf_counter()
-    data, real = config.data, not load.on_the_hub(config.data)
+    own = not load.on_the_hub(config.data)
     try:
-        found = {split: load.sample(data, split, LOOKED[split]) for split in SPLITS}
+        splits = {split: load.sample(config.data, split, MAX_ARTICLES[split]) for split in SPLITS}
     except UserError as error:
         changes.append(str(error))
-        found, real = dict.fromkeys(SPLITS, ([], None)), False
-    numbers = {split: UNKNOWN if n is None else n for split, (_, n) in found.items()}
-    samples = {split: rows for split, (rows, _) in found.items()}
-    if not real:
-        samples = {s: load.sample(Config().data, s, LOOKED[s])[0] for s in SPLITS}
-    seconds = time.perf_counter() - started
-    return _Read(samples, numbers, seconds / sum(map(len, samples.values())), real)
+        splits, own = dict.fromkeys(SPLITS, ([], None)), False
+    counts = {split: ASSUMED_ARTICLES if n is None else n for split, (_, n) in splits.items()}
+    if not own:
+        newswire = Config().data
+        splits = {split: load.sample(newswire, split, MAX_ARTICLES[split]) for split in SPLITS}
+    articles = [article for sample, _ in splits.values() for article in sample]
+    return _Sample(articles, counts, (time.perf_counter() - started) / len(articles), own)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The articles as training rows; `refused` are the reasons of those that find no room."""
+def _check_rows(config: Config, sample: _Sample, changes: list[str]) -> None:
+    """Print what takes the base's tokenizer and shape.
 
-    renderer: Renderer
-    examples: list[Example]
-    prompts: list[list[int]]
-    refused: list[str]
-    seconds: float
-    """Of one article."""
-
-
-def _rendered(renderer: Renderer, sample: Sequence[Article]) -> _Rows:
-    started = time.perf_counter()
-    encoded: list[Encoded] = []
-    refused: list[str] = []
-    for article in sample:
-        try:
-            encoded.append(renderer.encode(article.article, article.reference))
-        except PromptError as error:
-            refused.append(str(error))
-    if not encoded:
-        raise UserError(
-            f"of {len(sample)} summaries looked at none has room: the first {refused[0]}"
-        )
-    examples = [ids.example for ids in encoded]
-    prompts = [ids.prompt.ids for ids in encoded]
-    seconds = (time.perf_counter() - started) / len(sample)
-    return _Rows(renderer, examples, prompts, refused, seconds)
-
-
-def _with_the_base(config: Config, read: _Read, changes: list[str]) -> None:
-    """What takes the base's tokenizer and shape. Raises UserError where these and the configuration
-    do not go together."""
-    # Libraries that take seconds to load: what needs none of them is on the screen by now.
+    Raises UserError if these and the configuration do not go together.
+    """
+    # Slow to import: what needs neither is on the screen by now.
     with fast_imports():
         from nutgraf.modeling.load import load_tokenizer
         from nutgraf.planning import benchmark
 
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
-    rows = _rendered(renderer, [a for split in read.samples.values() for a in split])
-    section("Rows", _rows(config, rows, read, changes))
-    section(*_example(rows))
-    preparing = read.seconds + rows.seconds
-    lengths = None if read.real else _limits(config)
-    planned = benchmark.forecast(
-        config, rows.examples, rows.prompts, read.numbers, lengths, preparing
-    )
-    section("Plan", _plan(config, planned))
-    section("Unusual", [*advice.settings_advice(config), *advice.cost_advice(config, planned)])
-    changes += _too_much(config, planned, sum(read.numbers.values()))
+    started = time.perf_counter()
+    encoded: list[Encoded] = []
+    errors: list[str] = []
+    for article in sample.articles:
+        try:
+            encoded.append(renderer.encode(article.article, article.reference))
+        except PromptError as error:
+            errors.append(str(error))
+    n = len(sample.articles)
+    if not encoded:
+        raise UserError(f"of {n} summaries looked at none has room: the first {errors[0]}")
+    seconds = sample.seconds + (time.perf_counter() - started) / n
+    examples = [row.example for row in encoded]
+    prompts = [row.prompt.ids for row in encoded]
+    rows = list(_rows(config, sample, examples))
+    if errors:
+        too_long = f"{len(errors)} of {n} summaries too long: {errors[0]}"
+        rows.append(f"no room    {too_long}")
+        if len(errors) > config.data.max_rejected * n:
+            changes.append(too_long)
+    print_section("Rows", rows)
+    print_section(*_example(renderer, examples))
+    lengths = None if sample.own else _longest_rows(config)
+    plan = benchmark.forecast(config, examples, prompts, sample.counts, lengths, seconds)
+    print_section("Plan", _plan(config, plan))
+    print_section("Unusual", [*advice.settings_advice(config), *advice.cost_advice(config, plan)])
+    changes += _required_changes(config, plan, sum(sample.counts.values()))
 
 
-def _limits(config: Config) -> RowLengths:
-    """Rows as long as they can be, for data that is not read before its download."""
+def _longest_rows(config: Config) -> RowLengths:
+    """Return the lengths of rows at the limits, for data that is not downloaded yet."""
     row, summary = config.prompt.max_tokens, config.generate.max_new_tokens
     prompt = min(config.prompt.max_article_tokens, row - 1)
     return RowLengths(row, row, prompt, prompt, summary, summary)
 
 
-def _rows(config: Config, rows: _Rows, read: _Read, changes: list[str]) -> Iterator[str]:
-    taken = ", ".join(f"{split} {number:,}" for split, number in read.numbers.items())
-    yield f"taken      {taken}"
-    if not read.real:
+def _rows(config: Config, sample: _Sample, examples: Sequence[Example]) -> Iterator[str]:
+    yield "taken      " + ", ".join(f"{split} {n:,}" for split, n in sample.counts.items())
+    if not sample.own:
         yield (
             "looked at  articles of the newswire; those of the Hub are not read before the study, "
-            f"but planned as long as the limits allow; {UNKNOWN:,} where all of a split are taken"
+            f"but planned as long as the limits allow; {ASSUMED_ARTICLES:,} where all of a split "
+            "are taken"
         )
-    found = memory.row_lengths([(len(e.ids), e.prompt_tokens) for e in rows.examples])
-    told, every = found.summary * len(rows.examples), found.row * len(rows.examples)
+    lengths = memory.row_lengths([(len(e.ids), e.prompt_tokens) for e in examples])
     yield (
-        f"tokens     {found.row:,.0f} a row, {found.longest_row:,} in the longest of "
-        f"{len(rows.examples)}; limit {config.prompt.max_tokens:,}"
+        f"tokens     {lengths.row:,.0f} a row, {lengths.longest_row:,} in the longest of "
+        f"{len(examples)}; limit {config.prompt.max_tokens:,}"
     )
-    yield f"trained on {told / every:.1%} of all tokens: summaries of {found.summary:.0f} tokens"
-    cut = [e.trimmed_tokens for e in rows.examples if e.trimmed_tokens]
-    if cut:
+    share = lengths.summary / lengths.row
+    yield f"trained on {share:.1%} of all tokens: summaries of {lengths.summary:.0f} tokens"
+    trimmed = [e.trimmed_tokens for e in examples if e.trimmed_tokens]
+    if trimmed:
         yield (
-            f"cut        {len(cut)} of {len(rows.examples)} articles (prompt.max_article_tokens), "
-            f"by {sum(cut) / len(cut):,.0f} tokens on average, {max(cut):,} at most"
+            f"cut        {len(trimmed)} of {len(examples)} articles (prompt.max_article_tokens), "
+            f"by {sum(trimmed) / len(trimmed):,.0f} tokens on average, {max(trimmed):,} at most"
         )
     else:
         yield "cut        no article"
-    if rows.refused:
-        all_of_them = len(rows.refused) + len(rows.examples)
-        why = f"{len(rows.refused)} of {all_of_them} summaries too long: {rows.refused[0]}"
-        yield f"no room    {why}"
-        if len(rows.refused) > config.data.max_rejected * all_of_them:
-            changes.append(why)
 
 
-def _example(rows: _Rows) -> tuple[str, list[Painted]]:
-    """Title and lines of a training row, the first that is cut or else the first of all: green is
-    trained on and red is not, or without colours what is trained on stands in ⟦⟧."""
-    cut = [i for i, example in enumerate(rows.examples) if example.trimmed_tokens]
-    example = rows.examples[(cut or [0])[0]]
-    pieces = rows.renderer.pieces(example)
-    end = example.prompt_tokens - rows.renderer.tail_tokens  # of the article
-    stopped = min(SHOWN, end)
-    resumed = max(stopped, end - SHOWN // 2)
-    parts = [
-        *_runs(pieces[:stopped]),
-        *_note(resumed - stopped, "not shown here"),
-        *_runs(pieces[resumed:end]),
+def _example(renderer: Renderer, examples: Sequence[Example]) -> tuple[str, list[Styled]]:
+    """Return title and lines of a training row, if possible of one that is cut.
+
+    Tokens that are trained on are green and others red; without colours the former stand in ⟦⟧.
+    """
+    example = next((e for e in examples if e.trimmed_tokens), examples[0])
+    pieces = renderer.pieces(example)
+    article_end = example.prompt_tokens - renderer.tail_tokens
+    head_end = min(PROMPT_TOKENS, article_end)
+    tail_start = max(head_end, article_end - PROMPT_TOKENS // 2)
+    lines = [
+        *_runs(pieces[:head_end]),
+        *_note(tail_start - head_end, "not shown here"),
+        *_runs(pieces[tail_start:article_end]),
         *_note(example.trimmed_tokens, "cut here"),
-        *_runs(pieces[end:]),
+        *_runs(pieces[article_end:]),
     ]
-    told = len(pieces) - example.prompt_tokens
-    how = "green, the rest red" if coloured() else "in ⟦⟧, the rest not"
-    return f"One training row of {len(pieces)} tokens, {told} trained on ({how})", parts
+    trained_on = len(pieces) - example.prompt_tokens
+    key = "green, the rest red" if supports_colour() else "in ⟦⟧, the rest not"
+    return f"One training row of {len(pieces)} tokens, {trained_on} trained on ({key})", lines
 
 
-def _note(tokens: int, what: str) -> Iterator[Painted]:
+def _note(tokens: int, what: str) -> Iterator[Styled]:
     if tokens:
-        yield Painted(f"({tokens:,} tokens {what})", "bold")
+        yield Styled(f"({tokens:,} tokens {what})", "bold")
 
 
-def _runs(pieces: Sequence[Piece]) -> Iterator[Painted]:
-    """The text, what is trained on apart from what is not; ⏎ is a line end of its own."""
+def _runs(pieces: Sequence[Piece]) -> Iterator[Styled]:
+    """Yield the text, apart what is trained on and what is not; ⏎ is a line end of its own."""
     for trained_on, run in itertools.groupby(pieces, key=lambda piece: piece.trained_on):
         text = "".join(piece.text for piece in run).replace("\n", "⏎\n")
-        if trained_on and not coloured():
+        if trained_on and not supports_colour():
             text = f"⟦{text}⟧"
         for line in text.splitlines():
-            yield Painted(line, "green" if trained_on else "red")
+            yield Styled(line, "green" if trained_on else "red")
 
 
-def _plan(config: Config, planned: Plan) -> Iterator[str]:
-    for stage in planned.stages:
-        held = size(round(stage.memory)) if stage.memory else ""
-        told = f"{stage.name:<9} {duration(stage.starting + stage.seconds):>12} {held:>9}"
+def _plan(config: Config, plan: Plan) -> Iterator[str]:
+    for stage in plan.stages:
+        peak = size(round(stage.memory)) if stage.memory else ""
+        line = f"{stage.name:<9} {duration(stage.starting + stage.seconds):>12} {peak:>9}"
         if stage.by_luck and stage.by_luck[0] < stage.by_luck[1]:
-            told += "   {} to {}, by luck with stopped trials".format(*map(duration, stage.by_luck))
-        yield told.rstrip()
-    whole = sum(stage.starting + stage.seconds for stage in planned.stages)
-    machine = planned.machine
-    yield f"together  {duration(whole):>12}   of {size(machine.free)} free ({machine.device})"
-    measured = f"{planned.speeds.measured_on}, in {duration(planned.measuring)}"
+            line += "   {} to {}, by luck with stopped trials".format(*map(duration, stage.by_luck))
+        yield line.rstrip()
+    total = duration(sum(stage.starting + stage.seconds for stage in plan.stages))
+    yield f"together  {total:>12}   of {size(plan.machine.free)} free ({plan.machine.device})"
+    measured = f"{plan.speeds.measured_on}, in {duration(plan.measuring)}"
     yield f"measured on {measured}; downloads are not in it"
     for name, rival in config.rivals.items():
         if rival.model:
             yield f"rivals.{name} writes at a speed that is not known: not in it"
 
 
-def _too_much(config: Config, planned: Plan, number: int) -> Iterator[str]:
-    """What has to change for the study to fit on the device and on the disk."""
-    form, machine = planned.shape, planned.machine
+def _required_changes(config: Config, plan: Plan, articles: int) -> Iterator[str]:
+    """Yield what has to change for the study to fit on the device and on the disk."""
+    dims, machine, new_tokens = plan.shape, plan.machine, config.generate.max_new_tokens
     if machine.device == "cpu" and config.search.gpus_per_trial:
         yield f"search.gpus_per_trial {config.search.gpus_per_trial:g} → 0 (there is no GPU here)"
-    longest = config.prompt.max_tokens + config.generate.max_new_tokens
-    if longest > form.positions:
+    longest = config.prompt.max_tokens + new_tokens
+    if longest > dims.positions:
         yield (
-            f"prompt.max_tokens {config.prompt.max_tokens:,} → "
-            f"{form.positions - config.generate.max_new_tokens:,} (with generate.max_new_tokens "
-            f"{longest:,} tokens, and the base was made for {form.positions:,})"
+            f"prompt.max_tokens {config.prompt.max_tokens:,} → {dims.positions - new_tokens:,} "
+            f"(with generate.max_new_tokens {longest:,} tokens, and the base was made for "
+            f"{dims.positions:,})"
         )
-    held = memory.bytes_by_stage(config, form, planned.rows, machine)
-    stage, needed = max(held.items(), key=lambda item: item[1])
-    why = f"{stage} needs {size(round(needed))}, {size(machine.free)} there"
-    changed = memory.suggest_changes(config, form, planned.rows, machine)
-    if changed is None:
+    peaks = memory.bytes_by_stage(config, dims, plan.rows, machine)
+    stage, peak = max(peaks.items(), key=lambda item: item[1])
+    why = f"{stage} needs {size(round(peak))}, {size(machine.free)} there"
+    changes = memory.suggest_changes(config, dims, plan.rows, machine)
+    if changes is None:
         yield f"model.base {config.model.base} → a smaller one ({why}; no batch is small enough)"
-    for setting, (now, then) in (changed or {}).items():
+    for setting, (now, then) in (changes or {}).items():
         yield f"{setting} {now} → {then} ({why})"
-    disk, free = memory.disk_bytes(config, form, number), free_disk_bytes(Path(config.run))
+    disk, free = memory.disk_bytes(config, dims, articles), free_disk_bytes(Path(config.run))
     if disk > free:
         why = f"needs {size(round(disk))}, {size(free)} there"
         yield f"run {config.run} → a folder on another disk ({why})"

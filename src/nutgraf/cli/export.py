@@ -1,8 +1,7 @@
-"""The model for other programs: merged into its base, as an adapter, or as GGUF; and to the Hub."""
+"""Export a model for other programs: merged into its base, as an adapter, or as GGUF."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import subprocess
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nutgraf.config import ModelConfig
 from nutgraf.core import hub
 from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.files import read_json, write_json
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
-from nutgraf.evaluation import rouge as metrics
+from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.generation.decoding import generation_config
 from nutgraf.generation.summarizer import opened
 from nutgraf.modeling import saved_model
@@ -26,18 +25,17 @@ from nutgraf.modeling.adapters import merge_adapter
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.modeling.saved_model import SavedModel
 from nutgraf.pocket import newswire
-from nutgraf.report import model_card
+from nutgraf.report.model_card import model_card, modelfile
 
 logger = logging.getLogger(__name__)
 
 Format = Literal["merged", "adapter", "gguf"]
-FORMATS: tuple[Format, ...] = ("merged", "adapter", "gguf")
 SAMPLE = 16  # articles that are scored before and after
 TOLERANCE = 0.05  # nats a token
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _Quality:
     loss: float
     rouge: float
     summaries: list[str]
@@ -51,17 +49,24 @@ def run(
     llama_cpp: Path | None = None,
     tolerance: float = TOLERANCE,
 ) -> None:
-    """Write the model into the new folder `to`, and print what changed in it.
+    """Write a model into a new folder, and print how merging changes its scores.
 
-    `merged` adds the adapter into the base in full precision, whatever the base was held in for
-    training, and scores a sample before and after: nothing is left in `to` where the loss differs
-    by more than `tolerance` nats a token. `gguf` converts what `merged` makes with the converter in
-    `llama_cpp`, a copy of llama.cpp. With `push_to_hub` the folder then goes into that repository.
+    Args:
+        model: A run folder, its `final_best_model`, an exported model, or a Hub id.
+        to: The new folder.
+        format: `merged` adds the adapter to the base in full precision, even if the base was
+            quantized for training, and scores a sample before and after; `adapter` copies the
+            adapter; `gguf` converts the merged model.
+        push_to_hub: A repository that the folder is uploaded to.
+        llama_cpp: A copy of llama.cpp, whose converter writes GGUF.
+        tolerance: The largest change of the loss by merging, in nats a token. If it changes more,
+            nothing is left in `to`.
 
-    Raises UserError for a folder that is taken and a model that has no such form, Failure for a
-    loss that differs too much, a conversion that fails, and the Hub's refusal.
+    Raises:
+        UserError: The folder is taken, or the model has no such form.
+        Failure: The loss changes too much, the conversion fails, or the Hub refuses.
     """
-    found = saved_model.read_saved_model(str(model))
+    saved = saved_model.read_saved_model(str(model))
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} is there already: give --to a new folder")
     if format == "gguf" and llama_cpp is None:
@@ -69,123 +74,113 @@ def run(
             "--format gguf needs llama.cpp's converter: git clone "
             "https://github.com/ggml-org/llama.cpp, and give the folder with --llama-cpp DIR"
         )
-    if format != "gguf" and found.adapter is None:
+    if format != "gguf" and saved.adapter is None:
         raise UserError(f"{model} is a whole model, merged already: export its adapter's folder")
-    if format != "adapter" and "study" not in found.about:
+    if format != "adapter" and "study" not in saved.about:
         raise UserError(
-            f"{found.folder / saved_model.FILE} has no scores for a model card, it is of an "
+            f"{saved.folder / saved_model.FILE} has no scores for a model card, it is of an "
             "earlier version: make the model again with `nutgraf compare --force`"
         )
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as scratch:
-        made = Path(scratch) / format
+        folder = Path(scratch) / format
+        folder.mkdir()
         if format == "adapter":
-            _adapter(found, made)
-        elif format == "merged":
-            _merged(found, made, *_sample(Path(model)), tolerance)
-        elif llama_cpp is not None:
-            whole = found.folder
-            if found.adapter is not None:
-                whole = Path(scratch) / "merged"
-                _merged(found, whole, *_sample(Path(model)), tolerance)
-            _gguf(found, whole, made, llama_cpp)
+            _copy_adapter(saved, folder)
+        else:
+            merged = saved.folder
+            if saved.adapter is not None:
+                merged = Path(scratch) / "merged"
+                _merge(saved, merged, *_sample(Path(model)), tolerance)
+            if format == "gguf" and llama_cpp is not None:
+                _convert_to_gguf(merged, folder, llama_cpp)
         if to.exists():
             to.rmdir()
-        shutil.move(made, to)
+        shutil.move(folder, to)
     print(f"Model: {to}")
     if push_to_hub:
         print(f"Pushed: {hub.upload(to, push_to_hub)}")
 
 
-def _adapter(found: SavedModel, out: Path) -> None:
-    """The adapter's own folder, as far as it belongs to the model."""
-    out.mkdir()
-    for file in sorted(found.folder.iterdir()):
+def _copy_adapter(saved: SavedModel, out: Path) -> None:
+    for file in sorted(saved.folder.iterdir()):
         if file.suffix in (".json", ".safetensors", ".jinja", ".model", ".md"):
             shutil.copy2(file, out)
 
 
-def _merged(
-    found: SavedModel, out: Path, sample: Sequence[Article], of: str, tolerance: float
+def _merge(
+    saved: SavedModel, out: Path, sample: Sequence[Article], source: str, tolerance: float
 ) -> None:
-    """The base with the adapter in its weights, and what that changed."""
-    assert found.adapter is not None
-    logger.info(f"scoring {len(sample)} {of} before")
-    before = _score(found, sample)
-    merge_adapter(found.model, found.adapter, out)
-    tokenizer = load_tokenizer(found.model)
+    """Add the adapter to the weights of its base, and compare a sample before and after."""
+    assert saved.adapter is not None
+    articles = f"{len(sample)} {source}"
+    logger.info(f"scoring {articles} before")
+    before = _score(saved, sample)
+    merge_adapter(saved.model, saved.adapter, out)
+    tokenizer = load_tokenizer(saved.model)
     tokenizer.save_pretrained(str(out))
-    generation_config(tokenizer, found.generate).save_pretrained(str(out))
-    about = {**found.about, "model": _held_whole(found.model)}
-    _write_about(out, about)
-    logger.info(f"scoring {len(sample)} {of} after")
+    generation_config(tokenizer, saved.generate).save_pretrained(str(out))
+    model = saved.model.model_copy(update={"quantization": "none"})
+    about: dict[str, Any] = {**saved.about, "model": model.model_dump(mode="json")}
+    write_json(out / saved_model.FILE, about)
+    logger.info(f"scoring {articles} after")
     after = _score(saved_model.read_saved_model(str(out)), sample)
     difference = after.loss - before.loss
     same = sum(a == b for a, b in zip(before.summaries, after.summaries, strict=True))
+    print(
+        f"{articles}, before and after merging:\n"
+        f"loss        {before.loss:.4f}  {after.loss:.4f}  {difference:+.4f} nats a token, "
+        f"{tolerance:g} allowed\n"
+        f"ROUGE-Lsum  {before.rouge:.2f}  {after.rouge:.2f}  {after.rouge - before.rouge:+.2f}\n"
+        f"summaries   {same} of {len(sample)} are the same"
+    )
+    if not abs(difference) <= tolerance:
+        raise Failure(
+            f"merging changes the loss by {difference:+.4f} nats a token, {tolerance:g} allowed: "
+            "nothing was written; use the adapter on its base, or raise --tolerance"
+        )
     about["merged"] = {
-        "quantization": found.model.quantization,
-        "sample": f"{len(sample)} {of}",
+        "quantization": saved.model.quantization,
+        "sample": articles,
         "loss_before": round(before.loss, 6),
         "loss_after": round(after.loss, 6),
         "rougeLsum_before": round(before.rouge, 2),
         "rougeLsum_after": round(after.rouge, 2),
         "same_summaries": same,
     }
-    print(f"{len(sample)} {of}, before and after merging:")
-    print(
-        f"loss        {before.loss:.4f}  {after.loss:.4f}  {difference:+.4f} nats a token, "
-        f"{tolerance:g} allowed"
-    )
-    print(f"ROUGE-Lsum  {before.rouge:.2f}  {after.rouge:.2f}  {after.rouge - before.rouge:+.2f}")
-    print(f"summaries   {same} of {len(sample)} are the same")
-    if not abs(difference) <= tolerance:
-        raise Failure(
-            f"merging changes the loss by {difference:+.4f} nats a token, {tolerance:g} allowed: "
-            "nothing was written; use the adapter on its base, or raise --tolerance"
-        )
-    _write_about(out, about)
-    (out / "README.md").write_text(model_card.model_card(about, "merged"), encoding="utf-8")
-
-
-def _write_about(out: Path, about: dict[str, Any]) -> None:
-    (out / saved_model.FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def _held_whole(model: ModelConfig) -> dict[str, Any]:
-    """The settings of the base when it is not held in 4 bits."""
-    return model.model_copy(update={"quantization": "none"}).model_dump(mode="json")
+    write_json(out / saved_model.FILE, about)
+    (out / "README.md").write_text(model_card(about, "merged"), encoding="utf-8")
 
 
 def _sample(model: Path) -> tuple[list[Article], str]:
-    """Articles with references, of the run folder's validation split or else of the newswire."""
+    """Return articles with references: the run folder's validation split, or the newswire's."""
     for folder in (model, model.parent):
         if (folder / "data" / "validation.parquet").is_file():
-            read = article_store.read_split(folder / "data" / "validation.parquet")
-            return read[:SAMPLE], "validation articles"
+            articles = article_store.read_split(folder / "data" / "validation.parquet")
+            return articles[:SAMPLE], "validation articles"
     stories = newswire.stories("validation", SAMPLE, seed=1)
     return [Article(s.id, s.article, s.reference) for s in stories], "articles of the newswire"
 
 
-def _score(found: SavedModel, sample: Sequence[Article]) -> _Scored:
-    with opened(found) as summarizer:
-        written = [row.summary for row in summarizer.write([a.article for a in sample])]
+def _score(saved: SavedModel, sample: Sequence[Article]) -> _Quality:
+    with opened(saved) as summarizer:
+        summaries = [row.summary for row in summarizer.write([a.article for a in sample])]
         loss = summarizer.loss([(a.article, a.reference) for a in sample])
-    scores = [metrics.score_rouge(a.reference, s) for a, s in zip(sample, written, strict=True)]
-    return _Scored(loss, sum(s["rougeLsum"] for s in scores) / len(scores), written)
+    scores = [score_rouge(a.reference, s) for a, s in zip(sample, summaries, strict=True)]
+    return _Quality(loss, sum(s["rougeLsum"] for s in scores) / len(scores), summaries)
 
 
-def _gguf(found: SavedModel, whole: Path, out: Path, llama_cpp: Path) -> None:
-    """The whole model as one file that llama.cpp reads, with a Modelfile for Ollama."""
+def _convert_to_gguf(merged: Path, out: Path, llama_cpp: Path) -> None:
+    """Write a merged model as one file that llama.cpp reads, with a Modelfile for Ollama."""
     converter = llama_cpp / "convert_hf_to_gguf.py"
     if not converter.is_file():
         raise UserError(f"{llama_cpp} has no {converter.name}: give a copy of llama.cpp")
-    out.mkdir()
-    words = [sys.executable, str(converter), str(whole), "--outfile", str(out / "model.gguf")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+    command = [sys.executable, str(converter), str(merged), "--outfile", str(out / "model.gguf")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip() or result.stdout.strip() or "no word").splitlines()[-1]
         raise Failure(f"{converter} could not convert the model: {reason}")
-    about = json.loads((whole / saved_model.FILE).read_text(encoding="utf-8"))
-    shutil.copy2(whole / saved_model.FILE, out)
-    (out / "Modelfile").write_text(model_card.modelfile(about), encoding="utf-8")
-    (out / "README.md").write_text(model_card.model_card(about, "gguf"), encoding="utf-8")
+    about = read_json(merged / saved_model.FILE)
+    shutil.copy2(merged / saved_model.FILE, out)
+    (out / "Modelfile").write_text(modelfile(about), encoding="utf-8")
+    (out / "README.md").write_text(model_card(about, "gguf"), encoding="utf-8")

@@ -14,60 +14,58 @@ from nutgraf.cli import model_commands
 from nutgraf.config import Config
 from nutgraf.config.load import find_config, load_config, setting_fields, shipped_configs
 from nutgraf.core.console import show_log
-from nutgraf.core.errors import Problem, UserError, one_line
+from nutgraf.core.errors import NutgrafError, UserError, one_line
 from nutgraf.core.files import is_full, write_text
-from nutgraf.core.signals import stop_on_signals, stopped
+from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline.runner import STAGES
 
 CARRIES_ON = "the same command carries on from here"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for a failure, 2 for a user's mistake."""
+    """Run one command; return the exit status: 0, 1 for a failure, 2 for a user's mistake."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # UTF-8 as all files are, and never an error; a name of a file may hold what UTF-8 cannot.
+        # The name of a file may hold what UTF-8 cannot.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     show_log()
     try:
-        words, settings = _split(sys.argv[1:] if argv is None else argv)
+        words, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
         args = _parser().parse_args(words)
-        if settings and not hasattr(args, "stages"):
-            raise UserError(f"--{next(iter(settings))} is a setting of a study: not taken here")
-        status: int | None = args.call(args, settings)
+        if overrides and not hasattr(args, "stages"):
+            raise UserError(f"--{next(iter(overrides))} is a setting of a study: not taken here")
+        status: int | None = args.call(args, overrides)
         return status or 0
-    except Problem as error:
+    except NutgrafError as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
-        told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        knob = f": free space there; {CARRIES_ON}" if is_full(error) else ""
-        return _complain(told + knob, 1)
-    except KeyboardInterrupt as end:
-        stop = stopped(end)
-        failed = stop.__cause__  # in the cleaning up, or for want of what was not done any more
-        why = f" ({type(failed).__name__}: {failed})" if failed else ""
+        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        return _complain(message + f": free space there; {CARRIES_ON}" * is_full(error), 1)
+    except KeyboardInterrupt as interrupt:
+        stop = as_stopped(interrupt)
+        cause = stop.__cause__  # what failed after the signal
+        why = f" ({type(cause).__name__}: {cause})" if cause else ""
         return _complain(f"{stop}{why}; {CARRIES_ON}", stop.exit_code)
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The words for the parser, and the settings apart.
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the words for the parser, and the settings apart.
 
     `--train.learning-rate 2e-4 --lora.r=8` are {"train.learning_rate": "2e-4", "lora.r": "8"}.
     """
     words: list[str] = []
-    settings: dict[str, str] = {}
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
+    overrides: dict[str, str] = {}
+    rest = iter(argv)
+    for word in rest:
         name, equals, value = word.partition("=")
         if not (name.startswith("--") and "." in name):
             words.append(word)
             continue
-        if not equals:
-            if not rest:
-                raise UserError(f"{word} has no value: give one behind it")
-            value = rest.pop(0)
-        settings[name.removeprefix("--").replace("-", "_")] = value
-    return words, settings
+        setting = name.removeprefix("--").replace("-", "_")
+        try:
+            overrides[setting] = value if equals else next(rest)
+        except StopIteration:
+            raise UserError(f"{word} has no value: give one behind it") from None
+    return words, overrides
 
 
 def _complain(message: str, status: int) -> int:
@@ -90,23 +88,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nutgraf {__version__}")
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _study_command(parsers, "run", "the whole study; carries on where an earlier one stopped")
-    run.set_defaults(call=_run, stages=tuple(STAGES))
+    run = "the whole study; carries on where an earlier one stopped"
+    _add_study_command(parsers, "run", run, tuple(STAGES))
     for name, what in STAGES.items():
         any_file = "; or those of any FILE of summaries" if name == "score" else ""
-        stage = _study_command(parsers, name, f"one stage of it: {what}{any_file}")
-        stage.set_defaults(call=_run, stages=(name,))
+        stage = _add_study_command(parsers, name, f"one stage of it: {what}{any_file}", (name,))
         if name == "score":
             _also_any_file(stage)
     fits = "before a study: does it fit, how long will it take, what is trained on"
-    check = _study_command(parsers, "check", fits, makes=False)
-    check.set_defaults(call=_check, stages=())
+    _add_study_command(parsers, "check", fits, ()).set_defaults(call=_check)
     model_commands.add(parsers)
     return parser
 
 
-def _study_command(
-    parsers: argparse._SubParsersAction[_Parser], name: str, what: str, makes: bool = True
+def _add_study_command(
+    parsers: argparse._SubParsersAction[_Parser], name: str, what: str, stages: tuple[str, ...]
 ) -> argparse.ArgumentParser:
     command = parsers.add_parser(
         name,
@@ -125,8 +121,9 @@ def _study_command(
     command.add_argument(
         "--storage", metavar="URI", help="where the study is kept: a folder, s3://, gs:// ..."
     )
-    if makes:
+    if stages:
         command.add_argument("--force", action="store_true", help="do again what is done")
+    command.set_defaults(call=_run, stages=stages)
     return command
 
 
@@ -156,69 +153,61 @@ def _settings_help() -> str:
     return "\n".join(lines)
 
 
-def _run(args: argparse.Namespace, settings: dict[str, str]) -> None:
-    config = _configuration(args, settings)
-    from nutgraf.api import start
+def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    config = _config(args, overrides)
+    from nutgraf.api import run_stages
 
     with stop_on_signals():
-        made = start(config, args.stages, force=args.force)
+        changed = run_stages(config, args.stages, force=args.force)
         if args.stages == tuple(STAGES):
-            _print_table(config, made)
+            _print_table(config, changed)
 
 
-def _check(args: argparse.Namespace, settings: dict[str, str]) -> int:
+def _check(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from nutgraf.cli import check
 
-    return check.run(_configuration(args, settings))
+    return check.run(_config(args, overrides))
 
 
-def _score(args: argparse.Namespace, settings: dict[str, str]) -> None:
-    """The stage of that name, or the scores of a file of summaries."""
+def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Run the stage of that name, or score a file of summaries."""
     from nutgraf.data.tables import SUFFIXES
 
-    for_file = [name for name in ("reference", "summary", "article", "json") if vars(args)[name]]
+    options = vars(args)
+    for_file = [name for name in ("reference", "summary", "article", "json") if options[name]]
     if not (for_file or (args.config and args.config.suffix in SUFFIXES)):
-        return _run(args, settings)
+        return _run(args, overrides)
     if args.config is None:
         raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
-    for_study = [*settings, *(name for name in ("run", "force") if vars(args)[name])]
-    if for_study:
+    if for_study := [*overrides, *(name for name in ("run", "force") if options[name])]:
         raise UserError(f"--{for_study[0]} is of a study: not taken with a file of summaries")
     if not (args.reference and args.summary):
         raise UserError(f"{args.config}: name its columns with --reference COL and --summary COL")
     from nutgraf.cli import score_file
 
-    score_file.run(args.config, args.reference, args.summary, args.article, as_json=args.json)
+    kinds = ("reference", "summary", "article")
+    columns = {name: options[name] for name in kinds if options[name] is not None}
+    score_file.run(args.config, columns, as_json=args.json)
 
 
-def _configuration(args: argparse.Namespace, settings: dict[str, str]) -> Config:
-    path = args.config
-    if args.storage:
-        settings = {**settings, "storage": args.storage}
-    if args.run:
-        settings = {**settings, "run": args.run}
+def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
+    for name in ("storage", "run"):
+        if value := vars(args)[name]:
+            overrides = {**overrides, name: value}
+    if args.run and args.storage and args.config is None:
         saved = Path(args.run) / "config.yaml"
-        if path is None and args.storage and not saved.exists():
-            _fetch(saved, args.storage)
-    return load_config(find_config(path, args.run), settings)
+        if not saved.exists():  # the study may have begun on another machine
+            from nutgraf.storage.remote_files import RemoteFiles
+
+            if (content := RemoteFiles(args.storage).read(saved.name)) is not None:
+                write_text(saved, content.decode())
+    return load_config(find_config(args.config, args.run), overrides)
 
 
-def _fetch(saved: Path, storage: str) -> None:
-    """Get the settings of a study that was begun on another machine, if it was."""
-    from nutgraf.storage.remote_files import RemoteFiles
-
-    if (content := RemoteFiles(storage).read(saved.name)) is not None:
-        write_text(saved, content.decode())
-
-
-def _print_table(config: Config, made: bool) -> None:
+def _print_table(config: Config, changed: bool) -> None:
     from nutgraf.report.terminal_table import render_table
 
     folder = Path(config.run)
     print(render_table(folder / "model_comparison_results.csv", config))
-    print(f"\n{'Report' if made else 'All is done. Report'}: {folder / 'report.html'}")
+    print(f"\n{'Report' if changed else 'All is done. Report'}: {folder / 'report.html'}")
     print(f"Model:  {folder / 'final_best_model'}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

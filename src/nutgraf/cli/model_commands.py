@@ -1,33 +1,45 @@
-"""The commands that take a model: summarize, serve, export; their words, and what they call."""
+"""Parse and run the commands that take a model: summarize, serve, export."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from nutgraf.config.load import setting_fields
 from nutgraf.core.fast_import import fast_imports
-from nutgraf.serving.limits import Limits, limits
+from nutgraf.serving.limits import Limits, parse_limits
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
 def add(commands: Commands) -> None:
-    """Add them to the command line; `call` of what it parses runs one."""
+    """Add the commands to the command line; `call` of the parsed arguments runs one."""
     _add_summarize(commands)
     _add_serve(commands)
     _add_export(commands)
 
 
-def _add_summarize(commands: Commands) -> None:
-    command = commands.add_parser("summarize", help="summaries of new articles")
+def _add_command(
+    commands: Commands, name: str, help: str, call: Callable[..., None]
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help)
+    command.set_defaults(call=call)
     command.add_argument(
-        "sources", nargs="*", metavar="SOURCE",
+        "--model", required=True, metavar="DIR",
+        help="a run folder, its final_best_model, an exported model, or a Hub id",
+    )  # fmt: skip
+    return command
+
+
+def _add_summarize(commands: Commands) -> None:
+    command = _add_command(commands, "summarize", "summaries of new articles", _summarize)
+    command.add_argument(
+        "sources", nargs="*", metavar="SOURCE", default=["-"],
         help="a file of text, HTML, or rows (.jsonl, .csv, .parquet); a folder of such; an address "
         "with --fetch; - or nothing for standard input",
     )  # fmt: skip
-    _add_model(command)
     command.add_argument("--json", action="store_true", help="one JSON object an article")
     command.add_argument(
         "--article", metavar="COL", default="article", help="the column of articles in a table"
@@ -40,12 +52,10 @@ def _add_summarize(commands: Commands) -> None:
         "and then the parts' summaries",
     )  # fmt: skip
     command.add_argument("--fetch", action="store_true", help="fetch addresses, if they are public")
-    command.set_defaults(call=_summarize)
 
 
 def _add_serve(commands: Commands) -> None:
-    command = commands.add_parser("serve", help="a web page and an HTTP API for a model")
-    _add_model(command)
+    command = _add_command(commands, "serve", "a web page and an HTTP API for a model", _serve)
     command.add_argument(
         "--host", default="127.0.0.1", help="address to listen at [127.0.0.1: this machine alone]"
     )
@@ -55,12 +65,10 @@ def _add_serve(commands: Commands) -> None:
         group.add_argument(
             f"--{name.replace('_', '-')}", metavar="N", help=f"{sentence} [{default or 'study'}]"
         )
-    command.set_defaults(call=_serve)
 
 
 def _add_export(commands: Commands) -> None:
-    command = commands.add_parser("export", help="the model for other programs")
-    _add_model(command)
+    command = _add_command(commands, "export", "the model for other programs", _export)
     command.add_argument("--to", required=True, metavar="DIR", type=Path, help="a new folder")
     command.add_argument(
         "--format", required=True, choices=("merged", "adapter", "gguf"),
@@ -79,14 +87,6 @@ def _add_export(commands: Commands) -> None:
         "--push-to-hub", metavar="OWNER/NAME",
         help="then put the folder into this repository of the Hub; a new one is private",
     )  # fmt: skip
-    command.set_defaults(call=_export)
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model", required=True, metavar="DIR",
-        help="a run folder, its final_best_model, an exported model, or a Hub id",
-    )  # fmt: skip
 
 
 def _positive(text: str) -> int:
@@ -95,14 +95,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
+def _summarize(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     with fast_imports():
         from nutgraf.cli import summarize
         from nutgraf.data.new_articles import Columns
 
     summarize.run(
         args.model,
-        args.sources or ["-"],
+        args.sources,
         as_json=args.json,
         columns=Columns(args.article, args.id),
         sentences=args.sentences,
@@ -111,14 +111,14 @@ def _summarize(args: argparse.Namespace, settings: dict[str, str]) -> None:
     )
 
 
-def _serve(args: argparse.Namespace, settings: dict[str, str]) -> None:
+def _serve(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from nutgraf.serving import server
 
-    given = {name: vars(args)[name] for name in Limits.model_fields if vars(args)[name]}
-    server.run(args.model, args.host, args.port, limits(given))
+    limits = parse_limits({n: vars(args)[n] for n in Limits.model_fields if vars(args)[n]})
+    server.run(args.model, args.host, args.port, limits)
 
 
-def _export(args: argparse.Namespace, settings: dict[str, str]) -> None:
+def _export(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     with fast_imports():
         from nutgraf.cli import export
 

@@ -1,4 +1,4 @@
-"""ROUGE with intervals, and indicators, for any file of summaries."""
+"""Score any file of summaries: ROUGE with intervals, and indicators."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from nutgraf.config import ScoreConfig
 from nutgraf.core.errors import UserError, did_you_mean, visible
 from nutgraf.data import tables
 from nutgraf.data.text import UnusableText, usable_text
-from nutgraf.evaluation import bootstrap
-from nutgraf.evaluation import indicators as errors
-from nutgraf.evaluation import rouge as metrics
+from nutgraf.evaluation import indicators, rouge
+from nutgraf.evaluation.bootstrap import Interval, bootstrap
 from nutgraf.parallel.process_pool import map_rows
 
 # How many rows take about as long as starting a process: ROUGE alone, and with indicators.
@@ -28,61 +27,55 @@ class _Row:
     name: str
     reference: str
     summary: str
-    article: str | None
-
-
-@dataclass(frozen=True)
-class _Measured:
-    rouge: dict[str, float]
-    indicators: dict[str, float]
-    reference_indicators: dict[str, float]
+    article: str | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores of `n` summaries: ROUGE F1, 0 to 100, with 95% bootstrap intervals over the rows.
 
-    `indicators` are the means that `errors.MEANINGS` explains, of the summaries, and
-    `reference_indicators` those of the references; both are empty without articles. `signature`
-    says what the figures depend on.
+    `indicators` are means over the summaries of the indicators in `indicators.MEANINGS`, and
+    `reference_indicators` those over the references; both are empty without articles. `signature`
+    lists what the figures depend on.
     """
 
     n: int
-    rouge1: bootstrap.Interval
-    rouge2: bootstrap.Interval
-    rougeL: bootstrap.Interval  # noqa: N815 (the name of the figure)
-    rougeLsum: bootstrap.Interval  # noqa: N815
+    rouge1: Interval
+    rouge2: Interval
+    rougeL: Interval  # noqa: N815 (the name of the figure)
+    rougeLsum: Interval  # noqa: N815
     indicators: dict[str, float]
     reference_indicators: dict[str, float]
     signature: dict[str, str | int | bool]
 
     def record(self) -> dict[str, Any]:
-        """Return them for JSON, rounded to 4 digits; without indicators if there are none."""
-        found = asdict(self)
-        for kind in metrics.ROUGE_TYPES:
-            found[kind] = {name: round(value, 4) for name, value in found[kind].items()}
-        for name in ("indicators", "reference_indicators"):
-            found[name] = {kind: round(mean, 4) for kind, mean in found[name].items()}
-            if not found[name]:
-                del found[name]
-        return found
+        """Return the scores for JSON, rounded to 4 digits; without indicators if there are none."""
+        record = asdict(self)
+        for name in (*rouge.ROUGE_TYPES, "indicators", "reference_indicators"):
+            record[name] = {key: round(value, 4) for key, value in record[name].items()}
+        return {name: value for name, value in record.items() if value != {}}
 
 
-def run(path: Path, reference: str, summary: str, article: str | None, as_json: bool) -> None:
+def run(path: Path, columns: Mapping[str, str], as_json: bool) -> None:
     """Print the scores of the summaries in a JSONL, CSV or Parquet file, as a table or as JSON.
 
-    `reference`, `summary` and `article` are names of columns; without articles there are no
-    indicators. A summary may be empty, which scores 0. Raises UserError naming the file, and the
-    column or the row, where there is no row, no such column, no text, or no reference.
+    A summary may be empty, which scores 0.
+
+    Args:
+        path: The file.
+        columns: Names of its columns for "reference", "summary" and, if indicators are wanted,
+            "article".
+        as_json: Print one JSON object.
+
+    Raises:
+        UserError: There is no row, a column is missing, or a row has no text or no reference.
     """
-    rows = list(_read(path, reference, summary, article))
+    rows = list(_read(path, columns))
     if not rows:
         raise UserError(f"{path} holds no row: there is nothing to score")
-    found = _scores(rows, progress=visible(path.name))
-    shown = (
-        json.dumps(found.record()) if as_json else "\n".join(_as_text(visible(str(path)), found))
-    )
-    print(shown)
+    scores = _scores(rows, progress=visible(path.name))
+    lines = [json.dumps(scores.record())] if as_json else _table(visible(str(path)), scores)
+    print(*lines, sep="\n")
 
 
 def score(
@@ -91,26 +84,59 @@ def score(
     articles: Sequence[str] | None = None,
     processes: int = 1,
 ) -> Scores:
-    """Return the scores of summaries in memory, in `processes`; see `nutgraf.score`."""
+    """Return the scores of summaries in memory; `nutgraf.score` describes arguments and errors."""
+    texts = {"reference": references, "summary": summaries}
     lengths = {"summaries": len(summaries), "references": len(references)}
     if articles is not None:
-        lengths["articles"] = len(articles)
+        texts["article"], lengths["articles"] = articles, len(articles)
     if len(set(lengths.values())) > 1 or not summaries:
         counts = ", ".join(f"{n} {what}" for what, n in lengths.items())
         raise UserError(f"{counts}: give equally many, at least one")
-    texts = articles if articles is not None else [None] * len(summaries)
     rows = [
-        _Row(
-            f"row {number}",
-            _clean(reference, f"row {number}: the reference"),
-            _clean(summary, f"row {number}: the summary", may_be_empty=True),
-            None if articles is None else _clean(article, f"row {number}: the article"),
-        )
-        for number, (summary, reference, article) in enumerate(
-            zip(summaries, references, texts, strict=True), 1
-        )
+        _row(f"row {number}", dict(zip(texts, row, strict=True)))
+        for number, row in enumerate(zip(*texts.values(), strict=True), 1)
     ]
     return _scores(rows, processes)
+
+
+def _read(path: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
+    for number, row in enumerate(tables.read_rows(path), 1):
+        name = f"{path} row {number}"
+        for column in columns.values():
+            if column not in row:
+                raise UserError(
+                    f"{name} has no column {column!r}{did_you_mean(column, row)} "
+                    f"(it has {tables.listed(row)})"
+                )
+        yield _row(name, {kind: row[column] for kind, column in columns.items()}, columns)
+
+
+def _row(name: str, texts: Mapping[str, object], columns: Mapping[str, str] | None = None) -> _Row:
+    """Clean the texts of a row; `columns` names the column of each in a message."""
+    clean = {}
+    for kind, text in texts.items():
+        try:
+            clean[kind] = usable_text(text)
+        except UnusableText as error:
+            if (kind, error.reason) != ("summary", "empty"):
+                column = f" in column {columns[kind]!r}" if columns else ""
+                raise UserError(
+                    f"{name}: the {kind}{column} is {error}: correct it or leave the row out"
+                ) from None
+            clean[kind] = ""
+    return _Row(name, **clean)
+
+
+def _measure(row: _Row) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Return the row's ROUGE, its summary's indicators and its reference's."""
+    try:
+        scores = rouge.score_rouge(row.reference, row.summary)
+    except UserError as error:
+        raise UserError(f"{row.name}: {error}") from None
+    if row.article is None:
+        return scores, {}, {}
+    judge = indicators.Judge(row.article, row.reference)
+    return scores, judge.indicators(row.summary), judge.indicators(row.reference)
 
 
 def _scores(
@@ -123,64 +149,17 @@ def _scores(
         processes=processes,
         progress=progress,
     )
-    return _result(measured, ScoreConfig())
-
-
-def _read(path: Path, reference: str, summary: str, article: str | None) -> Iterator[_Row]:
-    for number, row in enumerate(tables.read_rows(path), 1):
-        name = f"{path} row {number}"
-        yield _Row(
-            name,
-            _text(row, reference, name, "reference"),
-            _text(row, summary, name),
-            None if article is None else _text(row, article, name, "article"),
-        )
-
-
-def _text(row: Mapping[str, Any], column: str, name: str, needed: str | None = None) -> str:
-    """The row's text in that column; `needed` says what it may not be empty of."""
-    if column not in row:
-        raise UserError(
-            f"{name} has no column {column!r}{did_you_mean(column, row)} "
-            f"(it has {tables.listed(row)})"
-        )
-    what = f"{name}: the {needed or 'summary'} in column {column!r}"
-    return _clean(row[column], what, may_be_empty=not needed)
-
-
-def _clean(value: object, what: str, may_be_empty: bool = False) -> str:
-    try:
-        return usable_text(value)
-    except UnusableText as error:
-        if error.reason == "empty" and may_be_empty:
-            return ""
-        raise UserError(f"{what} is {error}: correct it or leave the row out") from None
-
-
-def _measure(row: _Row) -> _Measured:
-    try:
-        rouge = metrics.score_rouge(row.reference, row.summary)
-    except UserError as error:
-        raise UserError(f"{row.name}: {error}") from None
-    if row.article is None:
-        return _Measured(rouge, {}, {})
-    judge = errors.Judge(row.article, row.reference)
-    return _Measured(rouge, judge.indicators(row.summary), judge.indicators(row.reference))
-
-
-def _result(measured: Sequence[_Measured], settings: ScoreConfig) -> Scores:
-    rouge = {
-        kind: bootstrap.bootstrap(
-            [row.rouge[kind] for row in measured], settings.resamples, settings.seed
-        )
-        for kind in metrics.ROUGE_TYPES
-    }
+    per_row, of_summaries, of_references = zip(*measured, strict=True)
+    config = ScoreConfig()
     return Scores(
-        n=len(measured),
-        **rouge,
-        indicators=_means([row.indicators for row in measured]),
-        reference_indicators=_means([row.reference_indicators for row in measured]),
-        signature=metrics.rouge_signature(settings.seed, settings.resamples),
+        n=len(rows),
+        **{
+            kind: bootstrap([row[kind] for row in per_row], config.resamples, config.seed)
+            for kind in rouge.ROUGE_TYPES
+        },
+        indicators=_means(of_summaries),
+        reference_indicators=_means(of_references),
+        signature=rouge.rouge_signature(config.seed, config.resamples),
     )
 
 
@@ -188,15 +167,14 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def _as_text(path: str, scores: Scores) -> Iterator[str]:
-    found = scores.record()
+def _table(path: str, scores: Scores) -> Iterator[str]:
     yield f"{scores.n:,} summaries of {path}: ROUGE F1, 0 to 100, with 95% bootstrap intervals"
-    for kind in metrics.ROUGE_TYPES:
-        score = found[kind]
-        yield f"{kind:<10}{score['mean']:8.2f}   {score['low']:.2f} to {score['high']:.2f}"
-    if "indicators" in found:
+    for kind in rouge.ROUGE_TYPES:
+        interval = getattr(scores, kind)
+        yield f"{kind:<10}{interval.mean:8.2f}   {interval.low:.2f} to {interval.high:.2f}"
+    if scores.indicators:
         yield f"{'mean of':<20}{'summaries':>11}{'references':>12}"
-        for name, mean in found["indicators"].items():
-            own = found["reference_indicators"][name]
-            yield f"{name:<20}{mean:11.3f}{own:12.3f}   {errors.MEANINGS[name]}"
-    yield "; ".join(f"{name} {value}" for name, value in found["signature"].items())
+        for name, mean in scores.indicators.items():
+            reference = scores.reference_indicators[name]
+            yield f"{name:<20}{mean:11.3f}{reference:12.3f}   {indicators.MEANINGS[name]}"
+    yield "; ".join(f"{name} {value}" for name, value in scores.signature.items())

@@ -1,4 +1,4 @@
-"""Summaries of new articles, with the model that a study left."""
+"""Summarize new articles with the model that a study left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nutgraf.core.errors import visible
 from nutgraf.data import new_articles
 from nutgraf.data.new_articles import COLUMNS, Columns, Named
 from nutgraf.evaluation.evidence import evidence
-from nutgraf.generation.summarizer import Summarizer, Written, opened
+from nutgraf.generation.summarizer import Written, opened
 from nutgraf.modeling import saved_model
 
 logger = logging.getLogger(__name__)
@@ -30,86 +30,85 @@ def run(
     long: Literal["lead", "map-reduce"] = "lead",
     fetch: bool = False,
 ) -> None:
-    """Print a summary of each article (`inputs.read`), as text or a JSON object a line.
+    """Print a summary of each article; on a terminal, while it is written.
 
-    To a terminal a summary is printed as it is written. Of an article beyond the limit of the
-    prompt the lead is summarized, or, with `long="map-reduce"`, its parts and then their
-    summaries. A summary has at most `sentences`. What is wrong with one is told on standard error.
+    What a reader should check is logged as a warning. Everything is read before the model is
+    loaded.
 
-    Raises UserError for a folder without a model, a base that is not the one trained on, and
-    sources that cannot be read or hold no text: all of it before the model is loaded.
+    Args:
+        model: A run folder, its `final_best_model`, an exported model, or a Hub id.
+        sources: Files, folders, addresses, or "-" for standard input.
+        as_json: Print one JSON object a line instead of text.
+        columns: The columns of articles and ids in a table.
+        sentences: Sentences of a summary at most; None for no limit.
+        long: How to summarize an article beyond the limit of the prompt: its beginning, or its
+            parts and then their summaries.
+        fetch: Allow addresses.
+
+    Raises:
+        UserError: There is no model, its base is not the one it was trained on, or a source
+            cannot be read or holds no text.
     """
-    found = saved_model.read_saved_model(str(model))
+    saved = saved_model.read_saved_model(str(model))
     articles = list(new_articles.read_sources(sources, columns, fetch))
-    many = len(articles) > 1
-    with opened(found) as summarizer:
-        if long == "map-reduce":
+    texts = [article.text for article in articles]
+    one, terminal = len(articles) == 1, sys.stdout.isatty()
+    with opened(saved) as summarizer:
+        if long == "lead" and summarizer.streams and not as_json and (one or terminal):
             for article in articles:
-                written = summarizer.write_in_parts(article.text, sentences)
-                _print(article, written, as_json, many)
-        elif summarizer.streams and (not many or (sys.stdout.isatty() and not as_json)):
-            for article in articles:
-                _stream(summarizer, article, sentences, as_json, many)
+                _print_name(article, one)
+                for piece in summarizer.stream(article.text, sentences):
+                    if isinstance(piece, str):
+                        print(piece, end="", flush=True)
+                    else:
+                        print()
+                        _warn(article, piece)
+            return
+        if long == "lead":
+            summaries = summarizer.write(texts, sentences)
         else:
-            texts = [article.text for article in articles]
-            bar = tqdm(
-                summarizer.write(texts, sentences),
-                total=len(texts),
-                desc="summaries",
-                disable=True if sys.stdout.isatty() else None,
-                leave=False,
-            )
-            for article, written in zip(articles, bar, strict=True):
-                _print(article, written, as_json, many)
-
-
-def _stream(
-    summarizer: Summarizer, article: Named, sentences: int | None, as_json: bool, many: bool
-) -> None:
-    """Print a summary piece by piece, or as JSON at its end."""
-    if many and not as_json:
-        print(f"== {visible(article.name)}")
-    for piece in summarizer.stream(article.text, sentences):
-        if isinstance(piece, Written):
+            summaries = (summarizer.write_in_parts(text, sentences) for text in texts)
+        hidden = True if terminal else None  # None: hidden unless standard error is a terminal
+        bar = tqdm(summaries, total=len(texts), desc="summaries", disable=hidden, leave=False)
+        for article, summary in zip(articles, bar, strict=True):
             if as_json:
-                _print(article, piece, as_json, many)
+                _print_json(article, summary)
             else:
-                print()
-                _warn(article, piece)
-        elif not as_json:
-            print(piece, end="", flush=True)
+                _print_name(article, one)
+                print(summary, flush=True)
+                _warn(article, summary)
 
 
-def _print(article: Named, written: Written, as_json: bool, many: bool) -> None:
-    if not as_json:
-        head = f"== {visible(article.name)}\n" if many else ""
-        print(head + written.summary, flush=True)
-        _warn(article, written)
-        return
+def _print_name(article: Named, one: bool) -> None:
+    if not one:
+        print(f"== {visible(article.name)}")
+
+
+def _print_json(article: Named, summary: Written) -> None:
     row = {
         "file": article.source,
         "id": article.id,
-        "summary": written.summary,
-        "prompt_tokens": written.prompt_tokens,
-        "trimmed_tokens": written.trimmed_tokens,
-        "finish_reason": written.finish_reason,
-        "seconds": round(written.seconds, 3),
-        "parts": written.parts,
-        "indicators": evidence(article.text, written.summary),
+        "summary": summary.summary,
+        "prompt_tokens": summary.prompt_tokens,
+        "trimmed_tokens": summary.trimmed_tokens,
+        "finish_reason": summary.finish_reason,
+        "seconds": round(summary.seconds, 3),
+        "parts": summary.parts,
+        "indicators": evidence(article.text, summary.summary),
         "article": article.text,
     }
     print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
-def _warn(article: Named, written: Written) -> None:
-    """Tell a reader what to look at, on standard error."""
-    lacking = [found["text"] for found in evidence(article.text, written.summary)["unsupported"]]
-    if lacking:
-        logger.warning(f"{article.name}: not in the article: {', '.join(dict.fromkeys(lacking))}")
-    if written.trimmed_tokens:
+def _warn(article: Named, summary: Written) -> None:
+    unsupported = [span["text"] for span in evidence(article.text, summary.summary)["unsupported"]]
+    if unsupported:
+        names = ", ".join(dict.fromkeys(unsupported))
+        logger.warning(f"{article.name}: not in the article: {names}")
+    if summary.trimmed_tokens:
         logger.warning(
-            f"{article.name}: its last {written.trimmed_tokens:,} tokens were not read: "
+            f"{article.name}: its last {summary.trimmed_tokens:,} tokens were not read: "
             "--long map-reduce reads all"
         )
-    if written.finish_reason == "length":
+    if summary.finish_reason == "length":
         logger.warning(f"{article.name}: the summary was cut at the limit of tokens")

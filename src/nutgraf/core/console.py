@@ -1,4 +1,4 @@
-"""The console: the log as lines on standard error, and styled lines that fit on standard output.
+"""Print the log on standard error, and styled lines that fit on standard output.
 
 All messages of nutgraf go to the logger "nutgraf" and its children, so that a program that uses the
 package can redirect or silence them. The command line calls `show_log`.
@@ -10,22 +10,21 @@ import logging
 import os
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nutgraf.core.errors import visible, without_secrets
 
 WIDTH = 96
-_COLOURS = {"red": "31", "green": "32", "bold": "1"}
+_CODES = {"red": "31", "green": "32", "bold": "1"}
 
 
 @dataclass(frozen=True)
-class Painted:
-    """A line in one colour: red, green or bold."""
+class Styled:
+    """A line that is red, green or bold."""
 
     text: str
-    colour: str
+    style: str
 
 
 class _StandardError(logging.Handler):
@@ -47,19 +46,8 @@ def show_log() -> None:
     _LOGGER.setLevel(logging.INFO)
 
 
-def harmless(text: str) -> str:
-    """`text` in which what could drive a terminal stands as its code: `\\x1b`, `\\u202e`.
-
-    Control characters, text directions and other format characters go; line ends stay.
-    """
-    return "".join(
-        c if c == "\n" or unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode()
-        for c in text
-    )
-
-
-def coloured() -> bool:
-    """Whether standard output takes colours: NO_COLOR and FORCE_COLOR count before what it is."""
+def supports_colour() -> bool:
+    """Return whether to use colours: NO_COLOR and FORCE_COLOR count before the kind of terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -67,31 +55,25 @@ def coloured() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def show(line: str | Painted, indent: str = "") -> None:
-    """Print a line, harmless, as several of up to WIDTH characters; later ones are indented."""
-    text, colour, later = (
-        (line.text, line.colour, indent)
-        if isinstance(line, Painted)
-        else (line, "", f"{indent}    ")
-    )
-    for part in textwrap.wrap(
-        harmless(text),
+def print_line(line: str | Styled, indent: str = "") -> None:
+    """Print a line, wrapped at WIDTH characters, with control characters as escapes."""
+    text, style = (line.text, line.style) if isinstance(line, Styled) else (line, "")
+    wrapped = textwrap.wrap(
+        text,
         WIDTH,
         initial_indent=indent,
-        subsequent_indent=later,
+        subsequent_indent=indent if style else f"{indent}    ",
         break_long_words=False,
         break_on_hyphens=False,
-    ):
-        print(_ink(part, colour) if colour and coloured() else part, flush=True)
+    )
+    for part in map(visible, wrapped):
+        coloured = style and supports_colour()
+        print(f"\x1b[{_CODES[style]}m{part}\x1b[0m" if coloured else part, flush=True)
 
 
-def section(title: str, lines: Iterable[str | Painted]) -> None:
+def print_section(title: str, lines: Iterable[str | Styled]) -> None:
     """Print a heading and its lines, each as soon as it is known."""
-    show(Painted(title, "bold"))
+    print_line(Styled(title, "bold"))
     for line in lines:
-        show(line, indent="  ")
+        print_line(line, indent="  ")
     print()
-
-
-def _ink(text: str, colour: str) -> str:
-    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"

@@ -1,4 +1,4 @@
-"""Large libraries without the collector of garbage, which takes a quarter of their loading."""
+"""Import large libraries without garbage collection, which takes a quarter of that time."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import gc
 import sys
 from collections.abc import Iterator
 
-LOADED = "nutgraf.modeling.load"  # the room whose libraries are the large ones
+LOADED = "nutgraf.modeling.load"  # imports the large libraries
 
 
 @contextlib.contextmanager
 def fast_imports() -> Iterator[None]:
-    """In the block modules are imported: some hundred thousand objects that live to the end.
+    """Import modules in the block without collecting garbage.
 
-    Looking through them again and again, as Python does while they become more, finds nothing. The
-    first time in a process they are left out from then on too, in the collection before each
-    training and the one at the exit; later a block may find a training's objects beside them.
+    Imports create some hundred thousand objects that live to the end. The first time in a process
+    later collections skip them too (`gc.freeze`); later a block may hold objects of a training.
     """
     first, enabled = LOADED not in sys.modules, gc.isenabled()
     if first:
-        gc.collect()  # what is garbage now would be left out with them
+        gc.collect()  # what is garbage now would be frozen with them
     gc.disable()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The Hub: models from it and to it, whether it answers, what of it is in the cache."""
+"""Download models from the Hugging Face Hub and upload them, and look into its cache."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 
-from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.errors import Failure, UserError, one_line
 
-PATIENCE = 3.0  # seconds that the Hub has for an answer
+TIMEOUT = 3.0  # seconds
 
-# What a model is made of; nothing else is taken, no code and no pickle.
+# The files of a model: no code and no pickle is downloaded.
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "README.md"]
 
 
 def download(repository: str, revision: str | None) -> Path:
     """Return a folder with a copy of a repository, from the cache if nothing has changed.
 
-    Raises Failure if it cannot be had.
+    Raises Failure if it cannot be downloaded.
     """
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
@@ -35,11 +35,10 @@ def download(repository: str, revision: str | None) -> Path:
 
 
 def upload(folder: Path, repository: str) -> str:
-    """Put the files of a folder into a repository in one commit; return the commit's address.
+    """Upload the files of a folder into a repository in one commit; return the commit's address.
 
-    A repository that is not there yet is made, and private. The token is the one that
-    `hf auth login` or HF_TOKEN gives. Raises Failure with the Hub's answer,
-    UserError for a name that cannot be one.
+    A new repository is private. The token is that of `hf auth login` or HF_TOKEN. Raises Failure
+    with the Hub's answer, UserError for an invalid name.
     """
     api = HfApi()
     disable_progress_bars()
@@ -58,29 +57,28 @@ def upload(folder: Path, repository: str) -> str:
     return commit.commit_url
 
 
-def trouble() -> str | None:
-    """Return why the Hub cannot be reached, in a few words; None if it answers at all."""
+def connection_error() -> str | None:
+    """Return why the Hub cannot be reached, in a few words; None if it answers anything."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
-        urllib.request.urlopen(request, timeout=PATIENCE).close()
+        urllib.request.urlopen(request, timeout=TIMEOUT).close()
     except urllib.error.HTTPError:
         return None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        return " ".join(str(reason).split())[:100] or type(error).__name__
+        return _reason(getattr(error, "reason", None) or error, 100)
     return None
 
 
-def in_cache(repository: str, kind: str) -> bool:
-    """Whether the cache has it: a `model` with weights, a `dataset` as `datasets` prepares it."""
+def is_cached(repository: str, kind: str) -> bool:
+    """Return whether the cache has a `model` with weights, or a prepared `dataset`."""
     if kind == "dataset":
-        own = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
-        return (Path(own) / repository.replace("/", "___")).is_dir()
+        cache = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
+        return (Path(cache) / repository.replace("/", "___")).is_dir()
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     return any(folder.glob("snapshots/*/*.safetensors"))
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _reason(error: object, max_length: int = 300) -> str:
+    return one_line(error, max_length) or type(error).__name__

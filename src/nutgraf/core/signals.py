@@ -1,9 +1,9 @@
-"""SIGTERM and Ctrl-C: work ends where the same command carries on, then the program says so.
+"""Stop on SIGTERM and Ctrl-C so that the same command carries on, and say so.
 
-What a signal raises can get lost: libraries catch all that goes wrong, those written in C too, and
-Python drops what is raised in a `__del__`. Of 649 signals that came while the libraries of the
-search were loaded 2 were lost, and 1 came out as a RuntimeError. So where it is not on its way out
-after `AGAIN` seconds it is raised again, and what fails after it does not hide it.
+The exception that a signal raises can get lost: libraries catch everything, and Python drops what
+is raised in a `__del__` (of 649 signals while libraries were loaded, 3 did not arrive as raised).
+So it is raised again every `RETRY_SECONDS` until it is on its way out, and what fails after it does
+not hide it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-AGAIN = 1.0  # seconds
+RETRY_SECONDS = 1.0
+
+_handled: tuple[int, ...] = ()  # signals of the innermost `stop_on_signals`
+_deferring = False
+_pending: int | None = None  # the signal that `deferred_stop` has noted
+_raised: int | None = None  # the signal that `Stopped` was raised for since `stop_on_signals`
 
 
 class Stopped(KeyboardInterrupt):
@@ -28,24 +33,27 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell gives a program that the signal ended: 143 for SIGTERM, 130 for Ctrl-C."""
+        """Return what a shell reports for the signal: 143 for SIGTERM, 130 for Ctrl-C."""
         return 128 + self.number
 
 
-def stopped(by: KeyboardInterrupt) -> Stopped:
-    """`by` itself, or what it stands for: Ray raises one of its own in place of ours."""
-    return by if isinstance(by, Stopped) else Stopped(_raised or signal.SIGINT)
+def as_stopped(interrupt: KeyboardInterrupt) -> Stopped:
+    """Return `interrupt` as Stopped: Ray raises a KeyboardInterrupt of its own in its place."""
+    return interrupt if isinstance(interrupt, Stopped) else Stopped(_raised or signal.SIGINT)
 
 
 @contextlib.contextmanager
 def stop_on_signals(*numbers: int) -> Iterator[None]:
-    """In the block SIGTERM and Ctrl-C, or the signals given, raise Stopped: at once, or where
-    `later` says. What fails after that is the cause of the Stopped that leaves the block."""
+    """Raise Stopped in the block on SIGTERM and Ctrl-C, or on the signals given.
+
+    `deferred_stop` delays it. What fails after the signal is the cause of the Stopped that leaves
+    the block.
+    """
     global _raised
     _raised = None
     numbers = numbers or (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in (*numbers, signal.SIGALRM)}
-    _listen(*numbers)
+    _handle(*numbers)
     try:
         yield
     except Exception as error:
@@ -55,69 +63,63 @@ def stop_on_signals(*numbers: int) -> Iterator[None]:
     finally:
         if _raised is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        _listen()
+        _handle()
         for number, handler in before.items():
-            if handler is not None:  # None where it was not set from Python
+            if handler is not None:  # None if it was not set from Python
                 signal.signal(number, handler)
 
 
-def listen_again() -> None:
-    """Within `listening` take its signals back: Ray takes SIGTERM over."""
-    if _heard and threading.current_thread() is threading.main_thread():
-        _listen(*_heard)
+def restore_handlers() -> None:
+    """Take the signals of `stop_on_signals` back from Ray, which takes SIGTERM over."""
+    if _handled and threading.current_thread() is threading.main_thread():
+        _handle(*_handled)
 
 
 @contextlib.contextmanager
 def deferred_stop() -> Iterator[Callable[[], int | None]]:
-    """In the block a signal is only noted: what is given tells its number, None as long as none.
+    """Only note a signal in the block; yield a function that returns its number, or None.
 
-    The block ends itself with `Stopped`, where it is ready; a second Ctrl-C raises it at once. A
-    signal that the block has not looked at any more is raised at its end.
+    The block raises `Stopped` itself when it is ready, else its end does. A second Ctrl-C raises it
+    at once.
     """
-    global _waits, _asked
-    listen_again()  # Ray keeps SIGTERM for as long as the program runs
-    outer, _waits = _waits, True
-    _asked = _asked if outer else None
+    global _deferring, _pending
+    restore_handlers()  # Ray keeps SIGTERM as long as the program runs
+    outer, _deferring = _deferring, True
+    _pending = _pending if outer else None
     try:
-        yield lambda: _asked
-        if _asked is not None:
-            raise Stopped(_asked)
+        yield lambda: _pending
+        if _pending is not None:
+            raise Stopped(_pending)
     finally:
-        _waits = outer
+        _deferring = outer
 
 
-_heard: tuple[int, ...] = ()
-_waits = False
-_asked: int | None = None
-_raised: int | None = None  # signal that `Stopped` was raised for since `listening`
-
-
-def _listen(*numbers: int) -> None:
-    global _heard
-    _heard = numbers
+def _handle(*numbers: int) -> None:
+    global _handled
+    _handled = numbers
     for number in numbers:
         signal.signal(number, _on_signal)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _asked, _raised
-    if not _waits or (_asked is not None and number == signal.SIGINT):
+    global _pending, _raised
+    if not _deferring or (_pending is not None and number == signal.SIGINT):
         _raised = number
         signal.signal(signal.SIGALRM, _on_alarm)
-        signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS, RETRY_SECONDS)
         raise Stopped(number)
-    if _asked is None:
+    if _pending is None:
         # Not with print, which may be what the signal has interrupted.
         os.write(2, f"\n{signal.Signals(number).name}: stopping after this step\n".encode())
-    _asked = number
+    _pending = number
 
 
 def _on_alarm(number: int, frame: FrameType | None) -> None:
-    """Raise it again, unless what was raised is being dealt with: in a `finally`, say."""
-    handled = sys.exception()
-    while handled is not None:
-        if isinstance(handled, KeyboardInterrupt):
+    """Raise Stopped again, unless an interrupt is being handled: in a `finally`, say."""
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
             return
-        handled = handled.__context__
+        error = error.__context__
     assert _raised is not None
     raise Stopped(_raised)

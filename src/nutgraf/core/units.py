@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def memory(size: int) -> str:
-    """Bytes as MB or GB."""
+    """Return bytes as MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def duration(seconds: float) -> str:
-    """4 s, 3 min 20 s, 2 h 5 min."""
+    """Return seconds as 4 s, 3 min 20 s, or 2 h 5 min."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"
@@ -23,7 +19,7 @@ def duration(seconds: float) -> str:
 
 
 def perplexity(total_nll: float, tokens: int) -> float:
-    """exp of the mean negative log-likelihood (in nats) over `tokens` tokens."""
+    """Return exp of the mean negative log-likelihood (in nats) over `tokens` tokens."""
     if tokens < 1:
         raise ValueError(f"perplexity over {tokens} tokens is undefined")
     return math.exp(total_nll / tokens)

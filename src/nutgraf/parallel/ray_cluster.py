@@ -21,7 +21,7 @@ from tqdm import tqdm
 from nutgraf.config import RayConfig
 from nutgraf.core.environment import library_versions
 from nutgraf.core.errors import Failure, UserError, one_line
-from nutgraf.core.signals import listen_again
+from nutgraf.core.signals import restore_handlers
 
 # Before Ray is imported. Ray takes 127.0.0.1 for the address of a node it starts here, and opens no
 # port beyond it, only where it thinks that the machine cannot be part of a cluster.
@@ -149,7 +149,7 @@ def _knock(address: str) -> None:
 
 @contextlib.contextmanager
 def _connected() -> Iterator[None]:
-    listen_again()  # else SIGTERM would end it with a trace of Ray's, and leave Ray's processes
+    restore_handlers()  # else SIGTERM would end it with a trace of Ray's, and leave Ray's processes
     try:
         yield
     finally:

@@ -19,12 +19,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
-from nutgraf.core.environment import memory_info
 from nutgraf.data.prompts import Example
 from nutgraf.generation.decoding import generate
 from nutgraf.modeling.adapters import fresh_adapter
@@ -86,7 +86,9 @@ def forecast(
         UserError: for a device that is missing, and for layers that the base lacks.
     """
     device = choose_device(config.model)
-    free = torch.cuda.mem_get_info()[0] if device.name == "cuda" else memory_info().free
+    free = (
+        torch.cuda.mem_get_info()[0] if device.name == "cuda" else psutil.virtual_memory().available
+    )
     machine = Machine(device.name, device.dtype != torch.float32, torch.get_num_threads(), free)
     dims = read_dims(config.model, config.lora)
     lengths = lengths or row_lengths([(len(row.ids), row.prompt_tokens) for row in rows])

@@ -1,19 +1,25 @@
-"""The HTTP interface: what can be asked, and how an answer is put together."""
+"""Define the HTTP API: its routes, and how an answer is put together."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from importlib import resources
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from pydantic import BaseModel
+from fastapi.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from nutgraf import __version__
@@ -21,19 +27,12 @@ from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation.summarizer import Written
 from nutgraf.serving import schema
 from nutgraf.serving.batching import Job, Worker
-from nutgraf.serving.errors import Refusal
+from nutgraf.serving.errors import RequestError
 from nutgraf.serving.examples import CAUTION, examples
 from nutgraf.serving.limits import Limits
-from nutgraf.serving.metrics import CONTENT_TYPE, Metrics
+from nutgraf.serving.metrics import Metrics
 
-_PAGE = {
-    "index.html": "text/html",
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "show.js": "text/javascript",
-    "stream.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-}
+_PAGE = Path(__file__).with_name("page")
 _WHY = {
     403: "The request comes from another site, or names another host.",
     405: "The path has no such method.",
@@ -46,7 +45,7 @@ _WHY = {
     503: "The server is stopping, has too many requests at once, or is out of memory.",
     504: "The summaries were not ready within the time limit.",
 }
-_LEFT = 499  # as nginx logs it: the client did not wait
+_CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
 
 
 def create_app(
@@ -56,7 +55,15 @@ def create_app(
     limits: Limits,
     metrics: Metrics,
 ) -> FastAPI:
-    """The application for a worker with `systems` (name to description, the default first)."""
+    """Return the application.
+
+    Args:
+        systems: Descriptions by name; the first system is the default.
+        base: The base model, as it is shown.
+        worker: Writes the summaries.
+        limits: Those of requests.
+        metrics: What `/metrics` shows.
+    """
     app = FastAPI(
         title="nutgraf",
         version=__version__,
@@ -64,149 +71,144 @@ def create_app(
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
     )
-    to_try = examples()
-    app.add_exception_handler(Refusal, _refused)
-    app.add_exception_handler(HTTPException, _not_served)
-    app.add_exception_handler(RequestValidationError, _not_as_described)
-    app.add_exception_handler(Exception, _unexpected)
+    articles_to_try = examples()
+    app.add_exception_handler(RequestError, _on_refusal)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_error)
 
-    async def summaries(asked: schema.Asked, request: Request) -> Any:
-        """Summaries of one article or many, by one system or several.
+    async def summaries(order: schema.SummaryRequest, request: Request) -> Any:
+        """Summarize one article or many, by one system or several.
 
         With `stream` the answer is `text/event-stream`: `piece` (article, system, text) as it is
         written, `summary` for each that is whole, and `done`; or `problem` (status, error).
         """
-        order = _Order(asked, worker, limits)
-        if asked.stream:
-            return StreamingResponse(order.events(), media_type="text/event-stream")
-        whole = asyncio.ensure_future(order.whole())
-        left = asyncio.ensure_future(_disconnected(request))
-        await asyncio.wait({whole, left}, return_when=asyncio.FIRST_COMPLETED)
-        left.cancel()
-        if not whole.done():
-            whole.cancel()
-            return Response(status_code=_LEFT)
-        return whole.result()
+        running = _RunningRequest(order, worker, limits.time_limit)
+        if order.stream:
+            return StreamingResponse(running.events(), media_type="text/event-stream")
+        answer = asyncio.ensure_future(running.summaries())
+        closed = asyncio.ensure_future(_disconnected(request))
+        await asyncio.wait({answer, closed}, return_when=asyncio.FIRST_COMPLETED)
+        closed.cancel()
+        if answer.done():
+            return answer.result()
+        answer.cancel()
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
     # The form of a request depends on the systems and limits.
-    summaries.__annotations__["asked"] = schema.asked(list(systems), limits)
+    summaries.__annotations__["order"] = schema.request_model(list(systems), limits)
     app.post(
         "/summaries",
-        dependencies=[Depends(_is_json)],
+        dependencies=[Depends(_require_json)],
         response_model=schema.Summaries,
         responses={
             200: {"content": {"text/event-stream": schema.EVENTS}},
             **_problems(403, 405, 408, 413, 415, 422, 429, 500, 503, 504),
         },
     )(summaries)
+    problems = _problems(403, 405, 500, 503)
 
-    @app.get("/models", responses=_problems(403, 405, 500, 503))
+    @app.get("/models", responses=problems)
     async def models() -> schema.Models:
-        """The systems there are, and the limits."""
+        """List the systems and the limits."""
         caution = CAUTION if base == "pocket" else None
-        known = [schema.System(name=name, description=what) for name, what in systems.items()]
-        return schema.Models(base=base, systems=known, limits=limits, caution=caution)
+        described = [schema.System(name=name, description=what) for name, what in systems.items()]
+        return schema.Models(base=base, systems=described, limits=limits, caution=caution)
 
-    @app.get("/examples", responses=_problems(403, 405, 500, 503))
+    @app.get("/examples", responses=problems)
     async def articles() -> list[schema.Example]:
-        """Articles of the embedded newswire, to try."""
-        return to_try
+        """Show articles of the embedded newswire, to try."""
+        return articles_to_try
 
-    @app.get("/health", responses=_problems(403, 405, 500, 503))
+    @app.get("/health", responses=problems)
     async def health() -> schema.Health:
-        """Whether summaries can be had."""
+        """Show whether summaries can be written."""
         worker.check()
         return schema.Health(unanswered=worker.unanswered)
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_problems(403, 405, 500, 503))
+    @app.get("/metrics", response_class=PlainTextResponse, responses=problems)
     async def figures() -> Response:
-        """Figures in the text format of Prometheus."""
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+        """Show metrics in the text format of Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    for name, kind in _PAGE.items():
-        path = "/" if name == "index.html" else f"/{name}"
-        app.get(path, include_in_schema=False)(_file(name, kind))
+    for file in _PAGE.iterdir():
+        path = "/" if file.name == "index.html" else f"/{file.name}"
+        app.get(path, include_in_schema=False)(_serve_file(file))
     return app
 
 
-class _Order:
-    """The summaries of one request: queued at once, heard of as they come, given up together."""
+class _RunningRequest:
+    """The summaries of one request: queued at once, received in any order, abandoned together."""
 
-    def __init__(self, asked: schema.Asked, worker: Worker, limits: Limits) -> None:
-        self._asked, self._limits = asked, limits
+    def __init__(self, order: schema.SummaryRequest, worker: Worker, time_limit: float) -> None:
+        self._evidence, self._time_limit = order.evidence, time_limit
         self._started = time.monotonic()
-        self._heard: asyncio.Queue[tuple[int, str | Written | Refusal]] = asyncio.Queue()
-        systems = dict.fromkeys(asked.systems)
-        self._what = [(i, name) for i in range(len(asked.articles)) for name in systems]
+        self._events: asyncio.Queue[tuple[Job, str | Written | RequestError]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def teller(place: int) -> Any:
-            def tell(told: str | Written | Refusal) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(self._heard.put_nowait, (place, told))
-
-            return tell
+        def on_event(job: Job, event: str | Written | RequestError) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
 
         self._jobs = [
-            Job(system, asked.articles[i], asked.stream, teller(place))
-            for place, (i, system) in enumerate(self._what)
+            Job(index, article, system, order.stream, on_event)
+            for index, article in enumerate(order.articles)
+            for system in dict.fromkeys(order.systems)
         ]
-        worker.accept(self._jobs)
+        worker.submit(self._jobs)
 
-    async def whole(self) -> schema.Summaries:
-        """All summaries, in their order."""
-        found = {place: told async for place, told in self._parts() if not isinstance(told, str)}
-        return schema.Summaries(summaries=[found[place] for place in sorted(found)])
+    async def summaries(self) -> schema.Summaries:
+        """Return all summaries, in the order of the request."""
+        by_job = {job: item async for job, item in self._items() if not isinstance(item, str)}
+        return schema.Summaries(summaries=[by_job[job] for job in self._jobs])
 
     async def events(self) -> AsyncIterator[str]:
-        """The same as server-sent events, with what is there of them before."""
+        """Yield pieces and summaries as server-sent events."""
         try:
-            async for place, told in self._parts():
-                article, system = self._what[place]
-                if isinstance(told, str):
-                    yield _event("piece", {"article": article, "system": system, "text": told})
+            async for job, item in self._items():
+                if isinstance(item, str):
+                    piece = {"article": job.index, "system": job.system, "text": item}
+                    yield _event("piece", json.dumps(piece))
                 else:
-                    yield _event("summary", told)
-            yield _event("done", {})
-        except Refusal as refusal:
-            yield _event("problem", {"status": refusal.status, "error": refusal.line})
+                    yield _event("summary", item.model_dump_json())
+            yield _event("done", "{}")
+        except RequestError as refusal:
+            problem = {"status": refusal.status, "error": refusal.line}
+            yield _event("problem", json.dumps(problem))
 
-    async def _parts(self) -> AsyncIterator[tuple[int, str | schema.Summary]]:
-        """Pieces and summaries until all are whole. Raises the first Refusal, or 504."""
+    async def _items(self) -> AsyncIterator[tuple[Job, str | schema.Summary]]:
+        """Yield pieces and summaries until all are whole. Raises the first RequestError, or 504."""
         missing = len(self._jobs)
-        until = self._started + self._limits.time_limit
+        until = self._started + self._time_limit
         try:
             while missing:
                 async with asyncio.timeout(until - time.monotonic()):
-                    place, told = await self._heard.get()
-                if isinstance(told, Refusal):
-                    raise told
-                if isinstance(told, str):
-                    yield place, told
+                    job, event = await self._events.get()
+                if isinstance(event, RequestError):
+                    raise event
+                if isinstance(event, str):
+                    yield job, event
                 else:
                     missing -= 1
-                    yield place, await self._summary(place, told)
+                    yield job, await self._summary(job, event)
         except TimeoutError:
-            raise Refusal(
+            raise RequestError(
                 504,
-                f"{missing} of {len(self._jobs)} summaries were not ready in "
-                f"{self._limits.time_limit:g} s: ask for fewer at once, or start the server with a "
-                "longer --time-limit",
+                f"{missing} of {len(self._jobs)} summaries were not ready in {self._time_limit:g} "
+                "s: ask for fewer at once, or start the server with a longer --time-limit",
             ) from None
         finally:
             for job in self._jobs:
                 job.abandoned = True
 
-    async def _summary(self, place: int, written: Written) -> schema.Summary:
-        number, system = self._what[place]
+    async def _summary(self, job: Job, written: Written) -> schema.Summary:
         seconds = round(time.monotonic() - self._started, 3)
         found = None
-        if self._asked.evidence:
-            article = self._asked.articles[number]
-            found = await run_in_threadpool(evidence, article, written.summary)
+        if self._evidence:
+            found = await run_in_threadpool(evidence, job.article, written.summary)
         return schema.Summary(
-            article=number,
-            system=system,
+            article=job.index,
+            system=job.system,
             text=written.summary,
             finish_reason=written.finish_reason,
             prompt_tokens=written.prompt_tokens,
@@ -217,15 +219,14 @@ class _Order:
         )
 
 
-def _event(name: str, data: BaseModel | dict[str, Any]) -> str:
-    text = data.model_dump_json() if isinstance(data, BaseModel) else json.dumps(data)
-    return f"event: {name}\ndata: {text}\n\n"
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"
 
 
-async def _is_json(request: Request) -> None:
-    kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(415, f"Content-Type is {kind[:80]!r}: send application/json")
+async def _require_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "")
+    if media_type.partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(415, f"Content-Type is {media_type[:80]!r}: send application/json")
 
 
 async def _disconnected(request: Request) -> None:
@@ -237,20 +238,15 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {s: {"model": schema.Problem, "description": _WHY[s]} for s in statuses}
 
 
-def _file(name: str, kind: str) -> Any:
-    content = (resources.files("nutgraf.serving") / "page" / name).read_bytes()
-
-    async def file() -> Response:
-        return Response(content, media_type=kind)
-
-    return file
+def _serve_file(path: Path) -> Callable[[], Response]:
+    return lambda: FileResponse(path)
 
 
-async def _refused(request: Request, error: Any) -> JSONResponse:
+async def _on_refusal(request: Request, error: Any) -> JSONResponse:
     return JSONResponse({"error": error.line}, error.status, error.headers)
 
 
-async def _not_served(request: Request, error: Any) -> JSONResponse:
+async def _on_http_error(request: Request, error: Any) -> JSONResponse:
     if error.status_code == 400:
         line = "the body is no JSON: it is not UTF-8, or nested too deeply"
         return JSONResponse({"error": line}, 422)
@@ -258,10 +254,10 @@ async def _not_served(request: Request, error: Any) -> JSONResponse:
     return JSONResponse({"error": line}, error.status_code, error.headers)
 
 
-async def _unexpected(request: Request, error: Any) -> JSONResponse:
+async def _on_error(request: Request, error: Any) -> JSONResponse:
     line = f"unexpected {type(error).__name__}: the server's messages say where"
     return JSONResponse({"error": line}, 500)
 
 
-async def _not_as_described(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"error": schema.problem_line(error.errors())}, 422)
+async def _on_invalid(request: Request, error: Any) -> JSONResponse:
+    return JSONResponse({"error": schema.validation_message(error.errors())}, 422)

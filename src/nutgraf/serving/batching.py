@@ -1,7 +1,7 @@
-"""One thread that owns the model, and the queue of summaries before it.
+"""Run the model in one thread, behind a queue of summaries to write.
 
 The oldest job goes next, with all others that can go with it: jobs of the same system are decoded
-in one batch, jobs that are streamed take turns, a piece each. So nobody waits for ever.
+in one batch, jobs that are streamed take turns, a piece each. So no job waits forever.
 """
 
 from __future__ import annotations
@@ -14,53 +14,47 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from nutgraf.generation.summarizer import Written
 from nutgraf.modeling.losses import DeviceMemoryError
-from nutgraf.serving.errors import Refusal
+from nutgraf.serving.errors import RequestError
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics, log_place
+from nutgraf.serving.models import Models
 
-_RECENT = 0.2  # weight of the last turn in the mean time for a summary
-_PATIENCE = 60  # seconds, the most that a client is told to wait
-
-
-class Writer(Protocol):
-    """What writes summaries: `models.Models`."""
-
-    def batch(self, system: str, articles: Sequence[str]) -> list[Written]: ...
-
-    def stream(self, system: str, article: str) -> Iterator[str | Written]: ...
+_SMOOTHING = 0.2  # weight of the last turn in the mean seconds of a summary
+_MAX_RETRY_AFTER = 60  # seconds
+_STOPPING = "the server is stopping: try again when it is back"
 
 
 @dataclass(eq=False)
 class Job:
-    """One summary to be written.
+    """One summary to write: of the article at `index` in its request, by one system.
 
-    `tell` is called from the worker's thread: with pieces where it is streamed, and last of all
-    with the whole or the reason why there is none. Whoever gives up sets `abandoned`.
+    `on_event` is called from the worker's thread with pieces, if the job is streamed, and last with
+    the whole summary or the reason why there is none. A client that gives up sets `abandoned`.
     """
 
-    system: str
+    index: int
     article: str
+    system: str
     streamed: bool
-    tell: Callable[[str | Written | Refusal], None]
+    on_event: Callable[[Job, str | Written | RequestError], None]
     abandoned: bool = False
 
 
 class Worker:
-    """Start it with `with`; jobs that wait at the end of the block are refused."""
+    """A thread that writes summaries while a `with` block lasts; then it refuses what waits."""
 
-    def __init__(self, writer: Writer, limits: Limits, batch_size: int, metrics: Metrics) -> None:
-        self._writer, self._limits, self._metrics = writer, limits, metrics
+    def __init__(self, models: Models, limits: Limits, batch_size: int, metrics: Metrics) -> None:
+        self._models, self._limits, self._metrics = models, limits, metrics
         self._batch_size = batch_size
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
-        self._unanswered = 0
-        self._seconds = 1.0  # for a summary, lately
+        self._mean_seconds = 1.0  # of a summary
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="nutgraf-worker", daemon=True)
+        self.unanswered = 0  # summaries accepted and not yet answered
 
     def __enter__(self) -> Worker:
         self._thread.start()
@@ -72,28 +66,26 @@ class Worker:
             self._changed.notify_all()
         self._thread.join()
 
-    @property
-    def unanswered(self) -> int:
-        """Summaries accepted and not yet answered."""
-        return self._unanswered
-
     def check(self) -> None:
-        """Raise Refusal (503) where no summary can be had."""
+        """Raise RequestError (503) if no summary can be written any more."""
         if self._stopping or not self._thread.is_alive():
-            raise Refusal(503, "the server is stopping: try again when it is back", retry_after=5)
+            raise RequestError(
+                503, "the server is stopping: try again when it is back", retry_after=5
+            )
 
-    def accept(self, jobs: Sequence[Job]) -> None:
-        """Queue the jobs, all or none. Raises Refusal: 429 for a full queue, 503 at the end.
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue the jobs, all or none.
 
-        An idle worker takes any number, so that no request can be too large for ever.
+        An idle worker accepts any number, so that no request is refused forever. Raises
+        RequestError: 429 if the queue is full, 503 at the end.
         """
         self.check()
         with self._changed:
-            if self._unanswered and self._unanswered + len(jobs) > self._limits.max_queue:
-                wait = min(_PATIENCE, math.ceil(self._unanswered * self._seconds))
-                raise Refusal(
+            if self.unanswered and self.unanswered + len(jobs) > self._limits.max_queue:
+                wait = min(_MAX_RETRY_AFTER, math.ceil(self.unanswered * self._mean_seconds))
+                raise RequestError(
                     429,
-                    f"{self._unanswered} summaries are waiting and {len(jobs)} more asked for, "
+                    f"{self.unanswered} summaries are waiting and {len(jobs)} more asked for, "
                     f"limit {self._limits.max_queue}: ask again in {wait} s",
                     retry_after=wait,
                 )
@@ -102,122 +94,112 @@ class Worker:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while turn := self._next_turn():
-            started, taken = time.perf_counter(), len(turn)
-            if turn[0].streamed:
-                taken = self._take_turns(turn)
-            else:
-                self._write_together(turn)
-            _give_back()
-            lately = (time.perf_counter() - started) / taken
-            self._seconds += _RECENT * (lately - self._seconds)
+        while jobs := self._next_jobs():
+            started = time.perf_counter()
+            n = self._stream(jobs) if jobs[0].streamed else self._write_batch(jobs)
+            _release_memory()
+            seconds = (time.perf_counter() - started) / n
+            self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
         for job in self._queue:
-            self._answer(job, Refusal(503, "the server is stopping: try again", retry_after=5))
+            self._answer(job, RequestError(503, _STOPPING, retry_after=5))
 
-    def _next_turn(self) -> list[Job]:
-        """The oldest job and those that go with it; none at the end."""
+    def _next_jobs(self) -> list[Job]:
+        """Return the oldest job and those that go with it; none at the end."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._stopping)
-                if self._stopping:
-                    return []
-                if not self._queue[0].streamed:
+                if not self._stopping and not self._queue[0].streamed:
                     self._changed.wait_for(
-                        lambda: self._stopping or len(self._alike()) >= self._batch_size,
+                        lambda: self._stopping or len(self._compatible()) >= self._batch_size,
                         self._limits.batch_wait,
                     )
-                turn = self._alike()[: self._batch_size]
-                for job in turn:
+                if self._stopping:
+                    return []
+                jobs = self._compatible()[: self._batch_size]
+                for job in jobs:
                     self._queue.remove(job)
-                if wanted := [job for job in turn if not self._dropped(job)]:
-                    return wanted
+                if active := [job for job in jobs if not self._drop_if_abandoned(job)]:
+                    return active
 
-    def _alike(self) -> list[Job]:
-        """The oldest job and all that can be done together with it."""
+    def _compatible(self) -> list[Job]:
+        """Return the oldest job and all that can be written together with it."""
         oldest = self._queue[0]
         if oldest.streamed:
             return [job for job in self._queue if job.streamed]
         return [j for j in self._queue if not j.streamed and j.system == oldest.system]
 
-    def _write_together(self, jobs: Sequence[Job]) -> None:
+    def _write_batch(self, jobs: Sequence[Job]) -> int:
+        """Write the summaries of jobs of one system; return how many."""
         self._metrics.batch_size.observe(len(jobs))
+        answers: Sequence[Written | RequestError]
         try:
-            found = self._writer.batch(jobs[0].system, [job.article for job in jobs])
+            answers = self._models.batch(jobs[0].system, [job.article for job in jobs])
         except Exception as error:
-            for job in jobs:
-                self._answer(job, self._failure(error, len(jobs)))
-            return
-        for job, written in zip(jobs, found, strict=True):
-            self._answer(job, written)
+            answers = [self._request_error(error, len(jobs))] * len(jobs)
+        for job, answer in zip(jobs, answers, strict=True):
+            self._answer(job, answer)
+        return len(jobs)
 
-    def _take_turns(self, jobs: Sequence[Job]) -> int:
-        """Stream jobs side by side, and those that come up while it lasts; returns how many."""
-        active = {job: self._writer.stream(job.system, job.article) for job in jobs}
-        taken = len(active)
+    def _stream(self, jobs: Sequence[Job]) -> int:
+        """Stream jobs side by side, and those that join meanwhile; return how many."""
+        active = {job: self._models.stream(job.system, job.article) for job in jobs}
+        n = len(active)
         while active:
-            # Side by side by system: changing adapters takes time.
+            # Sorted by system, because changing adapters takes time.
             for job in sorted(active, key=lambda job: job.system):
-                if self._dropped(job) or self._step(job, active[job], len(active)):
+                if self._drop_if_abandoned(job) or self._step(job, active[job], len(active)):
                     del active[job]
-            for job in self._joining(self._batch_size - len(active)):
-                active[job] = self._writer.stream(job.system, job.article)
-                taken += 1
-        return taken
+            with self._changed:
+                while len(active) < self._batch_size and self._queue and self._queue[0].streamed:
+                    job = self._queue.popleft()
+                    active[job] = self._models.stream(job.system, job.article)
+                    n += 1
+        return n
 
-    def _step(self, job: Job, pieces: Iterator[str | Written], beside: int) -> bool:
-        """Tell the next piece; whether it was the last."""
+    def _step(self, job: Job, pieces: Iterator[str | Written], n_active: int) -> bool:
+        """Pass on the next piece; return whether it was the last."""
         try:
-            piece = next(pieces)
+            piece: str | Written | RequestError = next(pieces)
         except Exception as error:
-            self._answer(job, self._failure(error, beside))
-            return True
+            piece = self._request_error(error, n_active)
         if isinstance(piece, str):
-            job.tell(piece)
+            job.on_event(job, piece)
             return False
         self._answer(job, piece)
         return True
 
-    def _joining(self, room: int) -> list[Job]:
-        with self._changed:
-            joining: list[Job] = []
-            while len(joining) < room and self._queue and self._queue[0].streamed:
-                joining.append(self._queue.popleft())
-            return joining
-
-    def _dropped(self, job: Job) -> bool:
-        """Whether nobody waits for the job any more; then it is done with."""
+    def _drop_if_abandoned(self, job: Job) -> bool:
         if job.abandoned:
             self._count(-1)
         return job.abandoned
 
-    def _answer(self, job: Job, answer: Written | Refusal) -> None:
+    def _answer(self, job: Job, answer: Written | RequestError) -> None:
         self._count(-1)
         if isinstance(answer, Written):
             self._metrics.summaries.labels(job.system).inc()
             self._metrics.new_tokens.labels(job.system).inc(answer.new_tokens)
-        job.tell(answer)
+        job.on_event(job, answer)
 
     def _count(self, change: int) -> None:
         with self._changed:
-            self._unanswered += change
-            self._metrics.unanswered.set(self._unanswered)
+            self.unanswered += change
+            self._metrics.unanswered.set(self.unanswered)
 
-    def _failure(self, error: Exception, together: int) -> Refusal:
+    def _request_error(self, error: Exception, n_active: int) -> RequestError:
         log_place(error)
         if isinstance(error, (MemoryError, DeviceMemoryError)):
-            return Refusal(
+            return RequestError(
                 503,
-                f"out of memory with {together} summaries at once: start the server with a smaller "
+                f"out of memory with {n_active} summaries at once: start the server with a smaller "
                 f"--batch-size (now {self._batch_size})",
                 retry_after=5,
             )
-        return Refusal(
+        return RequestError(
             500, f"no summary could be written ({type(error).__name__}): see the server's messages"
         )
 
 
-def _give_back() -> None:
-    """Give the system the memory that a turn has freed: glibc keeps it, and turns of many shapes
-    leave more and more in pieces (docs/log.md). Other C libraries do as they do."""
-    with contextlib.suppress(AttributeError, OSError):
+def _release_memory() -> None:
+    """Return freed memory to the system, which glibc keeps in ever more fragments (docs/log.md)."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

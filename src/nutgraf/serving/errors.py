@@ -1,10 +1,10 @@
-"""Why a request gets no summary."""
+"""Define why a request gets no summary."""
 
 from __future__ import annotations
 
 
-class Refusal(Exception):
-    """A status of HTTP and one line with the fact, the value and the knob."""
+class RequestError(Exception):
+    """An HTTP status, and one line with the fact, the value and the setting to change."""
 
     def __init__(self, status: int, line: str, retry_after: int | None = None) -> None:
         super().__init__(line)

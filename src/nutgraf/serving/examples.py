@@ -1,4 +1,4 @@
-"""Articles of the embedded newswire to try, and what has to be said of the pocket model."""
+"""Choose example articles of the newswire, and warn of the pocket model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TITLES = {
     "rescue": "Rescue",
 }
 _SEED = 2
-_ENOUGH = 60  # stories, among which every kind occurs
+_STORIES = 60  # include every kind
 
 
 def examples() -> list[Example]:
-    """One article of each kind."""
-    stories = {s.kind: s for s in reversed(newswire.stories("test", _ENOUGH, _SEED))}
+    """Return one article of each kind."""
+    stories = {s.kind: s for s in reversed(newswire.stories("test", _STORIES, _SEED))}
     return [Example(kind=title, article=stories[k].article) for k, title in _TITLES.items()]

@@ -1,4 +1,4 @@
-"""What one server takes on; each field is an option of `nutgraf serve`."""
+"""Define the limits of one server; each field is an option of `nutgraf serve`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from nutgraf.core.errors import UserError
 
 
 class Limits(Section):
+    """What one server accepts at once, and for how long."""
+
     max_body: Count = Field(2_000_000, description="Largest body of a request, in bytes.")
     max_article: Count = Field(50_000, description="Longest article, in characters.")
     max_articles: Count = Field(16, description="Articles in one request.")
@@ -29,8 +31,8 @@ class Limits(Section):
     max_connections: Count = Field(256, description="Requests at once; more are refused (503).")
 
 
-def limits(options: Mapping[str, str]) -> Limits:
-    """The limits given as text by name of the field. Raises UserError."""
+def parse_limits(options: Mapping[str, str]) -> Limits:
+    """Return the limits given as text by name of the field. Raises UserError."""
     try:
         return Limits.model_validate(options)
     except ValidationError as error:

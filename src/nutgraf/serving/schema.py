@@ -1,4 +1,4 @@
-"""What is asked and answered, as the OpenAPI description shows it."""
+"""Define requests and answers, as the OpenAPI description shows them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from nutgraf.data.text import UnusableText, usable_text
 from nutgraf.evaluation.evidence import Evidence
 from nutgraf.serving.limits import Limits
 
+# A visible character, as `usable_text` asks: no white space, control or format character.
+_FORMAT = "".join(f"\\u{n:04x}" for n in range(0x10000) if unicodedata.category(chr(n)) == "Cf")
+_VISIBLE = rf"[^\s\x00-\x1f\x7f-\x9f{_FORMAT}]"
 _EXAMPLE: Any = {
     "articles": ["Fire destroyed a mill in Norwick on Monday. Nobody was hurt, police said."],
     "systems": ["best"],
 }
-
-
 EVENTS: Any = {
     "itemSchema": {
         "type": "object",
@@ -30,7 +31,7 @@ EVENTS: Any = {
 }
 
 
-class Asked(BaseModel):
+class SummaryRequest(BaseModel):
     """Articles to summarize, each by every system."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EXAMPLE})
@@ -47,37 +48,29 @@ class Asked(BaseModel):
     )
 
 
-def asked(systems: Sequence[str], limits: Limits) -> type[Asked]:
-    """The form of a request to a server with these systems and limits."""
+def request_model(systems: Sequence[str], limits: Limits) -> type[SummaryRequest]:
+    """Return the form of a request to a server with these systems and limits."""
     article = Annotated[
         str,
         Field(
             min_length=1,
             max_length=limits.max_article,
             description="Plain text.",
-            json_schema_extra={"pattern": _WORDS},
+            json_schema_extra={"pattern": _VISIBLE},
         ),
-        AfterValidator(_with_words),
+        AfterValidator(_check_visible),
     ]
-    of_these: Any = Literal[tuple(systems)]
+    name: Any = Literal[tuple(systems)]
+    who = "Who writes; a system that is named twice writes once."
     return create_model(
-        "Asked",
-        __base__=Asked,
+        "SummaryRequest",
+        __base__=SummaryRequest,
         articles=(list[article], Field(min_length=1, max_length=limits.max_articles)),
-        systems=(
-            list[of_these],
-            Field([systems[0]], min_length=1, description=_SYSTEMS),
-        ),
+        systems=(list[name], Field([systems[0]], min_length=1, description=who)),
     )
 
 
-# Something that shows, as `text.usable` asks for: no white space, no control or format character.
-_FORMAT = "".join(f"\\u{n:04x}" for n in range(0x10000) if unicodedata.category(chr(n)) == "Cf")
-_WORDS = rf"[^\s\x00-\x1f\x7f-\x9f{_FORMAT}]"
-_SYSTEMS = "Who writes; a system that is named twice writes once."
-
-
-def _with_words(article: str) -> str:
+def _check_visible(article: str) -> str:
     try:
         usable_text(article)
     except UnusableText:
@@ -108,7 +101,7 @@ class Summaries(BaseModel):
 
 
 class System(BaseModel):
-    """Somebody who writes summaries."""
+    """A writer of summaries."""
 
     name: str
     description: str
@@ -143,21 +136,22 @@ class Problem(BaseModel):
     error: str = Field(description="One line: the fact, the value, the knob.")
 
 
-def problem_line(errors: Sequence[Mapping[str, Any]]) -> str:
-    """Pydantic's complaints in one line, without a word of the texts they are about."""
+def validation_message(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Return Pydantic's errors in one line, without a word of the texts they are about."""
     lines = []
     for error in errors[:3]:
         if error["type"] == "json_invalid":
             return f"the body is no JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
-        where = ".".join(map(str, error["loc"][1:])) or "the body"
+        place = ".".join(map(str, error["loc"][1:])) or "the body"
         message = error["msg"].removeprefix("Value error, ")
-        lines.append(f"{where} is {_shown(error.get('input'))}: {message[0].lower()}{message[1:]}")
+        shown = _describe(error.get("input"))
+        lines.append(f"{place} is {shown}: {message[0].lower()}{message[1:]}")
     if len(errors) > len(lines):
         lines.append(f"and {len(errors) - len(lines)} more")
     return "; ".join(lines)
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, str):
         return repr(value) if len(value) <= 20 else f"a text of {len(value):,} characters"
     if isinstance(value, (list, dict)):

@@ -1,4 +1,4 @@
-"""The web page and the HTTP interface to the model that a study left."""
+"""Serve the web page and the HTTP API."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ logger = logging.getLogger(__name__)
 
 
 def run(model: str, host: str, port: int, limits: Limits) -> None:
-    """Serve until interrupted; the address is printed when it can be asked.
+    """Serve a model until interrupted; print the address when it answers.
 
-    Port 0 takes a free one. Raises UserError for an address that cannot be had, and as
-    `models.loaded` does.
+    Args:
+        model: A run folder, its `final_best_model`, an exported model, or a Hub id.
+        host: The address to listen at.
+        port: The port; 0 takes a free one.
+        limits: Those of requests.
+
+    Raises:
+        UserError: The address cannot be used, or `models.loaded` raises it.
     """
     import uvicorn
 
-    # Before torch computes: on a CPU it keeps compiled products for up to 1,024 shapes, and
-    # articles have many lengths (docs/log.md).
+    # Before torch computes: on a CPU oneDNN caches compiled products of 1,024 shapes, and articles
+    # have many lengths (docs/log.md).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     with fast_imports():
         from nutgraf.serving.api import create_app
@@ -32,7 +38,7 @@ def run(model: str, host: str, port: int, limits: Limits) -> None:
         from nutgraf.serving.models import loaded
         from nutgraf.serving.request_guard import Guard, is_loopback
 
-    with _listening(host, port) as listening, loaded(model, limits.batch_size) as models:
+    with _bind(host, port) as sock, loaded(model, limits.batch_size) as models:
         metrics, local = Metrics(), is_loopback(host)
         with Worker(models, limits, models.batch_size, metrics) as worker:
             app = create_app(models.systems, models.base, worker, limits, metrics)
@@ -48,30 +54,28 @@ def run(model: str, host: str, port: int, limits: Limits) -> None:
                     timeout_graceful_shutdown=5,
                 )
             )
-            listening.listen(limits.max_connections)
+            sock.listen(limits.max_connections)
             name = f"[{host}]" if ":" in host else host
-            print(f"http://{name}:{listening.getsockname()[1]}/", flush=True)
+            print(f"http://{name}:{sock.getsockname()[1]}/", flush=True)
             if not local:
                 logger.warning(
                     f"{host} is not loopback: whoever reaches this address can use it, unencrypted"
                 )
             with contextlib.suppress(KeyboardInterrupt):
-                server.run(sockets=[listening])
+                server.run(sockets=[sock])
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, which does not listen yet."""
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address, which does not listen yet."""
     if not 0 <= port < 2**16:
         raise UserError(f"--port is {port}: give a number from 0 to 65535")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except (OSError, ValueError) as error:  # a host with a NUL, or that can be no name
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        sock = socket.socket(family)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except (OSError, TypeError, ValueError) as error:  # TypeError, ValueError: impossible names
         raise UserError(
             f"{host} port {port} cannot be had ({error}): give another with --host and --port"
         ) from None
-    return bound
+    return sock

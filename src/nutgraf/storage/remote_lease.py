@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from nutgraf.core.errors import Failure, Problem, UserError
+from nutgraf.core.errors import Failure, NutgrafError, UserError
 from nutgraf.storage.remote_files import RemoteFiles, Unreachable
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Lease:
     def _beat(self, ended: threading.Event) -> None:
         """Give a sign of life until the block ends; `check` raises what goes wrong."""
         while not ended.wait(BEAT):
-            with contextlib.suppress(Problem):
+            with contextlib.suppress(NutgrafError):
                 self._update(beat=self._content["beat"] + 1)
 
     def _update(self, **changes: Any) -> None:

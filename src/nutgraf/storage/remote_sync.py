@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nutgraf.core.errors import Failure, Problem
+from nutgraf.core.errors import Failure, NutgrafError
 from nutgraf.storage.remote_copy import RemoteCopy
 from nutgraf.storage.remote_files import Unreachable
 from nutgraf.storage.remote_lease import Lease
@@ -46,7 +46,7 @@ def synced(uri: str, folder: Path) -> Iterator[Callable[[], None]]:
         except BaseException:
             try:
                 uploads.push()
-            except (Problem, OSError) as error:
+            except (NutgrafError, OSError) as error:
                 logger.warning(f"what is new here is not in the storage: {error}")
             raise
         finally:
@@ -97,7 +97,7 @@ class _Uploads:
                 self._warned = False
             except (Unreachable, OSError) as error:
                 self._warn(error)
-            except Problem as error:
+            except NutgrafError as error:
                 logger.warning(
                     f"nothing more goes into the storage, and the stage is the last: {error}"
                 )
