@@ -27,7 +27,7 @@ from nutgraf.data import article_store, token_store
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.rows import Article
 from nutgraf.generation import decoding
-from nutgraf.modeling import losses as losses_
+from nutgraf.modeling import losses
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import load_base, load_tokenizer
 from nutgraf.pipeline import artifacts, runner
@@ -120,13 +120,13 @@ def test_stopped_at_a_step_a_training_ends_with_the_same_bytes(
 def test_what_was_best_before_a_stop_is_kept_where_it_is_not_surpassed(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([3.0, 2.0, 4.0, 3.0, 2.0, 4.0])
-    monkeypatch.setattr(history, "mean_loss", lambda rows: next(losses))
+    of_evaluations = iter([3.0, 2.0, 4.0, 3.0, 2.0, 4.0])
+    monkeypatch.setattr(history, "mean_loss", lambda rows: next(of_evaluations))
     undisturbed = train(tiny_base, tmp_path / "a")
     assert undisturbed.record["best_step"] == 4
     stopped(tiny_base, tmp_path / "b", 6)
     assert train(tiny_base, tmp_path / "b") == undisturbed
-    assert next(losses, None) is None
+    assert next(of_evaluations, None) is None
 
 
 def test_stopped_again_and_again_and_by_on_eval(
@@ -367,8 +367,9 @@ def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
     """In bf16, where near ties depend on what is decoded together."""
     config, folder = trained
     shutil.copytree(folder.path, tmp_path / "whole")
-    computed, padded = [], losses_.pad_left
-    monkeypatch.setattr(decoding, "pad_left", lambda *args: computed.append(1) or padded(*args))
+    computed, padded = [], losses.pad_left
+    for module in (decoding, losses):
+        monkeypatch.setattr(module, "pad_left", lambda *args: computed.append(1) or padded(*args))
     generate.run(config, RunFolder(tmp_path / "whole"))
     batches = len(computed)
     assert batches == 3 * (5 + 2)  # three models; 18 summaries by 4, as many losses by 16
