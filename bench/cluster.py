@@ -159,10 +159,10 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     from nutgraf.config.load import load_config, with_overrides
     from nutgraf.data import article_store
     from nutgraf.data.prompts import Renderer
-    from nutgraf.evaluation import indicators, rouge
     from nutgraf.generation.backends import open_backend
     from nutgraf.modeling.load import load_tokenizer
     from nutgraf.parallel.ray_cluster import Cluster, joined
+    from nutgraf.pipeline.stages import score
     from nutgraf.storage.run_folder import RunFolder
 
     config = load_config(folder / "config.yaml")
@@ -170,9 +170,7 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     test = article_store.read_split(run.data("test"))
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     prompts = [renderer.prompt(a.article).ids for a in test]
-    references = [a.reference for a in test] * 20
-    leads = [a.article[:400] for a in test] * 20
-    rows = [(a.article, a.reference, a.article[:400], "stop") for a in test] * 20
+    rows = [(a, {"text": a.article[:400], "finish_reason": "stop"}) for a in test] * 20
     times: dict[tuple[str, int], list[float]] = {}
 
     def timed(what: str, workers: int, work: Callable[[], object]) -> None:
@@ -186,20 +184,16 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
                 cluster = Cluster(with_overrides(config, {"ray.workers": workers}).ray)
                 with open_backend(config, run.model("best"), cluster) as there:
                     timed("generation", workers, lambda w=there: list(w.summaries(prompts)))
-                over = cluster.spread
                 timed(
-                    "ROUGE",
+                    "scores",
                     workers,
-                    lambda o=over: rouge.score_rouge_many(references, leads, over=o),
-                )
-                timed(
-                    "indicators", workers, lambda o=over: indicators.indicators_many(rows, over=o)
+                    lambda spread=cluster.spread: spread(score._scores, rows, rows_per_process=200),
                 )
         assert both.capacity(1, 0) == 2
     print(
         f"{'':<11} {'rows':>6} {'1 worker, s':>12} {'2 workers, s':>13} {'of a second worker':>19}"
     )
-    sizes = {"generation": len(prompts), "ROUGE": len(references), "indicators": len(rows)}
+    sizes = {"generation": len(prompts), "scores": len(rows)}
     for what, size in sizes.items():
         one, two = (statistics.median(times[what, n][1:]) for n in (1, 2))  # the first one loads
         print(f"{what:<11} {size:>5} {one:>13.2f} {two:>14.2f} {one / two / 2:>14.2f}")

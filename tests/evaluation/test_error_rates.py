@@ -29,18 +29,18 @@ def errors() -> pd.DataFrame:
 
 
 def test_a_rate_is_the_share_of_summaries_with_at_least_one(errors: pd.DataFrame) -> None:
-    rates = error_rates.rates_by_group(errors)
+    rates = error_rates.system_rates(errors)
     assert list(rates.columns) == ["reference", "best"]
     assert list(rates.index) == list(FAULTS)
     assert rates.loc["unsupported_names"].tolist() == pytest.approx([100 / 9, 300 / 9])
 
 
 def test_what_went_in_is_no_indicator(errors: pd.DataFrame) -> None:
-    assert list(error_rates.averages(errors).index) == ["words"]
+    assert list(error_rates.mean_indicators(errors).index) == ["words"]
 
 
 def test_groups_are_thirds_by_length_and_trimmed_or_whole(errors: pd.DataFrame) -> None:
-    found = {name: list(ids) for name, ids in error_rates.groups(errors)}
+    found = {name: list(ids) for name, ids in error_rates.article_groups(errors)}
     assert found == {
         "all articles": list("123456789"),
         "articles of up to 36 words": list("123"),
@@ -54,7 +54,7 @@ def test_groups_are_thirds_by_length_and_trimmed_or_whole(errors: pd.DataFrame) 
 def test_every_system_stands_beside_the_reference_on_the_same_articles(
     errors: pd.DataFrame,
 ) -> None:
-    table = error_rates.by_group(errors).set_index(["group", "kind", "system"])
+    table = error_rates.group_rates(errors).set_index(["group", "kind", "system"])
     row = table.loc[("trimmed articles", "unsupported_names", "best")]
     assert (row["n"], row["rate"], row["reference"]) == (3, 100, 33.33)
     row = table.loc[("whole articles", "unsupported_names", "best")]
@@ -64,7 +64,7 @@ def test_every_system_stands_beside_the_reference_on_the_same_articles(
 
 def test_articles_of_one_length_make_one_group(errors: pd.DataFrame) -> None:
     same = errors.assign(article_words=50, trimmed_tokens=0)
-    names = [name for name, _ in error_rates.groups(same)]
+    names = [name for name, _ in error_rates.article_groups(same)]
     assert names == ["all articles", "articles of up to 50 words"]
 
 
@@ -73,7 +73,7 @@ def test_the_interval_of_a_rate_is_where_the_score_test_would_not_reject(
     found: int, n: int
 ) -> None:
     rate = found / n
-    low, high = (end / 100 for end in error_rates.wilson(100 * rate, n))
+    low, high = (end / 100 for end in error_rates.wilson_interval(100 * rate, n))
     for end, reached in ((low, found == 0), (high, found == n)):
         if reached:
             assert end == pytest.approx(rate)

@@ -106,7 +106,7 @@ def test_many_rows_are_as_one_by_one():
 
 
 def test_an_article_s_summaries_are_judged_as_each_is_alone():
-    judge = errors.Judge(ARTICLE, REFERENCE)
+    judge = errors.SummaryJudge(ARTICLE, REFERENCE)
     for summary in ("", REFERENCE, "Obama met 3 sheep.", "Obama met 3 sheep. Obama met 3 sheep."):
         assert judge.indicators(summary, "length") == indicators(summary, finish_reason="length")
 

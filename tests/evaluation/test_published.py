@@ -21,26 +21,11 @@ from nutgraf.evaluation import published
 def test_figures_are_as_the_papers_print_them(system, rouge1, rouge2, rouge_lsum, year):
     (row,) = (row for row in published.SYSTEMS if row.system == system)
     assert (row.rouge1, row.rouge2, row.rougeLsum) == (rouge1, rouge2, rouge_lsum)
-    assert (row.n, row.split, row.dataset) == (11_490, "test", "CNN/DailyMail")
+    assert row.n == 11_490
     assert f"({year})" in row.citation
 
 
-def test_the_notebooks_own_figures_are_apart_and_say_why():
-    best, baseline = published.ORIGINAL_NOTEBOOK
-    assert (best.rouge1, best.rouge2, best.rougeL) == (27.85, 11.82, 21.86)
-    assert (baseline.rouge1, baseline.rouge2, baseline.rougeL) == (26.84, 10.75, 20.72)
-    for row in published.ORIGINAL_NOTEBOOK:
-        assert row.rougeLsum is None
-        assert row.n == 20
-        assert "comparable with no other" in row.note
-        assert row not in published.SYSTEMS
-
-
-def test_what_the_notebook_calls_bart_is_the_pointer_generator():
-    assert "BART-Large" in published.POINTER_GENERATOR.note
-
-
 def test_the_table_holds_systems_that_compare():
-    assert [row.system for row in published.in_table()] == ["BART-large", "PEGASUS-large"]
+    assert [row.system for row in published.COMPARED] == ["BART-large", "PEGASUS-large"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         published.BART.rouge1 = 50

@@ -135,7 +135,7 @@ def _measure(row: _Row) -> tuple[dict[str, float], dict[str, float], dict[str, f
         raise UserError(f"{row.name}: {error}") from None
     if row.article is None:
         return scores, {}, {}
-    judge = indicators.Judge(row.article, row.reference)
+    judge = indicators.SummaryJudge(row.article, row.reference)
     return scores, judge.indicators(row.summary), judge.indicators(row.reference)
 
 

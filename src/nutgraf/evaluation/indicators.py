@@ -1,4 +1,4 @@
-"""What is wrong with a summary, from the texts alone: indicators, not verdicts.
+"""Compute indicators of what may be wrong with a summary, from the texts alone.
 
 References themselves show some of what is counted here (spelling variants, facts that the article
 lacks), so a rate means something only beside the references' own. Extraction, coverage, density
@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from nutgraf.data.sentences import sentence_spans, split_tokens, token_spans
 from nutgraf.evaluation.facts import FUNCTION_WORDS, Facts
-from nutgraf.parallel.process_pool import MapRows, map_rows
+from nutgraf.parallel.process_pool import map_rows
 
 # Every key that `indicators` gives, with what it means.
 MEANINGS: dict[str, str] = {
@@ -70,52 +70,49 @@ Row = tuple[str, str, str, str | None]
 def extractive_fragments(
     article: Sequence[str], summary: Sequence[str], places: Places | None = None
 ) -> list[tuple[int, int, int]]:
-    """Copied fragments F(A, S): start in the summary, start in the article, length, in tokens.
+    """Return copied fragments F(A, S): start in the summary, start in the article, length.
 
     Grusky et al. (2018), figure 3: from left to right, at each token the longest sequence that
-    the article has too, its first occurrence where there are several. `places` are those of the
-    article's tokens, if they are at hand.
+    the article has too, its first occurrence if there are several. All counts are in tokens.
+
+    Args:
+        article: Tokens of the article.
+        summary: Tokens of the summary.
+        places: Where the article has each token, if that is known.
     """
     places = _places(article) if places is None else places
-    found = []
+    fragments = []
     at = 0
     while at < len(summary):
         length, source = 0, 0
         for place in places.get(summary[at], ()):
-            if at + length == len(summary):
-                break  # nothing can be longer
-            if (
-                article[place + length : place + length + 1]
-                != summary[at + length : at + length + 1]
-            ):
-                continue  # nor can this one
+            longest = min(len(summary) - at, len(article) - place)
+            # A longer fragment than the longest so far has the same token behind that length.
+            if length >= longest or article[place + length] != summary[at + length]:
+                continue
             shared = 1
-            while (
-                at + shared < len(summary)
-                and place + shared < len(article)
-                and summary[at + shared] == article[place + shared]
-            ):
+            while shared < longest and summary[at + shared] == article[place + shared]:
                 shared += 1
             if shared > length:
                 length, source = shared, place
         if length:
-            found.append((at, source, length))
+            fragments.append((at, source, length))
         at += max(length, 1)
-    return found
+    return fragments
 
 
-class Judge:
-    """An article and its reference, looked through once for all summaries of the article."""
+class SummaryJudge:
+    """Computes indicators for all summaries of an article; reads article and reference once."""
 
     def __init__(self, article: str, reference: str) -> None:
-        self._source = split_tokens(article)
-        self._places = _places(self._source)
-        self._grams = {n: set(_grams(self._source, n)) for n in (1, 2, 3, 4)}
-        starts = range(0, max(len(self._source) - _CLOSE // 2, 1), _CLOSE // 2)
-        self._stretches = [set(self._source[start : start + _CLOSE]) for start in starts]
-        self._known = Facts(article)
-        self._key = self._known.shared(Facts(reference, self._known))
-        self._reference_words = _words(split_tokens(reference))
+        self._tokens = split_tokens(article)
+        self._places = _places(self._tokens)
+        self._grams = {n: set(_grams(self._tokens, n)) for n in (1, 2, 3, 4)}
+        starts = range(0, max(len(self._tokens) - _CLOSE // 2, 1), _CLOSE // 2)
+        self._windows = [set(self._tokens[start : start + _CLOSE]) for start in starts]
+        self._facts = Facts(article)
+        self._key_facts = self._facts.shared(Facts(reference, self._facts))
+        self._reference_words = _count_words(split_tokens(reference))
 
     def indicators(self, summary: str, finish_reason: str | None = None) -> dict[str, float]:
         """Return the numbers that `MEANINGS` explains, for one summary.
@@ -125,50 +122,49 @@ class Judge:
         Shares and ratios of an empty summary are 0; copied_from is 0.5, the middle, if nothing is
         copied. `finish_reason` is `length` if generation was stopped at the limit.
         """
-        source, written, known = self._source, split_tokens(summary), self._known
-        copied = extractive_fragments(source, written, self._places)
+        tokens, known = split_tokens(summary), self._facts
+        copied = extractive_fragments(self._tokens, tokens, self._places)
         lengths = [length for _, _, length in copied]
-        words = _words(written)
-        told = Facts(summary, known)
-        trigrams = _grams(written, 3)
-        told_sentences = [words for words, _, _ in sentence_spans(summary)]
-        found: dict[str, float] = {
+        words = _count_words(tokens)
+        facts = Facts(summary, known)
+        trigrams = _grams(tokens, 3)
+        sentences = [words for words, _, _ in sentence_spans(summary)]
+        return {
             "words": words,
             "length_ratio": _ratio(words, self._reference_words),
             "unfinished": int(_unfinished(summary, finish_reason)),
             "repeated_trigrams": _ratio(len(_repeated(trigrams)), len(trigrams)),
-            "repeated_sentences": len(_repeated(told_sentences)),
-            "numbers": len(told.numbers),
-            "unsupported_numbers": sum(not known.supports(n) for n in told.numbers),
-            "cased": int(told.cased),
-            "names": len(told.names),
-            "unsupported_names": sum(not known.supports(n) for n in told.names),
-            "key_facts": len(self._key),
-            "missing_key_facts": sum(not told.mentions(fact) for fact in self._key),
-            "coverage": _ratio(sum(lengths), len(written)),
-            "density": _ratio(sum(n * n for n in lengths), len(written)),
-            "copied_from": _copied_from(copied, len(source)),
-            "least_support": _least_support(self._stretches, told_sentences),
-            "compression": _ratio(len(source), len(written)),
+            "repeated_sentences": len(_repeated(sentences)),
+            "numbers": len(facts.numbers),
+            "unsupported_numbers": sum(not known.supports(n) for n in facts.numbers),
+            "cased": int(facts.cased),
+            "names": len(facts.names),
+            "unsupported_names": sum(not known.supports(n) for n in facts.names),
+            "key_facts": len(self._key_facts),
+            "missing_key_facts": sum(not facts.mentions(fact) for fact in self._key_facts),
+            "coverage": _ratio(sum(lengths), len(tokens)),
+            "density": _ratio(sum(n * n for n in lengths), len(tokens)),
+            "copied_from": _copied_from(copied, len(self._tokens)),
+            "least_support": _least_support(self._windows, sentences),
+            "compression": _ratio(len(self._tokens), len(tokens)),
+            **{
+                f"novel_{n}grams": _ratio(sum(g not in known_grams for g in grams), len(grams))
+                for n, known_grams in self._grams.items()
+                for grams in [_grams(tokens, n)]
+            },
         }
-        for n, had in self._grams.items():
-            grams = _grams(written, n)
-            found[f"novel_{n}grams"] = _ratio(sum(g not in had for g in grams), len(grams))
-        return found
 
 
 def indicators(
     article: str, reference: str, summary: str, finish_reason: str | None = None
 ) -> dict[str, float]:
-    """Return what `Judge.indicators` does, for the only summary of an article."""
-    return Judge(article, reference).indicators(summary, finish_reason)
+    """Return what `SummaryJudge.indicators` does, for the only summary of an article."""
+    return SummaryJudge(article, reference).indicators(summary, finish_reason)
 
 
-def indicators_many(
-    rows: Sequence[Row], progress: str | None = None, over: MapRows = map_rows
-) -> list[dict[str, float]]:
-    """`indicators` of each row, in order, over all cores as `cores.spread`, or over a cluster."""
-    return over(_of_row, rows, rows_per_process=_ROWS_PER_PROCESS, progress=progress)
+def indicators_many(rows: Sequence[Row], progress: str | None = None) -> list[dict[str, float]]:
+    """Return `indicators` of each row, in order, over all cores; `progress` labels a bar."""
+    return map_rows(_of_row, rows, rows_per_process=_ROWS_PER_PROCESS, progress=progress)
 
 
 def _of_row(row: Row) -> dict[str, float]:
@@ -176,44 +172,51 @@ def _of_row(row: Row) -> dict[str, float]:
 
 
 def flagged_spans(article: str, summary: str, finish_reason: str | None = None) -> list[Span]:
-    """Where the summary goes wrong: start, end (characters) and kind, in order; they may overlap.
+    """Return where a summary goes wrong: start, end (characters) and kind, in order.
 
-    Kinds are those of `KINDS`, but for what the summary lacks, which has no place in it: `missed`.
-    Of an unfinished summary the last token is meant.
+    Spans may overlap. Kinds are those of `FAULTS`, except missing_key_facts, which has no place in
+    the summary. An unfinished summary has its last token marked.
     """
     known = Facts(article)
-    told = Facts(summary, known)
-    found = [(n.start, n.end, "unsupported_numbers") for n in told.numbers if not known.supports(n)]
-    found += [(n.start, n.end, "unsupported_names") for n in told.names if not known.supports(n)]
-    told_sentences = list(sentence_spans(summary))
-    for at in _repeated([words for words, _, _ in told_sentences]):
-        _, start, end = told_sentences[at]
-        found.append((start, end, "repeated_sentences"))
-    placed = token_spans(summary)
-    trigrams = _grams([token for token, _, _ in placed], 3)
-    covered = sorted({at + i for at in _repeated(trigrams) for i in range(3)})
-    for first, last in _stretches(covered):
-        found.append((placed[first][1], placed[last][2], "repeated_trigrams"))
-    if placed and _unfinished(summary, finish_reason):
-        found.append((*placed[-1][1:], "unfinished"))
-    return sorted(found)
+    facts = Facts(summary, known)
+    spans = [
+        (fact.start, fact.end, kind)
+        for kind, of_kind in (
+            ("unsupported_numbers", facts.numbers),
+            ("unsupported_names", facts.names),
+        )
+        for fact in of_kind
+        if not known.supports(fact)
+    ]
+    sentences = list(sentence_spans(summary))
+    for at in _repeated([words for words, _, _ in sentences]):
+        _, start, end = sentences[at]
+        spans.append((start, end, "repeated_sentences"))
+    tokens = token_spans(summary)
+    trigrams = _grams([token for token, _, _ in tokens], 3)
+    repeated = sorted({at + i for at in _repeated(trigrams) for i in range(3)})
+    for first, last in _runs(repeated):
+        spans.append((tokens[first][1], tokens[last][2], "repeated_trigrams"))
+    if tokens and _unfinished(summary, finish_reason):
+        spans.append((*tokens[-1][1:], "unfinished"))
+    return sorted(spans)
 
 
 def missed_key_facts(article: str, reference: str, summary: str) -> list[Span]:
-    """Where the reference has the key facts that the summary lacks, of kind missing_key_facts."""
+    """Return where the reference has key facts that the summary lacks: start, end and kind."""
     known = Facts(article)
-    told = Facts(summary, known)
-    lacking = [f for f in known.shared(Facts(reference, known)) if not told.mentions(f)]
-    return sorted((fact.start, fact.end, "missing_key_facts") for fact in lacking)
+    facts = Facts(summary, known)
+    missing = [f for f in known.shared(Facts(reference, known)) if not facts.mentions(f)]
+    return sorted((fact.start, fact.end, "missing_key_facts") for fact in missing)
 
 
 def copied_spans(article: str, summary: str, shortest: int = COPIED) -> list[Span]:
-    """Where the summary has fragments of at least `shortest` tokens of the article; kind copied."""
-    placed = token_spans(summary)
-    found = extractive_fragments(split_tokens(article), [token for token, _, _ in placed])
+    """Return where the summary has fragments of at least `shortest` tokens of the article."""
+    tokens = token_spans(summary)
+    fragments = extractive_fragments(split_tokens(article), [token for token, _, _ in tokens])
     return [
-        (placed[at][1], placed[at + length - 1][2], "copied")
-        for at, _, length in found
+        (tokens[at][1], tokens[at + length - 1][2], "copied")
+        for at, _, length in fragments
         if length >= shortest
     ]
 
@@ -223,52 +226,51 @@ def _unfinished(summary: str, finish_reason: str | None) -> bool:
 
 
 def _copied_from(copied: Sequence[tuple[int, int, int]], of: int) -> float:
-    """Mean place of the copied tokens among the article's `of` tokens, 0 the first, 1 the last."""
+    """Return the mean place of copied tokens among the article's `of`, 0 the first, 1 the last."""
     places = [source + i for _, source, length in copied for i in range(length)]
     return sum(places) / len(places) / max(of - 1, 1) if places else 0.5
 
 
 def _places(article: Sequence[str]) -> Places:
-    """Where each token stands in the article, by token."""
     places = defaultdict(list)
     for place, token in enumerate(article):
         places[token].append(place)
     return places
 
 
-def _least_support(stretches: Sequence[set[str]], told: Sequence[Sequence[str]]) -> float:
-    """For each sentence the largest share of its content words in one stretch; the lowest of all.
+def _least_support(windows: Sequence[set[str]], sentences: Sequence[Sequence[str]]) -> float:
+    """Return the lowest support of a sentence: the share of its content words in one window.
 
     A sentence made of pieces from far apart, or of words the article lacks, has little support.
-    `stretches` are the words of all stretches of the article, half over each other.
+    The windows cover the article, each overlapping half of the next.
     """
-    contents = [content for words in told if (content := set(words) - FUNCTION_WORDS)]
+    contents = [content for words in sentences if (content := set(words) - FUNCTION_WORDS)]
     return min(
-        (max(len(content & had) for had in stretches) / len(content) for content in contents),
+        (max(len(content & window) for window in windows) / len(content) for content in contents),
         default=0.0,
     )
 
 
-def _words(found: Sequence[str]) -> int:
-    return sum(token[0].isalnum() for token in found)
+def _count_words(tokens: Sequence[str]) -> int:
+    return sum(token[0].isalnum() for token in tokens)
 
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _grams(found: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(found[at : at + n]) for at in range(len(found) - n + 1)]
+def _grams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(tokens[at : at + n]) for at in range(len(tokens) - n + 1)]
 
 
-def _repeated(found: Sequence[Hashable]) -> list[int]:
-    """Indices of the elements that stand before already."""
+def _repeated(elements: Sequence[Hashable]) -> list[int]:
+    """Return the indices of elements that repeat an earlier one."""
     first: dict[Hashable, int] = {}
-    return [at for at, element in enumerate(found) if first.setdefault(element, at) != at]
+    return [at for at, element in enumerate(elements) if first.setdefault(element, at) != at]
 
 
-def _stretches(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last of each run of consecutive indices."""
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and last of each run of consecutive indices."""
     for _, group in itertools.groupby(enumerate(indices), lambda pair: pair[1] - pair[0]):
         run = [index for _, index in group]
         yield run[0], run[-1]

@@ -1,8 +1,8 @@
-"""Figures that others have published, each with where it stands. Cited, never measured here.
+"""List figures that papers have published. They are cited, never measured here.
 
-All are of CNN/DailyMail's non-anonymized test split, 11,490 articles, as the papers print them:
-their "R-L" is summary-level (rougeLsum), computed in most with the Perl script and its stemmer.
-They compare with a score on another data set or a sample only as far as its interval allows.
+All are ROUGE F-measures, 0 to 100, of CNN/DailyMail's non-anonymized test split, as printed. Their
+"R-L" is summary-level (rougeLsum), computed in most with the Perl script and its stemmer. A score
+on another data set or a sample compares with them only as far as its interval allows.
 """
 
 from __future__ import annotations
@@ -14,108 +14,53 @@ TEST_ARTICLES = 11_490
 
 @dataclass(frozen=True)
 class Published:
-    """ROUGE F-measures, 0-100, as a paper or a notebook states them; None where it does not."""
+    """What a paper states of a system."""
 
     system: str
     rouge1: float
     rouge2: float
-    rougeLsum: float | None  # noqa: N815 - the name of the column in every table
+    rougeLsum: float  # noqa: N815 - the name of the column in every table
     citation: str
-    rougeL: float | None = None  # noqa: N815
     variant: str = "ROUGE-L over the whole summary (rougeLsum)"
     n: int = TEST_ARTICLES
-    split: str = "test"
-    dataset: str = "CNN/DailyMail"
-    note: str = ""
 
 
-SEE = (
+_SEE = (
     "See, Liu and Manning (2017), Get To The Point: Summarization with Pointer-Generator Networks, "
     "ACL"
 )
-LIU = "Liu and Lapata (2019), Text Summarization with Pretrained Encoders, EMNLP-IJCNLP"
-
-LEAD_3 = Published("lead-3", 40.34, 17.70, 36.57, SEE)
-POINTER_GENERATOR = Published(
-    "pointer-generator",
-    36.44,
-    15.66,
-    33.42,
-    SEE,
-    note="The original notebook gives these figures as BART-Large's.",
-)
-POINTER_GENERATOR_COVERAGE = Published("pointer-generator + coverage", 39.53, 17.28, 36.38, SEE)
-BERT_SUM = Published("BertSumExtAbs", 42.13, 19.60, 39.18, LIU)
-BART = Published(
-    "BART-large",
-    44.16,
-    21.28,
-    40.90,
+_LIU = "Liu and Lapata (2019), Text Summarization with Pretrained Encoders, EMNLP-IJCNLP"
+_LEWIS = (
     "Lewis et al. (2020), BART: Denoising Sequence-to-Sequence Pre-training for Natural Language "
-    "Generation, Translation, and Comprehension, ACL",
+    "Generation, Translation, and Comprehension, ACL"
 )
-PEGASUS = Published(
-    "PEGASUS-large",
-    44.17,
-    21.47,
-    41.11,
+_ZHANG = (
     "Zhang et al. (2020), PEGASUS: Pre-training with Extracted Gap-sentences for Abstractive "
-    "Summarization, ICML",
+    "Summarization, ICML"
 )
-SIMCLS = Published(
-    "SimCLS",
-    46.67,
-    22.15,
-    43.54,
+_SIMCLS = (
     "Liu and Liu (2021), SimCLS: A Simple Framework for Contrastive Learning of Abstractive "
-    "Summarization, ACL-IJCNLP",
+    "Summarization, ACL-IJCNLP"
 )
-BRIO = Published(
-    "BRIO",
-    47.78,
-    23.55,
-    44.57,
-    "Liu et al. (2022), BRIO: Bringing Order to Abstractive Summarization, ACL",
-)
+_BRIO = "Liu et al. (2022), BRIO: Bringing Order to Abstractive Summarization, ACL"
 
+BART = Published("BART-large", 44.16, 21.28, 40.90, _LEWIS)
+PEGASUS = Published("PEGASUS-large", 44.17, 21.47, 41.11, _ZHANG)
 SYSTEMS = (
-    LEAD_3,
-    POINTER_GENERATOR,
-    POINTER_GENERATOR_COVERAGE,
-    BERT_SUM,
+    Published("lead-3", 40.34, 17.70, 36.57, _SEE),
+    # The notebook that nutgraf grew from gives these figures as BART-Large's.
+    Published("pointer-generator", 36.44, 15.66, 33.42, _SEE),
+    Published("pointer-generator + coverage", 39.53, 17.28, 36.38, _SEE),
+    Published("BertSumExtAbs", 42.13, 19.60, 39.18, _LIU),
     BART,
     PEGASUS,
-    SIMCLS,
-    BRIO,
+    Published("SimCLS", 46.67, 22.15, 43.54, _SIMCLS),
+    Published("BRIO", 47.78, 23.55, 44.57, _BRIO),
 )
+# The rows of the comparison: the two systems that summarization is mostly compared with.
+COMPARED = (BART, PEGASUS)
 
 
-def _notebook(system: str, rouge1: float, rouge2: float, sentence_level: float) -> Published:
-    return Published(
-        system=system,
-        rouge1=rouge1,
-        rouge2=rouge2,
-        rougeLsum=None,
-        rougeL=sentence_level,
-        citation="FineTuneTinyLlama.ipynb, the notebook that nutgraf grew from",
-        variant="ROUGE-L as one sentence (rougeL)",
-        n=20,
-        split="20 articles",
-        note="Against references cut to 100 characters: comparable with no other figure.",
-    )
-
-
-ORIGINAL_NOTEBOOK = (
-    _notebook("notebook, best", 27.85, 11.82, 21.86),
-    _notebook("notebook, baseline", 26.84, 10.75, 20.72),
-)
-
-
-def in_table() -> tuple[Published, ...]:
-    """The published rows of the comparison: the two that summarization is mostly held against."""
-    return (BART, PEGASUS)
-
-
-def comparable(data: str) -> bool:
-    """Whether figures published for CNN/DailyMail compare with those of `data`, in words."""
+def is_comparable(data: str) -> bool:
+    """Return whether figures of CNN/DailyMail compare with those of `data`, a description."""
     return "cnn_dailymail" in data

@@ -1,9 +1,9 @@
-"""ROUGE for each article, what it means over all of them, and perplexity.
+"""Score summaries with ROUGE.
 
 ROUGE (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries") is computed by
-`rouge_score`, which reproduces the original Perl script; this is the only module that uses it.
-rougeL takes a summary as one sentence, rougeLsum sentence by sentence: papers print the latter
-as "R-L". All ROUGE figures are F-measures on 0-100.
+`rouge_score`, which reproduces the original Perl script. rougeL takes a summary as one sentence,
+rougeLsum sentence by sentence: papers print the latter as "R-L". All ROUGE figures are F-measures,
+0 to 100.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from nutgraf.core.errors import UserError
-from nutgraf.parallel.process_pool import MapRows, map_rows
+from nutgraf.data.sentences import has_rouge_tokens, rouge_tokenizer, split_sentences
+from nutgraf.parallel.process_pool import map_rows
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
-
-from nutgraf.data.sentences import has_rouge_tokens, rouge_tokenizer, split_sentences
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -29,15 +28,15 @@ _PAIRS_PER_PROCESS = 500
 
 @functools.cache
 def _scorer() -> RougeScorer:
-    from rouge_score.rouge_scorer import RougeScorer  # as above
+    from rouge_score.rouge_scorer import RougeScorer  # brings scipy, which takes a second
 
     return RougeScorer(list(ROUGE_TYPES), tokenizer=rouge_tokenizer())
 
 
 def score_rouge(reference: str, summary: str) -> dict[str, float]:
-    """rouge1, rouge2, rougeL and rougeLsum of one summary: F-measures on 0-100, stemmed.
+    """Return rouge1, rouge2, rougeL and rougeLsum of one summary: F-measures, 0 to 100, stemmed.
 
-    An empty summary scores 0. Raises UserError where the reference has no word to compare with
+    An empty summary scores 0. Raises UserError if the reference has no word to compare with
     (rouge_score counts the letters a-z and digits only), since 0 would blame the summary.
     """
     reference, summary = ("\n".join(split_sentences(text)) for text in (reference, summary))
@@ -51,27 +50,23 @@ def score_rouge(reference: str, summary: str) -> dict[str, float]:
 
 
 def score_rouge_many(
-    references: Sequence[str],
-    summaries: Sequence[str],
-    processes: int | None = None,
-    progress: str | None = None,
-    over: MapRows = map_rows,
+    references: Sequence[str], summaries: Sequence[str], processes: int | None = None
 ) -> list[dict[str, float]]:
-    """`rouge` of each pair, in order, over all cores (or `processes`), as `cores.spread` does it.
-    With another `over`, over a cluster.
+    """Return `score_rouge` of each pair, in order.
 
-    Raises UserError naming the row of an empty reference, ValueError for unequal lengths.
+    Args:
+        references: The reference summaries.
+        summaries: As many summaries, in the same order.
+        processes: How many processes share the work; all cores by default.
+
+    Raises:
+        UserError: A reference has no word; its row is named.
+        ValueError: The lengths are unequal.
     """
     if len(references) != len(summaries):
         raise ValueError(f"{len(references)} references, {len(summaries)} summaries")
-    pairs = list(zip(range(1, len(references) + 1), references, summaries, strict=True))
-    return over(
-        _score_row,
-        pairs,
-        rows_per_process=_PAIRS_PER_PROCESS,
-        processes=processes,
-        progress=progress,
-    )
+    rows = list(zip(range(1, len(references) + 1), references, summaries, strict=True))
+    return map_rows(_score_row, rows, rows_per_process=_PAIRS_PER_PROCESS, processes=processes)
 
 
 def _score_row(row: tuple[int, str, str]) -> dict[str, float]:
@@ -83,7 +78,7 @@ def _score_row(row: tuple[int, str, str]) -> dict[str, float]:
 
 
 def rouge_signature(seed: int, resamples: int) -> dict[str, str | int | bool]:
-    """What a ROUGE figure and its interval depend on, to be stored beside them."""
+    """Return what a ROUGE figure and its interval depend on, to be stored with them."""
     return {
         "package": "rouge-score",
         "version": metadata.version("rouge-score"),

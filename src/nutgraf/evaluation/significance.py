@@ -1,4 +1,4 @@
-"""Which of two systems is better, and how surely: differences over the same articles.
+"""Test which of two systems is better, by their differences over the same articles.
 
 Each difference is tested by a paired bootstrap (Koehn 2004, "Statistical Significance Tests for
 Machine Translation Evaluation"), as Dror et al. (2018), "The Hitchhiker's Guide to Testing
@@ -22,33 +22,42 @@ from nutgraf.evaluation.bootstrap import resampled_means
 METRICS = ("rouge1", "rouge2", "rougeLsum")
 ALPHA = 0.05
 POWER = 0.8
-# More articles than any test set has: how many more is of no interest.
-_MANY = 1_000_000
+_MAX_ARTICLES = 1_000_000  # more than any test set has: how many more is of no interest
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over the same n articles, with its 95% interval and two-sided p."""
+    """A mean difference over the same n articles, with its 95% interval and two-sided p.
+
+    `sd` is that of the differences, one an article; NaN for a single article.
+    """
 
     n: int
     mean: float
     low: float
     high: float
     sd: float
-    """Of the differences, one an article; NaN for a single article."""
     p: float
 
 
 def paired_difference(
     a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, resamples: int, seed: int
 ) -> Difference:
-    """Mean of a - b over the same articles in the same order, by paired bootstrap.
+    """Compute the mean of a - b by paired bootstrap.
 
     p is twice the share of resamples on the far side of zero, the observed sample counted among
     them so that it is never 0 (Davison & Hinkley 1997, "Bootstrap Methods and their Application",
     section 4.2), and at least 2^(1-n): resamples of a few articles that happen to agree always
-    agree, but n signs prove no more than that. Raises ValueError for unequal lengths, no values or
-    values not finite.
+    agree, but n signs prove no more than that.
+
+    Args:
+        a: Scores of one system, one an article.
+        b: Scores of the other on the same articles in the same order.
+        resamples: Draws of all articles with replacement.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: Lengths are unequal, there are no values, or some are not finite.
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values are not pairs over the same articles")
@@ -62,21 +71,20 @@ def paired_difference(
 
 
 def holm_correction(p: Sequence[float]) -> list[float]:
-    """p of m tests, in their order, corrected so that 0.05 bounds the risk of any false alarm.
+    """Correct p of m tests, in their order, so that 0.05 bounds the risk of any false alarm.
 
     Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure": the k-th smallest is
     multiplied by m - k + 1, is at least the corrected one before it, and at most 1.
     """
-    corrected = [0.0] * len(p)
-    least = 0.0
-    for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        least = max(least, min(1.0, p[place] * (len(p) - rank)))
-        corrected[place] = least
-    return corrected
+    order = np.argsort(p)
+    factors = np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(np.take(p, order) * factors), 1)
+    return list(map(float, corrected))
 
 
 def articles_needed(difference: Difference, comparisons: int = 1) -> int | None:
-    """How many articles would show a difference of this size and spread; None if it is zero.
+    """Return how many articles would show such a difference and spread; None if it is zero.
 
     To show is to be significant at 0.05 / `comparisons` (the Bonferroni bound, which Holm's
     correction never exceeds) in four samples out of five:
@@ -92,42 +100,55 @@ def articles_needed(difference: Difference, comparisons: int = 1) -> int | None:
 
 
 def verdict(difference: Difference, p_holm: float, comparisons: int = 1) -> str:
-    """The difference in words: `better`, `worse`, or how many articles would be needed."""
+    """Return `better`, `worse`, or how many articles would be needed."""
     if p_holm < ALPHA:
         return "better" if difference.mean > 0 else "worse"
-    said = f"no significant difference at n = {difference.n:,}"
+    text = f"no significant difference at n = {difference.n:,}"
     needed = articles_needed(difference, comparisons)
     if needed is None:
-        return said
-    count = f"about {_rounded_up(needed):,}" if needed < _MANY else f"over {_MANY:,}"
-    return f"{said}; {count} articles would show a difference of this size"
+        return text
+    step = 10 ** max(0, len(str(needed)) - 2)  # a rough estimate: two significant digits
+    about = f"about {math.ceil(needed / step) * step:,}"
+    count = about if needed < _MAX_ARTICLES else f"over {_MAX_ARTICLES:,}"
+    return f"{text}; {count} articles would show a difference of this size"
 
 
 def difference_table(
     scores: Mapping[str, Sequence[Mapping[str, Any]]], system: str, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """`system` against each other one, by ROUGE-1, -2 and -Lsum, corrected over all these rows.
+    """Compare a system with each other one, by ROUGE-1, -2 and -Lsum.
 
-    `scores`: rows of each system with id, rouge1, rouge2 and rougeLsum, the same articles in the
-    same order. Gives rows of system, other, metric, n, difference (points, positive where `system`
-    is ahead), low, high, p, p_holm and verdict. Raises ValueError where articles differ, UserError
-    where no p could be small enough, for there are too few resamples.
+    Args:
+        scores: Rows of each system with id, rouge1, rouge2 and rougeLsum, the same articles in the
+            same order.
+        system: The system that is compared.
+        resamples: Draws of the bootstrap.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Rows of system, other, metric, n, difference (points, positive if `system` is ahead), low,
+        high, p, p_holm (corrected over all rows) and verdict.
+
+    Raises:
+        ValueError: Articles differ.
+        UserError: There are too few resamples for any p to be small enough.
     """
     pairs = [(other, metric) for other in scores if other != system for metric in METRICS]
-    fewest = math.ceil(2 * len(pairs) / ALPHA)
-    if resamples < fewest:
+    minimum = math.ceil(2 * len(pairs) / ALPHA)
+    if resamples < minimum:
         raise UserError(
             f"score.resamples is {resamples:,}: {len(pairs)} comparisons need at least "
-            f"{fewest:,} for any difference to be significant"
+            f"{minimum:,} for any difference to be significant"
         )
     ids = [row["id"] for row in scores[system]]
     for other, rows in scores.items():
         if [row["id"] for row in rows] != ids:
             raise ValueError(f"{other} and {system} were not scored on the same articles")
-    found = []
+    differences = []
     for other, metric in pairs:
         a, b = ([row[metric] for row in scores[name]] for name in (system, other))
-        found.append(paired_difference(a, b, resamples, seed))
+        differences.append(paired_difference(a, b, resamples, seed))
+    corrected = holm_correction([difference.p for difference in differences])
     return [
         {
             "system": system,
@@ -141,13 +162,5 @@ def difference_table(
             "p_holm": round(p_holm, 6),
             "verdict": verdict(difference, p_holm, len(pairs)),
         }
-        for (other, metric), difference, p_holm in zip(
-            pairs, found, holm_correction([difference.p for difference in found]), strict=True
-        )
+        for (other, metric), difference, p_holm in zip(pairs, differences, corrected, strict=True)
     ]
-
-
-def _rounded_up(n: int) -> int:
-    """To two significant digits, for it is a rough estimate."""
-    step = 10 ** max(0, len(str(n)) - 2)
-    return math.ceil(n / step) * step

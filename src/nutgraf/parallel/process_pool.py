@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -29,20 +29,6 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 SPAWN = multiprocessing.get_context("spawn")
 _CHUNK = 32
-
-
-class MapRows(Protocol):
-    """`spread`, or one that does the same elsewhere."""
-
-    def __call__(
-        self,
-        function: Callable[[Row], Result],
-        rows: Sequence[Row],
-        *,
-        rows_per_process: int,
-        processes: int | None = None,
-        progress: str | None = None,
-    ) -> list[Result]: ...
 
 
 def map_rows(

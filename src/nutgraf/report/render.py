@@ -13,9 +13,14 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from nutgraf.evaluation.error_rates import averages, by_group, rates_by_group, wilson
+from nutgraf.evaluation.error_rates import (
+    group_rates,
+    mean_indicators,
+    system_rates,
+    wilson_interval,
+)
 from nutgraf.evaluation.indicators import COPIED, FAULTS
-from nutgraf.evaluation.published import BART, TEST_ARTICLES, comparable
+from nutgraf.evaluation.published import BART, TEST_ARTICLES, is_comparable
 from nutgraf.evaluation.significance import ALPHA
 from nutgraf.planning.duration import elapsed_seconds
 from nutgraf.report.formatting import (
@@ -80,11 +85,11 @@ def render(study: Study) -> tuple[str, str]:
         "seconds": elapsed_seconds(study.artefacts),
         "published_note": published_note(study.data, _best(study)["n"]),
         "share": share_of_published(study),
-        "rates": rates_by_group(study.errors),
-        "wilson": wilson,
+        "rates": system_rates(study.errors),
+        "wilson": wilson_interval,
         "crosstab": list(crosstab(study.errors)),
         "trimmed": study.errors.loc[study.errors["trimmed_tokens"] > 0, "id"].nunique(),
-        "averages": averages(study.errors),
+        "averages": mean_indicators(study.errors),
         "error_examples": {
             kind: [row for row in study.error_examples if row["kind"] == kind] for kind in FAULTS
         },
@@ -165,9 +170,8 @@ def validation_and_test(study: Study) -> Iterator[Record]:
 
 def share_of_published(study: Study) -> str:
     """Return the best model's ROUGE-Lsum in percent of BART-large's, or why none is given."""
-    if not comparable(study.data):
+    if not is_comparable(study.data):
         return f"No share of {BART.system}'s ROUGE-Lsum is given: it is of other data."
-    assert BART.rougeLsum is not None
     best = _best(study)
     share, low, high = (
         100 * best[name] / BART.rougeLsum
@@ -182,7 +186,7 @@ def share_of_published(study: Study) -> str:
 
 def published_note(data: str, n: int) -> str:
     """Return whether published figures compare with those of `n` articles of `data` (in words)."""
-    if not comparable(data):
+    if not is_comparable(data):
         return (
             f"Other data: the published figures are of CNN/DailyMail, those measured here of "
             f"{data}. They cannot be compared."
@@ -192,7 +196,7 @@ def published_note(data: str, n: int) -> str:
 
 def crosstab(errors: pd.DataFrame) -> Iterator[tuple[str, list[tuple[str, int, list[float]]]]]:
     """Yield each kind of error with its groups of articles: name, n, percent by system."""
-    for kind, rates in by_group(errors).groupby("kind", sort=False):
+    for kind, rates in group_rates(errors).groupby("kind", sort=False):
         groups = rates.groupby("group", sort=False)
         yield str(kind), [(str(g), int(r["n"].iloc[0]), list(r["rate"])) for g, r in groups]
 

@@ -72,7 +72,7 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     out = scratch / "analysis"
     out.mkdir()
     measured = [_measured(system, config, folder) for system in systems]
-    cited = [{**asdict(row), "source": "published"} for row in published.in_table()]
+    cited = [{**asdict(row), "source": "published"} for row in published.COMPARED]
     table = pd.DataFrame([*measured, *cited], columns=COLUMNS)
     table.to_csv(scratch / artifacts.TABLE, index=False)
     intervals = pd.DataFrame(measured, columns=["system", *INTERVALS])
@@ -88,7 +88,7 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     summaries = {system: read_records(folder.summaries(system)) for system in systems}
     errors = _errors(test, scores, summaries)
     errors.to_csv(out / "errors.csv", index=False)
-    error_rates.by_group(errors).to_csv(out / "rates.csv", index=False)
+    error_rates.group_rates(errors).to_csv(out / "rates.csv", index=False)
     differences = significance.difference_table(
         {system: scores[system] for system in without_oracle(systems)},
         "best",

@@ -49,11 +49,11 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, canvas.Fi
     history = pd.read_csv(folder / "search" / "history.csv")
     curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED_SYSTEMS}
     errors = pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str})
-    rates = error_rates.rates_by_group(errors)
+    rates = error_rates.system_rates(errors)
     note = render.published_note(data, int(table.loc[table["system"] == "best", "n"].iloc[0]))
     intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
     whiskers = table.merge(intervals, on="system", how="left")
-    bart = published.BART if published.comparable(data) else None
+    bart = published.BART if published.is_comparable(data) else None
     yield "rouge_by_system", scores.rouge_by_system(whiskers, data)
     yield "relative_performance", scores.relative_performance(table, data, bart)
     yield "loss_perplexity_time", scores.loss_perplexity_time(table, data)

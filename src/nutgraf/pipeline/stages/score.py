@@ -12,7 +12,7 @@ from nutgraf.core.files import read_records, write_records
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation import rouge
-from nutgraf.evaluation.indicators import Judge
+from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
 from nutgraf.pipeline import artifacts
@@ -53,7 +53,7 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
 def _scores(row: tuple[Article, *tuple[Record, ...]]) -> list[Record]:
     """Score the summaries of one article, in their order."""
     article, *summaries = row
-    judge = Judge(article.article, article.reference)
+    judge = SummaryJudge(article.article, article.reference)
     return [
         {
             "id": article.id,
