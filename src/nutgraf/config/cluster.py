@@ -1,4 +1,4 @@
-"""Settings of a Ray cluster, for a study that outgrows one machine."""
+"""Configure a Ray cluster, for a study that outgrows one machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from nutgraf.config.types import Count, Float, Positive, Section
 
 
 class RayConfig(Section):
+    """The Ray cluster that does the work."""
+
     address: str | None = Field(
         None,
         description="Ray cluster that does the work: `auto` (the one this machine is a node of), "
@@ -37,7 +39,7 @@ class RayConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _of_a_cluster(self) -> RayConfig:
+    def _only_with_address(self) -> RayConfig:
         defaults = {name: field.default for name, field in RayConfig.model_fields.items()}
         for name, value in self if self.address is None else ():
             if value != defaults[name]:

@@ -1,4 +1,4 @@
-"""Settings of articles, and of the prompts made of them."""
+"""Configure articles, and the prompts made from them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from nutgraf.config.types import Count, Float, Section, Seed
 
 
 class DataConfig(Section):
+    """The articles and their references."""
+
     source: str = Field(
         "newswire",
         description="Where articles come from: `newswire` (embedded, synthetic), a Hub data set "
@@ -55,17 +57,20 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _three_files(self) -> DataConfig:
-        given = [n for n in ("train", "validation", "test") if getattr(self, n)]
-        if given and len(given) < 3:
-            missing = [n for n in ("train", "validation", "test") if n not in given]
+        splits = ("train", "validation", "test")
+        missing = [split for split in splits if not getattr(self, split)]
+        if 0 < len(missing) < 3:
+            named = [split for split in splits if split not in missing]
             raise ValueError(
-                f"only {', '.join(given)} given: set {', '.join(f'data.{n}' for n in missing)} "
+                f"only {', '.join(named)} given: set {', '.join(f'data.{n}' for n in missing)} "
                 "too, or put all rows in one file with a split column and set data.source"
             )
         return self
 
 
 class PromptConfig(Section):
+    """How an article becomes a prompt."""
+
     template: Literal["plain", "chat"] = Field(
         "plain",
         description="`plain` is `Summarize: {article}\\n\\nSummary: {summary}`; `chat` puts the "

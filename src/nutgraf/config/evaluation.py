@@ -1,4 +1,4 @@
-"""Settings of summaries, their scores, and other systems beside ours."""
+"""Configure summaries, their scores, and other systems to compare with."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from nutgraf.config.types import Count, Section, Seed
 
 
 class GenerateConfig(Section):
+    """How summaries are decoded."""
+
     max_new_tokens: Count = Field(96, description="Longest summary, in tokens.")
     num_beams: Count = Field(1, description="Beams of the decoder; 1 is greedy.")
     batch_size: Count = Field(50, description="Articles decoded together.")
 
 
 class ScoreConfig(Section):
+    """The bootstrap of the scores."""
+
     resamples: Count = Field(10_000, description="Bootstrap resamples of the articles.")
     seed: Seed = Field(42, description="Seed of the bootstrap.")
 
 
 class RivalConfig(Section):
+    """Another system, whose summaries are scored too."""
+
     model: str | None = Field(
         None,
         description="Hub id or local folder of a sequence-to-sequence checkpoint in safetensors, "

@@ -1,4 +1,4 @@
-"""Settings of the search, and which fields it may change."""
+"""Configure the search, and which fields it may change."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from nutgraf.config.types import Choices, Count, Float, Positive, Range, Section
 from nutgraf.core.errors import did_you_mean
 
 
-def _switched(value: object) -> object:
-    """YAML 1.1 reads on and off as true and false."""
+def _on_or_off(value: object) -> object:
+    """Undo that YAML 1.1 reads on and off as true and false."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class SearchConfig(Section):
+    """The trials, and what they may change."""
+
     trials: Count = Field(
         4,
         description="Settings tried: at random at first, by TPE once half of them, at least 4 and "
@@ -36,7 +38,7 @@ class SearchConfig(Section):
     gpus_per_trial: Annotated[Float, Field(ge=0)] = Field(
         0, description="GPUs of one trial; a fraction lets several share one."
     )
-    together: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switched)] = Field(
+    together: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
         "auto",
         description="Whether trials are trained in one process, over one base, together; auto "
         "measures whether that is faster here.",

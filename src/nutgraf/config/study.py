@@ -1,7 +1,6 @@
-"""The settings of a study, typed and immutable, a section a class.
+"""Define the configuration of a study, typed and immutable, a class a section.
 
-The defaults are the pocket study. Every field carries one sentence, with its unit; the command
-line's help and the documents show the same sentences. `config` reads and checks them.
+Every field has one sentence, with its unit, which the command line's help and the documents show.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from nutgraf.config.types import Section
 
 
 class Config(Section):
+    """The configuration of a study; the defaults are the pocket study."""
+
     run: str = Field("runs/pocket", description="The run folder.")
     storage: str | None = Field(
         None,

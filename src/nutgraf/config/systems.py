@@ -1,4 +1,4 @@
-"""The systems of a study: whatever turns an article into a summary, measured alike."""
+"""Name the systems of a study: what turns an article into a summary, all measured alike."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ TRAINED_SYSTEMS = {
 }
 MODEL_SYSTEMS = {"zero_shot": "the base model as it came, untrained", **TRAINED_SYSTEMS}
 BUILT_IN_SYSTEMS = {**EXTRACTIVE_SYSTEMS, **MODEL_SYSTEMS}
-# Where errors are counted the references stand among the systems.
+# The analysis of errors lists the references among the systems.
 RESERVED_NAMES = (*BUILT_IN_SYSTEMS, "reference")
 _SEED = "-seed-"
 
 
 def system_names(rivals: Iterable[str]) -> tuple[str, ...]:
-    """Every system of a study with these rivals, in the order of its tables."""
+    """Return every system of a study with these rivals, in the order of its tables."""
     return (*EXTRACTIVE_SYSTEMS, *rivals, *MODEL_SYSTEMS)
 
 
 def seed_repeats(seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
-    """The trained models once more for each seed after the first: name of model and seed by name.
+    """Return {name: (model, seed)} of the trained models for each seed after the first.
 
-    They are summarized and scored as systems are, and stand in the tables as spreads.
+    They are summarized and scored as systems are, and appear in the tables as spreads.
     """
     return {f"{name}{_SEED}{seed}": (name, seed) for seed in seeds[1:] for name in TRAINED_SYSTEMS}
 
 
 def measured_systems(rivals: Iterable[str], seeds: Sequence[int]) -> tuple[str, ...]:
-    """All that is summarized and scored: every system, and the further seeds."""
+    """Return all that is summarized and scored: every system, and the further seeds."""
     return (*system_names(rivals), *seed_repeats(seeds))
 
 
 def base_system(system: str) -> str:
-    """The system that this one repeats with another seed, or itself."""
+    """Return the system that this one repeats with another seed, or itself."""
     return system.partition(_SEED)[0]
 
 
 def without_oracle(systems: Iterable[str]) -> list[str]:
-    """The systems that write their summaries without a look at the reference."""
+    """Return the systems that do not read the reference to write a summary."""
     return [system for system in systems if system != "oracle"]

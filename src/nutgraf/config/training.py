@@ -1,4 +1,4 @@
-"""Settings of the base, its adapter, their training, and where its curves go."""
+"""Configure the base, its adapter, their training, and where its curves go."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from nutgraf.config.types import Count, Float, Positive, Section, Seed
 
 
 class ModelConfig(Section):
+    """The frozen base."""
+
     base: str = Field(
         "pocket", description="`pocket` (embedded), a Hub id, or a local folder with safetensors."
     )
@@ -29,6 +31,8 @@ class ModelConfig(Section):
 
 
 class LoraSettings(Section):
+    """The adapter; not peft's own `LoraConfig`."""
+
     r: Count = Field(16, description="Rank of the adapter's matrices.")
     alpha: Count = Field(32, description="Scale of the adapter: its output counts alpha / r.")
     dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(
@@ -41,6 +45,8 @@ class LoraSettings(Section):
 
 
 class TrainConfig(Section):
+    """One training."""
+
     max_examples: Count | None = Field(
         896,
         description="Articles seen in one training, repeats counted; the budget of every trial.",
@@ -82,7 +88,7 @@ class TrainConfig(Section):
 
     @property
     def seed(self) -> int:
-        """The first of the seeds."""
+        """The first of the seeds, which the search uses."""
         return self.seeds[0]
 
     @model_validator(mode="after")
@@ -103,6 +109,8 @@ class TrainConfig(Section):
 
 
 class TrackingConfig(Section):
+    """Where curves are written."""
+
     to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = Field(
         None,
         description="Where the curves of search and training go too: any of `tensorboard`, "

@@ -36,10 +36,14 @@ Seed = Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, lt=2**32)]  # n
 
 
 class Choices(Section):
+    """Values that a trial chooses from."""
+
     choices: tuple[Any, ...] = Field(description="The values to choose from.", min_length=1)
 
 
 class Range(Section):
+    """An interval that a trial draws from."""
+
     low: Float = Field(description="Smallest value.")
     high: Float = Field(description="Largest value.")
     log: bool = Field(False, description="Draw the logarithm uniformly.")

@@ -1,4 +1,4 @@
-"""Make, load, save and merge LoRA adapters on a frozen base.
+"""Create, load, save and merge LoRA adapters on a frozen base.
 
 LoRA: Hu et al. 2021 (arXiv:2106.09685).
 """
@@ -15,17 +15,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import (
-    PreTrainedModel,
-    set_seed,
-)
+from transformers import PreTrainedModel, set_seed
 
 from nutgraf.config import LoraSettings, ModelConfig
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import written_by_others
 from nutgraf.modeling.load import load_architecture, load_base, load_weights
 
-# What reading a damaged adapter may end in.
+# Errors of the libraries for a damaged adapter.
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, RuntimeError, UserWarning, SafetensorError)
 
 
@@ -45,7 +42,10 @@ def lora_config(lora: LoraSettings) -> LoraConfig:
 def fresh_adapter(
     base: PreTrainedModel, lora: LoraSettings, seed: int
 ) -> Iterator[PreTrainedModel]:
-    """The base with a new LoRA adapter in fp32, drawn from `seed`; taken off again at the end."""
+    """Yield the base with a new LoRA adapter in fp32, drawn from `seed`; remove it at the end.
+
+    Raises UserError if the base has no such layers.
+    """
     set_seed(seed)
     try:
         model = get_peft_model(base, lora_config(lora))
@@ -57,7 +57,7 @@ def fresh_adapter(
             ) from None
         raise
     with _removed(model, base):
-        # A set in peft, whose order differs from process to process, and so would the file's.
+        # peft has a set here, and its order would differ in the files of two processes.
         config = cast(Any, model.peft_config["default"])
         config.target_modules = sorted(config.target_modules or ())
         for weight in model.parameters():
@@ -70,8 +70,8 @@ def fresh_adapter(
 def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]:
     """Yield the base with the adapter saved at `path`, in eval mode; remove it at the end.
 
-    Raises UserError if its weights are not in safetensors, since a pickle can run code when read,
-    and if they or their settings are damaged or of another base.
+    Raises UserError if it is damaged, of another base, or not in safetensors, since a pickle can
+    run code when it is read.
     """
     with with_adapters(base, {"default": path}) as use:
         yield use("default")
@@ -81,12 +81,12 @@ def with_adapter(base: PreTrainedModel, path: Path) -> Iterator[PreTrainedModel]
 def with_adapters(
     base: PreTrainedModel, paths: Mapping[str, Path]
 ) -> Iterator[Callable[[str | None], PreTrainedModel]]:
-    """Yield a function that returns the base with the adapter of a name, or with none for None.
+    """Yield a function that returns the base with the named adapter, or with none for None.
 
-    It returns the same object each time, changed, so one thread must own it. `paths` are folders by
-    name, at least one. Raises as `with_adapter` does.
+    It changes and returns the same object each time, so one thread must own it. `paths` are folders
+    by name, at least one. Raises as `with_adapter` does.
     """
-    model = _adapted(base, paths)
+    model = _load_adapters(base, paths)
     tuner = cast(Any, model.base_model)
     in_use: str | None = next(iter(paths))
 
@@ -109,21 +109,20 @@ def with_adapters(
 def merge_adapter(config: ModelConfig, adapter: Path, out: Path) -> None:
     """Save the base at `out` with the adapter saved at `adapter` added into its weights.
 
-    It is added in fp32 to the base in full precision, never in 4 bits, and saved in the number
-    format that the base comes in. Raises UserError as `with_adapter` does, Failure where a merged
-    weight is not finite.
+    The sum is in fp32, never in 4 bits, and is saved in the base's own number format. Raises
+    UserError as `with_adapter` does, Failure if a merged weight is not finite.
     """
-    own = load_architecture(config).dtype or torch.float32
-    adapted = _adapted(load_weights(config, dtype=torch.float32), {"default": adapter})
+    dtype = load_architecture(config).dtype or torch.float32
+    model = _load_adapters(load_weights(config, dtype=torch.float32), {"default": adapter})
     try:
-        merged = cast(Any, adapted).merge_and_unload(safe_merge=True).to(own)
+        merged = cast(Any, model).merge_and_unload(safe_merge=True).to(dtype)
     except ValueError as error:
         raise Failure(f"{adapter} cannot be merged: {error}") from error
     with written_by_others(out.parent):
         merged.save_pretrained(str(out))
 
 
-def _adapted(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:
+def _load_adapters(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:
     """Return the base with the adapters of all `paths`, the first one active."""
     for path in paths.values():
         if not (path / "adapter_model.safetensors").is_file():
@@ -136,7 +135,7 @@ def _adapted(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:
     (first, path), *others = paths.items()
     try:
         with warnings.catch_warnings():
-            # Without its weights an adapter would do nothing, and the base would write alone.
+            # An adapter without its weights would silently do nothing.
             warnings.filterwarnings("error", message=".*Found missing adapter keys")
             model = PeftModel.from_pretrained(base, str(path), adapter_name=first, **frozen)
             for name, path in others:
@@ -169,25 +168,25 @@ def _removed(model: PeftModel, base: PreTrainedModel) -> Iterator[None]:
 
 
 def adapter_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return a copy of the trained weights, by name, on the CPU."""
-    named = model.named_parameters()
-    return {n: w.detach().to("cpu", copy=True) for n, w in named if w.requires_grad}
+    """Return a copy of the trained weights on the CPU, by name."""
+    return {
+        name: weight.detach().to("cpu", copy=True)
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
 
 
 @torch.no_grad()
-def set_adapter_weights(model: PreTrainedModel, values: Mapping[str, torch.Tensor]) -> None:
-    """Set the trained weights to what `weights` returned."""
+def set_adapter_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Set the trained weights to what `adapter_weights` returned."""
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            weight.copy_(values[name])
+            weight.copy_(weights[name])
 
 
 def save_adapter(model: PreTrainedModel, out: Path) -> None:
-    """Write the adapter as peft does, without its empty model card.
-
-    The weights are passed in: `state_dict()` of a sharded base would release, in this process
-    alone, what the others still hold.
-    """
+    """Write the adapter as peft does, without its empty model card."""
+    # `state_dict()` of a sharded base would release, in this process alone, what others still use.
     with written_by_others(out.parent):
         cast(Any, model).save_pretrained(
             str(out), safe_serialization=True, state_dict=adapter_weights(model)
@@ -195,10 +194,12 @@ def save_adapter(model: PreTrainedModel, out: Path) -> None:
     (out / "README.md").unlink()
 
 
-def save_adapter_weights(known: Mapping[str, torch.Tensor], lora: LoraSettings, out: Path) -> None:
-    """Write what `weights` gave as the folder that `save` writes, without the model in memory."""
+def save_adapter_weights(
+    weights: Mapping[str, torch.Tensor], lora: LoraSettings, out: Path
+) -> None:
+    """Write what `adapter_weights` returned as `save_adapter` does, without the model in memory."""
     # peft leaves the adapter's own name out of those of its weights.
-    named = {name.replace(".default.", "."): weight for name, weight in known.items()}
+    named = {name.replace(".default.", "."): weight for name, weight in weights.items()}
     with written_by_others(out.parent):
         lora_config(lora).save_pretrained(str(out))
         save_file(named, out / "adapter_model.safetensors")

@@ -1,6 +1,6 @@
-"""Attention as it trains fastest on a CPU: plain products and a softmax, kept in two bytes a score.
+"""Train with plain attention on a CPU: products and a softmax, two bytes a score in memory.
 
-torch's fused kernel takes 14 to 21% more time there, transformers' own plain attention keeps six
+torch's fused kernel takes 14 to 21% more time there, and transformers' eager attention keeps six
 bytes a score for the backward pass (docs/log.md).
 """
 
@@ -25,22 +25,22 @@ NAME = "plain"
 def training_attention(
     model: PreTrainedModel, device: Device, rows: int, tokens: int
 ) -> Iterator[None]:
-    """In the block, attention as it trains fastest with micro-batches of [rows, tokens].
+    """Use plain attention in the block, if that is fastest for micro-batches of [rows, tokens].
 
-    Plain products keep all scores for the backward pass: done where these are few.
+    It keeps all scores for the backward pass, so it is used only if these are few.
     """
-    form = model.config
-    layers, heads = form.num_hidden_layers, form.num_attention_heads
-    kept = attention_score_bytes(layers, heads, rows, tokens, device.dtype.itemsize)
-    if device.name != "cpu" or kept > ATTENTION_SCORE_LIMIT:
+    config = model.config
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    size = attention_score_bytes(layers, heads, rows, tokens, device.dtype.itemsize)
+    if device.name != "cpu" or size > ATTENTION_SCORE_LIMIT:
         yield
         return
-    usual = form._attn_implementation
+    previous = config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
         yield
     finally:
-        model.set_attn_implementation(usual)
+        model.set_attn_implementation(previous)
 
 
 def _plain(
@@ -52,14 +52,14 @@ def _plain(
     scaling: float,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of queries [batch, heads, n, d] to keys and values [batch, heads or fewer, m, d].
+    """Attend from queries [batch, heads, n, d] to keys and values [batch, heads or fewer, m, d].
 
-    Gives [batch, n, heads, d]. All in the format of the products: the softmax sums in fp32 inside.
+    Returns [batch, n, heads, d]. All is in the format of the products; softmax sums in fp32 inside.
     """
     dtype = _product_dtype(query.dtype)
     key, value = (
-        given.to(dtype).repeat_interleave(query.shape[1] // given.shape[1], dim=1)
-        for given in (key, value)
+        tensor.to(dtype).repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
+        for tensor in (key, value)
     )
     scores = (query.to(dtype) * scaling) @ key.transpose(2, 3)
     if attention_mask is not None:
@@ -68,7 +68,7 @@ def _plain(
 
 
 def _mask(*, dtype: torch.dtype = torch.float32, **shape: Any) -> torch.Tensor | None:
-    """transformers' additive mask, in the format of the products."""
+    """Return transformers' additive mask in the format of the products."""
     return eager_mask(dtype=_product_dtype(dtype), **shape)
 
 

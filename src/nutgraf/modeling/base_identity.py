@@ -1,4 +1,4 @@
-"""What an adapter must find again: which base it was trained on, told without loading weights."""
+"""Identify the base that an adapter belongs to, without loading its weights."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from nutgraf.modeling.load import load_architecture
 
 
 def base_identity(config: ModelConfig) -> dict[str, Any]:
-    """What an adapter must find again to be the same model: base, revision, and two hashes.
+    """Return what an adapter's base must equal: name, revision, and two hashes.
 
-    `shape` is over the architecture, `weights` over some of what the files of weights hold
-    (`sampled_weights`). A model that was trained on differs there; a single changed number may not
-    be seen.
+    `shape` is a hash of the architecture, `weights` of samples of the weights (`hash_weights`). A
+    base that was trained on differs there; a single changed number may not be noticed.
     """
-    form = load_architecture(config).to_diff_dict()
+    architecture = load_architecture(config).to_diff_dict()
     for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
-        form.pop(volatile, None)
-    digest = hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()[:16]
+        architecture.pop(volatile, None)
+    shape = hashlib.sha256(repr(sorted(architecture.items())).encode()).hexdigest()[:16]
     return {
         "base": config.base,
         "revision": config.revision,
-        "shape": digest,
+        "shape": shape,
         "weights": hash_weights(config),
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 
 
 def longest_first(order: Sequence[int], length: Callable[[int], int], batch: int) -> list[int]:
-    """Return `drawn` indices with the longest row of each optimizer step first.
+    """Return the row indices of `order`, the longest first in each optimizer step of `batch` rows.
 
     So a step's micro-batches hold rows of similar length. What a step sees depends on the effective
     batch alone: 1 x 8 and 8 x 1 train on the same rows.

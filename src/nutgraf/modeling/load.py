@@ -39,7 +39,7 @@ class Device:
 
     @property
     def dtype_name(self) -> str:
-        """`bf16`, `fp16` or `fp32`."""
+        """The number format: `bf16`, `fp16` or `fp32`."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -48,11 +48,10 @@ class Device:
 
 
 def choose_device(config: ModelConfig) -> Device:
-    """Return the device and number format of the settings, or the best that are available.
+    """Return the device and number format of the configuration, or the best for `auto`.
 
-    `auto` computes in bf16 where the device has instructions for it (NVIDIA since Ampere; x86
-    with AVX512-BF16 or AMX), else in fp16 on a GPU and fp32 on a CPU. Raises UserError for what
-    the machine cannot do.
+    `auto` is bf16 if the device has instructions for it (NVIDIA since Ampere; x86 with AVX512-BF16
+    or AMX), else fp16 on a GPU and fp32 on a CPU. Raises UserError for what the machine lacks.
     """
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
@@ -82,7 +81,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             base_source(config), revision=config.revision, trust_remote_code=False
         )
     if tokenizer.pad_token is None:
-        # Safe because padding is masked by position, never by id (prompts.py, inference.py).
+        # Safe because padding is masked by position, never by id.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -99,15 +98,14 @@ def load_architecture(config: ModelConfig) -> Any:
 def load_base(config: ModelConfig) -> PreTrainedModel:
     """Return the frozen base on its device, in eval mode; one is cached per process.
 
-    Weights are held in 4 bits (`nf4`) or in the device's number format; on a CPU those of linear
-    layers only, the others in fp32. Only safetensors are read. Raises Failure if it cannot be
-    loaded, with what to do.
+    Weights are in 4 bits (`nf4`) or in the device's number format; on a CPU those of linear layers
+    only, the others in fp32. Raises Failure, with what to do, if it cannot be loaded.
     """
     device = choose_device(config)
-    held: torch.dtype | str = "auto" if device.name == "cpu" else device.dtype
+    dtype: torch.dtype | str = "auto" if device.name == "cpu" else device.dtype
     quantization = None
     if config.quantization == "nf4":
-        held = device.dtype
+        dtype = device.dtype
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -115,34 +113,34 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
             bnb_4bit_compute_dtype=device.dtype,
         )
     base = load_weights(
-        config, dtype=held, quantization_config=quantization, device_map={"": device.name}
+        config, dtype=dtype, quantization_config=quantization, device_map={"": device.name}
     )
     if device.name == "cpu":
-        _hold_on_cpu(base, device.dtype)
+        _cast_for_cpu(base, device.dtype)
         if (output := base.get_output_embeddings()) is not None:
             output.register_forward_pre_hook(_contiguous)
     return base.requires_grad_(False).eval()
 
 
-def load_weights(config: ModelConfig, **held: Any) -> PreTrainedModel:
-    """Return the base as transformers loads it with the `held` arguments; safetensors only."""
+def load_weights(config: ModelConfig, **kwargs: Any) -> PreTrainedModel:
+    """Return the base as `from_pretrained` loads it with `kwargs`, from safetensors only."""
     with load_errors(config):
         return AutoModelForCausalLM.from_pretrained(
             base_source(config),
             revision=config.revision,
             use_safetensors=True,
             trust_remote_code=False,
-            **held,
+            **kwargs,
         )
 
 
-def _hold_on_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
+def _cast_for_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
     """Convert weights to the formats in which a CPU computes fastest, with sums in fp32."""
     embedding = base.get_input_embeddings().weight
     for layer in base.modules():
         if isinstance(layer, Linear4bit):
-            # An evaluation would pack the weights for a fused kernel: scales rounded to bf16 for
-            # good, and no gradient from then on (docs/log.md).
+            # An evaluation would pack the weights for a fused kernel: scales stay rounded to
+            # bf16, and there is no gradient any more (docs/log.md).
             layer.support_avx512bf16_for_cpu = False
         elif isinstance(layer, Linear) and layer.weight is not embedding:
             layer.to(dtype)  # autocast would cast fp32 weights in every product
@@ -158,7 +156,7 @@ def _contiguous(output: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[t
 
 @contextlib.contextmanager
 def load_errors(config: ModelConfig) -> Iterator[None]:
-    """Turn what transformers raises for a base that it cannot load into one Failure."""
+    """Raise Failure for anything that transformers raises if it cannot load the base."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):

@@ -1,4 +1,4 @@
-"""Compute losses of given summaries, in batches."""
+"""Compute losses of summaries in batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DeviceMemoryError(Failure):
 
 @dataclass(frozen=True)
 class RowLoss:
-    """Negative log-likelihood of one summary: sum over its tokens (nats) and their number."""
+    """The negative log-likelihood of a summary: a sum over its tokens (nats), and their number."""
 
     nll: float
     tokens: int
@@ -36,11 +36,14 @@ def summary_losses(
     device: Device,
     batch_size: int = EVAL_BATCH_SIZE,
 ) -> list[RowLoss]:
-    """Loss of each row's summary, end of sequence included, in the order of the rows."""
-    found: dict[int, RowLoss] = {}
+    """Return the loss of each row's summary, end of sequence included, in the order of the rows.
+
+    Raises as `loss_batches`, which has the same arguments.
+    """
+    losses: dict[int, RowLoss] = {}
     for batch in loss_batches(model, rows, pad, device, batch_size):
-        found |= batch
-    return [found[i] for i in range(len(rows))]
+        losses |= batch
+    return [losses[i] for i in range(len(rows))]
 
 
 @torch.no_grad()
@@ -52,11 +55,21 @@ def loss_batches(
     batch_size: int = EVAL_BATCH_SIZE,
     done: Container[int] = (),
 ) -> Iterator[dict[int, RowLoss]]:
-    """Losses of the rows' summaries, {index of the row: its loss}, batch by batch, but the `done`.
+    """Yield the losses of a batch of rows, {row index: loss}; leave out batches that are `done`.
 
     Rows are padded on the left, so that all summaries end together and logits are computed for
     the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
-    Raises DeviceMemoryError if the device has none for a batch.
+
+    Args:
+        model: The base, with or without an adapter.
+        rows: Token ids of prompt and summary.
+        pad: The id of the padding token.
+        device: Where the model is.
+        batch_size: Rows in a batch.
+        done: Indices of rows whose loss is known.
+
+    Raises:
+        DeviceMemoryError: The device has no memory for a batch.
     """
     for batch in length_batches([len(row.ids) for row in rows], batch_size, done):
         losses = batch_losses(model, [rows[i] for i in batch], pad, device)
@@ -67,7 +80,7 @@ def loss_batches(
 def batch_losses(
     model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device
 ) -> list[RowLoss]:
-    """Losses of the rows' summaries, all in one batch. Raises DeviceMemoryError."""
+    """Return the losses of the rows' summaries, computed as one batch. Raises DeviceMemoryError."""
     ids, mask = pad_left([row.input_ids for row in rows], pad, device)
     labels = [row.ids[row.prompt_tokens :].tolist() for row in rows]
     knob = "lower prompt.max_tokens, or set model.quantization to nf4"
@@ -80,21 +93,21 @@ def batch_losses(
             use_cache=False,
         ).logits
     losses = []
-    for wanted, scores in zip(labels, logits[:, :-1], strict=True):
-        target = torch.tensor(wanted, device=scores.device)
-        nll = functional.cross_entropy(scores[-len(wanted) :].float(), target, reduction="sum")
-        losses.append(RowLoss(nll.item(), len(wanted)))
+    for summary, row_logits in zip(labels, logits[:, :-1], strict=True):
+        target = torch.tensor(summary, device=row_logits.device)
+        nll = functional.cross_entropy(row_logits[-len(summary) :].float(), target, reduction="sum")
+        losses.append(RowLoss(nll.item(), len(summary)))
     return losses
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:
-    """Nats per summary token over all rows together; its exponential is the perplexity."""
+    """Return nats per summary token over all rows; its exponential is the perplexity."""
     return sum(row.nll for row in losses) / sum(row.tokens for row in losses)
 
 
 @contextlib.contextmanager
 def guard_memory(rows: int, tokens: int, knob: str) -> Iterator[None]:
-    """Raise OutOfMemory, with the `knob` to turn, if the device has no memory for the block."""
+    """Raise DeviceMemoryError, with the `knob` to turn, if memory runs out in the block."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -107,7 +120,7 @@ def guard_memory(rows: int, tokens: int, knob: str) -> Iterator[None]:
 def pad_left(
     rows: Sequence[Sequence[int]], pad: int, device: Device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, [batch, longest], the rows at the right end."""
+    """Return token ids and mask, [batch, longest], with the rows at the right end."""
     longest = max(map(len, rows))
     ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]

@@ -1,7 +1,7 @@
-"""What summarizing with a saved model needs: where its weights are, its prompt, its decoding.
+"""Find and read a saved model: where its weights are, its prompt, its decoding.
 
-It stands in `nutgraf.json` beside the weights: in a run folder's final_best_model, in what
-`nutgraf export` makes, and in either of them on the Hub.
+These are in `nutgraf.json` beside the weights: in a run folder's final_best_model, in what
+`nutgraf export` writes, and in either of them on the Hub.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model in `folder`: an `adapter` there on a base, or, where that is None, all of it.
+    """A model in `folder`: an `adapter` on a base, or a full model if `adapter` is None.
 
     `about` is all of `nutgraf.json`: the model's settings, and how it was trained and measured.
     """
@@ -39,10 +39,10 @@ class SavedModel:
 
 
 def find_model(model: str) -> Path:
-    """The folder of a model: itself, the final_best_model in it, or a copy from the Hub.
+    """Return the folder of a model: itself, its final_best_model, or a download from the Hub.
 
-    On the Hub a model is `owner/name`, or `owner/name@revision`. Raises UserError where there is
-    none, Failure where the Hub does not give it.
+    On the Hub a model is `owner/name`, or `owner/name@revision`. Raises UserError if there is none,
+    Failure if it cannot be downloaded.
     """
     path = Path(model)
     for folder in (path, path / "final_best_model"):
@@ -61,7 +61,7 @@ def find_model(model: str) -> Path:
 
 
 def read_saved_model(model: str) -> SavedModel:
-    """The recipe of a model; the base of an adapter is checked to be the one trained on.
+    """Return a saved model, after checking that an adapter's base is the one it was trained on.
 
     Raises UserError for no model, a damaged one, and another base.
     """
@@ -70,7 +70,6 @@ def read_saved_model(model: str) -> SavedModel:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         trained_on = dict(raw["base"])
-        # The device that it was trained on says nothing of the machine that it is used on.
         base = ModelConfig.model_validate({**raw["model"], "device": "auto"})
         prompt = PromptConfig.model_validate(raw["prompt"])
         decoding = GenerateConfig.model_validate(raw["generate"])
@@ -81,18 +80,18 @@ def read_saved_model(model: str) -> SavedModel:
             "`nutgraf compare --force`"
         ) from None
     if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
-        whole = base.model_copy(update={"base": str(folder), "revision": None})
-        return SavedModel(folder, None, whole, prompt, decoding, raw)
+        merged = base.model_copy(update={"base": str(folder), "revision": None})
+        return SavedModel(folder, None, merged, prompt, decoding, raw)
     check_base(folder, trained_on, base)
     return SavedModel(folder, folder, base, prompt, decoding, raw)
 
 
 def check_base(adapter: Path, trained_on: Mapping[str, Any], base: ModelConfig) -> None:
-    """Raise UserError where `base` is not what the adapter was trained on, as `identity` tells."""
-    found = base_identity(base)
-    # A model of an earlier version says less; what it says has to be so.
-    if "shape" not in trained_on or {**found, **trained_on} != found:
+    """Raise UserError if `base` is not the one that the adapter was trained on."""
+    identity = base_identity(base)
+    # A model of an earlier version records less; what it records has to match.
+    if "shape" not in trained_on or not trained_on.items() <= identity.items():
         raise UserError(
-            f"{adapter} was trained on base {trained_on} and {base.base!r} is now {found}: "
+            f"{adapter} was trained on base {trained_on} and {base.base!r} is now {identity}: "
             "an adapter works on its own base only"
         )

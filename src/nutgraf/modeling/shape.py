@@ -1,4 +1,4 @@
-"""The shape of a base, known without its weights, and a stand-in of that shape to measure."""
+"""Read a base's dimensions without its weights, and write a random base to measure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nutgraf.modeling.load import load_architecture
 
 
 def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
-    """The base's shape with the number of its adapter's weights, without loading any weight.
+    """Return the base's dimensions and the size of its adapter, without loading any weight.
 
-    Raises Failure where the base's configuration cannot be had, UserError for layers that it lacks.
+    Raises Failure if the base's configuration cannot be read, UserError for layers that it lacks.
     """
-    form = load_architecture(config)
+    architecture = load_architecture(config)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(form)
-        before = sum(weight.numel() for weight in empty.parameters())
+        empty = AutoModelForCausalLM.from_config(architecture)
+        total = sum(weight.numel() for weight in empty.parameters())
         output = empty.get_output_embeddings()
         linear = sum(
             module.weight.numel()
@@ -31,29 +31,30 @@ def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
         )
         with fresh_adapter(empty, lora, seed=0) as model:
             adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    head = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
-    keys = getattr(form, "num_key_value_heads", None) or form.num_attention_heads
+    heads = architecture.num_attention_heads
+    key_heads = getattr(architecture, "num_key_value_heads", None) or heads
+    head = getattr(architecture, "head_dim", None) or architecture.hidden_size // heads
     return ModelDims(
-        layers=form.num_hidden_layers,
-        width=form.hidden_size,
-        inner=getattr(form, "intermediate_size", None) or 4 * form.hidden_size,
-        heads=form.num_attention_heads,
-        query_width=form.num_attention_heads * head,
-        key_width=keys * head,
-        vocabulary=form.vocab_size,
-        positions=form.max_position_embeddings,
+        layers=architecture.num_hidden_layers,
+        width=architecture.hidden_size,
+        inner=getattr(architecture, "intermediate_size", None) or 4 * architecture.hidden_size,
+        heads=heads,
+        query_width=heads * head,
+        key_width=key_heads * head,
+        vocabulary=architecture.vocab_size,
+        positions=architecture.max_position_embeddings,
         linear=linear,
-        other=before - linear,
+        other=total - linear,
         adapter=adapter,
     )
 
 
 def write_random_base(config: ModelConfig, layers: int, folder: Path) -> None:
-    """A checkpoint of the base's form with `layers` layers and random weights, for measurements."""
-    form = load_architecture(config)
-    form.num_hidden_layers = min(layers, form.num_hidden_layers)
-    if getattr(form, "layer_types", None):
-        form.layer_types = form.layer_types[:layers]
+    """Write a checkpoint of the base's architecture with `layers` layers and random weights."""
+    architecture = load_architecture(config)
+    architecture.num_hidden_layers = min(layers, architecture.num_hidden_layers)
+    if getattr(architecture, "layer_types", None):
+        architecture.layer_types = architecture.layer_types[:layers]
     set_seed(0)
-    model = AutoModelForCausalLM.from_config(form, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(architecture, dtype=torch.bfloat16)
     model.save_pretrained(str(folder))
