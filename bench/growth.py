@@ -36,13 +36,13 @@ LONG_ROWS = 32
 
 def prepare(articles: int, tokens: int) -> float:
     from nutgraf.config import load
-    from nutgraf.pipeline.stages import prepare
+    from nutgraf.pipeline.runner import run_stage
     from nutgraf.storage.run_folder import RunFolder
 
     with tempfile.TemporaryDirectory() as scratch:
         settings = load.build_config({"data": {"train_examples": articles}})
         started = time.perf_counter()
-        prepare.run(settings, RunFolder(scratch))
+        run_stage("prepare", settings, RunFolder(scratch))
         return time.perf_counter() - started
 
 

@@ -73,7 +73,7 @@ def words(folder: Path) -> str:
 def measure(path: Path, base: str) -> dict[str, Any]:
     """Seconds of `prepare`, and the most memory that this process had."""
     from nutgraf.config import load
-    from nutgraf.pipeline.stages import prepare
+    from nutgraf.pipeline.runner import run_stage
     from nutgraf.storage.run_folder import RunFolder
 
     settings = load.build_config(
@@ -89,7 +89,7 @@ def measure(path: Path, base: str) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory(dir=path.parent) as run:
         started, used = time.perf_counter(), time.process_time()
-        prepare.run(settings, RunFolder(run))
+        run_stage("prepare", settings, RunFolder(run))
         seconds, processor = time.perf_counter() - started, time.process_time() - used
         card = json.loads((Path(run) / "data" / "card.json").read_text())["splits"]["train"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

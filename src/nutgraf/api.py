@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from nutgraf.config import Config, load
+from nutgraf.config import load
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.data.text import UnusableText, usable_text
@@ -49,27 +49,16 @@ def run(
         UserError: A setting or an input cannot be used.
         Failure: Something that should have worked did not; the same call continues the study.
     """
-    from nutgraf.pipeline.runner import STAGES
+    from nutgraf.pipeline import runner
 
-    names = tuple(STAGES) if stages is None else tuple(stages)
-    if unknown := [name for name in names if name not in STAGES]:
-        raise UserError(f"{unknown[0]!r} is no stage: there are {', '.join(STAGES)}")
+    names = tuple(runner.STAGES) if stages is None else tuple(stages)
+    if unknown := [name for name in names if name not in runner.STAGES]:
+        raise UserError(f"{unknown[0]!r} is no stage: there are {', '.join(runner.STAGES)}")
     values = {name.replace("__", "."): value for name, value in overrides.items()}
     path = load.find_config(None if config is None else Path(config), values.get("run"))
     settings = load.load_config_values(path, values)
-    run_stages(settings, names, force)
+    runner.run_study(settings, names, force=force)
     return Path(settings.run)
-
-
-def run_stages(config: Config, stages: Sequence[str], force: bool = False) -> bool:
-    """Run the named stages, here or on a Ray cluster; return whether anything had to be run."""
-    if (config.ray.address or "").startswith("ray://"):
-        from nutgraf.pipeline import remote
-
-        return remote.run(config, stages, force=force)
-    from nutgraf.pipeline import runner
-
-    return runner.run_study(config, stages, force=force)
 
 
 class Summarizer:

@@ -18,7 +18,7 @@ from nutgraf.evaluation import rouge
 from nutgraf.generation import external
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import load_base
-from nutgraf.pipeline.stages import generate, prepare, score
+from nutgraf.pipeline.runner import run_stage
 from nutgraf.storage.run_folder import RunFolder
 
 TEST = [
@@ -79,7 +79,7 @@ def test_a_missing_file_is_known_before_anything_is_made(tmp_path: Path) -> None
     )
     folder = RunFolder(config.run)
     with pytest.raises(UserError, match=r"gone\.jsonl does not exist"):
-        prepare.run(config, folder)
+        run_stage("prepare", config, folder)
     assert not (folder / "data").exists()
 
 
@@ -174,7 +174,7 @@ def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_pa
         }
     )  # fmt: skip
     folder = RunFolder(config.run)
-    prepare.run(config, folder)
+    run_stage("prepare", config, folder)
     rows = pd.read_parquet(real).set_index("id")
     for name in given:
         made = folder.artefact(
@@ -187,11 +187,11 @@ def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_pa
             fresh_adapter(load_base(config.model), LoraSettings(r=2), seed) as model,
         ):
             model.save_pretrained(str(out / "models" / name))
-    generate.run(config, folder)
+    run_stage("generate", config, folder)
     for name in given:
         for row in read_records(folder.summaries(name)):
             assert row["text"] == rows.loc[row["id"], name].strip()
-    score.run(config, folder)
+    run_stage("score", config, folder)
     for name in given:
         for row in read_records(folder.scores(name)):
             expected = rouge.score_rouge(

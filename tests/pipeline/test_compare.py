@@ -16,7 +16,7 @@ from nutgraf.core.files import read_json, read_records, write_json, write_record
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation import indicators
-from nutgraf.pipeline.stages import compare
+from nutgraf.pipeline.runner import run_stage
 from nutgraf.report.terminal_table import render_table
 from nutgraf.storage.run_folder import RunFolder
 
@@ -68,14 +68,14 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple
             with folder.artefact(name, outputs=[f"{name}.jsonl"]).writing() as scratch:
                 write_records(scratch / f"{name}.jsonl", rows)
     config = build_config({"run": str(folder.path), "model": {"base": str(tiny_base)}})
-    assert compare.run(config, folder)
+    assert run_stage("compare", config, folder)
     return folder, config
 
 
 def test_it_is_done_once(compared: tuple[RunFolder, Config]) -> None:
     folder, config = compared
-    assert not compare.run(config, folder)
-    assert compare.run(config, folder, force=True)
+    assert not run_stage("compare", config, folder)
+    assert run_stage("compare", config, folder, force=True)
 
 
 def test_best_is_compared_with_every_other_system(compared: tuple[RunFolder, Config]) -> None:

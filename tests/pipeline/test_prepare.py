@@ -17,7 +17,7 @@ from nutgraf.data.prompts import Renderer
 from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline import artifacts
-from nutgraf.pipeline.stages import prepare
+from nutgraf.pipeline.runner import run_stage
 from nutgraf.storage.run_folder import RunFolder
 
 
@@ -57,7 +57,7 @@ def study(tmp_path: Path, base: str, **prompt: int) -> tuple[Config, RunFolder]:
 
 def test_articles_and_card_are_made_once(tmp_path, base):
     config, folder = study(tmp_path, base)
-    assert prepare.run(config, folder)
+    assert run_stage("prepare", config, folder)
     for split in load.SPLITS:
         assert len(article_store.read_split(folder.data(split))) == 4
     card = read_json(folder / "data" / "card.json")
@@ -73,25 +73,25 @@ def test_articles_and_card_are_made_once(tmp_path, base):
     assert read_records(folder / "data" / "rejects.jsonl") == [
         {"split": split, **left_out} for split in load.SPLITS
     ]
-    assert not prepare.run(config, folder)
-    assert prepare.run(config, folder, force=True)
+    assert not run_stage("prepare", config, folder)
+    assert run_stage("prepare", config, folder, force=True)
 
 
 def test_a_changed_file_or_setting_is_read_again(tmp_path, base):
     config, folder = study(tmp_path, base)
-    prepare.run(config, folder)
+    run_stage("prepare", config, folder)
     with Path(config.data.train).open("a") as file:
         file.write('{"article": "new", "highlights": "n"}\n')
-    assert prepare.run(config, folder)
+    assert run_stage("prepare", config, folder)
     assert len(article_store.read_split(folder.data("train"))) == 5
     shorter, _ = study(tmp_path, base, max_article_tokens=60)
-    assert prepare.run(shorter, folder)
+    assert run_stage("prepare", shorter, folder)
     assert read_json(folder / "data" / "card.json")["splits"]["test"]["tokens"]["rows_trimmed"] == 3
 
 
 def test_what_is_stored_are_the_ids_that_are_served_and_trained_on(tmp_path, base):
     config, folder = study(tmp_path, base, max_tokens=140)
-    prepare.run(config, folder)
+    run_stage("prepare", config, folder)
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     shorter = 0
     for split in load.SPLITS:
@@ -116,7 +116,7 @@ def test_an_article_is_tokenized_once(tmp_path, base, monkeypatch):
         return ids(self, article)
 
     monkeypatch.setattr(Renderer, "_article", counted)
-    prepare.run(config, folder)
+    run_stage("prepare", config, folder)
     drawn = [a.article for s in load.SPLITS for a in article_store.read_split(folder.data(s))]
     assert sorted(tokenized) == sorted(drawn)
 
@@ -125,14 +125,14 @@ def test_another_tokenizer_or_prompt_makes_other_ids(tmp_path, base):
     own = tmp_path / "base"
     shutil.copytree(base, own)
     config, folder = study(tmp_path, str(own))
-    prepare.run(config, folder)
-    assert not prepare.run(config, folder)
+    run_stage("prepare", config, folder)
+    assert not run_stage("prepare", config, folder)
     file = own / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 77}))
     (data,) = artifacts.prepare(config, folder)
     assert "tokenizer_files was" in str(data.outdated)
-    assert prepare.run(config, folder)
-    assert not prepare.run(config, folder)
+    assert run_stage("prepare", config, folder)
+    assert not run_stage("prepare", config, folder)
 
 
 def test_summaries_that_cannot_fit_are_a_mistake_where_they_are_many(tmp_path, base):
@@ -142,7 +142,7 @@ def test_summaries_that_cannot_fit_are_a_mistake_where_they_are_many(tmp_path, b
         r"row \d \('test-00000\d'\): .*, summary is 12 tokens, .*raise prompt.max_tokens"
     )
     with pytest.raises(UserError, match=said):
-        prepare.run(config, folder)
+        run_stage("prepare", config, folder)
     assert not (folder / "data").exists()
 
 
@@ -151,7 +151,7 @@ def test_a_summary_that_cannot_fit_is_counted_where_it_is_one_of_many(tmp_path, 
     rows[7]["highlights"] = "b" * 300
     (tmp_path / "news.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config, folder = study(tmp_path, base)
-    prepare.run(config, folder)
+    run_stage("prepare", config, folder)
     assert "7" not in {a.id for a in article_store.read_split(folder.data("train"))}
     card = read_json(folder / "data" / "card.json")
     assert card["splits"]["train"]["rejected"] == {"summary too long": 1}
@@ -159,5 +159,5 @@ def test_a_summary_that_cannot_fit_is_counted_where_it_is_one_of_many(tmp_path, 
     fewer = config.model_copy(
         update={"data": config.data.model_copy(update={"train_examples": 28})}
     )
-    prepare.run(fewer, folder)
+    run_stage("prepare", fewer, folder)
     assert len(article_store.read_split(folder.data("train"))) == 28

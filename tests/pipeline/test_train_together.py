@@ -15,7 +15,7 @@ from nutgraf.config import Config, load
 from nutgraf.core.errors import Failure
 from nutgraf.core.files import write_json
 from nutgraf.pipeline import artifacts
-from nutgraf.pipeline.stages import prepare, train
+from nutgraf.pipeline.runner import run_stage
 from nutgraf.planning.packing import Choice
 from nutgraf.storage.run_folder import RunFolder
 
@@ -50,7 +50,7 @@ def study(tiny_base: Path, tmp_path: Path) -> Any:
             }
         )  # fmt: skip
         folder = RunFolder(tmp_path / name)
-        prepare.run(settings, folder)
+        run_stage("prepare", settings, folder)
         (artefact,) = artifacts.search(settings, folder)
         with artefact.writing() as scratch:
             (scratch / "search").mkdir()
@@ -68,10 +68,10 @@ BEST = {"lora.r": 2, "train.learning_rate": 1e-2, "train.gradient_accumulation_s
 def test_all_of_them_are_what_they_are_alone(study: Any, asked: str, capsys: Any) -> None:
     """`auto` does what the search found."""
     alone, there = study("alone", BEST, together="off", concurrent=1)
-    train.run(alone, there)
+    run_stage("train", alone, there)
     assert "trained together" not in capsys.readouterr().err
     settings, folder = study("together", BEST, together=asked)
-    assert train.run(settings, folder)
+    assert run_stage("train", settings, folder)
     assert "baseline, best, baseline-seed-8, best-seed-8: trained tog" in capsys.readouterr().err
     for name in NAMES:
         one, other = (f / "models" / name for f in (there, folder))
@@ -86,17 +86,17 @@ def test_all_of_them_are_what_they_are_alone(study: Any, asked: str, capsys: Any
             for measured in ("seconds", "peak_memory_bytes", "peak_memory_gb"):
                 record.pop(measured, None)
         assert records[0]["lora_r"] == (2 if name.startswith("best") else 4)
-    assert not train.run(settings, folder)
+    assert not run_stage("train", settings, folder)
 
 
 def test_one_that_fails_takes_nothing_of_the_others(study: Any) -> None:
     wild = {"train.learning_rate": 1e30}
     settings, folder = study("a", wild, together="on")
     with pytest.raises(Failure, match=r"lower train\.learning_rate"):
-        train.run(settings, folder)
+        run_stage("train", settings, folder)
     made = Path("models", "baseline", "adapter_model.safetensors")
     before = (folder / ".making" / "models.baseline" / made).stat()
     settings, folder = study("a", BEST, together="on")
-    assert train.run(settings, folder)
+    assert run_stage("train", settings, folder)
     assert (folder / made).stat().st_mtime_ns == before.st_mtime_ns
     assert all((folder / "models" / name / "train.json").exists() for name in NAMES)

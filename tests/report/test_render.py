@@ -15,7 +15,7 @@ from nutgraf.config.systems import BUILT_IN_SYSTEMS, without_oracle
 from nutgraf.core.files import write_json, write_records
 from nutgraf.evaluation import significance
 from nutgraf.evaluation.indicators import FAULTS
-from nutgraf.pipeline.stages import report as stage
+from nutgraf.pipeline.runner import run_stage
 from nutgraf.report import render as report
 from nutgraf.report.figures import canvas
 from nutgraf.report.formatting import as_markdown, mark_class, split_by_marks, with_marks
@@ -339,6 +339,15 @@ def test_the_report_loads_neither_torch_nor_matplotlib() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_that_all_is_done_needs_no_library_that_does_the_work() -> None:
+    code = (
+        "import sys, nutgraf.pipeline.runner, nutgraf.report.terminal_table\n"
+        "heavy = {'huggingface_hub', 'transformers', 'torch', 'ray', 'matplotlib', 'jinja2'}\n"
+        "sys.exit(bool(heavy & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def made_up_run(path: Path, study: Study) -> RunFolder:
     """A run folder as the stages before leave it, with made-up numbers."""
     folder = RunFolder(path)
@@ -396,7 +405,7 @@ def test_the_stage_reports_a_run_folder_once(study: Study, tmp_path: Path) -> No
     folder = made_up_run(tmp_path / "run", study)
     space = {"train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
     config = build_config({"run": str(folder.path), "search": {"space": space}})
-    assert stage.run(config, folder)
+    assert run_stage("report", config, folder)
     page = (folder / "report.html").read_text()
     assert "and baseline (+10.00, +10.00 to +10.00)" in page
     # ROUGE-2 is the same for all of them: it has to be said.
@@ -408,4 +417,4 @@ def test_the_stage_reports_a_run_folder_once(study: Study, tmp_path: Path) -> No
     figures_in_markdown = re.findall(r"\]\((figures/.*?)\)", (folder / "report.md").read_text())
     assert len(figures_in_markdown) == len(NAMES)
     assert all((folder / name).exists() for name in figures_in_markdown)
-    assert not stage.run(config, folder)
+    assert not run_stage("report", config, folder)

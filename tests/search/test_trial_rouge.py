@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from nutgraf.config import Config, load
-from nutgraf.pipeline.stages import prepare, search
+from nutgraf.pipeline.runner import run_stage
 from nutgraf.search import ray_tune
 from nutgraf.search.scheduler import TrialScheduler
 from nutgraf.storage.run_folder import RunFolder
@@ -58,8 +58,8 @@ def searched(folder: Path, monkeypatch: pytest.MonkeyPatch, **how: bool) -> pd.D
         ray_tune, "_run_in_ray", lambda ledger, training, *_: work(ledger, training, **how)
     )
     run = RunFolder(config.run)
-    prepare.run(config, run)
-    search.run(config, run)
+    run_stage("prepare", config, run)
+    run_stage("search", config, run)
     return pd.read_csv(folder / "search" / "trials.csv").drop(columns="seconds")
 
 

@@ -31,14 +31,11 @@ class Prepare:
     def artefacts(self, config: Config, folder: RunFolder) -> list[Artefact]:
         return [folder.artefact("data", settings={"seed": config.data.seed})]
 
-    def run(self, config: Config, folder: RunFolder, force: bool = False) -> bool:
-        (made,) = self.artefacts(config, folder)
-        if made.is_current:
-            return False
+    def run(self, config: Config, folder: RunFolder, outdated: list[Artefact]) -> None:
+        (made,) = outdated
         with made.writing() as scratch:
             (scratch / "data").mkdir()
             (scratch / "data" / "train.txt").write_text("articles")
-        return True
 
 
 class Generate:
@@ -51,10 +48,8 @@ class Generate:
     def artefacts(self, config: Config, folder: RunFolder) -> list[Artefact]:
         return [folder.artefact("summaries", outputs=["summaries.jsonl"], inputs=["data"])]
 
-    def run(self, config: Config, folder: RunFolder, force: bool = False) -> bool:
-        (made,) = self.artefacts(config, folder)
-        if made.is_current:
-            return False
+    def run(self, config: Config, folder: RunFolder, outdated: list[Artefact]) -> None:
+        (made,) = outdated
         with made.writing(resume=True) as scratch:
             journal = Journal(scratch / "rows.part")
             for number in range(len(journal.rows), ROWS):
@@ -63,7 +58,6 @@ class Generate:
                 journal.add([{"row": number}])
                 self.made.append(number)
             write_records(scratch / "summaries.jsonl", journal.rows)
-        return True
 
 
 def run(folder: Path, storage: str, generate: Generate) -> bool:

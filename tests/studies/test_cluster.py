@@ -23,7 +23,7 @@ from nutgraf.generation.backends import open_backend
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.modeling.losses import RowLoss
 from nutgraf.parallel.ray_cluster import Cluster, joined, visited
-from nutgraf.pipeline import remote
+from nutgraf.pipeline import runner
 from nutgraf.search import ray_tune
 from nutgraf.training.distributed.ray_train import fit_on_workers
 from nutgraf.training.fit import fit_adapter
@@ -236,15 +236,15 @@ def test_a_study_is_given_from_outside_and_fetched(head: Nodes, tmp_path: Path) 
         "train": {"eval_examples": 4},
         "ray": {"address": f"ray://{head.outside}"},
     }
-    assert remote.run(build_config(raw), ("prepare",))
+    assert runner.run_study(build_config(raw), ("prepare",))
     made = (tmp_path / "run" / "data" / "train.parquet").read_bytes()
     shutil.rmtree(tmp_path / "run")
-    assert not remote.run(build_config(raw), ("prepare",))
+    assert not runner.run_study(build_config(raw), ("prepare",))
     assert (tmp_path / "run" / "data" / "train.parquet").read_bytes() == made
     with pytest.raises(UserError, match="storage null"):
-        remote.run(build_config({**raw, "storage": None}), ("prepare",))
+        runner.run_study(build_config({**raw, "storage": None}), ("prepare",))
     with pytest.raises(UserError, match="absolute path"):
-        remote.run(build_config({**raw, "run": "runs/here"}), ("prepare",))
+        runner.run_study(build_config({**raw, "run": "runs/here"}), ("prepare",))
 
 
 def test_from_outside_it_is_called_again_where_its_server_has_died(

@@ -31,7 +31,7 @@ from nutgraf.modeling import losses
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import load_base, load_tokenizer
 from nutgraf.pipeline import artifacts, runner
-from nutgraf.pipeline.stages import generate
+from nutgraf.pipeline.runner import run_stage
 from nutgraf.storage.run_folder import Artefact, RunFolder
 from nutgraf.training import history
 from nutgraf.training.checkpoints import Checkpoints
@@ -370,7 +370,7 @@ def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
     computed, padded = [], losses.pad_left
     for module in (decoding, losses):
         monkeypatch.setattr(module, "pad_left", lambda *args: computed.append(1) or padded(*args))
-    generate.run(config, RunFolder(tmp_path / "whole"))
+    run_stage("generate", config, RunFolder(tmp_path / "whole"))
     batches = len(computed)
     assert batches == 3 * (5 + 2)  # three models; 18 summaries by 4, as many losses by 16
     computed.clear()
@@ -390,7 +390,7 @@ def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
     monkeypatch.setattr(Journal, "add", stopped_add)
     for _ in range(100):
         with contextlib.suppress(Stop):
-            generate.run(config, folder)
+            run_stage("generate", config, folder)
             break
     assert torn >= 3
     assert len(computed) == batches + torn
@@ -413,8 +413,8 @@ class Stage:
         settings = config.model_dump(mode="json", include={self.section})
         return [folder.artefact(self.name, inputs=self.inputs, settings=settings)]
 
-    def run(self, config: Config, folder: RunFolder, force: bool) -> None:
-        (made,) = self.artefacts(config, folder)
+    def run(self, config: Config, folder: RunFolder, outdated: list[Artefact]) -> None:
+        (made,) = outdated
         with made.writing(resume=True) as out:
             (out / self.name).write_text(str(made.settings))
             if self.stops:

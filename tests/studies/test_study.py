@@ -280,7 +280,7 @@ def test_a_further_seed_repeats_the_trainings_and_leaves_the_rest(
     shutil.copytree(folder.path, tmp_path / "run")
     done = study(tmp_path / "run", train__seeds="[42, 43]")
     assert "search   unchanged, skipped" in done.stderr
-    assert done.stderr.count("done before") == 2 + 6  # trainings, then summaries
+    assert done.stderr.count("done before") == 2 + 6 + 6  # trainings, summaries, scores
     by_seed = pd.read_csv(tmp_path / "run" / "analysis" / "seeds.csv")
     assert list(by_seed["seed"]) == [42, 42, 43, 43]
     assert list(by_seed["system"]) == ["baseline", "best"] * 2

@@ -17,6 +17,7 @@ from nutgraf.core.console import show_log
 from nutgraf.core.errors import NutgrafError, UserError, one_line
 from nutgraf.core.files import is_full, write_text
 from nutgraf.core.signals import as_stopped, stop_on_signals
+from nutgraf.pipeline import runner
 from nutgraf.pipeline.runner import STAGES
 
 CARRIES_ON = "the same command carries on from here"
@@ -155,10 +156,8 @@ def _settings_help() -> str:
 
 def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     config = _config(args, overrides)
-    from nutgraf.api import run_stages
-
     with stop_on_signals():
-        changed = run_stages(config, args.stages, force=args.force)
+        changed = runner.run_study(config, args.stages, force=args.force)
         if args.stages == tuple(STAGES):
             _print_table(config, changed)
 

@@ -11,17 +11,8 @@ from typing import Any
 
 import yaml
 
-from nutgraf.config import Config, DataConfig
+from nutgraf.config import Config, DataConfig, systems
 from nutgraf.config.load import with_overrides
-from nutgraf.config.systems import (
-    EXTRACTIVE_SYSTEMS,
-    MODEL_SYSTEMS,
-    TRAINED_SYSTEMS,
-    base_system,
-    measured_systems,
-    seed_repeats,
-    system_names,
-)
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import file_hash
 from nutgraf.modeling.base_files import tokenizer_fingerprint, weights_fingerprint
@@ -57,7 +48,7 @@ def train(config: Config, folder: RunFolder) -> list[Artefact]:
     return [
         folder.artefact(
             f"models/{name}",
-            inputs=inputs[base_system(name)],
+            inputs=inputs[systems.base_system(name)],
             settings=_settings(own, "prompt", "model", "lora", "train"),
         )
         for name, own in training_configs(config, folder).items()
@@ -66,17 +57,15 @@ def train(config: Config, folder: RunFolder) -> list[Artefact]:
 
 def generate(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return one artefact a system, in the order of `measured_systems`."""
+    trained = trained_models(config)
     return [
         folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
-            inputs=[
-                "data",
-                *([f"models/{system}"] if base_system(system) in TRAINED_SYSTEMS else []),
-            ],
+            inputs=["data", *([f"models/{system}"] if system in trained else [])],
             settings=_generation_settings(system, config),
         )
-        for system in measured_systems(config.rivals, config.train.seeds)
+        for system in systems.measured_systems(config.rivals, config.train.seeds)
     ]
 
 
@@ -88,19 +77,19 @@ def score(config: Config, folder: RunFolder) -> list[Artefact]:
             outputs=[f"scores/{system}.jsonl"],
             inputs=["data", f"summaries/{system}"],
         )
-        for system in measured_systems(config.rivals, config.train.seeds)
+        for system in systems.measured_systems(config.rivals, config.train.seeds)
     ]
 
 
 def compare(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the table with the analysis, then the model to take away."""
-    systems = measured_systems(config.rivals, config.train.seeds)
+    measured = systems.measured_systems(config.rivals, config.train.seeds)
     models = [f"models/{name}" for name in trained_models(config)]
     return [
         folder.artefact(
             "comparison",
             outputs=[TABLE, "analysis"],
-            inputs=[*(f"scores/{system}" for system in systems), *models],
+            inputs=[*(f"scores/{system}" for system in measured), *models],
             settings=_settings(config, "score"),
         ),
         folder.artefact("final_best_model", inputs=["data", "comparison", "models/best"]),
@@ -109,8 +98,8 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
 
 def report(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the pages with their figures; they show every setting."""
-    models = [f"models/{name}" for name in TRAINED_SYSTEMS]
-    scores = [f"scores/{system}" for system in system_names(config.rivals)]
+    models = [f"models/{name}" for name in systems.TRAINED_SYSTEMS]
+    scores = [f"scores/{system}" for system in systems.system_names(config.rivals)]
     return [
         folder.artefact(
             "report",
@@ -133,8 +122,8 @@ def with_first_seed(config: Config) -> Config:
 
 def trained_models(config: Config) -> dict[str, tuple[str, int]]:
     """Return `baseline` or `best` and the seed by the name of each model to train."""
-    first = {name: (name, config.train.seed) for name in TRAINED_SYSTEMS}
-    return first | seed_repeats(config.train.seeds)
+    first = {name: (name, config.train.seed) for name in systems.TRAINED_SYSTEMS}
+    return first | systems.seed_repeats(config.train.seeds)
 
 
 def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
@@ -173,9 +162,9 @@ def _file_hashes(data: DataConfig) -> dict[str, str]:
 
 def _generation_settings(system: str, config: Config) -> dict[str, Any]:
     """Return what the summaries of the system depend on, apart from the data."""
-    if base_system(system) in MODEL_SYSTEMS:
+    if systems.base_system(system) in systems.MODEL_SYSTEMS:
         return _settings(config, "prompt", "model", "generate")
-    if system in EXTRACTIVE_SYSTEMS:
+    if system in systems.EXTRACTIVE_SYSTEMS:
         return {}
     rival = config.rivals[system]
     file = {"sha256": file_hash(Path(rival.file))} if rival.file else {}

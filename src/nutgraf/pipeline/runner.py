@@ -8,14 +8,17 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from nutgraf.config import Config
-from nutgraf.config.load import to_yaml
+from nutgraf.config.load import to_yaml, with_overrides
+from nutgraf.core.console import show_log
+from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.files import write_text
 from nutgraf.pipeline import artifacts
-from nutgraf.storage.run_folder import RunFolder
+from nutgraf.storage.run_folder import Artefact, RunFolder
 from nutgraf.storage.run_lock import run_lock
 
 logger = logging.getLogger(__name__)
@@ -34,29 +37,54 @@ STAGES = {
 def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool = False) -> bool:
     """Run stages in the folder `config.run`, and return whether anything had to be made.
 
-    With `config.storage` the study is fetched from there first, and what is made is put there.
+    With `config.storage` the study is fetched from there first, and what is made is put there. If
+    `config.ray.address` is `ray://HOST:PORT`, the stages run on that cluster.
 
     Args:
         config: The study's configuration.
         stages: The names of those to run.
         force: Whether to make again what is finished and unchanged, which is skipped otherwise.
     """
+    if (config.ray.address or "").startswith("ray://"):
+        return _run_on_cluster(config, stages, force)
     folder = RunFolder(config.run)
+    anything = False
     with run_lock(folder.path), _synced(config, folder) as push:
         folder.recover()
         for line in explain_reruns(config, folder, stages):
             logger.info(line)
         write_text(folder.config, to_yaml(config))
-        anything = False
-        try:
-            for number, name in enumerate(STAGES, 1):
-                if name in stages:
-                    title = f"[{number}/{len(STAGES)}] {name:<8}"
-                    anything |= _run_stage(name, title, config, folder, force, push)
-        except OSError as error:
-            error.filename = error.filename or str(folder.path)  # a full disk often names no file
-            raise
-        return anything
+        for number, name in enumerate(STAGES, 1):
+            if name not in stages:
+                continue
+            title = f"[{number}/{len(STAGES)}] {name:<8}"
+            logger.info(f"{title} {STAGES[name]}")
+            started = time.perf_counter()
+            try:
+                if not run_stage(name, config, folder, force):
+                    logger.info(f"{title} unchanged, skipped")
+                    continue
+                push()
+            except OSError as error:
+                error.filename = error.filename or str(folder.path)  # a full disk often names none
+                raise
+            anything = True
+            logger.info(f"{title} done in {time.perf_counter() - started:.0f} s")
+    return anything
+
+
+def run_stage(name: str, config: Config, folder: RunFolder, force: bool = False) -> bool:
+    """Make the artefacts of a stage that are not current, or all; return whether there were any."""
+    outdated: list[Artefact] = []
+    current: list[Artefact] = []
+    for artefact in artifacts.BY_STAGE[name](config, folder):
+        follows = any(earlier.name in artefact.inputs for earlier in outdated)
+        (outdated if follows or not artefact.is_current or force else current).append(artefact)
+    if outdated:
+        for artefact in current:
+            logger.info(f"{artefact.name}: done before")
+        _stage(name).run(config, folder, outdated)
+    return bool(outdated)
 
 
 def explain_reruns(
@@ -92,18 +120,39 @@ def _synced(config: Config, folder: RunFolder) -> AbstractContextManager[Callabl
     return synced(config.storage, folder.path)
 
 
-def _run_stage(
-    name: str, title: str, config: Config, folder: RunFolder, force: bool, push: Callable[[], None]
-) -> bool:
-    logger.info(f"{title} {STAGES[name]}")
-    started = time.perf_counter()
-    if not force and all(a.is_current for a in artifacts.BY_STAGE[name](config, folder)):
-        logger.info(f"{title} unchanged, skipped")
-        return False
-    _stage(name).run(config, folder, force=force)
-    push()
-    logger.info(f"{title} done in {time.perf_counter() - started:.0f} s")
-    return True
+def _run_on_cluster(config: Config, stages: Sequence[str], force: bool) -> bool:
+    """Run a study on a cluster from outside it, then fetch the run folder from the storage.
+
+    This machine is no node and does none of the work. The run folder has the same path on every
+    node, and all nodes see it. If this program ends, so does the study; the same command carries
+    it on. Raises as `run_study`, and UserError without a storage or an absolute path.
+    """
+    from nutgraf.parallel.ray_cluster import visited
+    from nutgraf.storage.remote_copy import RemoteCopy
+
+    address = str(config.ray.address)
+    if config.storage is None:
+        raise UserError(
+            f"ray.address is {address!r} and storage null: a cluster is reached from outside by a "
+            "storage that both sides reach; set storage, or give the command on one of its nodes"
+        )
+    if not Path(config.run).is_absolute():
+        raise UserError(
+            f"ray.address is {address!r} and run {config.run!r}: give the absolute path of a "
+            "folder that every node sees"
+        )
+    on_cluster = with_overrides(config, {"ray.address": "auto"})
+    logger.info(f"the study runs on the cluster at {address}, in {config.run}")
+    with visited(address) as cluster:
+        anything = cluster.run_task(_run_there, (on_cluster, tuple(stages), force))
+    RemoteCopy(config.storage, config.run).pull()
+    logger.info(f"fetched from the storage into {config.run}")
+    return anything
+
+
+def _run_there(arguments: tuple[Config, tuple[str, ...], bool]) -> bool:
+    show_log()  # Ray prints it on the standard error of the machine that started the study
+    return run_study(*arguments)
 
 
 def _stage(name: str) -> Any:

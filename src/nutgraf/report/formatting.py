@@ -30,12 +30,9 @@ MAX_CHARACTERS = 8_000  # of an article that a page shows
 def load_template(
     name: str, autoescape: bool = False, finalize: Callable[[Any], Any] | None = None
 ) -> Template:
-    """Return a template of `templates/`, in which a missing value is an error.
+    """Return the template `templates/name`, in which a missing value is an error.
 
-    Args:
-        name: The file's name.
-        autoescape: Whether to escape values for HTML.
-        finalize: What to apply to each value before it is written.
+    `autoescape` escapes values for HTML; `finalize` is applied to each before it is written.
     """
     environment = Environment(
         loader=PackageLoader("nutgraf.report"),
@@ -46,8 +43,11 @@ def load_template(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (number, signed, probability, setting, memory, mark_class, shortened, with_marks)
-    environment.filters |= {function.__name__: function for function in filters}
+    for function in (
+        number, signed, probability, setting, memory, mark_class, shortened, split_by_marks,
+        with_marks,
+    ):  # fmt: skip
+        environment.filters[function.__name__] = function
     return environment.get_template(name)
 
 

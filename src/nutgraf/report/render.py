@@ -23,14 +23,7 @@ from nutgraf.evaluation.indicators import COPIED, FAULTS
 from nutgraf.evaluation.published import BART, TEST_ARTICLES, is_comparable
 from nutgraf.evaluation.significance import ALPHA
 from nutgraf.planning.duration import elapsed_seconds
-from nutgraf.report.formatting import (
-    as_markdown,
-    inline_svg,
-    load_template,
-    number,
-    signed,
-    split_by_marks,
-)
+from nutgraf.report.formatting import as_markdown, inline_svg, load_template, number, signed
 from nutgraf.search.trial import describe_proposals
 
 Record = Mapping[str, Any]
@@ -75,7 +68,6 @@ def render(study: Study) -> tuple[str, str]:
     values = {
         "study": study,
         "measured": [row for row in study.table if row["source"] == "measured"],
-        "systems": study.systems,
         "verdict": list(verdict(study)),
         "caveat": caveat(study),
         "proposals": describe_proposals([trial["proposed_by"] for trial in study.trials]),
@@ -95,7 +87,6 @@ def render(study: Study) -> tuple[str, str]:
         },
         "articles": study.errors["id"].nunique(),
         "figures": {name: Markup(inline_svg(svg)) for name, svg in study.figures.items()},
-        "split_by_marks": split_by_marks,
         "copied": COPIED,
     }
     page = load_template("report.html", autoescape=True)

@@ -1,10 +1,8 @@
-"""model_comparison_results.csv as a table for the terminal."""
+"""Render model_comparison_results.csv as a table for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,42 +11,49 @@ from nutgraf.report.describe import SYNTHETIC, is_synthetic
 
 
 def render_table(path: Path, config: Config) -> str:
-    """The measured rows, best against the others (analysis/differences.csv, beside the table),
-    then the published rows apart, with what the numbers are."""
+    """Return the measured rows, best against the others, and the published rows, with notes.
+
+    `path` is that of the table; analysis/ stands beside it.
+    """
     table = pd.read_csv(path)
     measured = table[table["source"] == "measured"]
-    wide = 2 + max(map(len, table["system"]))
+    differences = pd.read_csv(path.parent / "analysis" / "differences.csv")
+    width = 2 + max(map(len, table["system"]))
     lines = [
         f"ROUGE F1 (0 to 100, stemmed) on {int(measured['n'].iloc[0])} test articles; "
         "R-Lsum with its 95% bootstrap interval",
-        f"{'system':<{wide}}{'R-1':>7}{'R-2':>7}{'R-L':>7}{'R-Lsum':>8}{'interval':>16}"
+        f"{'system':<{width}}{'R-1':>7}{'R-2':>7}{'R-L':>7}{'R-Lsum':>8}{'interval':>16}"
         f"{'ppl':>9}{'train s':>9}",
     ]
     for row in measured.itertuples():
         interval = f"{row.rougeLsum_low:.1f} to {row.rougeLsum_high:.1f}"
+        of_models = f"{row.perplexity:9.2f}{row.train_seconds:9.0f}".replace("nan", "   ")
         lines.append(
-            f"{row.system:<{wide}}{row.rouge1:7.2f}{row.rouge2:7.2f}{row.rougeL:7.2f}"
-            f"{row.rougeLsum:8.2f}{interval:>16}{_or_blank(row.perplexity, '9.2f')}"
-            f"{_or_blank(row.train_seconds, '9.0f')}"
+            f"{row.system:<{width}}{row.rouge1:7.2f}{row.rouge2:7.2f}{row.rougeL:7.2f}"
+            f"{row.rougeLsum:8.2f}{interval:>16}{of_models}"
         )
     lines += seed_spread(pd.read_csv(path.parent / "analysis" / "seeds.csv"))
-    if "oracle" in set(measured["system"]):
+    lines += [
+        "oracle reads the reference: what copying three sentences can reach, found greedily",
+        "best against the others, R-Lsum points on the same articles, paired 95% interval, "
+        f"p Holm-corrected over {len(differences)} comparisons",
+    ]
+    for row in differences[differences["metric"] == "rougeLsum"].itertuples():
+        interval = f"{row.low:+.2f} to {row.high:+.2f}"
         lines.append(
-            "oracle reads the reference: what copying three sentences can reach, found greedily"
+            f"{row.other:<{width}}{row.difference:+7.2f}{interval:>18}  p {row.p_holm:.4f}  "
+            f"{row.verdict}"
         )
-    lines += _differences(pd.read_csv(path.parent / "analysis" / "differences.csv"), wide)
     lines.append("published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum):")
     for row in table[table["source"] == "published"].itertuples():
         lines.append(
-            f"{row.system:<{wide}}{row.rouge1:7.2f}{row.rouge2:7.2f}{'':7}{row.rougeLsum:8.2f}"
+            f"{row.system:<{width}}{row.rouge1:7.2f}{row.rouge2:7.2f}{'':7}{row.rougeLsum:8.2f}"
         )
-    if is_synthetic(config):
-        lines.append(SYNTHETIC)
-    return "\n".join(lines)
+    return "\n".join([*lines, SYNTHETIC] if is_synthetic(config) else lines)
 
 
 def seed_spread(by_seed: pd.DataFrame) -> list[str]:
-    """Mean and standard deviation of the trained models over seeds, or that there is one seed.
+    """Return the mean and standard deviation of each trained model over seeds, if several.
 
     `by_seed`: analysis/seeds.csv, with system, seed, rougeLsum and loss.
     """
@@ -63,18 +68,3 @@ def seed_spread(by_seed: pd.DataFrame) -> list[str]:
             f"loss {loss.mean():.3f} ± {loss.std():.3f}"
         )
     return lines
-
-
-def _differences(table: pd.DataFrame, wide: int) -> Iterator[str]:
-    yield (
-        "best against the others, R-Lsum points on the same articles, paired 95% interval, "
-        f"p Holm-corrected over {len(table)} comparisons"
-    )
-    for row in table[table["metric"] == "rougeLsum"].itertuples():
-        interval = f"{row.low:+.2f} to {row.high:+.2f}"
-        surely = f"{interval:>18}  p {row.p_holm:.4f}"
-        yield f"{row.other:<{wide}}{row.difference:+7.2f}{surely}  {row.verdict}"
-
-
-def _or_blank(value: Any, form: str) -> str:
-    return " " * int(form.split(".")[0]) if pd.isna(value) else f"{value:{form}}"

@@ -18,30 +18,19 @@ from nutgraf.config.systems import (
     system_names,
     without_oracle,
 )
-from nutgraf.core import units
-from nutgraf.core.files import (
-    read_json,
-    read_records,
-    write_json,
-    write_records,
-    write_text,
-    written_by_others,
-)
+from nutgraf.core import files, units
+from nutgraf.core.files import read_json, read_records, write_json, write_records
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
-from nutgraf.evaluation import (
-    bootstrap,
-    error_rates,
-    examples,
-    indicators,
-    published,
-    rouge,
-    significance,
-)
+from nutgraf.evaluation import error_rates, examples, indicators, published, significance
+from nutgraf.evaluation.bootstrap import bootstrap
+from nutgraf.evaluation.rouge import ROUGE_TYPES
 from nutgraf.pipeline import artifacts
 from nutgraf.report import model_card
 from nutgraf.report.formatting import table_records
-from nutgraf.storage.run_folder import RunFolder
+from nutgraf.storage.run_folder import Artefact, RunFolder
+
+Row = dict[str, Any]
 
 COLUMNS = [
     "system", "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
@@ -52,22 +41,18 @@ COLUMNS = [
 INTERVALS = [f"{kind}_{end}" for kind in ("rouge1", "rouge2", "rougeL") for end in ("low", "high")]
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make model_comparison_results.csv with analysis/, and final_best_model/."""
-    comparison, final_model = artifacts.compare(config, folder)
-    anything = False
-    if force or not comparison.is_current:
-        with comparison.writing() as scratch:
-            _compare(config, folder, scratch)
-        anything = True
-    if force or not final_model.is_current:
-        with final_model.writing() as scratch:
-            _final_model(config, folder, scratch / "final_best_model")
-        anything = True
-    return anything
+    for artefact in outdated:
+        with artefact.writing() as scratch:
+            if artefact.name == "comparison":
+                _compare(config, folder, scratch)
+            else:
+                _final_model(config, folder, scratch / artefact.name)
 
 
 def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
+    """Write the table and analysis/ into `scratch`."""
     systems = system_names(config.rivals)
     out = scratch / "analysis"
     out.mkdir()
@@ -102,13 +87,13 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     write_records(out / "error_examples.jsonl", faulty)
 
 
-def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
+def _measured(system: str, config: Config, folder: RunFolder) -> Row:
     """Return a system's row of the table, with the intervals of all ROUGE variants."""
     scores = read_records(folder.scores(system))
-    row: dict[str, Any] = {"system": system, "source": "measured", "n": len(scores)}
-    for kind in rouge.ROUGE_TYPES:
+    row: Row = {"system": system, "source": "measured", "n": len(scores)}
+    for kind in ROUGE_TYPES:
         values = [score[kind] for score in scores]
-        interval = bootstrap.bootstrap(values, config.score.resamples, config.score.seed)
+        interval = bootstrap(values, config.score.resamples, config.score.seed)
         row[kind] = round(interval.mean, 2)
         row[f"{kind}_low"], row[f"{kind}_high"] = round(interval.low, 2), round(interval.high, 2)
     if base_system(system) in MODEL_SYSTEMS:
@@ -127,8 +112,8 @@ def _measured(system: str, config: Config, folder: RunFolder) -> dict[str, Any]:
 
 def _errors(
     test: Sequence[Article],
-    scores: Mapping[str, Sequence[Mapping[str, Any]]],
-    summaries: Mapping[str, Sequence[Mapping[str, Any]]],
+    scores: Mapping[str, Sequence[Row]],
+    summaries: Mapping[str, Sequence[Row]],
 ) -> pd.DataFrame:
     """Return a row a system and article, the references as a system that read all of it.
 
@@ -165,7 +150,7 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     adapter |= {"base_model_name_or_path": config.model.base, "revision": config.model.revision}
     write_json(out / "adapter_config.json", adapter)
     tokenizer = load_tokenizer(config.model)
-    with written_by_others(out):
+    with files.written_by_others(out):
         tokenizer.save_pretrained(str(out))
         generation_config(tokenizer, config.generate).save_pretrained(str(out))
     train = read_json(best / "train.json")
@@ -184,4 +169,4 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
         ),
     }
     write_json(out / "nutgraf.json", about)
-    write_text(out / "README.md", model_card.model_card(about, "adapter"))
+    files.write_text(out / "README.md", model_card.model_card(about, "adapter"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nutgraf.config import Config
-from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, base_system, measured_systems
+from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, base_system
 from nutgraf.core.files import Journal, write_records
 from nutgraf.data import article_store
 from nutgraf.data.prompts import Encoded, Renderer
@@ -21,8 +21,7 @@ from nutgraf.generation import external, extractive
 from nutgraf.generation.backends import Backend, open_backend
 from nutgraf.modeling.load import choose_device, load_tokenizer
 from nutgraf.parallel.executor import open_executor
-from nutgraf.pipeline import artifacts
-from nutgraf.storage.run_folder import RunFolder
+from nutgraf.storage.run_folder import Artefact, RunFolder
 
 if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
@@ -32,25 +31,19 @@ Row = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make summaries/<system>.jsonl, one row an article.
 
     Models also leave the loss of the reference there: `reference_nll` (nats, summed over the
     summary's tokens) and `reference_tokens`.
     """
-    anything = False
-    systems = measured_systems(config.rivals, config.train.seeds)
+    test = article_store.read_split(folder.data("test"))
     with open_executor(config, folder.path) as cluster:
-        for system, artefact in zip(systems, artifacts.generate(config, folder), strict=True):
-            if artefact.is_current and not force:
-                logger.info(f"{system}: done before")
-                continue
-            test = article_store.read_split(folder.data("test"))
+        for artefact in outdated:
+            system = artefact.name.removeprefix("summaries/")
             with artefact.writing(resume=True) as scratch:
                 rows = _summaries(system, config, folder, test, scratch, cluster)
                 write_records(scratch / "summaries" / f"{system}.jsonl", rows)
-            anything = True
-    return anything
 
 
 def _summaries(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,22 +20,18 @@ from nutgraf.data.prompts import Encoded, PromptError, Renderer
 from nutgraf.data.rows import Article, Reject, check_rejected
 from nutgraf.generation import external
 from nutgraf.modeling.load import load_tokenizer
-from nutgraf.pipeline import artifacts
-from nutgraf.storage.run_folder import RunFolder
+from nutgraf.storage.run_folder import Artefact, RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make data/: a split's .parquet and -tokens.parquet, card.json and rejects.jsonl.
 
     The last has each row that was left out, with split, row, id, reason and detail. An article is
     tokenized here and never again: later stages read its token ids.
     """
-    (artefact,) = artifacts.prepare(config, folder)
-    if artefact.is_current and not force:
-        return False
-    with artefact.writing() as scratch:
+    with outdated[0].writing() as scratch:
         splits, tokens = _write(config, RunFolder(scratch))
         for name, rival in config.rivals.items():
             if rival.file:  # what it lacks is better known now than after the trainings
@@ -53,7 +49,6 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         )
     for warning in card["warnings"]:
         logger.warning(f"warning: {warning}")
-    return True
 
 
 def _write(config: Config, out: RunFolder) -> tuple[dict[str, Split], dict[str, Any]]:
@@ -68,20 +63,18 @@ def _write(config: Config, out: RunFolder) -> tuple[dict[str, Split], dict[str, 
         drawn = load.load_articles(config.data, name, splits, out.path)
         rejected: list[Reject] = []
         sizes = array("q")
-        with token_store.open_writer(out.tokens(name)) as add:
-            encoded = _encode(drawn, name, renderer, rejected)
-            article_store.write_split(
-                _store(encoded, add, sizes, in_prompts=name == "test"), out.data(name)
-            )
-        articles = article_store.read_split(out.data(name))
-        tried = len(articles) + len(rejected)
+        with token_store.open_writer(out.tokens(name)) as store:
+            articles = _encode(drawn, name, renderer, store, sizes, rejected)
+            article_store.write_split(articles, out.data(name))
+        written = article_store.read_split(out.data(name))
+        tried = len(written) + len(rejected)
         check_rejected(rejected, tried, config.data.max_rejected, f"drawn {name} articles")
-        if not articles:
+        if not written:
             raise UserError(f"not one {name} article is left: {rejected[0]}")
         tokens[name] = _count_tokens(sizes)
         splits[name] = replace(
             drawn,
-            articles=articles,
+            articles=written,
             rows_read=max(drawn.rows_read, tried),  # the newswire gives what is asked of it
             rejected=drawn.rejected + rejected,
         )
@@ -89,38 +82,38 @@ def _write(config: Config, out: RunFolder) -> tuple[dict[str, Split], dict[str, 
 
 
 def _encode(
-    drawn: Split, name: str, renderer: Renderer, rejected: list[Reject]
-) -> Iterator[tuple[Article, Encoded]]:
-    """Tokenize articles until as many as were drawn fit; those that do not go to `rejected`."""
+    drawn: Split,
+    name: str,
+    renderer: Renderer,
+    store: Callable[[str, Encoded], None],
+    sizes: array[int],
+    rejected: list[Reject],
+) -> Iterator[Article]:
+    """Yield articles that fit, as many as were drawn; those that do not go to `rejected`.
+
+    Their token ids go to `store`, and four numbers an article to `sizes`: tokens of the article, of
+    the summary, of the training row, and those cut off.
+    """
     candidates = zip(drawn.rows, itertools.chain(drawn.articles, drawn.spare), strict=True)
     missing = len(drawn.articles)
     while missing and (candidate := next(candidates, None)):
-        row, article = candidate
+        number, article = candidate
         try:
-            yield article, renderer.encode(article.article, article.reference)
-            missing -= 1
+            encoded = renderer.encode(article.article, article.reference)
         except PromptError as error:
-            rejected.append(Reject(name, row, article.id, "summary too long", str(error)))
-
-
-def _store(
-    encoded: Iterator[tuple[Article, Encoded]],
-    add: Callable[[str, Encoded], None],
-    sizes: array[int],
-    in_prompts: bool,
-) -> Iterator[Article]:
-    """Pass articles on, store their token ids with `add`, and append their four `sizes`."""
-    for article, ids in encoded:
-        add(article.id, ids)
-        row = ids.example
-        trimmed = ids.prompt.trimmed_tokens if in_prompts else row.trimmed_tokens
+            rejected.append(Reject(name, number, article.id, "summary too long", str(error)))
+            continue
+        store(article.id, encoded)
+        row = encoded.example
+        cut = encoded.prompt.trimmed_tokens if name == "test" else row.trimmed_tokens
         summary = len(row.ids) - row.prompt_tokens
-        sizes.extend((ids.article_tokens, summary, len(row.ids), trimmed))
+        sizes.extend((encoded.article_tokens, summary, len(row.ids), cut))
         yield article
+        missing -= 1
 
 
 def _count_tokens(sizes: array[int]) -> dict[str, Any]:
-    """Return what the data card says of tokens: of the article, the summary, the row, cut off."""
+    """Return what the data card says of the `sizes` of `_encode`."""
     article, summary, row, trimmed = np.array(sizes).reshape(-1, 4).T
     return {
         "article_mean": round(float(article.mean()), 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,12 @@ from nutgraf.report.describe import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.report.figures import canvas, scores, search
 from nutgraf.report.formatting import table_records
 from nutgraf.report.terminal_table import seed_spread
-from nutgraf.storage.run_folder import RunFolder
+from nutgraf.storage.run_folder import Artefact, RunFolder
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make figures/, report.html and report.md."""
-    (artefact,) = artifacts.report(config, folder)
-    if artefact.is_current and not force:
-        return False
-    with artefact.writing() as scratch:
+    with outdated[0].writing() as scratch:
         (scratch / "figures").mkdir()
         svgs = {
             name: canvas.save(figure, scratch / "figures" / name)
@@ -39,7 +36,6 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         page, plain = render.render(_study(config, folder, svgs))
         write_text(scratch / "report.html", page)
         write_text(scratch / "report.md", plain)
-    return True
 
 
 def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, canvas.Figure]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from nutgraf.config import Config
-from nutgraf.config.systems import measured_systems
 from nutgraf.core.files import read_records, write_records
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
@@ -15,39 +15,33 @@ from nutgraf.evaluation import rouge
 from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
-from nutgraf.pipeline import artifacts
-from nutgraf.storage.run_folder import RunFolder
+from nutgraf.storage.run_folder import Artefact, RunFolder
 
-# Summaries that take about as long as starting a process.
-_PER_PROCESS = 600
+_SUMMARIES_PER_PROCESS = 600  # they take about as long as starting a process
 
 Record = dict[str, Any]
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make scores/<system>.jsonl for every system.
 
     An article is scored with its summaries by all systems at once, so it is looked through once.
     """
-    systems = measured_systems(config.rivals, config.train.seeds)
-    made = dict(zip(systems, artifacts.score(config, folder), strict=True))
-    missing = {name: one for name, one in made.items() if force or not one.is_current}
-    if not missing:
-        return False
+    systems = [artefact.name.removeprefix("scores/") for artefact in outdated]
     test = article_store.read_split(folder.data("test"))
-    summaries = [read_records(folder.summaries(system)) for system in missing]
+    summaries = [read_records(folder.summaries(system)) for system in systems]
     with contextlib.ExitStack() as stack:
-        homes = [stack.enter_context(artefact.writing()) for artefact in missing.values()]
+        scratches = [stack.enter_context(artefact.writing()) for artefact in outdated]
         cluster = stack.enter_context(open_executor(config, folder.path))
         rows = (cluster.spread if cluster else map_rows)(
             _scores,
             list(zip(test, *summaries, strict=True)),
-            rows_per_process=math.ceil(_PER_PROCESS / len(missing)),
+            rows_per_process=math.ceil(_SUMMARIES_PER_PROCESS / len(systems)),
             progress="scores",
         )
-        for system, scratch, scores in zip(missing, homes, zip(*rows, strict=True), strict=True):
+        by_system = zip(*rows, strict=True)
+        for system, scratch, scores in zip(systems, scratches, by_system, strict=True):
             write_records(scratch / "scores" / f"{system}.jsonl", scores)
-    return True
 
 
 def _scores(row: tuple[Article, *tuple[Record, ...]]) -> list[Record]:

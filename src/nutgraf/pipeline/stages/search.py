@@ -16,7 +16,7 @@ from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
 from nutgraf.core.files import read_json, write_json
 from nutgraf.data import article_store
-from nutgraf.data.prompts import Example, Renderer
+from nutgraf.data.prompts import Renderer
 from nutgraf.data.token_store import TokenFile
 from nutgraf.evaluation import rouge
 from nutgraf.generation.backends import open_backend
@@ -33,24 +33,21 @@ from nutgraf.search.trial import (
     describe_proposals,
     evaluated_weights,
 )
-from nutgraf.storage.run_folder import RunFolder
+from nutgraf.storage.run_folder import Artefact, RunFolder
 from nutgraf.training.budget import draw_examples, max_examples_seen
 from nutgraf.training.tracking import following, named
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make search/: trials.csv, history.csv, best.yaml, and a folder for each trial.
 
     An interrupted search goes on from what the trials' folders hold, ROUGE included.
     """
     study, config = config, artifacts.with_first_seed(config)
-    (artefact,) = artifacts.search(config, folder)
-    if artefact.is_current and not force:
-        return False
     named(config.tracking.to)  # a UserError, if one is not installed
-    with artefact.writing(resume=True) as scratch:
+    with outdated[0].writing(resume=True) as scratch:
         out = scratch / "search"
         stored = TokenFile(folder.tokens("train"))
         max_seen = max_examples_seen(config.train, config.search.space)
@@ -61,19 +58,22 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         validation = TokenFile(folder.tokens("validation")).first(needed)
         prompts = [encoded.prompt.ids for encoded in validation]
         examples = [*train.held.values()]
-        _plan(study, folder, out / "plan.json", examples, prompts)
+        plan = out / "plan.json"
+        # What this machine would take says nothing of a cluster.
+        if not plan.exists() and config.ray.address is None and benchmark.worth_planning(config):
+            splits = read_json(folder / "data" / "card.json")["splits"]
+            sampled = {split: counts["sampled"] for split, counts in splits.items()}
+            planned = benchmark.forecast(study, examples, prompts, sampled)
+            write_json(plan, planned.record(time.time()))
+            logger.info(str(planned))
         # Noted, since a search that is carried on does not change its way.
         if not (out / "together.json").exists():
             write_json(out / "together.json", packing.choose_packing(config, examples).record())
         choice = packing.Choice.from_record(read_json(out / "together.json"))
         logger.info(choice.why)
+        rows = [encoded.example for encoded in validation]
         trials = ray_tune.run_search(
-            config,
-            train,
-            [encoded.example for encoded in validation],
-            out / "trials",
-            choice.together,
-            choice.max_packed,
+            config, train, rows, out / "trials", choice.together, choice.max_packed
         )
         logger.info(describe_proposals([trial.proposed_by for trial in trials]))
         for trial in trials:
@@ -84,33 +84,12 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
         _measure_rouge(config, folder, trials, out / "trials", prompts)
         chosen = choose_trial(trials, config.search.finalists)
         logger.info(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")
-        rows = pd.DataFrame([trial.record(trial is chosen) for trial in trials])
-        rows.to_csv(out / "trials.csv", index=False)
+        table = pd.DataFrame([trial.record(trial is chosen) for trial in trials])
+        table.to_csv(out / "trials.csv", index=False)
         history = [(trial.number, *point) for trial in trials for point in trial.history]
         columns = ["trial", "examples", "validation_loss"]
         pd.DataFrame(history, columns=columns).to_csv(out / "history.csv", index=False)
         (out / "best.yaml").write_text(yaml.safe_dump(chosen.values, sort_keys=False))
-    return True
-
-
-def _plan(
-    config: Config,
-    folder: RunFolder,
-    path: Path,
-    examples: Sequence[Example],
-    prompts: Sequence[Sequence[int]],
-) -> None:
-    """Log how long the study will take and write it to `path`, unless an earlier run has.
-
-    What this machine would take says nothing of a cluster.
-    """
-    if path.exists() or config.ray.address is not None or not benchmark.worth_planning(config):
-        return
-    splits = read_json(folder / "data" / "card.json")["splits"]
-    sampled = {split: counts["sampled"] for split, counts in splits.items()}
-    plan = benchmark.forecast(config, examples, prompts, sampled)
-    write_json(path, plan.record(time.time()))
-    logger.info(str(plan))
 
 
 def _measure_rouge(

@@ -34,14 +34,16 @@ logger = logging.getLogger(__name__)
 class _Training:
     """One model to train; `threads` if trainings share the machine, None if it has all of it."""
 
-    name: str
     config: Config
-    folder: RunFolder
     artefact: Artefact
     threads: int | None
 
+    @property
+    def name(self) -> str:
+        return self.artefact.name.removeprefix("models/")
 
-def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
+
+def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make models/baseline and models/best, and both once more a further seed.
 
     Each holds the adapter, history.csv and train.json. As many are trained at a time as the search
@@ -49,38 +51,29 @@ def run(config: Config, folder: RunFolder, force: bool = False) -> bool:
     the search's trials were faster packed together, these are packed together too.
     """
     named(config.tracking.to)  # a UserError, if one is not installed
-    folder.manifest("search")  # a Failure that says what to run, if there is none
+    on_cluster = config.ray.address is not None
     at_a_time = config.search.parallel_trials
-    if config.ray.address is not None:
+    if on_cluster:
         at_a_time = config.search.concurrent if config.ray.train_workers == 1 else 1
     # Decided by the configuration, not by what is left to do: sums over several threads differ in
     # their last bits from sums over one.
     threads = max(1, int(config.search.cpus_per_trial)) if at_a_time > 1 else None
     configs = artifacts.training_configs(config, folder)
-    missing = []
-    for artefact, (name, own) in zip(artifacts.train(config, folder), configs.items(), strict=True):
-        if artefact.is_current and not force:
-            logger.info(f"{name}: done before")
-        else:
-            missing.append(_Training(name, own, folder, artefact, threads))
-    choice = _packing(config, folder)
-    if choice.together and missing:
-        _train_packed(missing, choice.max_packed)
-    elif at_a_time > 1:
-        run_jobs(_train, missing, processes=at_a_time)
+    trainings = [
+        _Training(configs[artefact.name.removeprefix("models/")], artefact, threads)
+        for artefact in outdated
+    ]
+    if config.search.together == "auto":
+        choice = Choice.from_record(read_json(folder / "search" / "together.json"))
     else:
-        for training in missing:
+        choice = choose_packing(config, [])
+    if choice.together and not on_cluster:
+        _train_packed(trainings, choice.max_packed)
+    elif at_a_time > 1:
+        run_jobs(_train, trainings, processes=at_a_time)
+    else:
+        for training in trainings:
             _train(training)
-    return bool(missing)
-
-
-def _packing(config: Config, folder: RunFolder) -> Choice:
-    """Return whether to train together: as the settings say, or as the search chose."""
-    if config.ray.address is not None:
-        return Choice(False, "a training on a cluster is the work of its own processes")
-    if config.search.together != "auto":
-        return choose_packing(config, [])
-    return Choice.from_record(read_json(folder / "search" / "together.json"))
 
 
 def _train(training: _Training) -> None:
@@ -90,7 +83,7 @@ def _train(training: _Training) -> None:
     progress_bar = training.threads is None and config.ray.address is None
     with (
         _open_job(training, _rows([training]), progress_bar) as (job, curves),
-        open_executor(config, training.folder.path) as cluster,
+        open_executor(config, training.artefact.folder.path) as cluster,
     ):
         if cluster:
             from nutgraf.training.distributed.ray_train import fit_on_workers
@@ -147,7 +140,7 @@ def _open_job(
 
     with (
         training.artefact.writing(resume=True) as scratch,
-        following(config.tracking.to, training.folder.path, name, settings) as curves,
+        following(config.tracking.to, training.artefact.folder.path, name, settings) as curves,
     ):
         out = scratch / "models" / name
         yield TrainingJob(config, *rows, out, name, on_eval, progress_bar=progress_bar), curves
@@ -155,7 +148,7 @@ def _open_job(
 
 def _rows(trainings: Sequence[_Training]) -> tuple[Rows, list[Example]]:
     """Return the rows to train and to validate on, all that one of the trainings needs."""
-    folder = trainings[0].folder
+    folder = trainings[0].artefact.folder
     stored = TokenFile(folder.tokens("train"))
     drawn: set[int] = set()
     for training in trainings:

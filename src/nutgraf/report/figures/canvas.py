@@ -75,18 +75,12 @@ def _themed(svg: str) -> str:
     return re.sub(r'<g id="[^"]*"', "<g", svg)
 
 
-def canvas(
+def new_figure(
     title: str, note: str, *, rows: int = 1, columns: int = 1, height: float = 3.4, **axes: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with title, note and rows x columns panels; its height in inches.
+    """Return a figure `height` inches high: title, rows x columns panels, note in small print.
 
-    Args:
-        title: Stands above the panels.
-        note: Stands under them, in small print.
-        rows: Panels one under another.
-        columns: Panels side by side.
-        height: Of the whole figure, in inches.
-        **axes: Passed on to `Figure.subplots`.
+    `axes` go to `Figure.subplots`.
     """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, **axes)
@@ -112,14 +106,14 @@ def bars(
     """Draw horizontal bars from 0, the first on top, each with its number.
 
     Args:
-        axis: The panel.
+        axis: The panel, which gets the title.
         names: What each bar is of.
         values: Their lengths; one that is not finite is written as not measured.
-        title: Of the panel.
-        colours: Of the bars; those of the systems `names` if None.
-        whiskers: The lower and upper end of an interval for each bar.
+        title: The panel's title.
+        colours: Those of the bars; without them, those of the systems `names`.
+        whiskers: Columns of lower and upper ends of intervals, a row a bar.
         digits: Decimal places of the numbers.
-        top: The longest length to leave room for; the largest value if None.
+        top: The largest value to make room for, if not that of the bars.
     """
     names, values = list(names), [float(value) for value in values]
     colours = colours or list(colours_of(names).values())

@@ -9,19 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nutgraf.evaluation.published import Published
-from nutgraf.report.figures.canvas import (
-    INK,
-    bars,
-    canvas,
-    colours_of,
-    legend,
-    note_if_empty,
-    styled,
-)
+from nutgraf.report.figures import canvas
 from nutgraf.report.formatting import ROUGE_NAMES
 
 
-@styled
+@canvas.styled
 def rouge_by_system(table: pd.DataFrame, data: str) -> Figure:
     """Draw ROUGE of every measured system with its intervals, a panel a variant.
 
@@ -29,7 +21,7 @@ def rouge_by_system(table: pd.DataFrame, data: str) -> Figure:
     and, for whiskers, `<variant>_low` and `<variant>_high`. `data` names the articles.
     """
     rows = _measured(table)
-    figure, axes = canvas(
+    figure, axes = canvas.new_figure(
         "ROUGE by system",
         f"F1, 0 to 100, mean over {_n(rows)} of {data}. Whiskers: 95% intervals.",
         rows=2,
@@ -38,11 +30,11 @@ def rouge_by_system(table: pd.DataFrame, data: str) -> Figure:
         sharey=True,
     )
     for axis, (key, name) in zip(axes, ROUGE_NAMES.items(), strict=True):
-        bars(axis, rows["system"], rows[key], name, whiskers=_interval(rows, key))
+        canvas.bars(axis, rows["system"], rows[key], name, whiskers=_interval(rows, key))
     return figure
 
 
-@styled
+@canvas.styled
 def loss_perplexity_time(table: pd.DataFrame, data: str) -> Figure:
     """Draw loss (nats a token), perplexity and training time (seconds) of the models.
 
@@ -50,7 +42,7 @@ def loss_perplexity_time(table: pd.DataFrame, data: str) -> Figure:
     """
     rows = _measured(table)
     rows = rows[rows[["loss", "perplexity", "train_seconds"]].notna().any(axis=1)]
-    figure, axes = canvas(
+    figure, axes = canvas.new_figure(
         "Loss, perplexity and training time by model",
         f"Loss and perplexity over the summaries' tokens, {data}.",
         columns=3,
@@ -59,11 +51,13 @@ def loss_perplexity_time(table: pd.DataFrame, data: str) -> Figure:
     )
     names = {"loss": "loss, nats a token", "perplexity": "perplexity", "train_seconds": "seconds"}
     for axis, (key, name) in zip(axes, names.items(), strict=True):
-        bars(axis, rows["system"], rows[key], name, digits=0 if key == "train_seconds" else 2)
+        canvas.bars(
+            axis, rows["system"], rows[key], name, digits=0 if key == "train_seconds" else 2
+        )
     return figure
 
 
-@styled
+@canvas.styled
 def against_published(table: pd.DataFrame, data: str, note: str) -> Figure:
     """Draw ROUGE of measured (filled) and published systems (hollow), best ROUGE-Lsum on top.
 
@@ -71,7 +65,7 @@ def against_published(table: pd.DataFrame, data: str, note: str) -> Figure:
     """
     rows = table.sort_values("rougeLsum", na_position="first", kind="stable")
     measured = rows["source"] == "measured"
-    figure, axes = canvas(
+    figure, axes = canvas.new_figure(
         "ROUGE beside published systems",
         f"F1, 0 to 100. Filled: measured here, {_n(_measured(table))} of {data}. "
         f"Hollow: published, CNN/DailyMail test, {_n(rows[~measured])}. {note}",
@@ -79,7 +73,7 @@ def against_published(table: pd.DataFrame, data: str, note: str) -> Figure:
         height=1.5 + 0.27 * len(rows),
         sharey=True,
     )
-    colours = colours_of(_measured(table)["system"])
+    colours = canvas.colours_of(_measured(table)["system"])
     labels = rows["system"].where(measured, rows["system"] + " (published)")
     top = max(60.0, float(rows[["rouge1", "rouge2", "rougeLsum"]].max().max()))
     for axis, key in zip(axes, ("rouge1", "rouge2", "rougeLsum"), strict=True):
@@ -87,7 +81,7 @@ def against_published(table: pd.DataFrame, data: str, note: str) -> Figure:
             zip(rows["system"], rows[key], measured, strict=True)
         ):
             if not math.isnan(score):
-                colour = colours[system] if filled else INK
+                colour = colours[system] if filled else canvas.INK
                 axis.plot(score, place, "o", color=colour, mfc=colour if filled else "none")
                 text: Any = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
                 axis.annotate(f"{score:.1f}", (score, place), fontsize=7, **text)
@@ -97,7 +91,7 @@ def against_published(table: pd.DataFrame, data: str, note: str) -> Figure:
     return figure
 
 
-@styled
+@canvas.styled
 def gaps(table: pd.DataFrame, data: str, note: str) -> Figure:
     """Draw ROUGE-Lsum of each model less that of lead-3 and of published systems.
 
@@ -109,26 +103,26 @@ def gaps(table: pd.DataFrame, data: str, note: str) -> Figure:
     published = table[table["source"] == "published"].sort_values("rougeLsum")
     others = pd.concat([lead, published.assign(system=published["system"] + " (published)")])
     others = others.dropna(subset="rougeLsum")
-    figure, (axis,) = canvas(
+    figure, (axis,) = canvas.new_figure(
         "Gap to lead-3 and to published systems",
         f"ROUGE-Lsum points; right of the line is better. Measured: {_n(models)} of {data}; "
         f"published: CNN/DailyMail test. {note}",
         height=1.8 + 0.3 * len(others),
     )
-    colours = colours_of(models["system"])
+    colours = canvas.colours_of(models["system"])
     for system, score in zip(models["system"], models["rougeLsum"], strict=True):
         colour = colours[system]
         axis.plot(score - others["rougeLsum"], range(len(others)), "o", color=colour, label=system)
-    axis.axvline(0, color=INK, linewidth=1)
-    note_if_empty(axis, others, "nothing to compare with")
+    axis.axvline(0, color=canvas.INK, linewidth=1)
+    canvas.note_if_empty(axis, others, "nothing to compare with")
     axis.set(xlabel="ROUGE-Lsum points", ylim=(-0.5, max(1, len(others)) - 0.5))
     axis.set_yticks(range(len(others)), others["system"])
     axis.grid(axis="x")
-    legend(axis)
+    canvas.legend(axis)
     return figure
 
 
-@styled
+@canvas.styled
 def relative_performance(table: pd.DataFrame, data: str, published: Published | None) -> Figure:
     """Draw ROUGE-Lsum of measured systems in percent of lead-3's and of a published system's.
 
@@ -136,8 +130,13 @@ def relative_performance(table: pd.DataFrame, data: str, published: Published | 
     rougeLsum_high. `published`: None if `data` are other articles than those it was published for.
     """
     rows = _measured(table)
-    lead = rows.loc[rows["system"] == "lead3", "rougeLsum"]
-    figure, axes = canvas(
+    lead3 = rows.loc[rows["system"] == "lead3", "rougeLsum"]
+    panels = [("lead-3, same articles", lead3.max(), "not measured")]
+    if published and published.rougeLsum:
+        panels.append((f"{published.system}, published", published.rougeLsum, ""))
+    else:
+        panels.append(("a published system", math.nan, "not given:\nother data"))
+    figure, axes = canvas.new_figure(
         "ROUGE-Lsum relative to others",
         f"Percent; mean over {_n(rows)} of {data}. Whiskers: the system's own 95% interval "
         "as a share. Published: CNN/DailyMail test, n = 11,490."
@@ -146,31 +145,26 @@ def relative_performance(table: pd.DataFrame, data: str, published: Published | 
         height=1.6 + 0.3 * len(rows),
         sharey=True,
     )
-    bases = {"of lead-3, same articles": float(lead.iloc[0]) if len(lead) else None}
-    if published:
-        bases[f"of {published.system}, published"] = published.rougeLsum
-    for axis, (title, base) in zip(axes, bases.items(), strict=False):
-        if not base:
-            note_if_empty(axis, [], "not measured")
+    for axis, (other, score, missing) in zip(axes, panels, strict=True):
+        if math.isnan(score):
+            axis.set_title(f"% of {other}")
+            axis.tick_params(bottom=False, labelbottom=False)
+            canvas.note_if_empty(axis, [], missing)
             continue
-        share = 100 / base
-        whiskers = share * _interval(rows, "rougeLsum")
-        bars(axis, rows["system"], share * rows["rougeLsum"], f"% {title}", whiskers=whiskers)
-        axis.axvline(100, color=INK, linewidth=1, linestyle=":")
-    if not published:
-        axes[1].set_title("% of a published system")
-        axes[1].text(0.5, 0.5, "not given:\nother data", transform=axes[1].transAxes, ha="center")
-        axes[1].tick_params(bottom=False, labelbottom=False)
+        share = 100 / score
+        percent, whiskers = share * rows["rougeLsum"], share * _interval(rows, "rougeLsum")
+        canvas.bars(axis, rows["system"], percent, f"% of {other}", whiskers=whiskers)
+        axis.axvline(100, color=canvas.INK, linewidth=1, linestyle=":")
     return figure
 
 
-@styled
+@canvas.styled
 def error_rates(rates: pd.DataFrame, n: int, data: str) -> Figure:
     """Draw the share of summaries with an error, by kind, beside the references' own rate.
 
     `rates`: a row a kind of error, a column a system (`reference` among them), in percent.
     """
-    figure, axes = canvas(
+    figure, axes = canvas.new_figure(
         "Errors by kind and system",
         f"Percent of {n:,} summaries with at least one; test split, {data}. Indicators found in "
         "the texts alone, not verdicts: the references (pink) are flagged too.",
@@ -180,7 +174,7 @@ def error_rates(rates: pd.DataFrame, n: int, data: str) -> Figure:
         sharey=True,
     )
     for axis, (kind, row) in zip(axes, rates.iterrows(), strict=False):
-        bars(axis, row.index, row, str(kind).replace("_", " "), top=100)
+        canvas.bars(axis, row.index, row, str(kind).replace("_", " "), top=100)
         axis.set_xticks([0, 50, 100])
     for axis in axes[len(rates) :]:
         axis.remove()

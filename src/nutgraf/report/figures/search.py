@@ -9,51 +9,41 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nutgraf.report.figures.canvas import (
-    GREEN,
-    GREY,
-    INK,
-    bars,
-    canvas,
-    colours_of,
-    legend,
-    note_if_empty,
-    styled,
-)
+from nutgraf.report.figures import canvas
 
 _LOG_SCALE_FROM = 8  # times that a setting's largest value is its smallest
 
 
-@styled
+@canvas.styled
 def loss_against_rouge(trials: pd.DataFrame, data: str) -> Figure:
     """Draw validation loss against ROUGE-Lsum of the trials that were evaluated.
 
     `trials`: trial, status, validation_loss, rougeLsum, chosen.
     """
     both = trials.dropna(subset=["validation_loss", "rougeLsum"])
-    figure, (axis,) = canvas(
+    figure, (axis,) = canvas.new_figure(
         "Validation loss against ROUGE, by trial",
-        f"{len(both)} of {len(trials)} trials have both; validation split, {data}. Numbers: trial; "
-        "cross: stopped early or failed; green: chosen.",
+        f"{len(both)} of {len(trials)} trials were evaluated; validation split, {data}. Numbers: "
+        "trial; cross: stopped early or failed; green: chosen.",
     )
-    for trial in both.to_dict("records"):
+    for trial in both.sort_values("chosen").to_dict("records"):  # the chosen one on top
         point = (trial["validation_loss"], trial["rougeLsum"])
         mark = "o" if trial["status"] == "completed" else "x"
         axis.plot(*point, mark, color=_trial_colour(trial))
         axis.annotate(str(trial["trial"]), point, (5, 3), textcoords="offset points")
-    note_if_empty(axis, both, "no trial has both")
+    canvas.note_if_empty(axis, both, "no trial was evaluated")
     axis.margins(0.15)
     axis.set(xlabel="validation loss, nats a token", ylabel="ROUGE-Lsum, 0 to 100")
     return figure
 
 
-@styled
+@canvas.styled
 def scores_by_trial(trials: pd.DataFrame, data: str) -> Figure:
     """Draw validation loss and ROUGE of every trial, with the status of those not completed.
 
     `trials`: trial, status, validation_loss, rouge1, rouge2, rougeLsum, chosen.
     """
-    figure, axes = canvas(
+    figure, axes = canvas.new_figure(
         "Loss and ROUGE by trial",
         f"{len(trials)} trials; validation split, {data}. Green: chosen.",
         columns=3,
@@ -65,24 +55,26 @@ def scores_by_trial(trials: pd.DataFrame, data: str) -> Figure:
         for trial in trials.to_dict("records")
     ]
     colours = [_trial_colour(trial) for trial in trials.to_dict("records")]
-    bars(axes[0], names, trials["validation_loss"], "loss, nats a token", colours=colours, digits=3)
-    bars(axes[1], names, trials["rouge1"], "ROUGE-1", colours=colours)
-    bars(axes[2], names, trials["rougeLsum"], "ROUGE-Lsum", colours=colours)
+    canvas.bars(
+        axes[0], names, trials["validation_loss"], "loss, nats a token", colours=colours, digits=3
+    )
+    canvas.bars(axes[1], names, trials["rouge1"], "ROUGE-1", colours=colours)
+    canvas.bars(axes[2], names, trials["rougeLsum"], "ROUGE-Lsum", colours=colours)
     axes[0].set_ylabel("trial")
     return figure
 
 
-@styled
+@canvas.styled
 def training_curves(histories: Mapping[str, pd.DataFrame], data: str) -> Figure:
     """Draw training loss (thin) and validation loss (dots) against articles seen, by model.
 
     `histories`: a table a model with examples, train_loss, validation_loss, either empty in a row.
     """
-    figure, (axis,) = canvas(
+    figure, (axis,) = canvas.new_figure(
         "Training curves",
         f"Loss over summary tokens, {data}. Thin: training batches; dots: validation rows.",
     )
-    for system, colour in colours_of(histories).items():
+    for system, colour in canvas.colours_of(histories).items():
         history = histories[system]
         train = history.dropna(subset="train_loss")
         validation = history.dropna(subset="validation_loss")
@@ -92,17 +84,17 @@ def training_curves(histories: Mapping[str, pd.DataFrame], data: str) -> Figure:
         )
     axis.set(xlabel="articles seen", ylabel="loss, nats a token")
     axis.grid()
-    legend(axis)
+    canvas.legend(axis)
     return figure
 
 
-@styled
+@canvas.styled
 def search_history(history: pd.DataFrame, trials: pd.DataFrame, data: str) -> Figure:
     """Draw validation loss of every trial against articles seen, a cross where one was stopped.
 
     `history`: trial, examples, validation_loss. `trials`: trial, status, chosen.
     """
-    figure, (axis,) = canvas(
+    figure, (axis,) = canvas.new_figure(
         "The search: validation loss as trials learn",
         f"{len(trials)} trials; validation split, {data}. Numbers: trial; cross: stopped early or "
         "failed; green: chosen.",
@@ -117,14 +109,14 @@ def search_history(history: pd.DataFrame, trials: pd.DataFrame, data: str) -> Fi
         if trial["status"] != "completed":
             axis.plot(*last, "x", color=colour, markersize=9)
         axis.annotate(str(trial["trial"]), last, (7, -3), textcoords="offset points", color=colour)
-    note_if_empty(axis, history["validation_loss"].dropna(), "no trial was evaluated")
+    canvas.note_if_empty(axis, history["validation_loss"].dropna(), "no trial was evaluated")
     axis.margins(x=0.1)
     axis.set(xlabel="articles seen", ylabel="validation loss, nats a token")
     axis.grid()
     return figure
 
 
-@styled
+@canvas.styled
 def search_settings(trials: pd.DataFrame, searched: Sequence[str], data: str) -> Figure:
     """Draw a line a trial through its value of each searched setting to its validation loss.
 
@@ -132,7 +124,7 @@ def search_settings(trials: pd.DataFrame, searched: Sequence[str], data: str) ->
     `searched`. Numbers stand on a linear or log scale, other values on evenly spaced places. A line
     ends before the loss if the trial has none.
     """
-    figure, (axis,) = canvas(
+    figure, (axis,) = canvas.new_figure(
         "The search: settings and the loss they led to",
         f"{len(trials)} trials; validation split, {data}. A line a trial, from its settings to its "
         "validation loss (nats a token, lower is better). Green: chosen; dashed: stopped early or "
@@ -142,7 +134,7 @@ def search_settings(trials: pd.DataFrame, searched: Sequence[str], data: str) ->
     columns = [*searched, "validation_loss"]
     coordinates = [_coordinate(trials[name]) for name in columns]
     for place, (_, labels) in enumerate(coordinates):
-        axis.plot([place, place], [0, 1], color=INK, linewidth=1)
+        axis.plot([place, place], [0, 1], color=canvas.INK, linewidth=1)
         for height, label in labels:
             text: Any = {"xytext": (4, 0), "va": "center"}
             if height in (0, 1):  # beyond the end of the axis, where no line runs
@@ -159,7 +151,7 @@ def search_settings(trials: pd.DataFrame, searched: Sequence[str], data: str) ->
             linewidth=2.5 if trial["chosen"] else 1.2,
             linestyle="-" if trial["status"] == "completed" else "--",
         )
-    note_if_empty(axis, trials, "no trial")
+    canvas.note_if_empty(axis, trials, "no trial")
     axis.set(xlim=(-0.2, len(columns) - 0.6), ylim=(-0.12, 1.12))
     names = [name.rpartition(".")[2].replace("_", "\n") for name in columns]
     axis.set_xticks(range(len(columns)), names, fontsize=8)
@@ -187,4 +179,4 @@ def _coordinate(values: pd.Series) -> tuple[list[float], list[tuple[float, str]]
 
 
 def _trial_colour(trial: Mapping[Any, Any] | pd.Series) -> str:
-    return GREEN if trial["chosen"] else GREY
+    return canvas.GREEN if trial["chosen"] else canvas.GREY
