@@ -88,17 +88,13 @@ def with_adapters(
     """
     model = _load_adapters(base, paths)
     tuner = cast(Any, model.base_model)
-    in_use: str | None = next(iter(paths))
 
     def use(name: str | None) -> PreTrainedModel:
-        nonlocal in_use
-        if name != in_use:
-            if name is None:
-                tuner.disable_adapter_layers()
-            else:
-                tuner.enable_adapter_layers()
-                model.set_adapter(name, inference_mode=True)
-            in_use = name
+        if name is None:
+            tuner.disable_adapter_layers()
+        else:
+            tuner.enable_adapter_layers()
+            model.set_adapter(name, inference_mode=True)
         return cast(PreTrainedModel, model)
 
     with _removed(model, base):
