@@ -30,7 +30,7 @@ from nutgraf.training import tracking
 
 MAX_ARTICLES = {"train": 100, "validation": 4, "test": 50}  # that are read
 PROMPT_TOKENS = 60  # shown of the example's prompt from its beginning; half as many from its end
-ASSUMED_ARTICLES = 1_000  # of a split on the Hub, if all of it is taken
+ASSUMED_ARTICLES = 1_000  # of a split on the Hub, if all of it is used
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ def _rows(config: Config, sample: _Sample, examples: Sequence[Example]) -> Itera
     if not sample.own:
         yield (
             "looked at  articles of the newswire; those of the Hub are not read before the study, "
-            f"but planned as long as the limits allow; {ASSUMED_ARTICLES:,} where all of a split "
-            "are taken"
+            f"but planned as long as the limits allow; {ASSUMED_ARTICLES:,} if all of a split is "
+            "used"
         )
     lengths = memory.row_lengths([(len(e.ids), e.prompt_tokens) for e in examples])
     yield (

@@ -113,15 +113,12 @@ def _add_study_command(
         epilog=_settings_help(),
         allow_abbrev=False,
     )
-    command.add_argument(
-        "config", nargs="?", type=Path, metavar="CONFIG",
-        help=f"settings: a YAML file, or {', '.join(shipped_configs())}; without it those of the "
-        "run folder, or the pocket study's",
-    )  # fmt: skip
+    files = f"a YAML file, or {', '.join(shipped_configs())}"
+    config = f"settings: {files}; without it those of the run folder, or the pocket study's"
+    storage = "where the study is kept: a folder, s3://, gs:// ..."
+    command.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help=config)
     command.add_argument("--run", metavar="DIR", help="the run folder")
-    command.add_argument(
-        "--storage", metavar="URI", help="where the study is kept: a folder, s3://, gs:// ..."
-    )
+    command.add_argument("--storage", metavar="URI", help=storage)
     if stages:
         command.add_argument("--force", action="store_true", help="do again what is done")
     command.set_defaults(call=_run, stages=stages)

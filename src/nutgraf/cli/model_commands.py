@@ -26,67 +26,55 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help)
     command.set_defaults(call=call)
-    command.add_argument(
-        "--model", required=True, metavar="DIR",
-        help="a run folder, its final_best_model, an exported model, or a Hub id",
-    )  # fmt: skip
+    model = "a run folder, its final_best_model, an exported model, or a Hub id"
+    command.add_argument("--model", required=True, metavar="DIR", help=model)
     return command
 
 
 def _add_summarize(commands: Commands) -> None:
-    command = _add_command(commands, "summarize", "summaries of new articles", _summarize)
-    command.add_argument(
+    add = _add_command(commands, "summarize", "summaries of new articles", _summarize).add_argument
+    add(
         "sources", nargs="*", metavar="SOURCE", default=["-"],
         help="a file of text, HTML, or rows (.jsonl, .csv, .parquet); a folder of such; an address "
         "with --fetch; - or nothing for standard input",
     )  # fmt: skip
-    command.add_argument("--json", action="store_true", help="one JSON object an article")
-    command.add_argument(
-        "--article", metavar="COL", default="article", help="the column of articles in a table"
+    add("--json", action="store_true", help="one JSON object an article")
+    add("--article", metavar="COL", default="article", help="the column of articles in a table")
+    add("--id", metavar="COL", help="that of their ids; without it id, if any")
+    add("--sentences", metavar="N", type=_positive, help="at most so many")
+    long = (
+        "articles beyond the prompt's limit: summarize their beginning (lead), or their parts and "
     )
-    command.add_argument("--id", metavar="COL", help="that of their ids; without it id, if any")
-    command.add_argument("--sentences", metavar="N", type=_positive, help="at most so many")
-    command.add_argument(
-        "--long", choices=("lead", "map-reduce"), default="lead",
-        help="articles beyond the prompt's limit: summarize their beginning (lead), or their parts "
-        "and then the parts' summaries",
-    )  # fmt: skip
-    command.add_argument("--fetch", action="store_true", help="fetch addresses, if they are public")
+    long += "then the parts' summaries"
+    add("--long", choices=("lead", "map-reduce"), default="lead", help=long)
+    add("--fetch", action="store_true", help="fetch addresses, if they are public")
 
 
 def _add_serve(commands: Commands) -> None:
     command = _add_command(commands, "serve", "a web page and an HTTP API for a model", _serve)
-    command.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at [127.0.0.1: this machine alone]"
-    )
+    host = "address to listen at [127.0.0.1: this machine alone]"
+    command.add_argument("--host", default="127.0.0.1", help=host)
     command.add_argument("--port", default=8000, type=int, help="0 takes a free one [8000]")
     group = command.add_argument_group("limits")
     for name, sentence, default in setting_fields(Limits):
-        group.add_argument(
-            f"--{name.replace('_', '-')}", metavar="N", help=f"{sentence} [{default or 'study'}]"
-        )
+        shown = f"{sentence} [{default or 'study'}]"
+        group.add_argument(f"--{name.replace('_', '-')}", metavar="N", help=shown)
 
 
 def _add_export(commands: Commands) -> None:
-    command = _add_command(commands, "export", "the model for other programs", _export)
-    command.add_argument("--to", required=True, metavar="DIR", type=Path, help="a new folder")
-    command.add_argument(
-        "--format", required=True, choices=("merged", "adapter", "gguf"),
-        help="merged into the base in full precision; the adapter alone; or one file for llama.cpp "
-        "and Ollama",
-    )  # fmt: skip
-    command.add_argument(
-        "--tolerance", metavar="NATS", type=float, default=0.05,
-        help="the most that merging may change the loss of a token on a sample [0.05]",
-    )  # fmt: skip
-    command.add_argument(
-        "--llama-cpp", metavar="DIR", type=Path,
-        help="a copy of llama.cpp, whose converter makes the file",
-    )  # fmt: skip
-    command.add_argument(
-        "--push-to-hub", metavar="OWNER/NAME",
-        help="then put the folder into this repository of the Hub; a new one is private",
-    )  # fmt: skip
+    add = _add_command(commands, "export", "the model for other programs", _export).add_argument
+    add("--to", required=True, metavar="DIR", type=Path, help="a new folder")
+    form = (
+        "merged into the base in full precision; the adapter alone; or one file for llama.cpp and "
+    )
+    form += "Ollama"
+    add("--format", required=True, choices=("merged", "adapter", "gguf"), help=form)
+    tolerance = "the most that merging may change the loss of a token on a sample [0.05]"
+    add("--tolerance", metavar="NATS", type=float, default=0.05, help=tolerance)
+    llama_cpp = "a copy of llama.cpp, whose converter makes the file"
+    add("--llama-cpp", metavar="DIR", type=Path, help=llama_cpp)
+    push = "then put the folder into this repository of the Hub; a new one is private"
+    add("--push-to-hub", metavar="OWNER/NAME", help=push)
 
 
 def _positive(text: str) -> int:

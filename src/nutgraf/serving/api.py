@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,6 @@ from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
 
 _PAGE = Path(__file__).with_name("page")
-_WHY = {
-    403: "The request comes from another site, or names another host.",
-    405: "The path has no such method.",
-    408: "The body did not arrive in time.",
-    413: "The body is too large.",
-    415: "The body is not said to be JSON.",
-    422: "The request is not as described.",
-    429: "Too many summaries are waiting; Retry-After says for how many seconds.",
-    500: "Something unexpected.",
-    503: "The server is stopping, has too many requests at once, or is out of memory.",
-    504: "The summaries were not ready within the time limit.",
-}
 _CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
 
 
@@ -72,7 +61,7 @@ def create_app(
         redoc_url=None,
     )
     articles_to_try = examples()
-    app.add_exception_handler(RequestError, _on_refusal)
+    app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_error)
@@ -172,8 +161,8 @@ class _RunningRequest:
                 else:
                     yield _event("summary", item.model_dump_json())
             yield _event("done", "{}")
-        except RequestError as refusal:
-            problem = {"status": refusal.status, "error": refusal.line}
+        except RequestError as error:
+            problem = {"status": error.status, "error": error.line}
             yield _event("problem", json.dumps(problem))
 
     async def _items(self) -> AsyncIterator[tuple[Job, str | schema.Summary]]:
@@ -203,9 +192,9 @@ class _RunningRequest:
 
     async def _summary(self, job: Job, written: Written) -> schema.Summary:
         seconds = round(time.monotonic() - self._started, 3)
-        found = None
+        sources = None
         if self._evidence:
-            found = await run_in_threadpool(evidence, job.article, written.summary)
+            sources = await run_in_threadpool(evidence, job.article, written.summary)
         return schema.Summary(
             article=job.index,
             system=job.system,
@@ -215,7 +204,7 @@ class _RunningRequest:
             trimmed_tokens=written.trimmed_tokens,
             new_tokens=written.new_tokens,
             seconds=seconds,
-            evidence=found,
+            evidence=sources,
         )
 
 
@@ -235,14 +224,14 @@ async def _disconnected(request: Request) -> None:
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {s: {"model": schema.Problem, "description": _WHY[s]} for s in statuses}
+    return {s: {"model": schema.Problem, "description": HTTPStatus(s).phrase} for s in statuses}
 
 
 def _serve_file(path: Path) -> Callable[[], Response]:
     return lambda: FileResponse(path)
 
 
-async def _on_refusal(request: Request, error: Any) -> JSONResponse:
+async def _on_request_error(request: Request, error: Any) -> JSONResponse:
     return JSONResponse({"error": error.line}, error.status, error.headers)
 
 

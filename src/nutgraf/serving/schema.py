@@ -95,7 +95,7 @@ class Summary(BaseModel):
 
 
 class Summaries(BaseModel):
-    """All summaries asked for: article by article, in each in the order of the systems."""
+    """All summaries: article by article, for each in the order of the systems."""
 
     summaries: list[Summary]
 
@@ -108,12 +108,12 @@ class System(BaseModel):
 
 
 class Models(BaseModel):
-    """What this server has."""
+    """The systems and limits of this server."""
 
     base: str
-    systems: list[System] = Field(description="The first one writes where none is named.")
+    systems: list[System] = Field(description="The first one writes if none is named.")
     limits: Limits
-    caution: str | None = Field(description="What has to be said about these summaries.")
+    caution: str | None = Field(description="A warning about these summaries.")
 
 
 class Example(BaseModel):
@@ -124,7 +124,7 @@ class Example(BaseModel):
 
 
 class Health(BaseModel):
-    """Summaries can be had."""
+    """The server can write summaries."""
 
     status: Literal["ok"] = "ok"
     unanswered: int = Field(description="Summaries accepted and not yet answered.")
@@ -133,7 +133,7 @@ class Health(BaseModel):
 class Problem(BaseModel):
     """Why there is no answer."""
 
-    error: str = Field(description="One line: the fact, the value, the knob.")
+    error: str = Field(description="One line: the fact, the value, the option to change.")
 
 
 def validation_message(errors: Sequence[Mapping[str, Any]]) -> str:
