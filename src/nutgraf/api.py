@@ -61,7 +61,7 @@ def run(
     return Path(settings.run)
 
 
-class Summarizer:
+class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
     """Summarizes news articles with a trained model.
 
     The model is loaded once and stays in memory until `close()`, or the end of a `with` block.
@@ -132,9 +132,6 @@ class Summarizer:
         """Release the model."""
         self._stack.close()
 
-    def __enter__(self) -> Summarizer:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -160,7 +157,14 @@ def score(
     """
     from nutgraf.cli import score_file
 
-    return score_file.score(summaries, references, articles, processes)
+    texts = {"reference": references, "summary": summaries}
+    lengths = {"summaries": len(summaries), "references": len(references)}
+    if articles is not None:
+        texts["article"], lengths["articles"] = articles, len(articles)
+    if len(set(lengths.values())) > 1 or not summaries:
+        counts = ", ".join(f"{n} {what}" for what, n in lengths.items())
+        raise UserError(f"{counts}: give equally many, at least one")
+    return score_file.score_texts(texts, processes)
 
 
 def _clean(text: str, name: str) -> str:

@@ -18,7 +18,6 @@ from nutgraf.core.errors import NutgrafError, UserError, one_line
 from nutgraf.core.files import is_full, write_text
 from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline import runner
-from nutgraf.pipeline.runner import STAGES
 
 CARRIES_ON = "the same command carries on from here"
 
@@ -90,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nutgraf {__version__}")
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     run = "the whole study; carries on where an earlier one stopped"
-    _add_study_command(parsers, "run", run, tuple(STAGES))
-    for name, what in STAGES.items():
+    _add_study_command(parsers, "run", run, tuple(runner.STAGES))
+    for name, what in runner.STAGES.items():
         any_file = "; or those of any FILE of summaries" if name == "score" else ""
         stage = _add_study_command(parsers, name, f"one stage of it: {what}{any_file}", (name,))
         if name == "score":
@@ -155,7 +154,7 @@ def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     config = _config(args, overrides)
     with stop_on_signals():
         changed = runner.run_study(config, args.stages, force=args.force)
-        if args.stages == tuple(STAGES):
+        if args.stages == tuple(runner.STAGES):
             _print_table(config, changed)
 
 

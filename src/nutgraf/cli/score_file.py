@@ -78,20 +78,8 @@ def run(path: Path, columns: Mapping[str, str], as_json: bool) -> None:
     print(*lines, sep="\n")
 
 
-def score(
-    summaries: Sequence[str],
-    references: Sequence[str],
-    articles: Sequence[str] | None = None,
-    processes: int = 1,
-) -> Scores:
-    """Return the scores of summaries in memory; `nutgraf.score` describes arguments and errors."""
-    texts = {"reference": references, "summary": summaries}
-    lengths = {"summaries": len(summaries), "references": len(references)}
-    if articles is not None:
-        texts["article"], lengths["articles"] = articles, len(articles)
-    if len(set(lengths.values())) > 1 or not summaries:
-        counts = ", ".join(f"{n} {what}" for what, n in lengths.items())
-        raise UserError(f"{counts}: give equally many, at least one")
+def score_texts(texts: Mapping[str, Sequence[str]], processes: int) -> Scores:
+    """Return the scores of equally long lists: "reference", "summary" and maybe "article"."""
     rows = [
         _row(f"row {number}", dict(zip(texts, row, strict=True)))
         for number, row in enumerate(zip(*texts.values(), strict=True), 1)
