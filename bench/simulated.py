@@ -20,7 +20,7 @@ from nutgraf.config import Config, SearchConfig
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.search.halving import Halving, TrialProgress, Verdict
 from nutgraf.search.sampler import startup_trials
-from nutgraf.training.budget import effective_batch_size, evaluation_steps, share, total_steps
+from nutgraf.training.budget import effective_batch_size, evaluation_steps, split_batch, total_steps
 
 # How losses fall: final loss and early handicap of a trial are drawn apart, so that the best one is
 # not always ahead. An assumption: only the ranks at the rungs matter.
@@ -134,7 +134,7 @@ def _is_rung(known: int, settings: SearchConfig) -> bool:
 def training(config: Config, device: Device, processes: int, network: float) -> float:
     """Seconds of one training by so many processes that exchange gradients each step, at `network`
     bytes a second, without their start."""
-    micro, accumulated = share(config.train, processes)
+    micro, accumulated = split_batch(config.train, processes)
     waited = slowest(processes, device.spread)
     exchanged = 2 * (processes - 1) / processes * 4 * device.adapter / network
     step = micro * accumulated * device.row * waited + exchanged

@@ -17,7 +17,7 @@ from nutgraf.data.text import UnusableText, usable_text
 
 if TYPE_CHECKING:
     from nutgraf.cli.score_file import Scores
-    from nutgraf.generation.summarizer import Written
+    from nutgraf.generation.summarizer import SummaryResult
 
 
 __all__ = ["Failure", "Summarizer", "UserError", "run", "score"]
@@ -81,20 +81,22 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
 
         self._stack = contextlib.ExitStack()
         saved = saved_model.read_saved_model(str(model))
-        self._summarizer = self._stack.enter_context(summarizer.opened(saved))
+        self._summarizer = self._stack.enter_context(summarizer.load_summarizer(saved))
         load_base.cache_clear()  # the cached base has this adapter: no other may use it
 
     @overload
     def summarize(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
         self, text: str, *, sentences: int | None = None
-    ) -> Written: ...
+    ) -> SummaryResult: ...
 
     @overload
-    def summarize(self, text: Sequence[str], *, sentences: int | None = None) -> list[Written]: ...
+    def summarize(
+        self, text: Sequence[str], *, sentences: int | None = None
+    ) -> list[SummaryResult]: ...
 
     def summarize(
         self, text: str | Sequence[str], *, sentences: int | None = None
-    ) -> Written | list[Written]:
+    ) -> SummaryResult | list[SummaryResult]:
         """Return the summary of an article, or those of several, decoded in batches.
 
         `str()` of a result is its text. It also has the number of tokens of the article that were
@@ -110,7 +112,7 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
         _check(sentences)
         articles = [text] if isinstance(text, str) else text
         clean = [_clean(article, f"article {n}") for n, article in enumerate(articles, 1)]
-        summaries = list(self._summarizer.write(clean, sentences))
+        summaries = list(self._summarizer.summarize(clean, sentences))
         return summaries[0] if isinstance(text, str) else summaries
 
     def stream(self, text: str, *, sentences: int | None = None) -> Iterator[str]:
@@ -121,7 +123,7 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
                 which write no summary from its beginning.
         """
         _check(sentences)
-        if not self._summarizer.streams:
+        if not self._summarizer.can_stream:
             raise UserError(
                 "this model decodes with several beams (generate.num_beams): use summarize()"
             )

@@ -17,7 +17,7 @@ from nutgraf.cli.export import run
 from nutgraf.config import ModelConfig
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.data.rows import Article
-from nutgraf.generation.summarizer import opened
+from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import adapters, saved_model
 from nutgraf.modeling.load import load_base
 from nutgraf.pocket import newswire
@@ -40,8 +40,8 @@ def merged(final_best_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def summaries(model: Path) -> list[str]:
-    with opened(saved_model.read_saved_model(str(model))) as summarizer:
-        return [row.summary for row in summarizer.write(NEWS)]
+    with load_summarizer(saved_model.read_saved_model(str(model))) as summarizer:
+        return [row.summary for row in summarizer.summarize(NEWS)]
 
 
 def test_a_merged_model_writes_what_the_adapter_on_its_base_writes(
@@ -50,8 +50,8 @@ def test_a_merged_model_writes_what_the_adapter_on_its_base_writes(
     written = summaries(final_best_model)
     assert summaries(merged) == written
     alone = dataclasses.replace(saved_model.read_saved_model(str(final_best_model)), adapter=None)
-    with opened(alone) as base:
-        assert [row.summary for row in base.write(NEWS)] != written
+    with load_summarizer(alone) as base:
+        assert [row.summary for row in base.summarize(NEWS)] != written
 
 
 def test_a_merged_model_is_in_the_base_s_own_precision_and_needs_no_adapter(merged: Path) -> None:

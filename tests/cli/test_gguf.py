@@ -15,7 +15,7 @@ import pytest
 from helpers.snippets import run_snippet
 
 from nutgraf.cli.export import run
-from nutgraf.generation.summarizer import opened
+from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.pocket import newswire
 
@@ -58,8 +58,8 @@ def test_llama_cpp_writes_what_nutgraf_writes(
     pytest.importorskip("llama_cpp", reason="llama-cpp-python reads the file")
     run(whole, tmp_path / "gguf", "gguf", llama_cpp=Path(LLAMA_CPP))
     article = newswire.stories("test", 1, seed=11)[0].article
-    with opened(saved_model.read_saved_model(str(whole))) as summarizer:
-        (written,) = summarizer.write([article])
+    with load_summarizer(saved_model.read_saved_model(str(whole))) as summarizer:
+        (written,) = summarizer.summarize([article])
     text = (tmp_path / "gguf" / "README.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert len(written.summary) > 10

@@ -16,7 +16,7 @@ from nutgraf.data.new_articles import Named
 from nutgraf.data.prompts import Renderer
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation import summarizer as room
-from nutgraf.generation.summarizer import Summarizer, Written, at_most
+from nutgraf.generation.summarizer import Summarizer, SummaryResult, truncate_sentences
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
@@ -35,7 +35,7 @@ def recipe(model: ModelConfig = EXACT, batch_size: int = 2, **prompt: int) -> Sa
 @pytest.fixture(scope="module")
 def pocket() -> Iterator[Summarizer]:
     """The pocket model as it is, which copies sentences of the article."""
-    with room.opened(recipe()) as summarizer:
+    with room.load_summarizer(recipe()) as summarizer:
         yield summarizer
 
 
@@ -54,15 +54,15 @@ def saved(tmp_path: Path) -> Path:
     return folder
 
 
-def streamed(summarizer: Summarizer, article: str, **given: int) -> tuple[list[str], Written]:
+def streamed(summarizer: Summarizer, article: str, **given: int) -> tuple[list[str], SummaryResult]:
     *pieces, written = summarizer.stream(article, **given)
-    assert isinstance(written, Written)
+    assert isinstance(written, SummaryResult)
     assert all(isinstance(piece, str) for piece in pieces)
     return [str(piece) for piece in pieces], written
 
 
 def test_a_stream_shows_what_a_batch_writes(pocket: Summarizer) -> None:
-    written = list(pocket.write(NEWS))
+    written = list(pocket.summarize(NEWS))
     for article, of_batch in zip(NEWS, written, strict=True):
         pieces, alone = streamed(pocket, article)
         assert "".join(pieces) == alone.summary == of_batch.summary
@@ -106,14 +106,17 @@ def test_a_stream_of_at_most_so_many_sentences_ends_behind_them(
 
 def test_at_most_cuts_behind_a_sentence() -> None:
     text = "Mr. Lee won 2.5 points. He left!\nThen it rained."
-    assert at_most(text, None) == (text, False)
-    assert at_most("Mr. Lee won 2.5 points. He left! Rain.", 1) == ("Mr. Lee won 2.5 points.", True)
-    assert at_most("One. Two.", 2) == ("One. Two.", False)
-    assert at_most("", 1) == ("", False)
+    assert truncate_sentences(text, None) == (text, False)
+    assert truncate_sentences("Mr. Lee won 2.5 points. He left! Rain.", 1) == (
+        "Mr. Lee won 2.5 points.",
+        True,
+    )
+    assert truncate_sentences("One. Two.", 2) == ("One. Two.", False)
+    assert truncate_sentences("", 1) == ("", False)
 
 
 def test_a_long_article_is_cut_in_even_parts_at_sentences() -> None:
-    with room.opened(recipe(max_article_tokens=200)) as summarizer:
+    with room.load_summarizer(recipe(max_article_tokens=200)) as summarizer:
         article = "\n".join(NEWS)
         parts = summarizer.parts(article)
         assert " ".join(parts).split() == article.split()
@@ -128,19 +131,19 @@ def test_a_long_article_is_cut_in_even_parts_at_sentences() -> None:
 
 
 def test_a_long_article_is_read_to_its_end_in_parts() -> None:
-    with room.opened(recipe(max_article_tokens=200)) as summarizer:
+    with room.load_summarizer(recipe(max_article_tokens=200)) as summarizer:
         article = "\n".join(NEWS[:3])
-        (lead,) = summarizer.write([article])
+        (lead,) = summarizer.summarize([article])
         assert lead.trimmed_tokens > 200
         assert lead.parts == ()
-        whole = summarizer.write_in_parts(article)
+        whole = summarizer.summarize_in_parts(article)
         assert whole.trimmed_tokens == 0
         assert len(whole.parts) == len(summarizer.parts(article))
         last = evidence(NEWS[2], whole.parts[-1])["sentences"]
         assert any(row["sources"] for row in last)  # the end of the article came to words
         short = NEWS[0][:300]
-        (alone,) = summarizer.write([short])
-        assert summarizer.write_in_parts(short).summary == alone.summary
+        (alone,) = summarizer.summarize([short])
+        assert summarizer.summarize_in_parts(short).summary == alone.summary
 
 
 # The command.
@@ -190,8 +193,8 @@ def test_to_a_terminal_it_prints_as_it_writes(
     summarize.run(saved, names, as_json=False)
     assert len(terminal.written) > 20
     monkeypatch.undo()
-    with room.opened(saved_model.read_saved_model(str(saved))) as summarizer:
-        texts = [row.summary for row in summarizer.write(NEWS[:2])]
+    with room.load_summarizer(saved_model.read_saved_model(str(saved))) as summarizer:
+        texts = [row.summary for row in summarizer.summarize(NEWS[:2])]
     expected = "".join(f"== {n}\n{t}\n" for n, t in zip(names, texts, strict=True))
     assert "".join(terminal.written) == expected
 
@@ -214,7 +217,8 @@ def test_what_to_look_at_is_told_on_standard_error(
 
 def test_a_missing_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     summarize._warn(
-        Named("a.txt", "Ann Lee spoke."), Written("Bo Dahl spoke to 40.", 5, 0, 9, "length", 0.1)
+        Named("a.txt", "Ann Lee spoke."),
+        SummaryResult("Bo Dahl spoke to 40.", 5, 0, 9, "length", 0.1),
     )
     assert capsys.readouterr().err.splitlines() == [
         "a.txt: not in the article: Bo Dahl, 40",

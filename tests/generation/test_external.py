@@ -53,7 +53,7 @@ def test_settings_say_what_is_wrong(given: dict[str, Any], said: str) -> None:
 def test_a_file_is_joined_by_id(tmp_path: Path) -> None:
     rows = [{"key": key, "text": f"About {key}."} for key in "xcb"] + [{"key": "a", "text": ""}]
     rival = RivalConfig(file=write(tmp_path / "s.jsonl", rows), id="key", summary="text")
-    found = external.from_file("other", rival, TEST)
+    found = external.read_summaries("other", rival, TEST)
     texts = [(row["id"], row["text"]) for row in found]
     assert texts == [("a", ""), ("b", "About b."), ("c", "About c.")]
 
@@ -70,7 +70,7 @@ def test_a_file_is_joined_by_id(tmp_path: Path) -> None:
 )
 def test_what_a_file_lacks_is_said(tmp_path: Path, rows: list[dict[str, str]], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        external.from_file("other", RivalConfig(file=write(tmp_path / "s.jsonl", rows)), TEST)
+        external.read_summaries("other", RivalConfig(file=write(tmp_path / "s.jsonl", rows)), TEST)
 
 
 def test_a_missing_file_is_known_before_anything_is_made(tmp_path: Path) -> None:
@@ -128,8 +128,9 @@ def test_a_checkpoint_decodes_by_its_own_settings(
     folder = _checkpoint(tmp_path / kind, kind, tiny_base)
     news = [*TEST, Article("long", "word " * 200, "Words.")]
     rival = RivalConfig(model=folder, batch_size=2)
-    first, *others = external.from_checkpoint(kind, rival, news, "cpu")
-    assert list(external.from_checkpoint(kind, rival, news, "cpu", done=first)) == others
+    model = external.load_rival(kind, rival, "cpu")
+    first, *others = model.summaries(news)
+    assert list(model.summaries(news, done=first)) == others
     found = {index: row for batch in (first, *others) for index, row in batch.items()}
     rows = [found[index] for index in range(len(news))]
     assert [row["id"] for row in rows] == [a.id for a in news]
@@ -138,11 +139,11 @@ def test_a_checkpoint_decodes_by_its_own_settings(
     assert all(row["trimmed_tokens"] == 0 for row in rows[:-1])
     # The same text as the model alone gives, so no setting of ours got in.
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    plain = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     for row, article in zip(rows, news, strict=True):
         ids = tokenizer(article.article, truncation=True, max_length=64, return_tensors="pt")
         with torch.no_grad():
-            out = model.generate(ids["input_ids"], attention_mask=ids["attention_mask"])
+            out = plain.generate(ids["input_ids"], attention_mask=ids["attention_mask"])
         assert row["text"] == tokenizer.decode(out[0], skip_special_tokens=True).strip()
         assert 5 <= out.shape[1] <= 9
         # An end that was forced in the ninth place is no end of the model's own.
@@ -152,9 +153,9 @@ def test_a_checkpoint_decodes_by_its_own_settings(
 
 def test_a_decoder_is_no_rival_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rivals\.x\.model .* is a llama, no sequence-to-sequence"):
-        next(external.from_checkpoint("x", RivalConfig(model=str(tiny_base)), TEST, "cpu"))
+        external.load_rival("x", RivalConfig(model=str(tiny_base)), "cpu")
     with pytest.raises(Failure, match=r"rivals\.x\.model .* could not be loaded"):
-        next(external.from_checkpoint("x", RivalConfig(model=str(tmp_path)), TEST, "cpu"))
+        external.load_rival("x", RivalConfig(model=str(tmp_path)), "cpu")
 
 
 def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_path: Path) -> None:

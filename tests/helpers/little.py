@@ -16,7 +16,7 @@ from nutgraf.core import signals
 from nutgraf.data.prompts import Example, Renderer
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.training.fit import fit_adapter
-from nutgraf.training.history import Evaluation, Fit
+from nutgraf.training.history import Evaluation, TrainingResult
 from nutgraf.training.job import TrainingJob
 
 SETTINGS = TrainConfig(
@@ -48,7 +48,7 @@ def train(
     on_eval: Callable[[Evaluation], None] | None = None,
     on_step: Callable[[], None] | None = None,
     **changes: Any,
-) -> Fit:
+) -> TrainingResult:
     """`changes` are settings of the training that differ from SETTINGS."""
     config = ModelConfig(base=str(base), dtype="fp32", device="cpu")
     settings = TrainConfig.model_validate({**SETTINGS.model_dump(), **changes})

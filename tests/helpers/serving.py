@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import httpx2
 import uvicorn
 
-from nutgraf.generation.summarizer import Written
+from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.serving.api import create_app
 from nutgraf.serving.batching import Worker
 from nutgraf.serving.limits import Limits
@@ -33,18 +33,18 @@ class Fake:
     def text(self, system: str, article: str) -> str:
         return f"{system}: {' '.join(article.split()[:5])}."
 
-    def batch(self, system: str, articles: Sequence[str]) -> list[Written]:
+    def batch(self, system: str, articles: Sequence[str]) -> list[SummaryResult]:
         self.batches.append([f"{system} {article}" for article in articles])
         self._wait()
-        return [Written(self.text(system, a), 10, 0, 5, "stop", 0.1) for a in articles]
+        return [SummaryResult(self.text(system, a), 10, 0, 5, "stop", 0.1) for a in articles]
 
-    def stream(self, system: str, article: str) -> Iterator[str | Written]:
+    def stream(self, system: str, article: str) -> Iterator[str | SummaryResult]:
         text = self.text(system, article)
         for word in text.split(" "):
             self._wait()
             self.steps.append(system)
             yield word if text.startswith(word) else f" {word}"
-        yield Written(text, 10, 0, 5, "stop", 0.1)
+        yield SummaryResult(text, 10, 0, 5, "stop", 0.1)
 
     def _wait(self) -> None:
         assert self.open.wait(20)

@@ -12,7 +12,7 @@ import yaml
 from helpers.snippets import blocks, run_snippet
 from huggingface_hub import ModelCard
 
-from nutgraf.generation.summarizer import opened
+from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.pocket import newswire
 from nutgraf.report import describe, model_card
@@ -98,8 +98,8 @@ def test_the_snippet_for_transformers_and_peft_writes_what_nutgraf_writes(
     (story,) = newswire.stories("test", 1, seed=11)
     text = (final_best_model / "README.md").read_text()
     (code,) = (block for block in blocks(text, "python") if "from peft" in block)
-    with opened(saved_model.read_saved_model(str(final_best_model))) as summarizer:
-        (written,) = summarizer.write([story.article])
+    with load_summarizer(saved_model.read_saved_model(str(final_best_model))) as summarizer:
+        (written,) = summarizer.summarize([story.article])
     assert run_snippet(code, final_best_model, story.article, monkeypatch) == written.summary
     assert len(written.summary.split()) > 5
 

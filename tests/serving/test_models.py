@@ -20,7 +20,7 @@ from nutgraf.config import GenerateConfig, LoraSettings, ModelConfig, PromptConf
 from nutgraf.data.prompts import Renderer
 from nutgraf.generation.decoding import generate
 from nutgraf.generation.extractive import lead3
-from nutgraf.generation.summarizer import Written
+from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.modeling.adapters import fresh_adapter, merge_adapter, with_adapter, with_adapters
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
@@ -96,7 +96,7 @@ def test_streams_that_take_turns_write_as_they_do_alone(alone, models):
         for i, article in enumerate(ARTICLES)
     }
     pieces: dict[tuple[str, int], list[str]] = {place: [] for place in streams}
-    whole: dict[tuple[str, int], Written] = {}
+    whole: dict[tuple[str, int], SummaryResult] = {}
     while streams:
         for place, stream in list(streams.items()):
             piece = next(stream)

@@ -211,7 +211,7 @@ def written(kept: Checkpoints, *steps: int) -> None:
         folder.mkdir(parents=True)
         for name in ("adapter.safetensors", "optimizer.pt"):
             (folder / name).write_text(f"{name} of step {step}")
-        kept.keep(step)
+        kept.commit(step)
 
 
 def cut(path: Path) -> None:

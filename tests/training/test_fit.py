@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ from nutgraf.training.budget import (
     max_examples_seen,
     total_examples,
     total_steps,
-    training_order,
 )
 from nutgraf.training.fit import fit, fit_adapter
 from nutgraf.training.history import Evaluation
@@ -90,7 +90,7 @@ def job(
 
 
 def losses(done: Any) -> list[float]:
-    return [row.train_loss for row in done.history if row.train_loss is not None]
+    return [row.train_loss for row in done.history.rows if row.train_loss is not None]
 
 
 def test_learns_and_saves_the_adapter_with_the_lowest_loss(
@@ -101,7 +101,7 @@ def test_learns_and_saves_the_adapter_with_the_lowest_loss(
     before = mean_loss(summary_losses(base, rows[:8], pad, device))
     done, _ = train(config, rows, tmp_path / "a")
     assert done.best.loss < before - 0.1
-    assert done.examples == 48
+    assert [e.examples for e in done.history.evaluations][-1] == 48
     with with_adapter(base, tmp_path / "a") as model:
         saved = mean_loss(summary_losses(model, rows[:8], pad, device))
     assert saved == pytest.approx(done.best.loss, abs=1e-6)
@@ -219,13 +219,24 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_says_where(
 
 def test_order_depends_on_the_effective_batch_alone() -> None:
     lengths = [5, 9, 1, 7, 3, 8, 2, 6, 4, 10]
-    order = training_order(lengths, batch=4, steps=5, seed=1)
+    rows = [Example(array("i", [n] * length), 1, 0) for n, length in enumerate(lengths)]
+
+    def order_of(micro: int, seed: int) -> list[int]:
+        settings = TrainConfig(
+            max_examples=None, max_steps=5, seeds=(seed,),
+            micro_batch_size=micro, gradient_accumulation_steps=4 // micro,
+        )  # fmt: skip
+        a_job = TrainingJob(Config(train=settings), rows, rows, Path("a"))
+        return [row.ids[0] for row in a_job.ordered_rows]
+
+    order = order_of(1, seed=1)
+    assert order == order_of(4, seed=1)
     assert len(order) == 20
     assert sorted(order) == sorted(list(range(10)) * 2)  # two whole epochs
     for start in range(0, 20, 4):
         step = [lengths[i] for i in order[start : start + 4]]
         assert step == sorted(step, reverse=True)
-    assert order != training_order(lengths, batch=4, steps=5, seed=2)
+    assert order != order_of(1, seed=2)
 
 
 def test_only_the_rows_of_its_order_are_needed_and_the_result_is_that_of_all(

@@ -23,7 +23,7 @@ from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import mean_loss, summary_losses
 from nutgraf.training.fit import fit_adapter
-from nutgraf.training.history import Evaluation, Fit
+from nutgraf.training.history import Evaluation, TrainingResult
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.packed.loop import PackedTrainer, fit_packed
 
@@ -74,12 +74,12 @@ class Bench:
         config = Config(model=self.config, lora=lora, train=settings)
         return TrainingJob(config, self.train, self.validation, out)
 
-    def alone(self, job: TrainingJob) -> Fit:
+    def alone(self, job: TrainingJob) -> TrainingResult:
         return fit_adapter(job)
 
     def together(
         self, jobs: list[TrainingJob], max_packed: int | None = None
-    ) -> list[Fit | Exception]:
+    ) -> list[TrainingResult | Exception]:
         return fit_packed(jobs, max_packed)
 
     def trainer(self) -> PackedTrainer:
@@ -102,10 +102,10 @@ def four(bench: Bench, out: Path, steps: int = 50, **changes: Any) -> list[Train
     ]
 
 
-def curve(done: Fit | Exception) -> list[float]:
+def curve(done: TrainingResult | Exception) -> list[float]:
     """Training and validation losses, in their order."""
-    assert isinstance(done, Fit), done
-    found = [r.validation_loss if r.train_loss is None else r.train_loss for r in done.history]
+    assert isinstance(done, TrainingResult), done
+    found = [r.validation_loss if r.train_loss is None else r.train_loss for r in done.history.rows]
     return cast(list[float], found)
 
 
@@ -120,13 +120,15 @@ def assert_close(one: TrainingJob, other: TrainingJob, within: float = 1e-4) -> 
 
 
 @pytest.fixture(scope="module")
-def alone(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[TrainingJob, Fit]]:
+def alone(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[TrainingJob, TrainingResult]]:
     jobs = four(bench, tmp_path_factory.mktemp("alone"))
     return [(job, bench.alone(job)) for job in jobs]
 
 
 def test_four_together_are_the_four_alone(
-    bench: Bench, alone: list[tuple[TrainingJob, Fit]], tmp_path: Path
+    bench: Bench, alone: list[tuple[TrainingJob, TrainingResult]], tmp_path: Path
 ) -> None:
     """Ranks, rates, batches, seeds, schedules, clipping, layers and dropout differ."""
     jobs = four(bench, tmp_path)
@@ -136,20 +138,19 @@ def test_four_together_are_the_four_alone(
 
 
 def test_losses_rows_and_files_are_those_of_fit(
-    bench: Bench, alone: list[tuple[TrainingJob, Fit]], tmp_path: Path
+    bench: Bench, alone: list[tuple[TrainingJob, TrainingResult]], tmp_path: Path
 ) -> None:
     job, wanted = four(bench, tmp_path)[0], alone[0][1]
     told: list[int] = []
     (done,) = bench.together([replace(job, on_eval=lambda found: told.append(found.step))])
-    assert isinstance(done, Fit)
-    assert told == [found.step for found in wanted.history if found.validation_loss is not None]
+    assert isinstance(done, TrainingResult)
+    assert told == [
+        found.step for found in wanted.history.rows if found.validation_loss is not None
+    ]
     for found, row in zip(done.best.rows, wanted.best.rows, strict=True):
         assert found.nll == pytest.approx(row.nll, abs=1e-3)
         assert found.tokens == row.tokens
-    own = {"history", "best", "seconds", "peak_memory_bytes"}
-    assert {k: v for k, v in vars(done).items() if k not in own} == {
-        k: v for k, v in vars(wanted).items() if k not in own
-    }
+    assert replace(done, history=wanted.history) == wanted
     there, before = (sorted(p.name for p in j.out.iterdir()) for j in (job, alone[0][0]))
     assert there == before
     config = "adapter_config.json"
@@ -183,15 +184,15 @@ def test_members_join_and_leave_between_steps(bench: Bench, tmp_path: Path) -> N
     wanted = four(bench, tmp_path / "wanted", 8, eval_every=8)
     bench.together(wanted)
     trainer, jobs = bench.trainer(), four(bench, tmp_path / "a", 8, eval_every=8)
-    first, second = trainer.join(jobs[0]), trainer.join(jobs[1])
+    first, second = trainer.add(jobs[0]), trainer.add(jobs[1])
     while second.step < 6:
         trainer.advance()
-    trainer.leave(second)
-    trainer.join(jobs[2])
+    trainer.remove(second)
+    trainer.add(jobs[2])
     trainer.advance()
-    back = trainer.join(jobs[1])
+    back = trainer.add(jobs[1])
     assert 0 < back.step < 6
-    while trainer.present:
+    while trainer.runs:
         trainer.advance()
     trainer.close()
     assert not trainer.errors
@@ -274,14 +275,14 @@ def test_fewer_at_a_time_where_memory_is_short(
     for n in (1, 3):  # without dropout, whose masks belong to micro-batches
         assert curve(found[n]) == pytest.approx(curve(plenty[n]), abs=1e-4)
         assert_close(jobs[n], wanted[n])
-    sizes = [done.micro_batch_size for done in found if isinstance(done, Fit)]
+    sizes = [done.micro_batch_size for done in found if isinstance(done, TrainingResult)]
     assert sizes == [2, 2, 1, 2]
 
 
 def test_it_leaves_as_an_adapter_of_peft(bench: Bench, tmp_path: Path) -> None:
     jobs = four(bench, tmp_path, 4)
     for job, done in zip(jobs, bench.together(jobs), strict=True):
-        assert isinstance(done, Fit)
+        assert isinstance(done, TrainingResult)
         with with_adapter(bench.base, job.out) as model:
             rows = summary_losses(model, bench.validation, bench.pad, bench.device)
         assert mean_loss(rows) == pytest.approx(done.best.loss, abs=1e-5)
@@ -312,7 +313,7 @@ def test_on_a_base_of_four_bits_in_bf16(tiny_base: Path, tmp_path: Path) -> None
     spread = abs(other.best.loss - wanted[0].best.loss)
     jobs = four(bench, tmp_path / "together", 5)[:2]
     for done, alone in zip(bench.together(jobs), wanted, strict=True):
-        assert isinstance(done, Fit)
+        assert isinstance(done, TrainingResult)
         assert abs(done.best.loss - alone.best.loss) < spread
 
 
@@ -320,7 +321,7 @@ def test_what_is_not_trained_together_is_refused(bench: Bench, tmp_path: Path) -
     lora = LoraSettings(target_modules=("q_proj", "lm_head"))
     job = bench.job(tmp_path / "a", TrainConfig(), lora)
     with pytest.raises(Failure, match=r"lm_head .*search\.together to off"):
-        bench.trainer().join(job)
+        bench.trainer().add(job)
     attention = bench.base.model.layers[0].self_attn
     attention.attention_dropout = 0.1
     try:

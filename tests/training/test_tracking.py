@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nutgraf.core.errors import UserError
 from nutgraf.training import tracking
-from nutgraf.training.tracking import Curves, Tracker, following, named
+from nutgraf.training.tracking import Curves, Log, installed_trackers, track_training
 
 HISTORY = [
     {"step": 1, "examples": 8, "learning_rate": 2e-3, "train_loss": 3.5, "validation_loss": None},
@@ -27,10 +29,10 @@ LOSS = {16: 2.5, 32: 1.75}
 
 def followed(names: list[str], run: Path, name: str = "best") -> None:
     """A training of two evaluations and a history."""
-    with following(names, run, name, SETTINGS) as curves:
+    with track_training(names, run, name, SETTINGS) as curves:
         for examples, loss in LOSS.items():
-            curves.evaluated(examples, loss)
-        curves.history(HISTORY)
+            curves.log_evaluation(examples, loss)
+        curves.log_history(HISTORY)
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
@@ -72,8 +74,8 @@ def test_tensorboard_gets_every_curve_over_articles_seen(tmp_path: Path) -> None
 
 
 def test_a_training_that_is_made_again_replaces_its_curves(tmp_path: Path) -> None:
-    with following(["tensorboard"], tmp_path, "best", {}) as curves:
-        curves.evaluated(8, 9.0)
+    with track_training(["tensorboard"], tmp_path, "best", {}) as curves:
+        curves.log_evaluation(8, 9.0)
     followed(["tensorboard"], tmp_path)
     assert scalars(tmp_path / "tensorboard" / "best")["validation/loss"] == LOSS
     assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == ["best"]
@@ -83,13 +85,13 @@ def test_tensorboard_is_followed_where_it_is_installed(monkeypatch: pytest.Monke
     installed: set[str] = set()
     find = lambda name: name if name in installed else None  # noqa: E731
     monkeypatch.setattr(tracking.importlib.util, "find_spec", find)
-    assert named(None) == named([]) == []
+    assert installed_trackers(None) == installed_trackers([]) == []
     installed.add("tensorboard")
-    assert named(None) == ["tensorboard"]
+    assert installed_trackers(None) == ["tensorboard"]
     with pytest.raises(UserError, match="names wandb, which is not installed: pip install wandb"):
-        named(["wandb"])
+        installed_trackers(["wandb"])
     installed.add("wandb")
-    assert named(["wandb"]) == ["wandb"]
+    assert installed_trackers(["wandb"]) == ["wandb"]
 
 
 def test_a_tracker_that_fails_is_told_once_and_left_out(
@@ -98,15 +100,17 @@ def test_a_tracker_that_fails_is_told_once_and_left_out(
     def lost(*_: object) -> None:
         raise ConnectionError("no route to the\nserver")
 
-    def closed() -> None:
+    @contextlib.contextmanager
+    def opened(*_: object) -> Iterator[Log]:
+        yield lost
         raise AssertionError("it was left out")
 
-    def refused(*_: object) -> Tracker:
+    def refused(*_: object) -> Any:
         raise PermissionError("no key")
 
-    monkeypatch.setitem(tracking._TRACKERS, "mlflow", ("", lambda *_: Tracker(lost, closed)))
+    monkeypatch.setitem(tracking._TRACKERS, "mlflow", ("", opened))
     monkeypatch.setitem(tracking._TRACKERS, "wandb", ("", refused))
-    monkeypatch.setattr(tracking, "named", lambda given: given)
+    monkeypatch.setattr(tracking, "installed_trackers", lambda names: names)
     followed(["mlflow", "wandb", "tensorboard"], tmp_path)
     assert capsys.readouterr().err.splitlines() == [
         "wandb: no key; the training goes on without it",
@@ -120,11 +124,15 @@ def test_a_training_that_fails_closes_its_curves(
 ) -> None:
     closed: list[str] = []
 
-    tracker = Tracker(log=lambda *_: None, close=lambda: closed.append("closed"))
-    monkeypatch.setitem(tracking._TRACKERS, "tensorboard", ("tensorboardX", lambda *_: tracker))
+    @contextlib.contextmanager
+    def tracker(*_: object) -> Iterator[Log]:
+        yield lambda *_: None
+        closed.append("closed")
+
+    monkeypatch.setitem(tracking._TRACKERS, "tensorboard", ("tensorboardX", tracker))
 
     def training() -> None:
-        with following(["tensorboard"], tmp_path, "best", {}):
+        with track_training(["tensorboard"], tmp_path, "best", {}):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -137,12 +145,12 @@ def test_trainings_that_run_together_keep_their_own_curves(alone: Path, tracker:
     if tracker == "mlflow":
         pytest.importorskip("mlflow")
     with (
-        following([tracker], alone / "pocket", "baseline", {}) as baseline,
-        following([tracker], alone / "pocket", "best", {}) as best,
+        track_training([tracker], alone / "pocket", "baseline", {}) as baseline,
+        track_training([tracker], alone / "pocket", "best", {}) as best,
     ):
-        baseline.evaluated(8, 1.0)
-        best.evaluated(8, 2.0)
-        baseline.evaluated(16, 0.5)
+        baseline.log_evaluation(8, 1.0)
+        best.log_evaluation(8, 2.0)
+        baseline.log_evaluation(16, 0.5)
     assert losses(tracker, alone, "baseline") == {8: 1.0, 16: 0.5}
     assert losses(tracker, alone, "best") == {8: 2.0}
 
@@ -205,5 +213,4 @@ def test_trackio_gets_every_curve(alone: Path, capsys: pytest.CaptureFixture[str
 
 def test_curves_can_be_without_a_tracker() -> None:
     curves = Curves()
-    curves.evaluated(1, 1.0)
-    curves.close()
+    curves.log_evaluation(1, 1.0)

@@ -56,7 +56,7 @@ def run(config: Config) -> int:
     print_section("Hub", _hub(config, changes))
     print_section("Configuration (* differs from the default)", _configuration(config))
     try:
-        tracking.named(config.tracking.to)
+        tracking.installed_trackers(config.tracking.to)
     except UserError as error:
         changes.append(str(error))
     sample = _read(config, changes)

@@ -19,7 +19,7 @@ from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.generation.decoding import generation_config
-from nutgraf.generation.summarizer import opened
+from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.adapters import merge_adapter
 from nutgraf.modeling.load import load_tokenizer
@@ -163,9 +163,9 @@ def _sample(model: Path) -> tuple[list[Article], str]:
 
 
 def _score(saved: SavedModel, sample: Sequence[Article]) -> _Quality:
-    with opened(saved) as summarizer:
-        summaries = [row.summary for row in summarizer.write([a.article for a in sample])]
-        loss = summarizer.loss([(a.article, a.reference) for a in sample])
+    with load_summarizer(saved) as summarizer:
+        summaries = [row.summary for row in summarizer.summarize([a.article for a in sample])]
+        loss = summarizer.mean_loss([(a.article, a.reference) for a in sample])
     scores = [score_rouge(a.reference, s) for a, s in zip(sample, summaries, strict=True)]
     return _Quality(loss, sum(s["rougeLsum"] for s in scores) / len(scores), summaries)
 

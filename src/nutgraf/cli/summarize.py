@@ -15,7 +15,7 @@ from nutgraf.core.errors import visible
 from nutgraf.data import new_articles
 from nutgraf.data.new_articles import COLUMNS, Columns, Named
 from nutgraf.evaluation.evidence import evidence
-from nutgraf.generation.summarizer import Written, opened
+from nutgraf.generation.summarizer import SummaryResult, load_summarizer
 from nutgraf.modeling import saved_model
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ def run(
     articles = list(new_articles.read_sources(sources, columns, fetch))
     texts = [article.text for article in articles]
     one, terminal = len(articles) == 1, sys.stdout.isatty()
-    with opened(saved) as summarizer:
-        if long == "lead" and summarizer.streams and not as_json and (one or terminal):
+    with load_summarizer(saved) as summarizer:
+        if long == "lead" and summarizer.can_stream and not as_json and (one or terminal):
             for article in articles:
                 _print_name(article, one)
                 for piece in summarizer.stream(article.text, sentences):
@@ -65,9 +65,9 @@ def run(
                         _warn(article, piece)
             return
         if long == "lead":
-            summaries = summarizer.write(texts, sentences)
+            summaries = summarizer.summarize(texts, sentences)
         else:
-            summaries = (summarizer.write_in_parts(text, sentences) for text in texts)
+            summaries = (summarizer.summarize_in_parts(text, sentences) for text in texts)
         hidden = True if terminal else None  # None: hidden unless standard error is a terminal
         bar = tqdm(summaries, total=len(texts), desc="summaries", disable=hidden, leave=False)
         for article, summary in zip(articles, bar, strict=True):
@@ -84,7 +84,7 @@ def _print_name(article: Named, one: bool) -> None:
         print(f"== {visible(article.name)}")
 
 
-def _print_json(article: Named, summary: Written) -> None:
+def _print_json(article: Named, summary: SummaryResult) -> None:
     row = {
         "file": article.source,
         "id": article.id,
@@ -100,7 +100,7 @@ def _print_json(article: Named, summary: Written) -> None:
     print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
-def _warn(article: Named, summary: Written) -> None:
+def _warn(article: Named, summary: SummaryResult) -> None:
     unsupported = [span["text"] for span in evidence(article.text, summary.summary)["unsupported"]]
     if unsupported:
         names = ", ".join(dict.fromkeys(unsupported))

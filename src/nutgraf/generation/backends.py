@@ -1,170 +1,132 @@
-"""Who writes summaries and finds losses: a model in this process, or many on a cluster.
+"""Generate summaries and compute losses with one model: in this process, or on a cluster.
 
-Both compute the same batches, so that what is written does not depend on who wrote it, nor on how
-many did. Only the number of threads of a process, as any other machine, may turn a near tie.
+Both compute the same batches, so results do not depend on where they are computed. Only another
+number of threads or another kind of machine may turn a near tie.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nutgraf.config import Config
-from nutgraf.core.files import files_in
+from nutgraf.config import Config, GenerateConfig, ModelConfig
 from nutgraf.data.prompts import Example
-from nutgraf.generation.decoding import Generated, generate_batches
+from nutgraf.generation.decoding import Generated, generate_batch
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
-from nutgraf.modeling.losses import RowLoss, loss_batches
+from nutgraf.modeling.losses import RowLoss, batch_losses
 
 if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
 
 
-class Backend(Protocol):
-    """What writes; each gives {index: what it made} batch by batch, those left out that are done.
+@dataclass(frozen=True)
+class _LoadedModel:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: GenerateConfig
+    device: Device
 
-    `summaries` takes prompts (token ids), `losses` prompts with their reference summaries.
-    """
+    def summaries(self, prompts: Sequence[Sequence[int]]) -> list[Generated]:
+        return generate_batch(self.model, self.tokenizer, prompts, self.settings, self.device)
+
+    def losses(self, rows: Sequence[Example]) -> list[RowLoss]:
+        return batch_losses(self.model, rows, self.tokenizer.pad_token_id, self.device)
+
+
+# Computes batches by the name of a method of `_LoadedModel`; yields (number of the batch, results).
+_Run = Callable[[str, Sequence[list[Any]]], Iterable[tuple[int, list[Any]]]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A model that computes batch by batch, wherever it is loaded."""
+
+    settings: GenerateConfig
+    run: _Run
 
     def summaries(
         self, prompts: Sequence[Sequence[int]], done: Container[int] = ()
-    ) -> Iterable[Mapping[int, Generated]]: ...
+    ) -> Iterator[dict[int, Generated]]:
+        """Yield {index of the prompt: summary} of each batch; skip batches that are all `done`."""
+        lengths = [len(ids) for ids in prompts]
+        batches = list(length_batches(lengths, self.settings.batch_size, done))
+        return self._compute("summaries", prompts, batches)
 
     def losses(
         self, rows: Sequence[Example], done: Container[int] = ()
-    ) -> Iterable[Mapping[int, RowLoss]]: ...
+    ) -> Iterator[dict[int, RowLoss]]:
+        """Yield {index of the row: loss of its reference} as `summaries` does."""
+        batches = list(length_batches([len(row.ids) for row in rows], EVAL_BATCH_SIZE, done))
+        return self._compute("losses", rows, batches)
+
+    def _compute(
+        self, method: str, rows: Sequence[Any], batches: Sequence[list[int]]
+    ) -> Iterator[dict[int, Any]]:
+        for number, results in self.run(method, [[rows[i] for i in batch] for batch in batches]):
+            yield dict(zip(batches[number], results, strict=True))
 
 
 @contextlib.contextmanager
 def open_backend(
     config: Config, adapter: Path | None, cluster: Cluster | None
 ) -> Iterator[Backend]:
-    """The base of `config` with the adapter in this folder, or alone; in this process or there."""
-    if cluster is not None:
-        yield _There(cluster, config, {} if adapter is None else _contents(adapter))
-        return
-    with contextlib.ExitStack() as stack:
-        model = load_base(config.model)
-        if adapter is not None:
-            model = stack.enter_context(with_adapter(model, adapter))
-        yield _Here(model, load_tokenizer(config.model), config, choose_device(config.model))
+    """Yield the base of `config` with the adapter in a folder, or with none.
 
-
-@dataclass(frozen=True)
-class _Here:
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    config: Config
-    device: Device
-
-    def summaries(
-        self, prompts: Sequence[Sequence[int]], done: Container[int] = ()
-    ) -> Iterator[dict[int, Generated]]:
-        return generate_batches(
-            self.model, self.tokenizer, prompts, self.config.generate, self.device, done
-        )
-
-    def losses(
-        self, rows: Sequence[Example], done: Container[int] = ()
-    ) -> Iterator[dict[int, RowLoss]]:
-        pad = self.tokenizer.pad_token_id
-        return loss_batches(self.model, rows, pad, self.device, done=done)
-
-
-@dataclass(frozen=True)
-class _There:
-    cluster: Cluster
-    config: Config
-    adapter: dict[str, bytes]
-
-    def summaries(
-        self, prompts: Sequence[Sequence[int]], done: Container[int] = ()
-    ) -> Iterator[dict[int, Generated]]:
-        found = length_batches([len(ids) for ids in prompts], self.config.generate.batch_size, done)
-        return self._made(_summaries, prompts, list(found))
-
-    def losses(
-        self, rows: Sequence[Example], done: Container[int] = ()
-    ) -> Iterator[dict[int, RowLoss]]:
-        return self._made(
-            _losses,
-            rows,
-            list(length_batches([len(row.ids) for row in rows], EVAL_BATCH_SIZE, done)),
-        )
-
-    def _made(
-        self, function: Any, rows: Sequence[Any], indices: Sequence[list[int]]
-    ) -> Iterator[dict[int, Any]]:
-        """Yield {index: result} of each batch, which is a task of its own."""
-        results = self.cluster.run_tasks(
-            function,
-            [[rows[i] for i in batch] for batch in indices],
-            (self.config, self.adapter, self.cluster.settings.cpus_per_worker),
-            self.cluster.settings.gpus_per_worker,
-        )
-        for number, batch in results:
-            yield dict(zip(indices[number], batch, strict=True))
-
-
-Given = tuple[Config, dict[str, bytes], float]
-
-
-def _summaries(prompts: Sequence[Sequence[int]], given: Given) -> list[Generated]:
-    """The summaries of one batch of prompts, in their order."""
-    (found,) = _process(given).summaries(prompts)
-    return [found[i] for i in range(len(prompts))]
-
-
-def _losses(rows: Sequence[Example], given: Given) -> list[RowLoss]:
-    (found,) = _process(given).losses(rows)
-    return [found[i] for i in range(len(rows))]
-
-
-# The model of this process of the cluster, for the batches that it is given one after another.
-_loaded = contextlib.ExitStack()
-_which: tuple[str, str] | None = None
-_writer: Backend | None = None
-
-
-def _process(given: Given) -> Backend:
-    global _which, _writer
-    config, adapter, cpus = given
-    asked = (config.model_dump_json(), _hash(adapter))
-    if asked != _which or _writer is None:
-        torch.set_num_threads(max(1, int(cpus)))
-        _which = None
-        _loaded.close()
-        folder = _loaded.enter_context(_written(adapter)) if adapter else None
-        _writer = _loaded.enter_context(open_backend(config, folder, None))
-        _which = asked
-    return _writer
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in files_in(folder)}
-
-
-def _hash(adapter: Mapping[str, bytes]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(adapter):
-        found.update(name.encode() + adapter[name])
-    return found.hexdigest()
+    Args:
+        config: Its sections `model` and `generate` count.
+        adapter: Folder of the adapter; on a cluster, one that every node sees.
+        cluster: Where to compute; None for this process.
+    """
+    if cluster is None:
+        with _load(config.model, config.generate, adapter) as model:
+            run: _Run = lambda method, batches: enumerate(map(getattr(model, method), batches))  # noqa: E731
+            yield Backend(config.generate, run)
+    else:
+        folder = adapter.resolve() if adapter else None
+        model_args = (config.model, config.generate, folder)
+        yield Backend(config.generate, functools.partial(_run_on_cluster, cluster, model_args))
 
 
 @contextlib.contextmanager
-def _written(adapter: Mapping[str, bytes]) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        for name, contents in adapter.items():
-            (Path(folder) / name).write_bytes(contents)
-        yield Path(folder)
+def _load(
+    model: ModelConfig, settings: GenerateConfig, adapter: Path | None
+) -> Iterator[_LoadedModel]:
+    base = load_base(model)
+    with with_adapter(base, adapter) if adapter else contextlib.nullcontext(base) as adapted:
+        yield _LoadedModel(adapted, load_tokenizer(model), settings, choose_device(model))
+
+
+def _run_on_cluster(
+    cluster: Cluster, model_args: tuple[Any, ...], method: str, batches: Sequence[list[Any]]
+) -> Iterator[tuple[int, list[Any]]]:
+    cpus, gpus = cluster.settings.cpus_per_worker, cluster.settings.gpus_per_worker
+    return cluster.run_tasks(_run_batch, batches, (method, model_args, cpus), gpus)
+
+
+def _run_batch(rows: list[Any], task: tuple[str, tuple[Any, ...], float]) -> list[Any]:
+    method, model_args, cpus = task
+    torch.set_num_threads(max(1, int(cpus)))
+    results: list[Any] = getattr(_worker_model(*model_args), method)(rows)
+    return results
+
+
+_worker_stack = contextlib.ExitStack()  # of this process of the cluster, until the next model
+
+
+@functools.lru_cache(maxsize=1)
+def _worker_model(
+    model: ModelConfig, settings: GenerateConfig, adapter: Path | None
+) -> _LoadedModel:
+    _worker_model.cache_clear()  # its model is closed, even if the new one cannot be loaded
+    _worker_stack.close()
+    return _worker_stack.enter_context(_load(model, settings, adapter))

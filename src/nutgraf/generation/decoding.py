@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ PROMPT_LOOKUP_TOKENS = 8  # tokens checked at once in the stream of one summary 
 class Generated:
     """The new tokens for one prompt, without the end of sequence.
 
-    `finish_reason` is `stop` where the model ended the summary itself, `length` where it was cut.
+    `finish_reason` is `stop` if the model ended the summary itself, `length` if it was cut.
     """
 
     ids: list[int]
@@ -31,7 +31,7 @@ class Generated:
 def generation_config(
     tokenizer: PreTrainedTokenizerBase, settings: GenerateConfig
 ) -> GenerationConfig:
-    """How summaries are decoded, in the form that `transformers` and other programs read."""
+    """Return how summaries are decoded, in the form that transformers reads."""
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         num_beams=settings.num_beams,
@@ -50,40 +50,46 @@ def generate(
     settings: GenerateConfig,
     device: Device,
 ) -> Iterator[tuple[int, Generated]]:
-    """Summaries as (index of the prompt, its summary), in the order of `generate_batches`."""
-    for batch in generate_batches(model, tokenizer, prompts, settings, device):
-        yield from batch.items()
+    """Yield (index of the prompt, its summary) of all prompts, in batches of similar length.
+
+    The longest come first, so that a batch that does not fit in memory fails at once. Arguments and
+    errors are those of `generate_batch`.
+    """
+    for batch in length_batches([len(ids) for ids in prompts], settings.batch_size):
+        batch_prompts = [prompts[i] for i in batch]
+        summaries = generate_batch(model, tokenizer, batch_prompts, settings, device)
+        yield from zip(batch, summaries, strict=True)
 
 
 @torch.no_grad()
-def generate_batches(
+def generate_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     settings: GenerateConfig,
     device: Device,
-    done: Container[int] = (),
-) -> Iterator[dict[int, Generated]]:
-    """Summaries of prompts, {index of the prompt: its summary}, batch by batch as they finish.
+) -> list[Generated]:
+    """Decode the summaries of one batch of prompts, greedily or by beam search.
 
-    Prompts of similar length are decoded together, longest first, so that a batch that does not
-    fit in memory fails at once. A batch whose prompts are all `done` is left out; another is made
-    whole, since near ties depend on what is decoded together. Decoding is deterministic: greedy,
-    or beam search. Raises DeviceMemoryError if the device has none for a batch.
+    Args:
+        model: The base, with or without an adapter.
+        tokenizer: The base's tokenizer.
+        prompts: Token ids of each prompt.
+        settings: Beams, and the limit of new tokens.
+        device: Where to compute and in which number format.
+
+    Raises:
+        DeviceMemoryError: if the device has no memory for the batch.
     """
-    for batch in length_batches([len(ids) for ids in prompts], settings.batch_size, done):
-        ids, mask = pad_left([prompts[i] for i in batch], tokenizer.pad_token_id, device)
-        knob = f"lower generate.batch_size (now {settings.batch_size})"
-        with device.autocast(), guard_memory(len(batch), ids.shape[1], knob):
-            out = cast(Any, model).generate(
-                input_ids=ids,
-                attention_mask=mask,
-                generation_config=generation_config(tokenizer, settings),
-            )
-        yield {
-            index: _ended(tokens, tokenizer.eos_token_id)
-            for index, tokens in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True)
-        }
+    ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
+    knob = f"lower generate.batch_size (now {settings.batch_size})"
+    with device.autocast(), guard_memory(len(prompts), ids.shape[1], knob):
+        out = cast(Any, model).generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=generation_config(tokenizer, settings),
+        )
+    return [_cut(new, tokenizer.eos_token_id) for new in out[:, ids.shape[1] :].tolist()]
 
 
 @torch.no_grad()
@@ -95,13 +101,12 @@ def stream_tokens(
     device: Device,
     guesses: int = PROMPT_LOOKUP_TOKENS,
 ) -> Iterator[int]:
-    """The new tokens for one prompt as they are decoded greedily, without the end of sequence.
+    """Decode one prompt greedily; yield its new tokens, without the end of sequence.
 
-    Where the last two tokens stood before in the article, those that followed there are guessed to
-    follow again, up to `guesses` of them, and one forward pass checks them all: prompt lookup
+    If the last two tokens stand earlier in the text, up to `guesses` tokens that followed them
+    there are guessed to follow again, and one forward pass checks all of them: prompt lookup
     (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding). Only tokens that plain greedy
-    decoding would choose are kept. It ends by itself where the model ended the summary, and after
-    `max_new_tokens`. Raises DeviceMemoryError if the device has none for the prompt.
+    decoding would choose are accepted. Raise DeviceMemoryError if there is no memory for them.
     """
     text, guess, cache = list(prompt), list[int](), DynamicCache()
     limit = len(prompt) + settings.max_new_tokens
@@ -115,31 +120,29 @@ def stream_tokens(
                 use_cache=True,
                 logits_to_keep=len(guess) + 1,
             ).logits
-        for place, token in enumerate(logits[0].argmax(-1).tolist()):
+        for i, token in enumerate(logits[0].argmax(-1).tolist()):
             if token == tokenizer.eos_token_id:
                 return
             text.append(token)
             yield token
             if len(text) == limit:
                 return
-            if guess[place : place + 1] != [token]:
+            if guess[i : i + 1] != [token]:
                 break
-        cache.crop(len(text) - 1 - cache.get_seq_length())  # off with the guesses that failed
+        cache.crop(len(text) - 1 - cache.get_seq_length())  # without the guesses that failed
         guess = _repetition(text, guesses)
 
 
-def _repetition(text: list[int], most: int) -> list[int]:
-    """Up to `most` tokens that followed the latest earlier place of the last two."""
-    if most == 0:
-        return []
-    end = text[-2:]
+def _repetition(text: list[int], limit: int) -> list[int]:
+    """Return up to `limit` tokens that followed the latest earlier place of the last two."""
     for start in range(len(text) - 3, -1, -1):
-        if text[start] == end[0] and text[start + 1] == end[1]:
-            return text[start + 2 : start + 2 + most]
+        if text[start] == text[-2] and text[start + 1] == text[-1]:
+            return text[start + 2 : start + 2 + limit]
     return []
 
 
-def _ended(tokens: list[int], eos: int) -> Generated:
+def _cut(tokens: list[int], eos: int) -> Generated:
+    """Cut new tokens before the end of sequence."""
     if eos in tokens:
         return Generated(tokens[: tokens.index(eos)], "stop")
     return Generated(tokens, "length")

@@ -1,15 +1,17 @@
-"""Rivals: summaries of the same articles by someone else, from a file or from a checkpoint."""
+"""Read summaries of other systems (rivals) from a file, or generate them with a checkpoint."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
 from nutgraf.config import RivalConfig
-from nutgraf.core.errors import Failure, UserError, did_you_mean
+from nutgraf.core.errors import Failure, UserError, did_you_mean, one_line
 from nutgraf.data import tables
 from nutgraf.data.rows import Article
 from nutgraf.data.text import clean_text
@@ -17,19 +19,18 @@ from nutgraf.modeling.batching import length_batches
 
 Row = dict[str, Any]
 
-# A tokenizer without a limit says so with a number larger than any.
-_NO_LIMIT = 10**6
+_NO_LIMIT = 10**6  # a tokenizer without a limit has a larger number
 
 
-def from_file(name: str, rival: RivalConfig, articles: Sequence[Article]) -> list[Row]:
-    """The summaries that the file has for the articles, joined by id, in the order of the articles.
+def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -> list[Row]:
+    """Return the summaries that the file of rival `name` has for the articles, joined by id.
 
-    An empty summary is one, and scores 0. Raises UserError for a column that is not there, a
-    summary that is not text, an id that stands twice with other summaries, and articles without a
-    summary.
+    They are in the order of the articles. An empty summary is one, and scores 0. Raise UserError
+    for a missing column, a summary that is not text, an id with two summaries, and articles
+    without one.
     """
-    wanted = {article.id for article in articles}
-    found: dict[str, str] = {}
+    ids = {article.id for article in articles}
+    summaries: dict[str, str] = {}
     for row in tables.read_rows(Path(str(rival.file))):
         for setting, column in (("id", rival.id), ("summary", rival.summary)):
             if column not in row:
@@ -38,147 +39,120 @@ def from_file(name: str, rival: RivalConfig, articles: Sequence[Article]) -> lis
                     f"{tables.listed(row)}): set rivals.{name}.{setting}"
                 )
         key, text = str(row[rival.id]), row[rival.summary]
-        if key not in wanted or text is None:
+        if key not in ids or text is None:
             continue
         if not isinstance(text, str):
             raise UserError(
                 f"{rival.file}: the summary of article {key!r} is {text!r}, not text: correct "
                 f"it, or rivals.{name}.summary (now {rival.summary!r})"
             )
-        if found.setdefault(key, clean_text(text)) != clean_text(text):
+        if summaries.setdefault(key, clean_text(text)) != clean_text(text):
             raise UserError(f"{rival.file} has two summaries of article {key!r}: leave one of them")
-    lacking = [article.id for article in articles if article.id not in found]
-    if lacking:
+    missing = [article.id for article in articles if article.id not in summaries]
+    if missing:
         raise UserError(
-            f"{rival.file} lacks summaries of {len(lacking):,} of {len(articles):,} test articles, "
-            f"the first {lacking[0]!r}: correct rivals.{name}.id, or complete the file"
+            f"{rival.file} lacks summaries of {len(missing):,} of {len(articles):,} test articles, "
+            f"the first {missing[0]!r}: correct rivals.{name}.id, or complete the file"
         )
-    return [_row(article, found[article.id], "file") for article in articles]
+    return [_row(article, summaries[article.id], None, 0, "file") for article in articles]
 
 
-def from_checkpoint(
-    name: str,
-    rival: RivalConfig,
-    articles: Sequence[Article],
-    device: str,
-    done: Container[int] = (),
-) -> Iterator[dict[int, Row]]:
-    """Summaries by a sequence-to-sequence model, {index of the article: its row}, batch by batch.
+class Seq2SeqRival:
+    """A sequence-to-sequence checkpoint, which decodes by its own generation settings.
 
-    They are decoded as the model's own generation settings say; each row has these as `decoding`.
-    Batches whose articles are all `done` are left out. In fp32, since PEGASUS overflows in fp16.
-    Articles are cut at their end to what the model reads. Raises UserError for a model of another
-    kind or without a limit of its input, Failure where it cannot be loaded.
+    It computes in fp32 on `device` (`cpu` or `cuda`), since PEGASUS overflows in fp16, and reads
+    the beginning of an article, up to its limit of tokens.
     """
-    for batch in batches_of(name, rival, articles, done):
-        rows = summaries_of(name, rival, [articles[i] for i in batch], device)
-        yield dict(zip(batch, rows, strict=True))
 
+    def __init__(self, name: str, rival: RivalConfig, device: str) -> None:
+        """Load the tokenizer; the weights are loaded when they are needed.
 
-def batches_of(
-    name: str, rival: RivalConfig, articles: Sequence[Article], done: Container[int] = ()
-) -> Iterator[list[int]]:
-    """Indices of articles that are summarized together, the longest first, whatever is done."""
-    tokenizer, config = _reader(name, rival)
-    prefix = _prefix(config)
-    whole = [len(tokenizer(prefix + a.article).input_ids) for a in articles]
-    return length_batches(whole, rival.batch_size, done)
-
-
-def summaries_of(
-    name: str, rival: RivalConfig, articles: Sequence[Article], device: str
-) -> list[Row]:
-    """The summaries of one batch, in its order."""
-    import torch
-
-    tokenizer, config = _reader(name, rival)
-    model = _model(name, rival, device)
-    prefix, limit = _prefix(config), _limit(name, rival, tokenizer, config)
-    whole = [len(tokenizer(prefix + a.article).input_ids) for a in articles]
-    inputs = tokenizer(
-        [prefix + a.article for a in articles],
-        truncation=True,
-        max_length=limit,
-        padding=True,
-        return_tensors="pt",
-    ).to(device)
-    with torch.no_grad():
-        out = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-    rows = []
-    for article, length, ids in zip(articles, whole, out.tolist(), strict=True):
-        # PEGASUS writes the ends of its lines as text.
-        text = tokenizer.decode(ids, skip_special_tokens=True).replace("<n>", "\n").strip()
-        reason, kept = _finish_reason(ids, model.generation_config), min(length, limit)
-        row = _row(article, text, reason, kept, length - kept)
-        rows.append({**row, "decoding": model.generation_config.to_diff_dict()})
-    return rows
-
-
-@functools.lru_cache(maxsize=1)
-def _reader(name: str, rival: RivalConfig) -> tuple[Any, Any]:
-    """Tokenizer and configuration."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    with _plain_errors(name, rival):
-        config = AutoConfig.from_pretrained(**_where(rival))
+        Raise UserError for a model of another kind or without a limit of its input, and Failure if
+        it cannot be loaded.
+        """
+        self.name, self.rival, self.device = name, rival, device
+        config = self._load(AutoConfig)
         if not config.is_encoder_decoder:
             raise UserError(
                 f"rivals.{name}.model {rival.model!r} is a {config.model_type}, no "
                 "sequence-to-sequence model: give one like facebook/bart-large-cnn, or a file"
             )
-        return AutoTokenizer.from_pretrained(**_where(rival)), config
+        # T5 wants `summarize: ` before an article.
+        tasks = getattr(config, "task_specific_params", None) or {}
+        self._prefix = str(tasks.get("summarization", {}).get("prefix", ""))
+        self._tokenizer = self._load(AutoTokenizer)
+        fields = ("max_encoder_position_embeddings", "max_position_embeddings")
+        limits = [self._tokenizer.model_max_length, *(getattr(config, f, None) for f in fields)]
+        self._limit = int(min(limit for limit in limits if limit))
+        if self._limit > _NO_LIMIT:
+            raise UserError(
+                f"rivals.{name}.model {rival.model!r} does not say how many tokens it reads: set "
+                "model_max_length in its tokenizer_config.json"
+            )
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        model = self._load(AutoModelForSeq2SeqLM, dtype="float32", use_safetensors=True)
+        return model.to(self.device).eval()
+
+    def _load(self, kind: Any, **options: Any) -> Any:
+        """Load a part of the checkpoint with one of transformers' Auto classes."""
+        # Named `main`, a repository with pickles only is read from its conversion to safetensors.
+        revision = self.rival.revision or "main"
+        try:
+            return kind.from_pretrained(
+                self.rival.model, revision=revision, trust_remote_code=False, **options
+            )
+        except (OSError, ValueError) as error:
+            raise Failure(
+                f"rivals.{self.name}.model {self.rival.model!r} could not be loaded "
+                f"({one_line(error, 300)}): give a folder or a Hub id that this machine reaches or "
+                "has cached, with weights in safetensors"
+            ) from error
+
+    def summaries(
+        self, articles: Sequence[Article], done: Container[int] = ()
+    ) -> Iterator[dict[int, Row]]:
+        """Yield {index of the article: row} batch by batch; skip batches that are all `done`."""
+        for batch in self.batches(articles, done):
+            yield dict(zip(batch, self.summarize([articles[i] for i in batch]), strict=True))
+
+    def batches(
+        self, articles: Sequence[Article], done: Container[int] = ()
+    ) -> Iterator[list[int]]:
+        """Yield indices of articles that are summarized together, the longest first."""
+        lengths = [len(self._tokenizer(self._prefix + a.article).input_ids) for a in articles]
+        return length_batches(lengths, self.rival.batch_size, done)
+
+    def summarize(self, articles: Sequence[Article]) -> list[Row]:
+        """Return the rows of one batch, in its order, each with its `decoding` settings."""
+        texts = [self._prefix + article.article for article in articles]
+        inputs = self._tokenizer(
+            texts, truncation=True, max_length=self._limit, padding=True, return_tensors="pt"
+        ).to(self.device)
+        with torch.no_grad():
+            out = self._model.generate(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            )
+        decoding, rows = self._model.generation_config, []
+        for article, source, ids in zip(articles, texts, out.tolist(), strict=True):
+            # PEGASUS writes the ends of its lines as text.
+            text = self._tokenizer.decode(ids, skip_special_tokens=True).replace("<n>", "\n")
+            length = len(self._tokenizer(source).input_ids)
+            read = min(length, self._limit)
+            row = _row(article, text.strip(), read, length - read, _finish_reason(ids, decoding))
+            rows.append({**row, "decoding": decoding.to_diff_dict()})
+        return rows
 
 
-@functools.lru_cache(maxsize=1)
-def _model(name: str, rival: RivalConfig, device: str) -> Any:
-    from transformers import AutoModelForSeq2SeqLM
-
-    with _plain_errors(name, rival):
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            dtype="float32", use_safetensors=True, **_where(rival)
-        )
-    return model.to(device).eval()
-
-
-def _where(rival: RivalConfig) -> dict[str, Any]:
-    # Named `main`, a repository with pickles only is read from the Hub's conversion to safetensors.
-    return {
-        "pretrained_model_name_or_path": rival.model,
-        "revision": rival.revision or "main",
-        "trust_remote_code": False,
-    }
-
-
-@contextlib.contextmanager
-def _plain_errors(name: str, rival: RivalConfig) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise Failure(
-            f"rivals.{name}.model {rival.model!r} could not be loaded ({reason}): give a folder or "
-            "a Hub id that this machine reaches or has cached, with weights in safetensors"
-        ) from error
-
-
-def _limit(name: str, rival: RivalConfig, tokenizer: Any, config: Any) -> int:
-    """Tokens that the model reads at most."""
-    places = ("max_encoder_position_embeddings", "max_position_embeddings")
-    known = [tokenizer.model_max_length, *(getattr(config, place, None) for place in places)]
-    limit = min(length for length in known if length)
-    if limit > _NO_LIMIT:
-        raise UserError(
-            f"rivals.{name}.model {rival.model!r} does not say how many tokens it reads: set "
-            "model_max_length in its tokenizer_config.json"
-        )
-    return int(limit)
+load_rival = functools.lru_cache(maxsize=1)(Seq2SeqRival)
 
 
 def _finish_reason(ids: list[int], decoding: Any) -> str:
-    """`stop` where the model ended the summary, `length` where it was cut.
+    """Return `stop` if the model ended the summary, `length` if it was cut.
 
     A row begins with the token that starts the decoder, in BART the end of sequence itself. An end
-    that is forced in the last place there is counts as cut.
+    that is forced at the last position counts as cut.
     """
     if decoding.eos_token_id not in ids[1:]:
         return "length"
@@ -187,19 +161,11 @@ def _finish_reason(ids: list[int], decoding: Any) -> str:
     return "length" if forced else "stop"
 
 
-def _prefix(config: Any) -> str:
-    """What the model wants before an article; T5 wants `summarize: `."""
-    tasks = getattr(config, "task_specific_params", None) or {}
-    return str(tasks.get("summarization", {}).get("prefix", ""))
-
-
-def _row(
-    article: Article, text: str, reason: str, prompt: int | None = None, trimmed: int = 0
-) -> Row:
+def _row(article: Article, text: str, read: int | None, trimmed: int, reason: str) -> Row:
     return {
         "id": article.id,
         "text": text,
-        "prompt_tokens": prompt,
+        "prompt_tokens": read,
         "trimmed_tokens": trimmed,
         "finish_reason": reason,
     }

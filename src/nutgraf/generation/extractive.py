@@ -13,20 +13,17 @@ from nutgraf.parallel.process_pool import map_rows
 
 SENTENCES = 3
 _DAMPING = 0.85
-_RANKED = 500
-# A start of a process takes as long as this many articles.
-_ROWS_PER_PROCESS = 200
+_RANKED = 500  # sentences: the graph grows with their square
+_ROWS_PER_PROCESS = 200  # take as long as starting a process
 
 
-def extract_many(
-    system: str, rows: Sequence[tuple[str, str]], progress: str | None = None
-) -> list[str]:
-    """The summaries of `system` ("lead3", "textrank" or "oracle"), in order, over all cores.
+def extract_many(system: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the summaries of `system` (`lead3`, `textrank`, `oracle`), in order, over all cores.
 
     `rows` are pairs of article and reference, which only the oracle reads.
     """
     work = [(system, article, reference) for article, reference in rows]
-    return map_rows(_extract, work, rows_per_process=_ROWS_PER_PROCESS, progress=progress)
+    return map_rows(_extract, work, rows_per_process=_ROWS_PER_PROCESS)
 
 
 def _extract(row: tuple[str, str, str]) -> str:
@@ -37,17 +34,17 @@ def _extract(row: tuple[str, str, str]) -> str:
 
 
 def lead3(article: str) -> str:
-    """The first three sentences of an article, one a line."""
+    """Return the first three sentences of an article, one per line."""
     return "\n".join(article_sentences(article)[:SENTENCES])
 
 
 def textrank(article: str) -> str:
-    """The three most central sentences, in the order of the article, one a line.
+    """Return the three most central sentences, in the order of the article, one per line.
 
     Mihalcea & Tarau (2004), "TextRank: Bringing Order into Texts": sentences are the nodes of a
     graph whose edges weigh |words of both| / (log |words of one| + log |words of the other|), and
-    the weighted PageRank, damping 0.85, is a sentence's rank. Earlier sentences win ties. Of an
-    article without end the first 500 sentences are read, since the graph grows with their square.
+    the weighted PageRank, damping 0.85, is a sentence's rank. Earlier sentences win ties. Only the
+    first 500 sentences are read.
     """
     sentences = article_sentences(article)[:_RANKED]
     words = [Counter(rouge_tokens(sentence)) for sentence in sentences]
@@ -68,21 +65,20 @@ def textrank(article: str) -> str:
 
 
 def oracle(article: str, reference: str) -> str:
-    """At most three sentences, chosen to share as much as they can with the reference.
+    """Return at most three sentences that share as much as they can with the reference.
 
-    Greedy as in Nallapati et al. (2017), "SummaRuNNer": the sentence that raises the sum of the
-    F-measures of ROUGE-1 and ROUGE-2 the most is added until none does. It reads the reference, so
-    it is no summarizer: it shows about how far extraction can go. The first sentence where none
-    shares a word.
+    Greedy as in Nallapati et al. (2017), "SummaRuNNer": add the sentence that raises the sum of the
+    F-measures of ROUGE-1 and ROUGE-2 the most, until none does. It shows about how far extraction
+    can go. If no sentence shares a word, it is the first one.
     """
     sentences = article_sentences(article)
     tokens = [rouge_tokens(sentence) for sentence in sentences]
-    wanted = [_grams(rouge_tokens(reference), n) for n in (1, 2)]
+    targets = [_ngrams(rouge_tokens(reference), n) for n in (1, 2)]
     chosen: list[int] = []
     best = 0.0
     while len(chosen) < SENTENCES:
         scored = [
-            (_overlap([t for k in sorted([*chosen, i]) for t in tokens[k]], wanted), -i)
+            (_overlap([t for k in sorted([*chosen, i]) for t in tokens[k]], targets), -i)
             for i in range(len(sentences))
             if i not in chosen
         ]
@@ -99,15 +95,15 @@ def _similarity(one: Counter[str], other: Counter[str]) -> float:
     return (one & other).total() / lengths if lengths else 0.0
 
 
-def _grams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+def _ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
-def _overlap(tokens: Sequence[str], wanted: Sequence[Counter[tuple[str, ...]]]) -> float:
-    """Sum over n of the F-measure of the n-grams, 2 |both| / (|one| + |other|)."""
+def _overlap(tokens: Sequence[str], targets: Sequence[Counter[tuple[str, ...]]]) -> float:
+    """Return the sum over n of the F-measure of the n-grams, 2 |both| / (|one| + |other|)."""
     total = 0.0
-    for n, reference in enumerate(wanted, 1):
-        found = _grams(tokens, n)
-        whole = found.total() + reference.total()
-        total += 2 * (found & reference).total() / whole if whole else 0.0
+    for n, target in enumerate(targets, 1):
+        ngrams = _ngrams(tokens, n)
+        count = ngrams.total() + target.total()
+        total += 2 * (ngrams & target).total() / count if count else 0.0
     return total

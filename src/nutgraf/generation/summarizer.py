@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nutgraf.data.prompts import Renderer
+from nutgraf.data.prompts import Prompt, Renderer
 from nutgraf.data.sentences import article_sentences, sentence_spans
 from nutgraf.generation.decoding import generate, stream_tokens
 from nutgraf.modeling.adapters import with_adapter
@@ -20,19 +20,19 @@ from nutgraf.modeling.load import Device, choose_device, load_base, load_tokeniz
 from nutgraf.modeling.losses import mean_loss, summary_losses
 from nutgraf.modeling.saved_model import SavedModel
 
-# Batches whose articles are sorted by length together: saves padding, and results come in between.
-_SORTED_TOGETHER = 4
+# Batches whose articles are sorted by length together: less padding, and results come in between.
+_BATCHES_SORTED = 4
 
 
 @dataclass(frozen=True)
-class Written:
+class SummaryResult:
     """A summary, and how it came about.
 
-    `trimmed_tokens` are those cut off the article's end unread, `new_tokens` those decoded, without
-    the end of sequence. `finish_reason` is `stop` where the model ended the summary, `length` where
-    it was cut at the limit of tokens, `sentences` where it was cut at the number asked for.
-    `seconds` are of the wall clock, an equal share where several were decoded together. `parts` are
-    the summaries of its parts, where it was read in parts.
+    `trimmed_tokens` were cut off the article's end unread; `new_tokens` were decoded, without the
+    end of sequence. `finish_reason` is `stop` if the model ended the summary, `length` if it was
+    cut at the limit of tokens, `sentences` if it was cut at the number of sentences. `seconds` are
+    an equal share of the time if several were decoded together. `parts` are the summaries of an
+    article's parts, if it was read in parts.
     """
 
     summary: str
@@ -48,50 +48,50 @@ class Written:
 
 
 @contextlib.contextmanager
-def opened(recipe: SavedModel) -> Iterator[Summarizer]:
-    """The model of a recipe, loaded, until the end of the block."""
-    base, tokenizer = load_base(recipe.model), load_tokenizer(recipe.model)
-    loaded = with_adapter(base, recipe.adapter) if recipe.adapter else contextlib.nullcontext(base)
-    with loaded as model:
-        yield Summarizer(model, tokenizer, choose_device(recipe.model), recipe)
+def load_summarizer(saved: SavedModel) -> Iterator[Summarizer]:
+    """Yield the summarizer of a saved model, loaded until the end of the block."""
+    base, tokenizer = load_base(saved.model), load_tokenizer(saved.model)
+    adapted = with_adapter(base, saved.adapter) if saved.adapter else contextlib.nullcontext(base)
+    with adapted as model:
+        yield Summarizer(model, tokenizer, choose_device(saved.model), saved)
 
 
 class Summarizer:
-    """Writes summaries of articles: texts that `text.usable` takes."""
+    """Summarizes articles: texts that `text.usable_text` accepts."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         device: Device,
-        recipe: SavedModel,
+        saved: SavedModel,
     ) -> None:
         self._model, self._tokenizer, self._device = model, tokenizer, device
-        self._decoding = recipe.generate
-        self._renderer = Renderer(tokenizer, recipe.prompt)
+        self._settings = saved.generate
+        self._renderer = Renderer(tokenizer, saved.prompt)
 
     @property
-    def streams(self) -> bool:
-        """Whether it can write one summary piece by piece, which a beam search cannot."""
-        return self._decoding.num_beams == 1
+    def can_stream(self) -> bool:
+        """Whether it can decode one summary piece by piece, which a beam search cannot."""
+        return self._settings.num_beams == 1
 
-    def stream(self, article: str, sentences: int | None = None) -> Iterator[str | Written]:
-        """The pieces of one summary as they are written, and last of all the whole of it.
+    def stream(self, article: str, sentences: int | None = None) -> Iterator[str | SummaryResult]:
+        """Yield the pieces of one summary as they are decoded, and at the end the result.
 
-        No piece ends inside a character. With `sentences` the writing ends behind so many.
+        No piece ends inside a character. With `sentences`, decoding ends after so many.
         """
         started = time.perf_counter()
         prompt = self._renderer.prompt(article)
         ids: list[int] = []
         text, shown, cut = "", "", False
         for token in stream_tokens(
-            self._model, self._tokenizer, prompt.ids, self._decoding, self._device
+            self._model, self._tokenizer, prompt.ids, self._settings, self._device
         ):
             ids.append(token)
             # A character that is not whole yet is decoded as U+FFFD.
             text = self._renderer.text(ids).rstrip("\ufffd").rstrip()
             if sentences is not None:
-                ends = _ends(text, sentences + 1)
+                ends = _sentence_ends(text, sentences + 1)
                 cut = len(ends) > sentences
                 text = text[: ends[-2]] if len(ends) > 1 else ""  # the last one may go on
             if text != shown and text.startswith(shown):
@@ -103,95 +103,85 @@ class Summarizer:
             text = self._renderer.text(ids)
             if text != shown:
                 yield text[len(shown) :]
-        ended = "length" if len(ids) == self._decoding.max_new_tokens else "stop"
-        yield Written(
-            text,
-            len(prompt.ids),
-            prompt.trimmed_tokens,
-            len(ids),
-            "sentences" if cut else ended,
-            time.perf_counter() - started,
-        )
+        reason = "length" if len(ids) == self._settings.max_new_tokens else "stop"
+        seconds = time.perf_counter() - started
+        yield _result(text, prompt, ids, "sentences" if cut else reason, seconds)
 
-    def write(self, articles: Sequence[str], sentences: int | None = None) -> Iterator[Written]:
-        """The summary of each article, in order, decoded in batches.
+    def summarize(
+        self, articles: Sequence[str], sentences: int | None = None
+    ) -> Iterator[SummaryResult]:
+        """Yield the summary of each article, in order, decoded in batches.
 
-        A summary of more than `sentences` is cut behind so many, an article beyond the limit of the
-        prompt at its end.
+        A summary is cut after so many `sentences`, an article at the prompt's limit of tokens.
         """
-        size = _SORTED_TOGETHER * self._decoding.batch_size
+        size = _BATCHES_SORTED * self._settings.batch_size
         for start in range(0, len(articles), size):
             started = time.perf_counter()
             prompts = [self._renderer.prompt(text) for text in articles[start : start + size]]
             ids = [prompt.ids for prompt in prompts]
-            batches = generate(self._model, self._tokenizer, ids, self._decoding, self._device)
+            batches = generate(self._model, self._tokenizer, ids, self._settings, self._device)
             generated = dict(batches)
             seconds = (time.perf_counter() - started) / len(prompts)
             for i, prompt in enumerate(prompts):
-                text, cut = at_most(self._renderer.text(generated[i].ids), sentences)
-                yield Written(
-                    text,
-                    len(prompt.ids),
-                    prompt.trimmed_tokens,
-                    len(generated[i].ids),
-                    "sentences" if cut else generated[i].finish_reason,
-                    seconds,
-                )
+                new = generated[i]
+                text, cut = truncate_sentences(self._renderer.text(new.ids), sentences)
+                reason = "sentences" if cut else new.finish_reason
+                yield _result(text, prompt, new.ids, reason, seconds)
 
-    def write_in_parts(self, article: str, sentences: int | None = None) -> Written:
-        """The summary of an article that is read to its end, however long it is.
+    def summarize_in_parts(self, article: str, sentences: int | None = None) -> SummaryResult:
+        """Return the summary of an article that is read to its end, however long it is.
 
-        Where it is beyond the limit of the prompt, its parts are summarized, their summaries
-        joined, and what they make summarized as an article is: in parts again, where that is still
-        too long. `parts` are the summaries of the first round.
+        If it is too long for the prompt, its parts are summarized, and their joined summaries are
+        summarized as an article, in parts again if need be. `parts` are the summaries of the first
+        round.
         """
         started = time.perf_counter()
         first: tuple[str, ...] = ()
         unread = 0
         while len(parts := self.parts(article)) > 1:
-            rows = list(self.write(parts))
-            joined = "\n".join(row.summary for row in rows if row.summary)
+            results = list(self.summarize(parts))
+            joined = "\n".join(result.summary for result in results if result.summary)
             if not 0 < len(joined) < len(article):
-                break  # a model that does not shorten: the end is cut, and told in trimmed_tokens
-            first = first or tuple(row.summary for row in rows)
-            unread += sum(row.trimmed_tokens for row in rows)
+                break  # a model that does not shorten: the end is cut, as trimmed_tokens shows
+            first = first or tuple(result.summary for result in results)
+            unread += sum(result.trimmed_tokens for result in results)
             article = joined
-        (written,) = self.write([article], sentences)
+        (result,) = self.summarize([article], sentences)
         return dataclasses.replace(
-            written,
-            trimmed_tokens=unread + written.trimmed_tokens,
+            result,
+            trimmed_tokens=unread + result.trimmed_tokens,
             parts=first,
             seconds=time.perf_counter() - started,
         )
 
-    def loss(self, rows: Sequence[tuple[str, str]]) -> float:
-        """Mean loss of the references in pairs of article and reference, in nats a token."""
+    def mean_loss(self, rows: Sequence[tuple[str, str]]) -> float:
+        """Return the mean loss of (article, reference) pairs, in nats per reference token."""
         examples = [self._renderer.example(article, reference) for article, reference in rows]
-        pad, size = self._tokenizer.pad_token_id, self._decoding.batch_size
+        pad, size = self._tokenizer.pad_token_id, self._settings.batch_size
         return mean_loss(summary_losses(self._model, examples, pad, self._device, size))
 
     def parts(self, article: str) -> list[str]:
-        """The article in as few parts of about equal length as the prompt takes, cut at sentences.
+        """Cut an article at sentences into as few parts as the prompt takes, about equally long.
 
         A sentence that is too long by itself is cut between words.
         """
-        whole = self._renderer.prompt(article)
-        if not whole.trimmed_tokens:
+        prompt = self._renderer.prompt(article)
+        if not prompt.trimmed_tokens:
             return [article]
         pieces = [piece for sentence in article_sentences(article) for piece in self._fit(sentence)]
-        tokens = [self._renderer.prompt(piece).article_tokens for piece in pieces]
-        limit = whole.article_tokens  # it was trimmed to it
-        room = max(limit - max(tokens), limit // 2)  # a part may end a sentence later
-        even = sum(tokens) / math.ceil(sum(tokens) / room)
+        lengths = [self._renderer.prompt(piece).article_tokens for piece in pieces]
+        limit = prompt.article_tokens  # it was trimmed to it
+        room = max(limit - max(lengths), limit // 2)  # a part may end a sentence later
+        even = sum(lengths) / math.ceil(sum(lengths) / room)
         parts: list[list[str]] = [[]]
         before = filled = 0
-        for piece, more in zip(pieces, tokens, strict=True):
-            if parts[-1] and (before + filled >= len(parts) * even or filled + more > limit):
+        for piece, length in zip(pieces, lengths, strict=True):
+            if parts[-1] and (before + filled >= len(parts) * even or filled + length > limit):
                 parts.append([])
                 before, filled = before + filled, 0
             parts[-1].append(piece)
-            filled += more
-        # Between spaces a piece is the same tokens as alone.
+            filled += length
+        # Between spaces a piece has the same tokens as alone.
         return [" ".join(part) for part in parts]
 
     def _fit(self, sentence: str) -> Iterator[str]:
@@ -203,15 +193,21 @@ class Summarizer:
                 yield from self._fit(" ".join(half))
 
 
-def at_most(summary: str, sentences: int | None) -> tuple[str, bool]:
-    """The first `sentences` of a summary, and whether that cut it; all of it for None."""
+def _result(
+    text: str, prompt: Prompt, new: Sequence[int], reason: str, seconds: float
+) -> SummaryResult:
+    return SummaryResult(text, len(prompt.ids), prompt.trimmed_tokens, len(new), reason, seconds)
+
+
+def truncate_sentences(summary: str, sentences: int | None) -> tuple[str, bool]:
+    """Return the first `sentences` of a summary (None for all), and whether that cut it."""
     if sentences is None:
         return summary, False
-    ends = _ends(summary, sentences + 1)
+    ends = _sentence_ends(summary, sentences + 1)
     return (summary[: ends[-2]], True) if len(ends) > sentences else (summary, False)
 
 
-def _ends(text: str, most: int) -> list[int]:
-    """Where the first `most` sentences end."""
-    placed = sentence_spans(text, article_sentences)
-    return [end for _, _, end in itertools.islice(placed, most)]
+def _sentence_ends(text: str, limit: int) -> list[int]:
+    """Return where the first `limit` sentences end."""
+    spans = sentence_spans(text, article_sentences)
+    return [end for _, _, end in itertools.islice(spans, limit)]

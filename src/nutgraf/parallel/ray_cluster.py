@@ -171,6 +171,15 @@ class Cluster:
             if node["Alive"]
         )
 
+    def room(self, cpus: float, gpus: float) -> int:
+        """Return the `capacity`, at least one. Raises UserError if there is none."""
+        if capacity := self.capacity(cpus, gpus):
+            return capacity
+        raise UserError(
+            f"no node of the cluster has {cpus:g} cores and {gpus:g} GPUs: lower "
+            "ray.cpus_per_worker or ray.gpus_per_worker, or add a node"
+        )
+
     def check(self, folder: Path) -> None:
         """Raise UserError for a node with other versions or without the run folder."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,11 +219,7 @@ class Cluster:
         `function` raises is raised here, and Failure for a task that dies again and again.
         """
         cpus = self.settings.cpus_per_worker
-        if not self.capacity(cpus, gpus):
-            raise UserError(
-                f"no node of the cluster has {cpus:g} cores and {gpus:g} GPUs: lower "
-                "ray.cpus_per_worker or ray.gpus_per_worker, or add a node"
-            )
+        self.room(cpus, gpus)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(function)
         reference = ray.put(shared)
         waiting = iter(enumerate(rows))

@@ -43,7 +43,7 @@ from nutgraf.planning.duration import (
     plan_study,
 )
 from nutgraf.planning.memory import Machine, RowLengths, row_lengths
-from nutgraf.training.budget import training_order, worth_measuring
+from nutgraf.training.budget import worth_measuring
 from nutgraf.training.fit import fit
 from nutgraf.training.job import TrainingJob
 
@@ -176,10 +176,9 @@ class Benchmark:
             with training_attention(model, self.device, batch, max(lengths)):
                 losses = self._losses(model, rows)
         *_, trained, saved = times
-        order = training_order(lengths, batch, STEPS, train.seed)
         speeds = []
         for step in range(1, STEPS):
-            step_rows = [rows[i] for i in order[step * batch : (step + 1) * batch]]
+            step_rows = job.ordered_rows[step * batch : (step + 1) * batch]
             operations = forward_passes(train) * self._operations(step_rows)
             speeds.append(operations / (times[step] - times[step - 1]))
         return Speed(max(speeds), losses, saved - trained)

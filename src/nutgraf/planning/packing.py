@@ -97,7 +97,7 @@ def _rate(benchmark: Benchmark, rows: Sequence[Example], size: int) -> float:
     trainer = PackedTrainer(benchmark.base, benchmark.tokenizer.pad_token_id, benchmark.device)
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(size):
-            trainer.join(TrainingJob(config, rows, rows[:1], Path(scratch) / str(number)))
+            trainer.add(TrainingJob(config, rows, rows[:1], Path(scratch) / str(number)))
         times = [benchmark.now()]
         for _ in range(PASSES):
             trainer.advance()

@@ -170,8 +170,8 @@ class Engine:
     def _advance(self, trainer: PackedTrainer, clients: Sequence[_Client]) -> None:
         """Let new trials join and others leave, and train all of them for one pass."""
         wanted = {id(client.run) for client in clients}
-        for run in [run for run in trainer.present if id(run) not in wanted]:
-            trainer.leave(run)
+        for run in [run for run in trainer.runs if id(run) not in wanted]:
+            trainer.remove(run)
         for client in clients:
             if client.run is None:
                 self._join(trainer, client)
@@ -186,7 +186,7 @@ class Engine:
     def _join(self, trainer: PackedTrainer, client: _Client) -> None:
         try:
             self._notes.check(client.folder)
-            client.run = trainer.join(self._job(client))
+            client.run = trainer.add(self._job(client))
         except Exception as error:
             error.add_note(traceback.format_exc())
             self._end(client, error=error)

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 
 from nutgraf import __version__
 from nutgraf.evaluation.evidence import evidence
-from nutgraf.generation.summarizer import Written
+from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.serving import schema
 from nutgraf.serving.batching import Job, Worker
 from nutgraf.serving.errors import RequestError
@@ -132,10 +132,12 @@ class _RunningRequest:
     def __init__(self, order: schema.SummaryRequest, worker: Worker, time_limit: float) -> None:
         self._evidence, self._time_limit = order.evidence, time_limit
         self._started = time.monotonic()
-        self._events: asyncio.Queue[tuple[Job, str | Written | RequestError]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[Job, str | SummaryResult | RequestError]] = (
+            asyncio.Queue()
+        )
         loop = asyncio.get_running_loop()
 
-        def on_event(job: Job, event: str | Written | RequestError) -> None:
+        def on_event(job: Job, event: str | SummaryResult | RequestError) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
 
@@ -190,7 +192,7 @@ class _RunningRequest:
             for job in self._jobs:
                 job.abandoned = True
 
-    async def _summary(self, job: Job, written: Written) -> schema.Summary:
+    async def _summary(self, job: Job, written: SummaryResult) -> schema.Summary:
         seconds = round(time.monotonic() - self._started, 3)
         sources = None
         if self._evidence:

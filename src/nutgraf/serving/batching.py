@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nutgraf.generation.summarizer import Written
+from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.modeling.losses import DeviceMemoryError
 from nutgraf.serving.errors import RequestError
 from nutgraf.serving.limits import Limits
@@ -39,7 +39,7 @@ class Job:
     article: str
     system: str
     streamed: bool
-    on_event: Callable[[Job, str | Written | RequestError], None]
+    on_event: Callable[[Job, str | SummaryResult | RequestError], None]
     abandoned: bool = False
 
 
@@ -131,7 +131,7 @@ class Worker:
     def _write_batch(self, jobs: Sequence[Job]) -> int:
         """Write the summaries of jobs of one system; return how many."""
         self._metrics.batch_size.observe(len(jobs))
-        answers: Sequence[Written | RequestError]
+        answers: Sequence[SummaryResult | RequestError]
         try:
             answers = self._models.batch(jobs[0].system, [job.article for job in jobs])
         except Exception as error:
@@ -156,10 +156,10 @@ class Worker:
                     n += 1
         return n
 
-    def _step(self, job: Job, pieces: Iterator[str | Written], n_active: int) -> bool:
+    def _step(self, job: Job, pieces: Iterator[str | SummaryResult], n_active: int) -> bool:
         """Pass on the next piece; return whether it was the last."""
         try:
-            piece: str | Written | RequestError = next(pieces)
+            piece: str | SummaryResult | RequestError = next(pieces)
         except Exception as error:
             piece = self._request_error(error, n_active)
         if isinstance(piece, str):
@@ -173,9 +173,9 @@ class Worker:
             self._count(-1)
         return job.abandoned
 
-    def _answer(self, job: Job, answer: Written | RequestError) -> None:
+    def _answer(self, job: Job, answer: SummaryResult | RequestError) -> None:
         self._count(-1)
-        if isinstance(answer, Written):
+        if isinstance(answer, SummaryResult):
             self._metrics.summaries.labels(job.system).inc()
             self._metrics.new_tokens.labels(job.system).inc(answer.new_tokens)
         job.on_event(job, answer)

@@ -14,7 +14,7 @@ from nutgraf.core.errors import UserError
 from nutgraf.core.files import read_json
 from nutgraf.data.text import clean_text
 from nutgraf.generation import extractive
-from nutgraf.generation.summarizer import Summarizer, Written
+from nutgraf.generation.summarizer import Summarizer, SummaryResult
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.adapters import with_adapters
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
@@ -48,21 +48,21 @@ class Models:
         tokenizer, device = load_tokenizer(saved.model), choose_device(saved.model)
         self._summarizer = Summarizer(activate(adapters[DEFAULT]), tokenizer, device, saved)
 
-    def batch(self, system: str, articles: Sequence[str]) -> list[Written]:
+    def batch(self, system: str, articles: Sequence[str]) -> list[SummaryResult]:
         """Return summaries of up to `batch_size` articles, in order, decoded together."""
         if system == _LEAD:
             leads = (extractive.lead3(clean_text(article)) for article in articles)
-            return [Written(lead, 0, 0, 0, "extract", 0.0) for lead in leads]
+            return [SummaryResult(lead, 0, 0, 0, "extract", 0.0) for lead in leads]
         self._activate(self._adapters[system])
-        return list(self._summarizer.write(articles))
+        return list(self._summarizer.summarize(articles))
 
-    def stream(self, system: str, article: str) -> Iterator[str | Written]:
+    def stream(self, system: str, article: str) -> Iterator[str | SummaryResult]:
         """Yield pieces of a summary as they are decoded, and last the whole.
 
         Between two pieces another summary may be written. With several beams, or for an extract,
         there is one piece.
         """
-        if system == _LEAD or not self._summarizer.streams:
+        if system == _LEAD or not self._summarizer.can_stream:
             (written,) = self.batch(system, [article])
             yield written.summary
             yield written

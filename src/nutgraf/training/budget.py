@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 
 from nutgraf.config import Config, TrainConfig
 from nutgraf.config.types import Choices, Space
-from nutgraf.modeling.batching import longest_first
 
 
 def total_steps(settings: TrainConfig) -> int:
     """Return the optimizer steps of one training: budget over effective batch, at least one."""
     if settings.max_steps is not None:
         return settings.max_steps
-    assert settings.max_examples is not None  # settings.TrainConfig holds that one of them is set
+    assert settings.max_examples is not None  # TrainConfig holds that one of them is set
     return max(1, round(settings.max_examples / effective_batch_size(settings)))
 
 
@@ -31,7 +29,7 @@ def evaluation_steps(settings: TrainConfig) -> list[int]:
     trials with different batches have seen equally many examples (within one step).
     """
     steps = total_steps(settings)
-    count = min(steps, max(1, round(steps * effective_batch_size(settings) / settings.eval_every)))
+    count = min(steps, max(1, round(total_examples(settings) / settings.eval_every)))
     return [math.ceil(steps * k / count) for k in range(1, count + 1)]
 
 
@@ -45,12 +43,6 @@ def worth_measuring(config: Config, examples: int, times: int) -> bool:
     return config.search.trials * total_examples(config.train) >= times * examples
 
 
-def count_warmup_steps(settings: TrainConfig) -> int:
-    """Return the steps in which the learning rate rises, as transformers counts them."""
-    asked = settings.warmup_steps
-    return int(asked) if asked >= 1 else math.ceil(total_steps(settings) * asked)
-
-
 def history_interval(settings: TrainConfig) -> int:
     """Return the steps between two rows of a history, so that it has about forty rows."""
     return max(1, total_steps(settings) // 40)
@@ -58,20 +50,14 @@ def history_interval(settings: TrainConfig) -> int:
 
 def max_examples_seen(train: TrainConfig, space: Space) -> int:
     """Return a number of examples that no training with settings of `space` exceeds."""
-    batch = _largest(space, "train.micro_batch_size", train.micro_batch_size) * _largest(
-        space, "train.gradient_accumulation_steps", train.gradient_accumulation_steps
-    )
+    batch = 1
+    for name in ("micro_batch_size", "gradient_accumulation_steps"):
+        domain = space.get(f"train.{name}", Choices(choices=(getattr(train, name),)))
+        batch *= int(max(domain.choices) if isinstance(domain, Choices) else domain.high)
     if train.max_steps is not None:
         return train.max_steps * batch
     assert train.max_examples is not None
     return train.max_examples + batch
-
-
-def _largest(space: Space, name: str, otherwise: int) -> int:
-    if name not in space:
-        return otherwise
-    domain = space[name]
-    return max(map(int, domain.choices)) if isinstance(domain, Choices) else int(domain.high)
 
 
 def draw_examples(rows: int, examples: int, seed: int) -> list[int]:
@@ -89,14 +75,8 @@ def draw_examples(rows: int, examples: int, seed: int) -> list[int]:
     return order[:examples]
 
 
-def training_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
-    """Return row indices in the order of training: `steps` times `batch` of them."""
-    order = draw_examples(len(lengths), steps * batch, seed)
-    return longest_first(order, lengths.__getitem__, batch)
-
-
-def share(settings: TrainConfig, processes: int) -> tuple[int, int]:
-    """Return (micro-batch size, micro-batches a step) of one of `processes`.
+def split_batch(settings: TrainConfig, processes: int) -> tuple[int, int]:
+    """Return (micro-batch size, micro-batches in a step) of one of `processes`.
 
     If a step's rows cannot be shared evenly, there is room for a few more than there are.
     """

@@ -1,4 +1,4 @@
-"""The checkpoints of one training: whole ones, from which it resumes, and half-written ones.
+"""Write the checkpoints of one training, and find the newest whole one.
 
 A checkpoint is written under a temporary name. Its manifest, written last, lists each file with its
 hash; then the checkpoint gets its name. The newest two are kept.
@@ -6,14 +6,13 @@ hash; then the checkpoint gets its name. The newest two are kept.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nutgraf.core.files import files_in, move, sha256, sync_all, write_text
+from nutgraf.core.files import files_in, move, read_json, sha256, sync_all, write_json
 from nutgraf.storage import work_claim
 from nutgraf.training.distributed.process_group import ProcessGroup
 
@@ -42,34 +41,34 @@ class Checkpoints:
         """Create the folder, or reuse it as a stopped run left it."""
         work_claim.claim_folder(self.folder, self.claim, self.title)
 
-    def share(self, peers: ProcessGroup) -> None:
+    def share(self, group: ProcessGroup) -> None:
         """Copy the checkpoints of the first process to the others, which start with none."""
-        if peers.size == 1:
+        if group.size == 1:
             return
         files = [path for path in files_in(self.folder) if self.half_written not in path.parents]
-        known = {str(p.relative_to(self.folder)): p.read_bytes() for p in files}
-        for name, contents in peers.first(known).items():
-            if not peers.is_first:
+        contents = {str(p.relative_to(self.folder)): p.read_bytes() for p in files}
+        for name, content in group.broadcast(contents).items():
+            if not group.is_first:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.folder / name).write_bytes(contents)
+                (self.folder / name).write_bytes(content)
 
     @property
     def notes(self) -> dict[str, Any]:
         """What was noted with `note`, whatever happened to the checkpoints."""
         path = self.folder / NOTES
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return dict(read_json(path)) if path.exists() else {}
 
     def note(self, **facts: Any) -> None:
         """Add facts to `notes`."""
-        write_text(self.folder / NOTES, json.dumps({**self.notes, **facts}) + "\n")
+        write_json(self.folder / NOTES, {**self.notes, **facts})
 
-    def keep(self, step: int) -> None:
+    def commit(self, step: int) -> None:
         """Declare `half_written/checkpoint-<step>` whole, and delete the oldest ones."""
         name = f"checkpoint-{step}"
-        files = _hashes(self.half_written / name)
-        write_text(self.half_written / name / MANIFEST, json.dumps(files, indent=2) + "\n")
-        sync_all(self.half_written / name)
-        move(self.half_written / name, self.folder / name)
+        written = self.half_written / name
+        write_json(written / MANIFEST, _hashes(written))
+        sync_all(written)
+        move(written, self.folder / name)
         self.note(newest=step)
         for path in self._existing()[2:]:
             shutil.rmtree(path)
@@ -80,44 +79,40 @@ class Checkpoints:
         Damaged ones are deleted.
         """
         shutil.rmtree(self.half_written, ignore_errors=True)
-        broken = []
-        last = self.notes.get("newest")
-        if last is not None and not (self.folder / f"checkpoint-{last}").exists():
-            broken.append(f"checkpoint-{last} is missing")
+        damaged = []
+        step = self.notes.get("newest")
+        if step is not None and not (self.folder / f"checkpoint-{step}").exists():
+            damaged.append(f"checkpoint-{step} is missing")
         for path in self._existing():
             if (damage := _damage(path)) is None:
-                self._report(broken, f"carries on from {path.name}")
+                level = logging.WARNING if damaged else logging.INFO
+                reasons = "".join(f"{reason}; " for reason in damaged)
+                logger.log(level, f"{self.title}: {reasons}carries on from {path.name}")
                 return path
-            broken.append(f"{path.name} is not whole ({damage})")
+            damaged.append(f"{path.name} is not whole ({damage})")
             shutil.rmtree(path)
-        if broken:
-            self._report(broken, "there is no other: it starts over")
+        if damaged:
+            logger.warning(f"{self.title}: {'; '.join(damaged)}; there is no other: it starts over")
         return None
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Record that `out` is whole, with a record of the training; delete the checkpoints."""
         sync_all(self.out)
-        whole = {"claim": self.claim, "files": _hashes(self.out), "record": record}
-        write_text(self._record, json.dumps(whole) + "\n")
+        done = {"claim": self.claim, "files": _hashes(self.out), "record": record}
+        write_json(self._record, done)
         shutil.rmtree(self.folder)
 
     def finished(self) -> dict[str, Any] | None:
         """Return the record of `finish` if this training was finished and its files are whole."""
         try:
-            whole = json.loads(self._record.read_text(encoding="utf-8"))
+            done = read_json(self._record)
         except (FileNotFoundError, ValueError):
             return None
-        if work_claim.describe_changes(whole["claim"], self.claim):
+        mismatch = work_claim.describe_changes(done["claim"], self.claim)
+        if mismatch or _changes(self.out, done["files"]):
             return None
-        for name, hashed in whole["files"].items():
-            if not (self.out / name).is_file() or sha256(self.out / name) != hashed:
-                return None
         shutil.rmtree(self.folder, ignore_errors=True)
-        return dict(whole["record"])
-
-    def _report(self, broken: Sequence[str], what: str) -> None:
-        level = logging.WARNING if broken else logging.INFO
-        logger.log(level, f"{self.title}: {'; '.join([*broken, what])}")
+        return dict(done["record"])
 
     def _existing(self) -> list[Path]:
         """Return all checkpoints, newest first."""
@@ -129,8 +124,8 @@ class Checkpoints:
 def copy_best(out: Path, step: int, target: Path) -> None:
     """Copy the best weights of the checkpoint of `step`, of the training into `out`, to `target`.
 
-    Do nothing if that checkpoint is gone: an evaluation that is told again after a stop was copied
-    when it was made.
+    Do nothing if that checkpoint is gone: an evaluation that is repeated after a stop was copied
+    the first time.
     """
     source = _folder(out) / f"checkpoint-{step}" / BEST
     if target.exists() or not source.exists():
@@ -146,14 +141,19 @@ def _folder(out: Path) -> Path:
 
 
 def _damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        return _changes(checkpoint, read_json(checkpoint / MANIFEST))
     except (FileNotFoundError, ValueError):
         return f"{MANIFEST} is missing or damaged"
-    for name, hashed in files.items():
-        if not (checkpoint / name).is_file():
+
+
+def _changes(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """Return the first difference of the files in `folder` to their recorded hashes, or None."""
+    for name, recorded in hashes.items():
+        if not (folder / name).is_file():
             return f"{name} is missing"
-        if sha256(checkpoint / name) != hashed:
+        if sha256(folder / name) != recorded:
             return f"{name} is not as it was written"
     return None
 

@@ -12,33 +12,33 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.core import signals
+from nutgraf.core.errors import one_line
 from nutgraf.modeling import adapters
-from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.training.checkpoints import Checkpoints
-from nutgraf.training.distributed.fsdp import base_to_share, share_out, whole
+from nutgraf.training.distributed.fsdp import full_weight, load_base_on_cpu, shard_base
 from nutgraf.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from nutgraf.training.history import Fit, History
+from nutgraf.training.history import TrainingResult
 from nutgraf.training.job import TrainingJob, notify_once
 from nutgraf.training.sft_trainer import AdapterTrainer
 
 # Raised when checkpoints of an earlier version can no longer be resumed.
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 def fit_adapter(
-    job: TrainingJob, peers: ProcessGroup = SINGLE_PROCESS, max_micro_batch: int | None = None
-) -> Fit:
+    job: TrainingJob, group: ProcessGroup = SINGLE_PROCESS, max_micro_batch: int | None = None
+) -> TrainingResult:
     """Train a new adapter on the base of `job.config.model`, and save it to `job.out`.
 
     The base stays loaded for the next training. Arguments and errors are those of `fit`.
     """
     config, device = job.config, choose_device(job.config.model)
-    base = base_to_share(config.model, device) if peers.shards else load_base(config.model)
-    with fresh_adapter(base, config.lora, config.train.seed) as model:
-        if peers.shards:
-            share_out(model, device, peers)
-        return fit(model, load_tokenizer(config.model), job, device, peers, max_micro_batch)
+    base = load_base_on_cpu(config.model, device) if group.sharded else load_base(config.model)
+    with adapters.fresh_adapter(base, config.lora, config.train.seed) as model:
+        if group.sharded:
+            shard_base(model, device, group.size)
+        return fit(model, load_tokenizer(config.model), job, device, group, max_micro_batch)
 
 
 def fit(
@@ -46,23 +46,22 @@ def fit(
     tokenizer: PreTrainedTokenizerBase,
     job: TrainingJob,
     device: Device,
-    peers: ProcessGroup = SINGLE_PROCESS,
+    group: ProcessGroup = SINGLE_PROCESS,
     max_micro_batch: int | None = None,
-) -> Fit:
+) -> TrainingResult:
     """Train the adapter of `model` and save the one with the lowest validation loss to `job.out`.
 
     A stopped training resumes from its newest checkpoint beside `job.out`, and ends with the same
     weights as one that was not stopped. A signal ends it after the current step, with a last
-    checkpoint.
-
-    If the device has too little memory, the micro-batch is halved and the accumulation doubled.
+    checkpoint. If the device has too little memory, the micro-batch is halved and the accumulation
+    doubled.
 
     Args:
         model: The base with a peft adapter to train.
         tokenizer: The base's tokenizer.
         job: Settings, rows, output folder and callbacks.
         device: Where to compute and in which number format.
-        peers: The processes that share each step. All of them call this with the same job, except
+        group: The processes that share each step. All of them call this with the same job, except
             for `out`: only the first one's is used. Results are those of one process up to
             rounding; dropout depends on the number of processes.
         max_micro_batch: Rows of a micro-batch for several processes, if an earlier attempt ran out
@@ -73,63 +72,58 @@ def fit(
         torch.OutOfMemoryError: in one of several processes, which ends them all.
     """
     start = adapters.adapter_weights(model)
-    checkpoints = Checkpoints(job.out, claim_of(model, start, job, device), job.title)
+    checkpoints = Checkpoints(job.out, training_claim(model, start, job, device), job.title)
     notify = notify_once(job.on_eval)
     if device.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    record = peers.first(checkpoints.finished())
-    if record and peers.is_first:
-        cast(Any, model).load_adapter(str(job.out), "default", is_trainable=True)
-    elif not record:
+
+    def train(micro_batch: int) -> AdapterTrainer:
+        adapters.set_adapter_weights(model, start)
+        sized = job.with_micro_batch(micro_batch)
+        trainer = AdapterTrainer(model, tokenizer, sized, device, checkpoints, group)
+        trainer.run(notify, stop_signal)
+        return trainer
+
+    if state := group.broadcast(checkpoints.finished()):
+        if group.is_first:
+            cast(Any, model).load_adapter(str(job.out), "default", is_trainable=True)
+        result = TrainingResult.from_state(state, job.config.train, device)
+    else:
         checkpoints.open()
-        checkpoints.share(peers)
+        checkpoints.share(group)
         with signals.deferred_stop() as stop_signal:
-
-            def train(micro_batch: int) -> AdapterTrainer:
-                adapters.set_adapter_weights(model, start)
-                sized = job.with_micro_batch(micro_batch)
-                trainer = AdapterTrainer(model, tokenizer, sized, device, checkpoints, peers)
-                trainer.run(notify, stop_signal)
-                return trainer
-
-            if peers.size > 1:
+            if group.size > 1:
                 trainer = train(max_micro_batch or job.config.train.micro_batch_size)
             else:
                 trainer = _train_within_memory(train, job, checkpoints)
             adapters.set_adapter_weights(model, trainer.best)
-            record = {
-                "processes": peers.size,
-                "micro_batch_size": trainer.micro_batch,
-                "history": trainer.history.state(),
-            }
-            if peers.is_first:
+            result = TrainingResult(
+                job.config.train, device, trainer.history, trainer.micro_batch, group.size
+            )
+            if group.is_first:
                 adapters.save_adapter(model, job.out)
-                checkpoints.finish(record)
-    history = History(job.config.train)
-    history.restore(record["history"])
-    notify(history.evaluations)
-    return Fit.of(
-        history, job.config.train, device, record["micro_batch_size"], record["processes"]
-    )
+                checkpoints.finish(result.state())
+    notify(result.history.evaluations)
+    return result
 
 
 def _train_within_memory(
     train: Callable[[int], AdapterTrainer], job: TrainingJob, checkpoints: Checkpoints
 ) -> AdapterTrainer:
-    """Call `train` with smaller and smaller micro-batches until one fits; note it for a resume."""
+    """Call `train` with smaller and smaller micro-batches until one fits; note its size."""
     micro_batch = checkpoints.notes.get("micro_batch_size", job.config.train.micro_batch_size)
     while True:
         try:
             return train(micro_batch)
         except torch.OutOfMemoryError as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = one_line(error, 120)
         micro_batch = job.smaller_micro_batch(micro_batch, reason)
         checkpoints.note(micro_batch_size=micro_batch)
         gc.collect()
         torch.cuda.empty_cache()
 
 
-def claim_of(
+def training_claim(
     model: PreTrainedModel,
     start: Mapping[str, torch.Tensor],
     job: TrainingJob,
@@ -141,7 +135,7 @@ def claim_of(
     initial weights by name.
     """
     lora = cast(Any, model).peft_config["default"]
-    frozen = (whole(w).flatten() for w in model.parameters() if not w.requires_grad)
+    frozen = (full_weight(w).flatten() for w in model.parameters() if not w.requires_grad)
     rows = (*job.ordered_rows, *job.evaluated_rows)
     return {
         "checkpoint_format": CHECKPOINT_FORMAT,

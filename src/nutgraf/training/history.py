@@ -1,8 +1,7 @@
-"""The record of one training: losses, evaluations, time and memory; it survives a kill."""
+"""Record a training: losses, evaluations, time and memory, across stops and kills."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -11,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, PrivateAttr
 from safetensors.torch import load_file, save_file
 
 from nutgraf.config import Config, TrainConfig
 from nutgraf.core.errors import Failure
+from nutgraf.core.files import read_json
 from nutgraf.core.units import perplexity
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss, mean_loss
-from nutgraf.training.budget import effective_batch_size, total_steps
+from nutgraf.training.budget import total_examples, total_steps
 from nutgraf.training.checkpoints import BEST
 
 HISTORY = "history.json"  # in a checkpoint
@@ -46,62 +47,136 @@ class HistoryRow:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Fit:
-    """The result of a training beside its adapter: the best evaluation, history and costs.
+class History(BaseModel):
+    """A training so far: losses step by step, evaluations, time and memory.
 
-    `micro_batch_size` and `gradient_accumulation_steps` are those that the memory allowed, of each
-    of the `processes` that shared the work in the end.
+    `batch` is the number of examples in an optimizer step. `seconds` were spent in training, before
+    a stop and after it.
     """
 
-    best: Evaluation
-    history: list[HistoryRow]
-    steps: int
-    examples: int
-    seconds: float
-    peak_memory_bytes: int
-    micro_batch_size: int
-    gradient_accumulation_steps: int
+    batch: int
+    rows: list[HistoryRow] = []
+    evaluations: list[Evaluation] = []
+    losses: list[float] = []  # of the steps since the latest row
+    learning_rate: float = 0.0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    _clock: float = PrivateAttr(default_factory=time.perf_counter)
+
+    @property
+    def best(self) -> Evaluation:
+        """The first of the evaluations with the lowest loss."""
+        return min(self.evaluations, key=lambda evaluation: evaluation.loss)
+
+    def add_step(self, step: int, loss: float, rate: float) -> None:
+        """Add the loss of one step, in nats per summary token, before the weights change.
+
+        Raise Failure if it is not a number.
+        """
+        _check_loss(f"loss is {loss} at step {step}", loss, rate)
+        self.losses.append(loss)
+        self.learning_rate = rate
+
+    def add_row(self, step: int) -> float:
+        """Add a row with the mean training loss since the latest one, and return that loss."""
+        loss = sum(self.losses) / len(self.losses)
+        self.losses.clear()
+        self._add(step, self.learning_rate, loss, None)
+        return loss
+
+    def add_evaluation(self, step: int, rows: list[RowLoss]) -> bool:
+        """Add an evaluation; return whether its loss is the lowest so far.
+
+        Raise Failure if it is not a number.
+        """
+        loss = mean_loss(rows)
+        _check_loss(f"validation loss is {loss} after step {step}", loss, self.learning_rate)
+        self.evaluations.append(Evaluation(step, step * self.batch, loss, rows))
+        self._add(step, None, None, loss)
+        return self.best is self.evaluations[-1]
+
+    def add_costs(self, memory: int) -> None:
+        """Count the time until now; raise the peak memory to `memory` bytes, if that is more."""
+        now = time.perf_counter()
+        self.seconds += now - self._clock
+        self._clock = now
+        self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
+
+    def write(self, checkpoint: Path, best: Mapping[str, torch.Tensor]) -> None:
+        """Write the history and the best adapter so far into a checkpoint's folder."""
+        save_file(dict(best), checkpoint / BEST)
+        (checkpoint / HISTORY).write_text(self.model_dump_json(), encoding="utf-8")
+
+    def _add(
+        self, step: int, rate: float | None, train: float | None, validation: float | None
+    ) -> None:
+        self.add_costs(memory=0)
+        seconds = round(self.seconds, 2)
+        self.rows.append(HistoryRow(step, step * self.batch, rate, train, validation, seconds))
+
+
+def read_history(checkpoint: Path) -> tuple[History, dict[str, torch.Tensor]]:
+    """Return the history and the best adapter that `History.write` left."""
+    return History.model_validate(read_json(checkpoint / HISTORY)), load_file(checkpoint / BEST)
+
+
+def _check_loss(fact: str, loss: float, rate: float) -> None:
+    if not math.isfinite(loss):
+        raise Failure(
+            f"the {fact}, learning rate {rate:.2e}: "
+            "lower train.learning_rate or train.max_grad_norm, or set model.dtype to fp32"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The result of a training beside its adapter.
+
+    `micro_batch_size` is the one that the memory allowed, of each of the `processes` that shared
+    the work in the end.
+    """
+
+    settings: TrainConfig
     device: Device
+    history: History
+    micro_batch_size: int
     processes: int = 1
 
+    def state(self) -> dict[str, Any]:
+        """Return history, micro-batch and processes as plain values, for `from_state`."""
+        return {
+            "history": self.history.model_dump(),
+            "micro_batch_size": self.micro_batch_size,
+            "processes": self.processes,
+        }
+
     @classmethod
-    def of(
-        cls,
-        history: History,
-        settings: TrainConfig,
-        device: Device,
-        micro_batch_size: int,
-        processes: int = 1,
-    ) -> Fit:
+    def from_state(
+        cls, state: Mapping[str, Any], settings: TrainConfig, device: Device
+    ) -> TrainingResult:
         """Return the result of a finished training."""
-        return cls(
-            best=history.best,
-            history=history.rows,
-            steps=total_steps(settings),
-            examples=total_steps(settings) * history.batch,
-            seconds=history.seconds,
-            peak_memory_bytes=history.peak_memory_bytes,
-            micro_batch_size=micro_batch_size,
-            gradient_accumulation_steps=math.ceil(history.batch / (micro_batch_size * processes)),
-            device=device,
-            processes=processes,
-        )
+        return cls(settings, device, **{**state, "history": History(**state["history"])})
+
+    @property
+    def best(self) -> Evaluation:
+        """The evaluation of the adapter that was saved."""
+        return self.history.best
 
     def record(self, config: Config) -> dict[str, Any]:
         """Return the contents of train.json, without the identity of the base."""
-        settings, rows = config.train, self.best.rows
+        settings, history, rows = self.settings, self.history, self.best.rows
+        per_pass = self.micro_batch_size * self.processes
         return {
             "learning_rate": settings.learning_rate,
-            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "gradient_accumulation_steps": math.ceil(history.batch / per_pass),
             "micro_batch_size": self.micro_batch_size,
             "processes": self.processes,
             "weight_decay": settings.weight_decay,
             "seed": settings.seed,
-            "examples": self.examples,
-            "steps": self.steps,
-            "seconds": round(self.seconds, 2),
-            "peak_memory_bytes": self.peak_memory_bytes,
+            "examples": total_examples(settings),
+            "steps": total_steps(settings),
+            "seconds": round(history.seconds, 2),
+            "peak_memory_bytes": history.peak_memory_bytes,
             "best_step": self.best.step,
             "validation_loss": self.best.loss,
             "perplexity": perplexity(sum(row.nll for row in rows), sum(row.tokens for row in rows)),
@@ -113,106 +188,4 @@ class Fit:
 
     def history_records(self) -> list[dict[str, Any]]:
         """Return the rows of history.csv."""
-        return [asdict(row) for row in self.history]
-
-
-class History:
-    """A training so far: losses step by step, evaluations, time and memory spent."""
-
-    def __init__(self, settings: TrainConfig) -> None:
-        self.batch = effective_batch_size(settings)  # examples in one optimizer step
-        self.rows: list[HistoryRow] = []
-        self.evaluations: list[Evaluation] = []
-        self.peak_memory_bytes = 0
-        self._losses: list[float] = []  # of the steps since the latest row
-        self._rate = 0.0
-        self._spent = 0.0
-        self._started = time.perf_counter()
-
-    @property
-    def best(self) -> Evaluation:
-        """The first of the evaluations with the lowest loss."""
-        return min(self.evaluations, key=lambda evaluation: evaluation.loss)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds spent in training, before a stop and after it."""
-        return self._spent + time.perf_counter() - self._started
-
-    def add_step(self, step: int, loss: float, rate: float) -> None:
-        """Add the loss of one step, in nats per summary token, before the weights change.
-
-        Raises:
-            Failure: if the loss is not a number.
-        """
-        self._check("loss", loss, f"at step {step}", rate)
-        self._losses.append(loss)
-        self._rate = rate
-
-    def add_row(self, step: int) -> float:
-        """Add a row with the mean training loss since the latest one, and return that loss."""
-        loss = sum(self._losses) / len(self._losses)
-        self._losses.clear()
-        self._add(step, self._rate, loss, None)
-        return loss
-
-    def add_evaluation(self, step: int, rows: list[RowLoss]) -> bool:
-        """Add an evaluation; return whether its loss is the lowest so far.
-
-        Raises:
-            Failure: if the loss is not a number.
-        """
-        loss = mean_loss(rows)
-        self._check("validation loss", loss, f"after step {step}", self._rate)
-        self.evaluations.append(Evaluation(step, step * self.batch, loss, rows))
-        self._add(step, None, None, loss)
-        return self.best is self.evaluations[-1]
-
-    def note_memory(self, used: int) -> None:
-        """Raise the peak memory to `used` bytes, if that is more."""
-        self.peak_memory_bytes = max(self.peak_memory_bytes, used)
-
-    def state(self) -> dict[str, Any]:
-        """Return all of it, for JSON."""
-        return {
-            "rows": [asdict(row) for row in self.rows],
-            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
-            "losses": self._losses,
-            "rate": self._rate,
-            "seconds": self.seconds,
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Set all of it to what `state` returned."""
-        self.rows = [HistoryRow(**row) for row in state["rows"]]
-        self.evaluations = [
-            Evaluation(**{**evaluation, "rows": [RowLoss(**row) for row in evaluation["rows"]]})
-            for evaluation in state["evaluations"]
-        ]
-        self._losses, self._rate = list(state["losses"]), state["rate"]
-        self._spent, self._started = state["seconds"], time.perf_counter()
-        self.peak_memory_bytes = state["peak_memory_bytes"]
-
-    def write(self, checkpoint: Path, best: Mapping[str, torch.Tensor]) -> None:
-        """Write the history and the best adapter so far into a checkpoint's folder."""
-        save_file(dict(best), checkpoint / BEST)
-        (checkpoint / HISTORY).write_text(json.dumps(self.state()), encoding="utf-8")
-
-    def read(self, checkpoint: Path) -> dict[str, torch.Tensor]:
-        """Restore what `write` left, and return the best adapter so far."""
-        self.restore(json.loads((checkpoint / HISTORY).read_text(encoding="utf-8")))
-        return load_file(checkpoint / BEST)
-
-    def _check(self, what: str, loss: float, where: str, rate: float) -> None:
-        if not math.isfinite(loss):
-            raise Failure(
-                f"the {what} is {loss} {where}, learning rate {rate:.2e}: "
-                "lower train.learning_rate or train.max_grad_norm, or set model.dtype to fp32"
-            )
-
-    def _add(
-        self, step: int, rate: float | None, train: float | None, validation: float | None
-    ) -> None:
-        seconds = round(self.seconds, 2)
-        self.rows.append(HistoryRow(step, step * self.batch, rate, train, validation, seconds))
+        return [asdict(row) for row in self.history.rows]

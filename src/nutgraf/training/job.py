@@ -23,12 +23,10 @@ class TrainingJob:
     """One adapter to train: with which settings, on which rows, and where it is saved.
 
     Of `config` the sections `model`, `lora` and `train` count. `on_eval` is called after each
-    evaluation, once its checkpoint is on disk; on resume it is first replayed for earlier
-    evaluations. `on_step` is called after each optimizer step. What they raise ends the training.
-    `title` names the training in log lines and on its progress bar, if it has one.
-
-    Raises:
-        Failure: if there are no rows to train or to evaluate on.
+    evaluation, once its checkpoint is on disk; on resume it is first called for the earlier
+    evaluations. `on_step` is called after each optimizer step. If they raise, the training ends.
+    `title` names the training in log lines and on its progress bar, if it has one. Without rows to
+    train or to evaluate on, it raises Failure.
     """
 
     config: Config
@@ -50,11 +48,9 @@ class TrainingJob:
     @functools.cached_property
     def ordered_rows(self) -> list[Example]:
         """The training rows in the order of their steps; no other row of `train` is read."""
-        settings = self.config.train
-        order = budget.draw_examples(
-            len(self.train), budget.total_examples(settings), settings.seed
-        )
-        batch = budget.effective_batch_size(settings)
+        train = self.config.train
+        order = budget.draw_examples(len(self.train), budget.total_examples(train), train.seed)
+        batch = budget.effective_batch_size(train)
         order = batching.longest_first(order, lambda i: len(self.train[i].ids), batch)
         return [self.train[i] for i in order]
 
@@ -69,20 +65,18 @@ class TrainingJob:
         return max(len(row.ids) for row in self.ordered_rows)
 
     def with_micro_batch(self, size: int) -> TrainingJob:
-        """Return the same training in micro-batches of `size` rows, its effective batch kept."""
-        settings = self.config.train
-        accumulated = budget.effective_batch_size(settings) // size
-        sizes = {"micro_batch_size": size, "gradient_accumulation_steps": accumulated}
-        train = settings.model_copy(update=sizes)
+        """Return the same training in micro-batches of `size` rows; the effective batch stays."""
+        accumulated = budget.effective_batch_size(self.config.train) // size
+        train = self.config.train.model_copy(
+            update={"micro_batch_size": size, "gradient_accumulation_steps": accumulated}
+        )
         return replace(self, config=self.config.model_copy(update={"train": train}))
 
     def smaller_micro_batch(self, size: int, reason: str) -> int:
         """Return the micro-batch to try after one of `size` rows ran out of memory; log it.
 
-        It is at most half as large and divides the effective batch.
-
-        Raises:
-            Failure: if a single row did not fit, with `reason`.
+        It is at most half as large and divides the effective batch. If a single row did not fit,
+        raise Failure with `reason`.
         """
         if size == 1:
             raise Failure(
@@ -102,7 +96,7 @@ class TrainingJob:
 def notify_once(
     on_eval: Callable[[Evaluation], None] | None,
 ) -> Callable[[Sequence[Evaluation]], None]:
-    """Return a function that takes all evaluations so far and passes on each of them once."""
+    """Return a function that takes all evaluations so far, and calls `on_eval` once for each."""
     notified = 0
 
     def notify(evaluations: Sequence[Evaluation]) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: that of transformers and trl, with our loss, evaluation and checkpoints.
+"""Train with the loop of transformers and trl, and our own loss, evaluation and checkpoints.
 
 The only user of trl. The loss is over the summary's tokens alone, end of sequence included.
 """
@@ -6,6 +6,7 @@ The only user of trl. The loss is over the summary's tokens alone, end of sequen
 from __future__ import annotations
 
 import resource
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,16 +14,12 @@ from typing import Any, cast
 import datasets
 import torch
 from torch.nn import functional
-from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 from trl import SFTConfig, SFTTrainer
 
@@ -33,13 +30,13 @@ from nutgraf.modeling import adapters, batching
 from nutgraf.modeling.attention import training_attention
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.modeling.load import Device
-from nutgraf.modeling.losses import RowLoss, loss_batches
+from nutgraf.modeling.losses import RowLoss, batch_losses
 from nutgraf.training import budget
 from nutgraf.training.checkpoints import Checkpoints
 from nutgraf.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from nutgraf.training.history import Evaluation, History
+from nutgraf.training.history import Evaluation, History, read_history
 from nutgraf.training.job import TrainingJob
-from nutgraf.training.optimizer import build_optimizer, build_schedule
+from nutgraf.training.optimizer import build_optimizer
 
 
 def peak_memory(device: Device) -> int:
@@ -52,8 +49,8 @@ def peak_memory(device: Device) -> int:
 class AdapterTrainer(SFTTrainer):
     """One training of the adapter in `model`; `run` carries it out.
 
-    `history` is the record of the training, `best` the adapter's weights at the lowest validation
-    loss.
+    Then `history` is the record of the training, and `best` the adapter's weights at the lowest
+    validation loss.
     """
 
     model: PreTrainedModel
@@ -65,15 +62,17 @@ class AdapterTrainer(SFTTrainer):
         job: TrainingJob,
         device: Device,
         checkpoints: Checkpoints,
-        peers: ProcessGroup = SINGLE_PROCESS,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         settings, rows, pad = job.config.train, job.ordered_rows, tokenizer.pad_token_id
-        micro_batch, accumulated = budget.share(settings, peers.size)
+        micro_batch, accumulated = budget.split_batch(settings, group.size)
+        adapter = [weight for weight in model.parameters() if weight.requires_grad]
         super().__init__(
             model=model,
             processing_class=tokenizer,
             # trl looks at one row; all of them are read below
-            train_dataset=datasets.Dataset.from_list([_row(rows[0])]),
+            train_dataset=datasets.Dataset.from_list([_encode(rows[0])]),
+            optimizers=build_optimizer(adapter, settings),
             args=SFTConfig(
                 output_dir=str(checkpoints.half_written),
                 max_steps=budget.total_steps(settings),
@@ -82,7 +81,7 @@ class AdapterTrainer(SFTTrainer):
                 max_grad_norm=settings.max_grad_norm,
                 activation_checkpointing=settings.activation_checkpointing,
                 train_sampling_strategy="sequential",  # the rows are in their order
-                # The watch decides when to evaluate and save; the history logs.
+                # The callback decides when to evaluate and save; the history logs.
                 eval_strategy="no",
                 save_strategy="no",
                 logging_strategy="no",
@@ -98,34 +97,25 @@ class AdapterTrainer(SFTTrainer):
                 report_to="none",
             ),
         )
-        batch, room = budget.effective_batch_size(settings), micro_batch * accumulated * peers.size
-        self.train_dataset = cast(Any, _Rows(rows, batch, room, pad))
         self.remove_callback(PrinterCallback)
-        # TRL casts the adapter of a quantized base to bf16; it is small, and in fp32 it loses
+        batch = budget.effective_batch_size(settings)
+        # Micro-batches go round the processes; rows without a loss fill up a step's last ones.
+        padding = [Example(array("i", [pad, pad]), 2, 0)] * (
+            micro_batch * accumulated * group.size - batch
+        )
+        steps = (rows[start : start + batch] for start in range(0, len(rows), batch))
+        self.train_dataset = cast(Any, [row for step in steps for row in (*step, *padding)])
+        collate = self.data_collator
+        self.data_collator = lambda examples: collate([_encode(row) for row in examples])
+        # trl casts the adapter of a quantized base to bf16; it is small, and in fp32 it loses
         # nothing.
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
-        self.job, self.device, self.checkpoints, self.peers = job, device, checkpoints, peers
+        for weight in adapter:
+            weight.data = weight.data.float()
+        self.job, self.device, self.checkpoints, self.group = job, device, checkpoints, group
         self.settings, self.micro_batch, self.pad = settings, micro_batch, pad
-        self.history = History(settings)
+        self.history = History(batch=batch)
         self.best: dict[str, torch.Tensor] = {}
         self.step_losses: list[torch.Tensor] = []
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Build the optimizer of the adapter's weights, which every process holds in full."""
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.optimizer = build_optimizer(weights, self.settings)
-        return self.optimizer
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> Any:
-        """Build the learning-rate schedule of the optimizer."""
-        optimizer = optimizer or self.optimizer
-        assert optimizer is not None  # transformers creates it first
-        self.lr_scheduler = build_schedule(optimizer, self.settings)
-        return self.lr_scheduler
 
     def run(
         self,
@@ -140,7 +130,7 @@ class AdapterTrainer(SFTTrainer):
         """
         job, newest = self.job, self.checkpoints.newest()
         if newest:
-            self.best = self.history.read(newest)
+            self.history, self.best = read_history(newest)
             notify(self.history.evaluations)
         bar = tqdm(
             total=budget.total_examples(self.settings),
@@ -149,9 +139,9 @@ class AdapterTrainer(SFTTrainer):
             disable=None if job.progress_bar else True,
         )
         with bar, training_attention(self.model, self.device, self.micro_batch, job.longest_row):
-            self.add_callback(_Watch(self, notify, stop_signal, bar))
+            self.add_callback(_Callback(self, notify, stop_signal, bar))
             self.train(resume_from_checkpoint=str(newest) if newest else None)
-        self.history.note_memory(peak_memory(self.device))
+        self.history.add_costs(peak_memory(self.device))
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the summaries' nats over their number of tokens in the whole optimizer step.
@@ -161,7 +151,7 @@ class AdapterTrainer(SFTTrainer):
         padding is on the right, where causal attention never looks, so no mask slows it down.
         """
         labels = inputs["labels"]
-        in_summary = (labels[:, 1:] != -100).any(0).int()
+        in_summary = (labels[:, 1:] != IGNORED).any(0).int()
         summaries = len(in_summary) - int(in_summary.argmax())
         logits = model(
             input_ids=inputs["input_ids"],
@@ -173,7 +163,7 @@ class AdapterTrainer(SFTTrainer):
         nll = functional.cross_entropy(logits[counted].float(), targets[counted], reduction="sum")
         loss = nll / kwargs["num_items_in_batch"]
         self.step_losses.append(loss.detach())
-        return loss * self.peers.size  # the gradient is the mean over the processes
+        return loss * self.group.size  # the gradient is the mean over the processes
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, exact over tokens whatever the batches; keep the adapter if it is the best."""
@@ -182,69 +172,45 @@ class AdapterTrainer(SFTTrainer):
         self.model.train()
         if self.history.add_evaluation(self.state.global_step, rows):
             self.best = adapters.adapter_weights(self.model)
-        metrics = {"eval_loss": self.history.evaluations[-1].loss}
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        self.control.should_evaluate = False
+        return {}
 
     def _validation_losses(self) -> list[RowLoss]:
         """Return the rows' losses; processes take turns with the batches if each has the base."""
-        peers, rows = self.peers, self.job.evaluated_rows
+        group, rows = self.group, self.job.evaluated_rows
         batches = list(batching.length_batches([len(row.ids) for row in rows], EVAL_BATCH_SIZE))
-        own_batches = batches if peers.shards else batches[peers.rank :: peers.size]
-        others = set(range(len(rows))).difference(*own_batches)
         own: dict[int, RowLoss] = {}
-        for batch in loss_batches(self.model, rows, self.pad, self.device, done=others):
-            own |= batch
-        losses = {i: loss for part in peers.all(own) for i, loss in part.items()}
-        return [losses[i] for i in range(len(rows))]
+        for batch in batches if group.sharded else batches[group.rank :: group.size]:
+            losses = batch_losses(self.model, [rows[i] for i in batch], self.pad, self.device)
+            own |= zip(batch, losses, strict=True)
+        by_row = {i: loss for part in group.all_gather(own) for i, loss in part.items()}
+        return [by_row[i] for i in range(len(rows))]
 
     def _save_checkpoint(self, *args: Any) -> None:
         """Write transformers' checkpoint and ours, under a temporary name until it is whole."""
         step = self.state.global_step
-        self.history.note_memory(peak_memory(self.device))
+        self.history.add_costs(peak_memory(self.device))
         with written_by_others(self.checkpoints.folder):
             super()._save_checkpoint(*args)
-            if not self.peers.is_first:
+            if not self.group.is_first:
                 return
             self.history.write(self.checkpoints.half_written / f"checkpoint-{step}", self.best)
-        self.checkpoints.keep(step)
+        self.checkpoints.commit(step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapter alone: a checkpoint needs no tokenizer, no pickle of the arguments."""
-        if self.peers.is_first:
+        if self.group.is_first:
             adapters.save_adapter(self.model, Path(str(output_dir)))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: checkpoints need no card, and the final model gets one with its scores."""
 
 
-class _Rows(Dataset[dict[str, list[int]]]):
-    """The rows of each step, encoded when their turn comes.
-
-    Micro-batches go round the processes; rows that fill up a step's last ones have no loss.
-    """
-
-    def __init__(self, train: Sequence[Example], batch: int, room: int, pad: int) -> None:
-        self._train, self._batch, self._room = train, batch, room
-        self._empty = {"input_ids": [pad] * 2, "labels": [IGNORED] * 2}
-
-    def __len__(self) -> int:
-        return len(self._train) // self._batch * self._room
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        step, place = divmod(index, self._room)
-        if place >= self._batch:
-            return self._empty
-        return _row(self._train[step * self._batch + place])
+def _encode(row: Example) -> dict[str, list[int]]:
+    return {"input_ids": row.input_ids, "labels": row.labels}
 
 
-def _row(example: Example) -> dict[str, list[int]]:
-    return {"input_ids": example.input_ids, "labels": example.labels}
-
-
-class _Watch(TrainerCallback):
+class _Callback(TrainerCallback):
     """Decides when to evaluate and to save, records each step, and notifies the caller."""
 
     def __init__(
@@ -256,51 +222,41 @@ class _Watch(TrainerCallback):
     ) -> None:
         self.trainer, self.history, self.bar = trainer, trainer.history, bar
         self.notify, self.stop_signal = notify, stop_signal
-        self.evaluate_at = set(budget.evaluation_steps(trainer.settings))
+        self.evaluation_steps = set(budget.evaluation_steps(trainer.settings))
         self.row_every = budget.history_interval(trainer.settings)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(state.global_step * self.history.batch)  # from before a stop
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let dropout in several processes depend on seed, step and process alone.
 
         A checkpoint has no other generator's state than the first one's.
         """
-        peers = self.trainer.peers
-        if peers.size > 1:
-            torch.manual_seed(hash((args.seed, state.global_step, peers.rank)))
+        group = self.trainer.group
+        if group.size > 1:
+            torch.manual_seed(hash((args.seed, state.global_step, group.rank)))
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the loss before it changes the weights: it may not be a number."""
-        loss = sum(self.trainer.peers.all(torch.stack(self.trainer.step_losses).sum().item()))
+        loss = torch.stack(self.trainer.step_losses).sum().item()
         self.trainer.step_losses.clear()
         rate = kwargs["optimizer"].param_groups[0]["lr"]
-        self.history.add_step(state.global_step + 1, loss, rate)
+        self.history.add_step(state.global_step + 1, sum(self.trainer.group.all_gather(loss)), rate)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.row_every == 0:
             loss = self.history.add_row(state.global_step)
             self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self.bar.update(self.history.batch)
         if self.trainer.job.on_step:
             self.trainer.job.on_step()
-        if state.global_step in self.evaluate_at:
+        if state.global_step in self.evaluation_steps:
             control.should_evaluate = control.should_save = True
         if self.stop_signal():
             control.should_save = True
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.notify(self.history.evaluations)
         if number := self.stop_signal():
             raise Stopped(number)

@@ -1,25 +1,22 @@
-"""The curves of search and training for those who follow them elsewhere.
+"""Log the curves of search and training to TensorBoard, Weights & Biases, MLflow or trackio.
 
-TensorBoard writes files into the run folder; Weights & Biases, MLflow and trackio are used through
-their own libraries, and where they keep it is set as their documentation says (WANDB_MODE,
-MLFLOW_TRACKING_URI, TRACKIO_DIR). Each training is a run of the project `nutgraf`; curves are over
-articles seen, so that those of different batches compare. Several trainings of one process can be
-open at a time.
+TensorBoard writes files into the run folder. The others are used through their own libraries, and
+their own settings say where they write (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR). Each
+training is a run of the project `nutgraf`; curves are over articles seen, so that those of
+different batches compare. Several trainings of one process can be open at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nutgraf.core.errors import UserError
+from nutgraf.core.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +24,11 @@ PROJECT = "nutgraf"
 
 Values = Mapping[str, float]
 Settings = Mapping[str, Any]
+Log = Callable[[int, Values], None]  # of (articles seen, values by name)
 
 
-@dataclass(frozen=True)
-class Tracker:
-    """One training in one library: `log(articles seen, values by name)`, and its end."""
-
-    log: Callable[[int, Values], None]
-    close: Callable[[], None]
-
-
-def _tensorboard(run: Path, name: str, settings: Settings) -> Tracker:
+@contextlib.contextmanager
+def _tensorboard(run: Path, name: str, settings: Settings) -> Iterator[Log]:
     from tensorboardX import SummaryWriter
 
     folder = run / "tensorboard" / name
@@ -50,13 +41,15 @@ def _tensorboard(run: Path, name: str, settings: Settings) -> Tracker:
             writer.add_scalar(curve, value, examples)
         writer.flush()  # a search ends the process of a trial when it likes
 
-    return Tracker(log, writer.close)
+    yield log
+    writer.close()
 
 
-def _wandb(run: Path, name: str, settings: Settings) -> Tracker:
+@contextlib.contextmanager
+def _wandb(run: Path, name: str, settings: Settings) -> Iterator[Log]:
     import wandb
 
-    opened = wandb.init(
+    training = wandb.init(
         project=PROJECT,
         group=run.name,
         name=f"{run.name}-{name}",
@@ -65,53 +58,55 @@ def _wandb(run: Path, name: str, settings: Settings) -> Tracker:
         settings=wandb.Settings(silent=True, console="off"),
     )
     # Validation loss comes as it is measured, training loss at the end: not by the order of calls.
-    opened.define_metric("*", step_metric="examples")
-
-    def log(examples: int, values: Values) -> None:
-        opened.log({"examples": examples, **values})
-
-    return Tracker(log, opened.finish)
+    training.define_metric("*", step_metric="examples")
+    yield lambda examples, values: training.log({"examples": examples, **values})
+    training.finish()
 
 
-def _mlflow(run: Path, name: str, settings: Settings) -> Tracker:
+@contextlib.contextmanager
+def _mlflow(run: Path, name: str, settings: Settings) -> Iterator[Log]:
     from mlflow import MlflowClient
 
     client = MlflowClient()  # mlflow.log_metrics would log into the run that was opened last
     experiment = client.get_experiment_by_name(PROJECT)
     project = experiment.experiment_id if experiment else client.create_experiment(PROJECT)
-    opened = client.create_run(project, run_name=f"{run.name}-{name}", tags={"study": run.name})
-    identifier = opened.info.run_id
+    training = client.create_run(project, run_name=f"{run.name}-{name}", tags={"study": run.name})
+    run_id = training.info.run_id
     for key, value in settings.items():
-        client.log_param(identifier, key, value)
+        client.log_param(run_id, key, value)
 
     def log(examples: int, values: Values) -> None:
         for curve, value in values.items():
-            client.log_metric(identifier, curve, value, step=examples)
+            client.log_metric(run_id, curve, value, step=examples)
 
-    return Tracker(log, lambda: client.set_terminated(identifier))
+    yield log
+    client.set_terminated(run_id)
 
 
-def _trackio(run: Path, name: str, settings: Settings) -> Tracker:
+@contextlib.contextmanager
+def _trackio(run: Path, name: str, settings: Settings) -> Iterator[Log]:
     import trackio
 
-    opened = trackio.init(
+    training = trackio.init(
         project=PROJECT, group=run.name, name=f"{run.name}-{name}", config=dict(settings)
     )
-    return Tracker(lambda examples, values: opened.log(dict(values), step=examples), opened.finish)
+    yield lambda examples, values: training.log(dict(values), step=examples)
+    training.finish()
 
 
-_TRACKERS: dict[str, tuple[str, Callable[[Path, str, Settings], Tracker]]] = {
+# By name: the library, and how it is opened.
+_TRACKERS = {
     "tensorboard": ("tensorboardX", _tensorboard),
     "wandb": ("wandb", _wandb),
     "mlflow": ("mlflow", _mlflow),
     "trackio": ("trackio", _trackio),
-}  # each with the library that it needs
+}
 
 
-def named(trackers: Sequence[str] | None) -> list[str]:
-    """Return the trackers asked for; for None TensorBoard, if that is installed.
+def installed_trackers(trackers: Sequence[str] | None) -> list[str]:
+    """Return the trackers of `tracking.to`; for None TensorBoard, if that is installed.
 
-    Raises UserError for one whose library is not installed.
+    Raise UserError for one whose library is not installed.
     """
     if trackers is None:
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
@@ -126,61 +121,57 @@ def named(trackers: Sequence[str] | None) -> list[str]:
 
 
 class Curves:
-    """One training's curves, to all its trackers. One that fails is reported once and left out."""
+    """The curves of one training, in all its trackers.
+
+    A tracker that fails is reported once, and logs nothing from then on.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[str, Tracker] = {}
+        self.trackers: dict[str, Log] = {}
 
-    def open(self, name: str, tracker: Callable[[], Tracker]) -> None:
-        """Add a tracker, unless it cannot be opened."""
-        with self._left_out_if_it_fails(name):
-            self._open[name] = tracker()
-
-    def evaluated(self, examples: int, loss: float) -> None:
-        """Log a validation loss, in nats a token, after so many articles."""
+    def log_evaluation(self, examples: int, loss: float) -> None:
+        """Log a validation loss, in nats per token, after so many articles."""
         self._log(examples, {"validation/loss": loss})
 
-    def history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def log_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Log training loss and learning rate: the rows of history.csv."""
         for row in rows:
             if row["train_loss"] is not None:
                 loss, rate = row["train_loss"], row["learning_rate"]
                 self._log(row["examples"], {"train/loss": loss, "train/learning_rate": rate})
 
-    def close(self) -> None:
-        """End the run, for those that want to know it."""
-        for name, tracker in list(self._open.items()):
-            with self._left_out_if_it_fails(name):
-                tracker.close()
-
     def _log(self, examples: int, values: Values) -> None:
-        for name, tracker in list(self._open.items()):
-            with self._left_out_if_it_fails(name):
-                tracker.log(examples, values)
+        for name, log in list(self.trackers.items()):
+            with self.isolated(name):
+                log(examples, values)
 
     @contextlib.contextmanager
-    def _left_out_if_it_fails(self, name: str) -> Iterator[None]:
+    def isolated(self, name: str) -> Iterator[None]:
+        """Leave out the tracker `name` if the block fails."""
         try:
             yield
         except Exception as error:  # of any kind: a curve is no reason to lose a training
-            self._open.pop(name, None)
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            self.trackers.pop(name, None)
+            reason = one_line(error, 200) or type(error).__name__
             logger.warning(f"{name}: {reason}; the training goes on without it")
 
 
 @contextlib.contextmanager
-def following(
+def track_training(
     trackers: Sequence[str] | None, run: Path, name: str, settings: Settings
 ) -> Iterator[Curves]:
-    """Follow the training `name` of the study in the folder `run`, until the block's end.
+    """Yield the curves of the training `name` of the study in the folder `run`.
 
     TensorBoard's files go to `run`/tensorboard/`name`, in place of those of an earlier try.
     """
-    curves = Curves()
-    for tracker in named(trackers):
-        _, opener = _TRACKERS[tracker]
-        curves.open(tracker, functools.partial(opener, run.resolve(), name, settings))
+    curves, contexts = Curves(), {}
+    for tracker in installed_trackers(trackers):
+        with curves.isolated(tracker):
+            contexts[tracker] = _TRACKERS[tracker][1](run.resolve(), name, settings)
+            curves.trackers[tracker] = contexts[tracker].__enter__()
     try:
         yield curves
     finally:
-        curves.close()
+        for tracker in list(curves.trackers):
+            with curves.isolated(tracker):
+                contexts[tracker].__exit__(None, None, None)

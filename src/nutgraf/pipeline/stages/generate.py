@@ -64,12 +64,11 @@ def _summaries(
         return _by_extract(system, test)
     rival = config.rivals[system]
     if rival.file:
-        return external.from_file(system, rival, test)
+        return external.read_summaries(system, rival, test)
 
     def batches(done: Container[int]) -> Iterable[Mapping[int, Row]]:
         if cluster is None:
-            device = choose_device(config.model).name
-            return external.from_checkpoint(system, rival, test, device, done)
+            return _rival(config, system).summaries(test, done)
         return _on_cluster(cluster, config, system, test, done)
 
     rows = _collect(journal / "summaries.part", system, len(test), batches)
@@ -80,7 +79,7 @@ def _on_cluster(
     cluster: Cluster, config: Config, system: str, test: Sequence[Article], done: Container[int]
 ) -> Iterator[dict[int, Row]]:
     """Yield summaries by a rival's checkpoint, made anywhere in the cluster, batch by batch."""
-    batches = list(external.batches_of(system, config.rivals[system], test, done))
+    batches = list(_rival(config, system).batches(test, done))
     results = cluster.run_tasks(
         _summarize_batch,
         [[test[i] for i in batch] for batch in batches],
@@ -92,9 +91,12 @@ def _on_cluster(
 
 
 def _summarize_batch(batch: list[Article], task: tuple[Config, str]) -> list[Row]:
-    config, system = task
+    return _rival(*task).summarize(batch)
+
+
+def _rival(config: Config, system: str) -> external.Seq2SeqRival:
     device = choose_device(config.model).name
-    return external.summaries_of(system, config.rivals[system], batch, device)
+    return external.load_rival(system, config.rivals[system], device)
 
 
 def _by_extract(system: str, test: Sequence[Article]) -> list[Row]:

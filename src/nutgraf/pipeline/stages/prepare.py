@@ -35,7 +35,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         splits, tokens = _write(config, RunFolder(scratch))
         for name, rival in config.rivals.items():
             if rival.file:  # what it lacks is better known now than after the trainings
-                external.from_file(name, rival, splits["test"].articles)
+                external.read_summaries(name, rival, splits["test"].articles)
         card = data_card.build_card(splits)
         for name, counts in card["splits"].items():
             counts["tokens"] = tokens[name]

@@ -35,7 +35,7 @@ from nutgraf.search.trial import (
 )
 from nutgraf.storage.run_folder import Artefact, RunFolder
 from nutgraf.training.budget import draw_examples, max_examples_seen
-from nutgraf.training.tracking import following, named
+from nutgraf.training.tracking import installed_trackers, track_training
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     An interrupted search goes on from what the trials' folders hold, ROUGE included.
     """
     study, config = config, artifacts.with_first_seed(config)
-    named(config.tracking.to)  # a UserError, if one is not installed
+    installed_trackers(config.tracking.to)  # a UserError, if one is not installed
     with outdated[0].writing(resume=True) as scratch:
         out = scratch / "search"
         stored = TokenFile(folder.tokens("train"))
@@ -78,9 +78,9 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         logger.info(describe_proposals([trial.proposed_by for trial in trials]))
         for trial in trials:
             name = f"trial-{trial.number}"
-            with following(config.tracking.to, folder.path, name, trial.values) as curves:
+            with track_training(config.tracking.to, folder.path, name, trial.values) as curves:
                 for seen, loss in trial.history:
-                    curves.evaluated(seen, loss)
+                    curves.log_evaluation(seen, loss)
         _measure_rouge(config, folder, trials, out / "trials", prompts)
         chosen = choose_trial(trials, config.search.finalists)
         logger.info(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")

@@ -22,10 +22,10 @@ from nutgraf.planning.packing import Choice, choose_packing
 from nutgraf.storage.run_folder import Artefact, RunFolder
 from nutgraf.training.budget import draw_examples, total_examples
 from nutgraf.training.fit import fit_adapter
-from nutgraf.training.history import Evaluation, Fit
+from nutgraf.training.history import Evaluation, TrainingResult
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.packed.loop import fit_packed
-from nutgraf.training.tracking import Curves, following, named
+from nutgraf.training.tracking import Curves, installed_trackers, track_training
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     has trials (`search.concurrent`): two cores do more as two processes than as two threads. If
     the search's trials were faster packed together, these are packed together too.
     """
-    named(config.tracking.to)  # a UserError, if one is not installed
+    installed_trackers(config.tracking.to)  # a UserError, if one is not installed
     on_cluster = config.ray.address is not None
     at_a_time = config.search.parallel_trials
     if on_cluster:
@@ -107,7 +107,7 @@ def _train_packed(trainings: Sequence[_Training], max_packed: int | None) -> Non
     with contextlib.ExitStack() as stack:
         jobs = [stack.enter_context(_open_job(training, rows)) for training in trainings]
         results = fit_packed([job for job, _ in jobs], max_packed)
-        fits = [result for result in results if isinstance(result, Fit)]
+        fits = [result for result in results if isinstance(result, TrainingResult)]
         for error in results:
             if isinstance(error, Exception):
                 raise error
@@ -131,7 +131,7 @@ def _open_job(
     }
 
     def on_eval(evaluation: Evaluation) -> None:
-        curves.evaluated(evaluation.examples, evaluation.loss)
+        curves.log_evaluation(evaluation.examples, evaluation.loss)
         if not progress_bar:
             logger.info(
                 f"{name:<8}  {evaluation.examples:>6,} of {total_examples(config.train):,} "
@@ -140,7 +140,7 @@ def _open_job(
 
     with (
         training.artefact.writing(resume=True) as scratch,
-        following(config.tracking.to, training.artefact.folder.path, name, settings) as curves,
+        track_training(config.tracking.to, training.artefact.folder.path, name, settings) as curves,
     ):
         out = scratch / "models" / name
         yield TrainingJob(config, *rows, out, name, on_eval, progress_bar=progress_bar), curves
@@ -159,10 +159,12 @@ def _rows(trainings: Sequence[_Training]) -> tuple[Rows, list[Example]]:
     return stored.rows(drawn), [encoded.example for encoded in validation]
 
 
-def _write(job: TrainingJob, fit: Fit, curves: Curves) -> None:
+def _write(job: TrainingJob, fit: TrainingResult, curves: Curves) -> None:
     history = fit.history_records()
-    curves.history(history)
-    logger.info(f"{job.title}: validation loss {fit.best.loss:.3f} after {fit.seconds:.0f} s")
+    curves.log_history(history)
+    logger.info(
+        f"{job.title}: validation loss {fit.best.loss:.3f} after {fit.history.seconds:.0f} s"
+    )
     pd.DataFrame(history).to_csv(job.out / "history.csv", index=False)
     record = {**fit.record(job.config), "base": base_identity(job.config.model)}
     write_json(job.out / "train.json", record)

@@ -1,4 +1,4 @@
-"""A frozen base sharded over the processes of a training, for one that fits in none of them.
+"""Shard a frozen base over the processes of a training, for one that fits in none of them.
 
 Each holds a part of every frozen weight, and has a layer's whole weights only while it computes
 (FSDP2: Zhao et al. 2023, arXiv:2304.11277, as torch's `fully_shard`). The adapter is small: every
@@ -19,19 +19,18 @@ from transformers import PreTrainedModel
 from nutgraf.config import ModelConfig
 from nutgraf.core.errors import UserError
 from nutgraf.modeling.load import Device, load_weights
-from nutgraf.training.distributed.process_group import ProcessGroup
 
 
-def base_to_share(config: ModelConfig, device: Device) -> PreTrainedModel:
+def load_base_on_cpu(config: ModelConfig, device: Device) -> PreTrainedModel:
     """Return the frozen base in main memory, in the number format of the device."""
     base = load_weights(config, dtype=device.dtype, device_map={"": "cpu"})
     return base.requires_grad_(False).eval()
 
 
-def share_out(model: PreTrainedModel, device: Device, peers: ProcessGroup) -> None:
+def shard_base(model: PreTrainedModel, device: Device, processes: int) -> None:
     """Keep only this process's part of the frozen weights of `model`, on the device.
 
-    It is done layer by layer, so that the device never holds more than one whole layer. Raises
+    Layers are sharded one by one, so that the device never holds more than one whole layer. Raise
     UserError for a base that does not declare its layers.
     """
     base = cast(Any, model).get_base_model()
@@ -42,7 +41,7 @@ def share_out(model: PreTrainedModel, device: Device, peers: ProcessGroup) -> No
             f"ray.fsdp is true and {type(base).__name__} does not say what its layers are: "
             "set it to false"
         )
-    mesh = init_device_mesh(device.name, (peers.size,))
+    mesh = init_device_mesh(device.name, (processes,))
     adapter = {weight for weight in model.parameters() if weight.requires_grad}
     for weight in adapter:
         weight.data = weight.data.to(device.name)
@@ -54,6 +53,6 @@ def share_out(model: PreTrainedModel, device: Device, peers: ProcessGroup) -> No
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
 
 
-def whole(weight: torch.Tensor) -> torch.Tensor:
+def full_weight(weight: torch.Tensor) -> torch.Tensor:
     """Return a whole weight of which this process may hold a part; all processes must call this."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight

@@ -1,4 +1,4 @@
-"""Many LoRA adapters over one frozen base: each row of a batch goes through its own one.
+"""Apply many LoRA adapters over one frozen base: each row of a batch goes through its own one.
 
 The base's products, and the unpacking of 4-bit weights, are done once for all rows; the stacked
 adapters are added with batched products. docs/together.md has the equations.
@@ -29,17 +29,13 @@ class PackedAdapter:
     """
 
     def __init__(self, model: PreTrainedModel, seed: int, device: Device) -> None:
-        """Copy the adapter of peft's `model`.
-
-        Raises:
-            Failure: if it is on other layers than the linear ones inside.
-        """
+        """Copy the adapter of peft's `model`; it must be on linear layers inside, else Failure."""
         self.down: dict[str, nn.Parameter] = {}
         self.up: dict[str, nn.Parameter] = {}
         self.scaling: dict[str, float] = {}
         self.dropout = 0.0
         self.masks = DropoutMasks(seed, device)
-        self._names: dict[str, tuple[str, bool]] = {}  # peft's name: (layer, is B)
+        self._by_name: dict[str, tuple[nn.Parameter, bool]] = {}  # peft's name: (weight, is B)
         output = model.get_output_embeddings()
         for name, weight in model.named_parameters():
             if not weight.requires_grad:
@@ -52,51 +48,48 @@ class PackedAdapter:
                     f"an adapter on {layer} is not trained together with others: take it out of "
                     "lora.target_modules, or set search.together to off"
                 )
-            self._names[name] = layer, transposed
-            side = self.up if transposed else self.down
-            side[layer] = nn.Parameter(_transpose_if(weight.detach(), transposed).float().clone())
+            copy = nn.Parameter(_transpose_if(weight.detach(), transposed).float().clone())
+            (self.up if transposed else self.down)[layer] = copy
+            self._by_name[name] = copy, transposed
             self.scaling[layer] = adapted.scaling["default"]
             self.dropout = getattr(adapted.lora_dropout["default"], "p", 0.0)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """All that is trained, in peft's order."""
-        return [self._of(name) for name in self._names]
+        return [weight for weight, _ in self._by_name.values()]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return a copy by peft's names on the CPU, as `adapter.weights` does."""
-        names = self._names.items()
-        copies = {name: self._of(name).detach().to("cpu", copy=True) for name, _ in names}
-        return {name: _transpose_if(copies[name], b).contiguous() for name, (_, b) in names}
+        """Return a copy by peft's names on the CPU, as `adapters.adapter_weights` does."""
+        return {
+            name: _transpose_if(weight.detach().to("cpu", copy=True), transposed).contiguous()
+            for name, (weight, transposed) in self._by_name.items()
+        }
 
     @torch.no_grad()
-    def put(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Set them to what `weights` returned."""
-        for name, (_, transposed) in self._names.items():
-            self._of(name).copy_(_transpose_if(weights[name], transposed))
-
-    def _of(self, name: str) -> nn.Parameter:
-        layer, transposed = self._names[name]
-        return (self.up if transposed else self.down)[layer]
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Set the weights to what `weights` returned."""
+        for name, (weight, transposed) in self._by_name.items():
+            weight.copy_(_transpose_if(weights[name], transposed))
 
 
 class DropoutMasks:
-    """The dropout masks of one run, drawn from a stream of its own.
+    """The dropout masks of one run, drawn from a generator of its own.
 
     On a CPU they are those that `fit()` draws with the same seed; on a GPU, whose fused dropout
-    kernel has another stream, they have the same distribution.
+    kernel draws otherwise, they have the same distribution.
     """
 
     def __init__(self, seed: int, device: Device) -> None:
         self.device = device.name
-        self.stream = torch.Generator(device.name).manual_seed(seed)
+        self.generator = torch.Generator(device.name).manual_seed(seed)
         # The loader of `fit()` takes a seed for its workers first.
-        torch.empty((), dtype=torch.int64, device=device.name).random_(generator=self.stream)
-        self._before: dict[str, torch.Tensor] = {}
+        torch.empty((), dtype=torch.int64, device=device.name).random_(generator=self.generator)
+        self._first_states: dict[str, torch.Tensor] = {}
 
     def begin(self) -> None:
         """Start a new pass: a layer that draws twice from now on is being recomputed."""
-        self._before.clear()
+        self._first_states.clear()
 
     def draw(
         self, layer: str, shape: tuple[int, ...], share: float, recompute: bool
@@ -105,13 +98,13 @@ class DropoutMasks:
 
         If the forward pass is recomputed for the backward pass, a layer gets the same mask twice.
         """
-        stream = self.stream
-        if recompute and layer in self._before:
-            stream = torch.Generator(self.device)
-            stream.set_state(self._before[layer])
+        generator = self.generator
+        if recompute and layer in self._first_states:
+            generator = torch.Generator(self.device)
+            generator.set_state(self._first_states[layer])
         elif recompute:
-            self._before[layer] = stream.get_state()
-        mask = torch.empty(shape, device=self.device).bernoulli_(1 - share, generator=stream)
+            self._first_states[layer] = generator.get_state()
+        mask = torch.empty(shape, device=self.device).bernoulli_(1 - share, generator=generator)
         return mask.div_(1 - share)
 
 
@@ -131,21 +124,20 @@ class AdapterStack:
     """The adapters of all runs, stacked on the linear layers of a base."""
 
     def __init__(self, base: PreTrainedModel) -> None:
-        """Raise Failure if the base has dropout of its own, which has no stream for each run."""
+        """Raise Failure if the base has dropout of its own, which no run has a generator for."""
         self.base = base
         self.adapters: list[PackedAdapter] = []
         self._layers: dict[str, _Layer] = {}
         for name, module in base.named_modules():
-            shares = [getattr(module, "attention_dropout", 0.0)]
-            shares += [module.p] if isinstance(module, nn.Dropout) else []
-            if any(shares):
+            own = module.p if isinstance(module, nn.Dropout) else 0.0
+            if share := max(own, getattr(module, "attention_dropout", None) or 0.0):
                 raise Failure(
-                    f"the base drops {max(shares):g} of its own numbers in {name}: its trainings "
+                    f"the base drops {share:g} of its own numbers in {name}: its trainings "
                     "are not done together, set search.together to off"
                 )
 
-    def put(self, adapters: Sequence[PackedAdapter]) -> None:
-        """Hold these and no others. Their weights and gradients move, their values stay."""
+    def set_adapters(self, adapters: Sequence[PackedAdapter]) -> None:
+        """Stack these and no others. Their weights and gradients move, their values stay."""
         for layer in self._layers.values():
             layer.remove()
         self.adapters = list(adapters)
@@ -162,12 +154,11 @@ class AdapterStack:
 
         There is dropout in `training`; `recompute` is that of `DropoutMasks.draw`.
         """
-        dropped = training and any(self.adapters[part.place].dropout for part in slices)
-        layout = BatchLayout(self.adapters, list(slices), dropped, recompute)
-        for layer in self._layers.values():
-            layer.layout = layout
+        layout = _BatchLayout(self.adapters, slices, training, recompute)
         for part in slices:
             self.adapters[part.place].masks.begin()
+        for layer in self._layers.values():
+            layer.layout = layout
         try:
             yield
         finally:
@@ -175,29 +166,31 @@ class AdapterStack:
                 layer.layout = None
 
 
-class BatchLayout:
-    """Which adapter each row of a batch goes through."""
+class _BatchLayout:
+    """Which adapter each row of a batch goes through.
+
+    Products are batched over adapters if all have as many rows, else over rows.
+    """
 
     def __init__(
         self,
         adapters: Sequence[PackedAdapter],
-        slices: list[BatchSlice],
-        dropped: bool,
+        slices: Sequence[BatchSlice],
+        training: bool,
         recompute: bool,
     ) -> None:
-        self.adapters, self.slices = adapters, slices
-        self.dropped, self.recompute = dropped, recompute
+        self.adapters, self.slices, self.recompute = adapters, slices, recompute
+        self.dropout = training and any(adapters[part.place].dropout for part in slices)
         equal = len({part.rows for part in slices}) == 1
         places = [part.place for part in slices for _ in range(1 if equal else part.rows)]
-        # Products are batched over adapters if all have as many rows, else over rows.
         self.products = len(places)
         device = adapters[0].masks.device
-        everybody = places == list(range(len(adapters)))
-        self._chosen = None if everybody else torch.tensor(places, device=device)
+        all_in_order = places == list(range(len(adapters)))
+        self._places = None if all_in_order else torch.tensor(places, device=device)
 
     def select(self, stacked: torch.Tensor) -> torch.Tensor:
         """Return the adapter of each product, of a stack over all of them."""
-        return stacked if self._chosen is None else stacked.index_select(0, self._chosen)
+        return stacked if self._places is None else stacked.index_select(0, self._places)
 
 
 class _Layer:
@@ -205,8 +198,8 @@ class _Layer:
 
     def __init__(self, name: str, linear: nn.Module, adapters: Sequence[PackedAdapter]) -> None:
         self.name, self.linear = name, linear
-        self.usual = linear.forward
-        self.layout: BatchLayout | None = None
+        self.base_forward = linear.forward
+        self.layout: _BatchLayout | None = None
         self.down = _stacked([adapter.down.get(name) for adapter in adapters])
         self.up = _stacked([adapter.up.get(name) for adapter in adapters])
         scaling = [adapter.scaling.get(name, 0.0) for adapter in adapters]
@@ -221,19 +214,19 @@ class _Layer:
         """Return x W' and, if a layout applies, each row's own s (x A') B' added."""
         layout = self.layout
         if layout is None:
-            return cast(torch.Tensor, self.usual(x))
-        own = self._dropped(x, layout) if layout.dropped else x
+            return cast(torch.Tensor, self.base_forward(x))
+        own = self._drop(x, layout) if layout.dropout else x
         own = own.reshape(layout.products, -1, x.shape[-1])
-        base: torch.Tensor = self.usual(x)
+        base: torch.Tensor = self.base_forward(x)
         up = layout.select(self.up * self.scaling)
-        inner = torch.bmm(own, layout.select(self.down).transpose(1, 2).to(_product(own)))
-        up = up.to(_product(inner))
+        inner = torch.bmm(own, layout.select(self.down).transpose(1, 2).to(_product_dtype(own)))
+        up = up.to(_product_dtype(inner))
         if base.dtype != inner.dtype:
             return base + torch.bmm(inner, up).view(base.shape)
         wide = base.view(layout.products, -1, base.shape[-1])
         return torch.baddbmm(wide, inner, up).view(base.shape)
 
-    def _dropped(self, x: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
+    def _drop(self, x: torch.Tensor, layout: _BatchLayout) -> torch.Tensor:
         masks, first = torch.ones(x.shape, device=x.device), 0
         for part in layout.slices:
             adapter = layout.adapters[part.place]
@@ -245,7 +238,7 @@ class _Layer:
         return x * masks
 
 
-def _product(x: torch.Tensor) -> torch.dtype:
+def _product_dtype(x: torch.Tensor) -> torch.dtype:
     """Return the number format of products with x: autocast's, else that of x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -1,4 +1,4 @@
-"""One of the trainings that are packed into one process: what is its own, nothing of the others.
+"""Carry out one of the trainings that are packed into one process.
 
 It does what `fit()` does, step by step: the same rows in the same order, optimizer, schedule,
 clipping, evaluations, checkpoints and files.
@@ -7,26 +7,31 @@ clipping, evaluations, checkpoints and files.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from nutgraf.core.errors import Failure
 from nutgraf.core.files import written_by_others
 from nutgraf.data.prompts import Example
 from nutgraf.modeling import adapters
-from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss
-from nutgraf.training.budget import evaluation_steps, history_interval, total_steps
+from nutgraf.training.budget import (
+    effective_batch_size,
+    evaluation_steps,
+    history_interval,
+    total_steps,
+)
 from nutgraf.training.checkpoints import Checkpoints
-from nutgraf.training.fit import claim_of
-from nutgraf.training.history import Fit, History
+from nutgraf.training.fit import training_claim
+from nutgraf.training.history import History, TrainingResult, read_history
 from nutgraf.training.job import TrainingJob, notify_once
-from nutgraf.training.optimizer import build_optimizer, build_schedule
+from nutgraf.training.optimizer import build_optimizer
 from nutgraf.training.packed.lora import PackedAdapter
 
-STATE = "state.pt"  # weights, optimizer, schedule, stream of dropout
+STATE = "state.pt"  # weights, optimizer, schedule, generator of dropout masks
 
 
 class PackedRun:
@@ -40,43 +45,42 @@ class PackedRun:
         self.job, self.settings, self.device = job, settings, device
         self._base = base
         with self._new_adapter() as model:
-            claim = claim_of(model, adapters.adapter_weights(model), job, device)
+            claim = training_claim(model, adapters.adapter_weights(model), job, device)
             self.adapter = PackedAdapter(model, settings.seed, device)
         self.checkpoints = Checkpoints(job.out, {**claim, "together": True}, job.title)
         self.notify = notify_once(job.on_eval)
-        self.history = History(settings)
+        self.history = History(batch=effective_batch_size(settings))
         self.micro_batch = settings.micro_batch_size  # or as small as the memory requires
         self.best: dict[str, torch.Tensor] = {}
         self.step = 0
-        self.result: Fit | None = None
-        self._stream_at_step = self.adapter.masks.stream.get_state()
-        self._evaluate_at = set(evaluation_steps(settings))
-        self._row_every = history_interval(settings)
-        self._steps = total_steps(settings)
-        self._optimizer = build_optimizer(self.adapter.parameters, settings)
-        self._schedule = build_schedule(self._optimizer, settings)
-        if record := self.checkpoints.finished():
-            self._set_result(record)
+        self.result: TrainingResult | None = None
+        self._evaluation_steps = set(evaluation_steps(settings))
+        self._optimizer, self._schedule = build_optimizer(self.adapter.parameters, settings)
+        self._masks_at_step = self.adapter.masks.generator.get_state()
+        if state := self.checkpoints.finished():
+            self.result = TrainingResult.from_state(state, settings, device)
+            self.notify(self.result.history.evaluations)
             return
         self.checkpoints.open()
         self.micro_batch = self.checkpoints.notes.get("micro_batch_size", self.micro_batch)
-        self._resume()
-        if self.step < self._steps:
+        if newest := self.checkpoints.newest():
+            self._resume(newest)
+        if self.step < total_steps(settings):
             self.begin_step()
         else:
             self._finish()
 
     def _new_adapter(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
-        return fresh_adapter(self._base, self.job.config.lora, self.settings.seed)
+        return adapters.fresh_adapter(self._base, self.job.config.lora, self.settings.seed)
 
     # A step: its micro-batches one by one, `add_loss` after each, then `take_step`.
 
     def begin_step(self) -> None:
-        """Go to the first micro-batch of the next step; forget what was done of that step."""
+        """Go to the first micro-batch of the next step; forget what was computed of that step."""
         batch = self.history.batch
         self._rows = self.job.ordered_rows[self.step * batch :][:batch]
         self._losses: list[float] = []
-        self.adapter.masks.stream.set_state(self._stream_at_step)
+        self.adapter.masks.generator.set_state(self._masks_at_step)
         for weight in self.adapter.parameters:
             if weight.grad is not None:
                 weight.grad.zero_()
@@ -99,16 +103,16 @@ class PackedRun:
     @property
     def evaluation_due(self) -> bool:
         """Whether an evaluation comes before the next step."""
-        evaluated = [evaluation.step for evaluation in self.history.evaluations[-1:]]
-        return self.step in self._evaluate_at and self.step not in evaluated
+        last = self.history.evaluations[-1].step if self.history.evaluations else 0
+        return self.step in self._evaluation_steps and self.step != last
 
     @property
     def evaluation_follows(self) -> bool:
         """Whether an evaluation comes after the step that it is in."""
-        return self.step + 1 in self._evaluate_at
+        return self.step + 1 in self._evaluation_steps
 
     def add_loss(self, loss: float) -> None:
-        """Record a micro-batch's part of the step's loss, its gradient being added up."""
+        """Record a micro-batch's part of the step's loss, once its gradient is added."""
         self._losses.append(loss)
 
     def take_step(self) -> None:
@@ -119,28 +123,33 @@ class PackedRun:
         self._optimizer.step()
         self._schedule.step()
         self.step += 1
-        if self.step % self._row_every == 0:
+        if self.step % history_interval(self.settings) == 0:
             self.history.add_row(self.step)
-        self._stream_at_step = self.adapter.masks.stream.get_state()
+        self._masks_at_step = self.adapter.masks.generator.get_state()
         if self.job.on_step:
             self.job.on_step()
         self.begin_step()
 
     def add_evaluation(self, rows: list[RowLoss], memory: int) -> None:
-        """Record an evaluation: keep the weights if they are the best, write a checkpoint.
+        """Record an evaluation: remember the weights if they are the best, write a checkpoint.
 
         After the last one the training ends. `memory` is the peak so far, in bytes.
         """
         if self.history.add_evaluation(self.step, rows):
             self.best = self.adapter.weights()
-        self.history.note_memory(memory)
+        self.history.add_costs(memory)
         self.save()
         self.notify(self.history.evaluations)
-        if self.step == self._steps:
+        if self.step == total_steps(self.settings):
             self._finish()
 
     def halve_micro_batch(self, reason: str) -> None:
-        """Start the step again in smaller micro-batches. Raises Failure if they hold one row."""
+        """Start the step again in smaller micro-batches.
+
+        Raise Failure if they hold one row, or memory was too short for an evaluation.
+        """
+        if self.evaluation_due:  # in small batches, as they are
+            raise Failure(reason)
         self.micro_batch = self.job.smaller_micro_batch(self.micro_batch, reason)
         self.checkpoints.note(micro_batch_size=self.micro_batch)
         self.begin_step()
@@ -148,32 +157,26 @@ class PackedRun:
     def save(self) -> None:
         """Write a checkpoint of the latest complete step."""
         folder = self.checkpoints.half_written / f"checkpoint-{self.step}"
+        state = {
+            "weights": self.adapter.weights(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "masks": self._masks_at_step,
+        }
         with written_by_others(self.checkpoints.folder):
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(
-                {
-                    "weights": self.adapter.weights(),
-                    "optimizer": self._optimizer.state_dict(),
-                    "schedule": self._schedule.state_dict(),
-                    "stream": self._stream_at_step,
-                },
-                folder / STATE,
-            )
+            torch.save(state, folder / STATE)
             self.history.write(folder, self.best)
-        self.checkpoints.keep(self.step)
+        self.checkpoints.commit(self.step)
 
-    def _resume(self) -> None:
-        """Go to where the newest checkpoint was written, if there is one."""
-        newest = self.checkpoints.newest()
-        if newest is None:
-            return
-        state = torch.load(newest / STATE, weights_only=True)
-        self.adapter.put(state["weights"])
+    def _resume(self, checkpoint: Path) -> None:
+        state = torch.load(checkpoint / STATE, weights_only=True)
+        self.adapter.load_weights(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self._stream_at_step = state["stream"]
+        self._masks_at_step = state["masks"]
         self.step = self._schedule.last_epoch
-        self.best = self.history.read(newest)
+        self.history, self.best = read_history(checkpoint)
         self.notify(self.history.evaluations)
 
     def _finish(self) -> None:
@@ -181,11 +184,5 @@ class PackedRun:
         with self._new_adapter() as model:
             adapters.set_adapter_weights(model, self.best)
             adapters.save_adapter(model, self.job.out)
-        record = {"micro_batch_size": self.micro_batch, "history": self.history.state()}
-        self.checkpoints.finish(record)
-        self._set_result(record)
-
-    def _set_result(self, record: dict[str, Any]) -> None:
-        self.history.restore(record["history"])
-        self.notify(self.history.evaluations)
-        self.result = Fit.of(self.history, self.settings, self.device, record["micro_batch_size"])
+        self.result = TrainingResult(self.settings, self.device, self.history, self.micro_batch)
+        self.checkpoints.finish(self.result.state())
