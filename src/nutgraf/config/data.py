@@ -27,7 +27,7 @@ class DataConfig(Section):
     validation: str | None = Field(None, description="Local file for validation.")
     test: str | None = Field(None, description="Local file for the test.")
     id_column: str = Field(
-        "id", description="Column of the article's id; numbered where a file has none."
+        "id", description="Column of the article's id; numbered if a file has none."
     )
     article_column: str = Field("article", description="Column of the article's text.")
     summary_column: str = Field(
@@ -45,7 +45,7 @@ class DataConfig(Section):
     )
     max_rejected: Annotated[Float, Field(ge=0, le=1)] = Field(
         0.05,
-        description="Share of a split's rows, 0 to 1, that may be rejected; where more are, "
+        description="Share of a split's rows, 0 to 1, that may be rejected; if more are, "
         "`prepare` stops and says why.",
     )
     allow_overlap: bool = Field(

@@ -36,7 +36,7 @@ class Config(Section):
     generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
-    ray: RayConfig = Field(RayConfig(), description="A cluster, where one machine is not enough.")
+    ray: RayConfig = Field(RayConfig(), description="A cluster, if one machine is not enough.")
     rivals: dict[str, RivalConfig] = Field(
         {}, description="Other systems on the test articles, by name: a `model` or a `file` each."
     )

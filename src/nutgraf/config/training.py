@@ -26,7 +26,7 @@ class ModelConfig(Section):
         "auto", description="Number format of the arithmetic; `auto` takes the best of the device."
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
-        "auto", description="`auto` takes a CUDA device where there is one."
+        "auto", description="`auto` takes a CUDA device if there is one."
     )
 
 
@@ -114,5 +114,5 @@ class TrackingConfig(Section):
     to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = Field(
         None,
         description="Where the curves of search and training go too: any of `tensorboard`, "
-        "`wandb`, `mlflow`, `trackio`; null is TensorBoard where it is installed.",
+        "`wandb`, `mlflow`, `trackio`; null is TensorBoard if it is installed.",
     )
