@@ -185,11 +185,10 @@ def test_the_plan_stands_beside_what_came_or_is_not_mentioned(study: Study) -> N
 
 def test_the_winner_was_chosen_on_validation_and_that_stands_beside_test(study: Study) -> None:
     assert "chosen among 4 trials on validation articles" in report.caveat(study)
-    baseline, best = report.validation_and_test(study)
-    assert (best["validation_rouge"], best["test_rouge"], best["test_low"]) == (57.0, 57.1, 55.1)
-    assert (best["validation_loss"], best["test_loss"]) == (0.71, 0.71)
-    assert baseline["validation_rouge"] is None
     for text in render(study):
+        cells = " ; ".join(cell.strip() for cell in re.split(r"\||</?t[dr]>", text) if cell.strip())
+        assert "baseline ; 0.710 ; 0.920 ; – ; 51.40 ; 49.40 to 53.40" in cells
+        assert "best ; 0.710 ; 0.710 ; 57.00 ; 57.10 ; 55.10 to 59.10" in cells
         assert report.caveat(study) in " ".join(text.split())
         assert "Validation beside test" in text
 

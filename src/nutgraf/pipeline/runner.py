@@ -51,7 +51,7 @@ def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool
     anything = False
     with run_lock(folder.path), _synced(config, folder) as push:
         folder.recover()
-        for line in explain_reruns(config, folder, stages):
+        for line in _explain_reruns(config, folder, stages):
             logger.info(line)
         write_text(folder.config, to_yaml(config))
         for number, name in enumerate(STAGES, 1):
@@ -87,9 +87,7 @@ def run_stage(name: str, config: Config, folder: RunFolder, force: bool = False)
     return bool(outdated)
 
 
-def explain_reruns(
-    config: Config, folder: RunFolder, stages: Sequence[str] = tuple(STAGES)
-) -> list[str]:
+def _explain_reruns(config: Config, folder: RunFolder, stages: Sequence[str]) -> list[str]:
     """Return what the stages will make again or throw away, a line an artefact with the reason."""
     if not folder.is_begun:
         return []

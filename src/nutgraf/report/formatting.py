@@ -17,13 +17,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from nutgraf.core.units import memory
+from nutgraf.evaluation.rouge import ROUGE_TYPES
 
-ROUGE_NAMES = {
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
-}
+ROUGE_NAMES = {kind: kind.replace("rouge", "ROUGE-") for kind in ROUGE_TYPES}
 MAX_CHARACTERS = 8_000  # of an article that a page shows
 
 

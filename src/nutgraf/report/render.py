@@ -65,14 +65,16 @@ class Study:
 
 def render(study: Study) -> tuple[str, str]:
     """Return the report as (HTML, Markdown)."""
+    measured = [row for row in study.table if row["source"] == "measured"]
     values = {
         "study": study,
-        "measured": [row for row in study.table if row["source"] == "measured"],
+        "measured": measured,
+        "test": {row["system"]: row for row in measured},
         "verdict": list(verdict(study)),
         "caveat": caveat(study),
         "proposals": describe_proposals([trial["proposed_by"] for trial in study.trials]),
         "fitted": {name: model["validation_loss"] for name, model in study.models.items()},
-        "validation": list(validation_and_test(study)),
+        "chosen_rouge": [trial["rougeLsum"] for trial in study.trials if trial["chosen"]],
         "peaks": {f"models/{name}": m["peak_memory_bytes"] for name, m in study.models.items()},
         "seconds": elapsed_seconds(study.artefacts),
         "published_note": published_note(study.data, _best(study)["n"]),
@@ -136,27 +138,6 @@ def caveat(study: Study) -> str:
         "articles and measured on test articles that no choice has seen. "
         f"{seeds[:1].upper()}{seeds[1:]}"
     )
-
-
-def validation_and_test(study: Study) -> Iterator[Record]:
-    """Yield rows of model, loss and ROUGE-Lsum on validation and on test, None if not measured.
-
-    The search measures ROUGE on validation for its trials only, so the best model has it and the
-    baseline has not.
-    """
-    measured = {row["system"]: row for row in study.table if row["source"] == "measured"}
-    chosen = next((trial["rougeLsum"] for trial in study.trials if trial["chosen"]), None)
-    for name, model in study.models.items():
-        test = measured[name]
-        yield {
-            "model": name,
-            "validation_loss": model["validation_loss"],
-            "test_loss": test["loss"],
-            "validation_rouge": chosen if name == "best" else None,
-            "test_rouge": test["rougeLsum"],
-            "test_low": test["rougeLsum_low"],
-            "test_high": test["rougeLsum_high"],
-        }
 
 
 def share_of_published(study: Study) -> str:

@@ -10,14 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from nutgraf.config import Config
-from nutgraf.config.systems import (
-    MODEL_SYSTEMS,
-    TRAINED_SYSTEMS,
-    base_system,
-    system_names,
-    without_oracle,
-)
+from nutgraf.config import Config, systems
 from nutgraf.core import files, units
 from nutgraf.core.files import read_json, read_records, write_json, write_records
 from nutgraf.data import article_store
@@ -53,10 +46,10 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
 
 def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     """Write the table and analysis/ into `scratch`."""
-    systems = system_names(config.rivals)
+    names = systems.system_names(config.rivals)
     out = scratch / "analysis"
     out.mkdir()
-    measured = [_measured(system, config, folder) for system in systems]
+    measured = [_measured(system, config, folder) for system in names]
     cited = [{**asdict(row), "source": "published"} for row in published.COMPARED]
     table = pd.DataFrame([*measured, *cited], columns=COLUMNS)
     table.to_csv(scratch / artifacts.TABLE, index=False)
@@ -69,17 +62,14 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     pd.DataFrame(by_seed, columns=["seed", *COLUMNS]).to_csv(out / "seeds.csv", index=False)
 
     test = article_store.read_split(folder.data("test"))
-    scores = {system: read_records(folder.scores(system)) for system in systems}
-    summaries = {system: read_records(folder.summaries(system)) for system in systems}
+    scores = {system: read_records(folder.scores(system)) for system in names}
+    summaries = {system: read_records(folder.summaries(system)) for system in names}
     errors = _errors(test, scores, summaries)
     errors.to_csv(out / "errors.csv", index=False)
     error_rates.group_rates(errors).to_csv(out / "rates.csv", index=False)
-    differences = significance.difference_table(
-        {system: scores[system] for system in without_oracle(systems)},
-        "best",
-        config.score.resamples,
-        config.score.seed,
-    )
+    competing = {system: scores[system] for system in systems.without_oracle(names)}
+    resamples, seed = config.score.resamples, config.score.seed
+    differences = significance.difference_table(competing, "best", resamples, seed)
     pd.DataFrame(differences).to_csv(out / "differences.csv", index=False)
     along_scores = examples.examples_by_score(test, summaries, scores["best"], "best")
     write_records(out / "examples.jsonl", along_scores)
@@ -96,13 +86,13 @@ def _measured(system: str, config: Config, folder: RunFolder) -> Row:
         interval = bootstrap(values, config.score.resamples, config.score.seed)
         row[kind] = round(interval.mean, 2)
         row[f"{kind}_low"], row[f"{kind}_high"] = round(interval.low, 2), round(interval.high, 2)
-    if base_system(system) in MODEL_SYSTEMS:
+    if systems.base_system(system) in systems.MODEL_SYSTEMS:
         summaries = read_records(folder.summaries(system))
         nll = sum(summary["reference_nll"] for summary in summaries)
         tokens = sum(summary["reference_tokens"] for summary in summaries)
         row["loss"] = round(nll / tokens, 4)
         row["perplexity"] = round(units.perplexity(nll, tokens), 3)
-    if base_system(system) in TRAINED_SYSTEMS:
+    if systems.base_system(system) in systems.TRAINED_SYSTEMS:
         record = read_json(folder.model(system) / "train.json")
         for name in ("learning_rate", "gradient_accumulation_steps", "weight_decay", "lora_r"):
             row[name] = record[name]

@@ -68,20 +68,15 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
     models = {name: read_json(folder.model(name) / "train.json") for name in TRAINED_SYSTEMS}
     card = read_json(folder / "data" / "card.json")
     validation = card["splits"]["validation"]["sampled"]
-    rivals = {
-        name: f"someone's summaries, read from {rival.file}"
-        if rival.file
-        else f"{rival.model}, with its own generation settings"
-        for name, rival in config.rivals.items()
-    }
-    plan = folder / "search" / "plan.json"
-    planned = (
-        planned_vs_actual(
-            read_json(plan), manifests, max(model["peak_memory_bytes"] for model in models.values())
-        )
-        if plan.exists()
-        else ()
-    )
+    rivals = {}
+    for name, rival in config.rivals.items():
+        checkpoint = f"{rival.model}, with its own generation settings"
+        file = f"someone's summaries, read from {rival.file}"
+        rivals[name] = file if rival.file else checkpoint
+    planned: list[Mapping[str, Any]] = []
+    if (plan := folder / "search" / "plan.json").exists():
+        peak = max(model["peak_memory_bytes"] for model in models.values())
+        planned = list(planned_vs_actual(read_json(plan), manifests, peak))
     return render.Study(
         run=str(folder.path),
         command=f"nutgraf run {shlex.quote(str(folder.config))}",
@@ -107,7 +102,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         figures=figures,
         signature=rouge.rouge_signature(config.score.seed, config.score.resamples),
         configuration=to_yaml(config),
-        planned=list(planned),
+        planned=planned,
         artefacts=[manifest for name, manifest in manifests.items() if name != "report"],
         versions=manifests["models/best"]["versions"],
         machine=manifests["models/best"]["machine"],

@@ -52,9 +52,8 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         stored = TokenFile(folder.tokens("train"))
         max_seen = max_examples_seen(config.train, config.search.space)
         train = stored.rows(draw_examples(len(stored), max_seen, config.train.seed))
-        needed = max(
-            config.train.eval_examples, config.search.rouge_examples, config.generate.batch_size
-        )
+        evaluated = max(config.train.eval_examples, config.search.rouge_examples)
+        needed = max(evaluated, config.generate.batch_size)
         validation = TokenFile(folder.tokens("validation")).first(needed)
         prompts = [encoded.prompt.ids for encoded in validation]
         examples = [*train.held.values()]

@@ -76,14 +76,11 @@ def _themed(svg: str) -> str:
 
 
 def new_figure(
-    title: str, note: str, *, rows: int = 1, columns: int = 1, height: float = 3.4, **axes: Any
+    title: str, note: str, *, rows: int = 1, columns: int = 1, height: float = 3.4
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure `height` inches high: title, rows x columns panels, note in small print.
-
-    `axes` go to `Figure.subplots`.
-    """
+    """Return a figure `height` inches high: title, rows x columns panels, note in small print."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **axes)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     figure.supxlabel(textwrap.fill(note, 78), x=0.01, ha="left", fontsize=7.5)
     panels = list(grid.flat)

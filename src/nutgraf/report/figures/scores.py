@@ -27,7 +27,6 @@ def rouge_by_system(table: pd.DataFrame, data: str) -> Figure:
         rows=2,
         columns=2,
         height=1.6 + 0.5 * len(rows),
-        sharey=True,
     )
     for axis, (key, name) in zip(axes, ROUGE_NAMES.items(), strict=True):
         canvas.bars(axis, rows["system"], rows[key], name, whiskers=_interval(rows, key))
@@ -47,7 +46,6 @@ def loss_perplexity_time(table: pd.DataFrame, data: str) -> Figure:
         f"Loss and perplexity over the summaries' tokens, {data}.",
         columns=3,
         height=1.3 + 0.3 * len(rows),
-        sharey=True,
     )
     names = {"loss": "loss, nats a token", "perplexity": "perplexity", "train_seconds": "seconds"}
     for axis, (key, name) in zip(axes, names.items(), strict=True):
@@ -71,7 +69,6 @@ def against_published(table: pd.DataFrame, data: str, note: str) -> Figure:
         f"Hollow: published, CNN/DailyMail test, {_n(rows[~measured])}. {note}",
         columns=3,
         height=1.5 + 0.27 * len(rows),
-        sharey=True,
     )
     colours = canvas.colours_of(_measured(table)["system"])
     labels = rows["system"].where(measured, rows["system"] + " (published)")
@@ -143,7 +140,6 @@ def relative_performance(table: pd.DataFrame, data: str, published: Published | 
         + ("" if published else " No share of it is given: other data."),
         columns=2,
         height=1.6 + 0.3 * len(rows),
-        sharey=True,
     )
     for axis, (other, score, missing) in zip(axes, panels, strict=True):
         if math.isnan(score):
@@ -171,7 +167,6 @@ def error_rates(rates: pd.DataFrame, n: int, data: str) -> Figure:
         rows=math.ceil(len(rates) / 2),
         columns=2,
         height=1.2 + math.ceil(len(rates) / 2) * (0.4 + 0.22 * len(rates.columns)),
-        sharey=True,
     )
     for axis, (kind, row) in zip(axes, rates.iterrows(), strict=False):
         canvas.bars(axis, row.index, row, str(kind).replace("_", " "), top=100)

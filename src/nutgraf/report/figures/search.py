@@ -48,16 +48,12 @@ def scores_by_trial(trials: pd.DataFrame, data: str) -> Figure:
         f"{len(trials)} trials; validation split, {data}. Green: chosen.",
         columns=3,
         height=1.4 + 0.27 * len(trials),
-        sharey=True,
     )
-    names = [
-        f"{trial['trial']}" + (f" ({trial['status']})" if trial["status"] != "completed" else "")
-        for trial in trials.to_dict("records")
-    ]
+    numbers, completed = trials["trial"].astype(str), trials["status"] == "completed"
+    names = numbers.where(completed, numbers + " (" + trials["status"] + ")")
     colours = [_trial_colour(trial) for trial in trials.to_dict("records")]
-    canvas.bars(
-        axes[0], names, trials["validation_loss"], "loss, nats a token", colours=colours, digits=3
-    )
+    loss = trials["validation_loss"]
+    canvas.bars(axes[0], names, loss, "loss, nats a token", colours=colours, digits=3)
     canvas.bars(axes[1], names, trials["rouge1"], "ROUGE-1", colours=colours)
     canvas.bars(axes[2], names, trials["rougeLsum"], "ROUGE-Lsum", colours=colours)
     axes[0].set_ylabel("trial")
@@ -79,9 +75,8 @@ def training_curves(histories: Mapping[str, pd.DataFrame], data: str) -> Figure:
         train = history.dropna(subset="train_loss")
         validation = history.dropna(subset="validation_loss")
         axis.plot(train["examples"], train["train_loss"], color=colour, linewidth=0.8, alpha=0.6)
-        axis.plot(
-            validation["examples"], validation["validation_loss"], "o-", color=colour, label=system
-        )
+        seen, loss = validation["examples"], validation["validation_loss"]
+        axis.plot(seen, loss, "o-", color=colour, label=system)
     axis.set(xlabel="articles seen", ylabel="loss, nats a token")
     axis.grid()
     canvas.legend(axis)
