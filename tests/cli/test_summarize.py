@@ -12,7 +12,7 @@ import pytest
 from nutgraf.cli import summarize
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.core.errors import Failure, UserError
-from nutgraf.data.new_articles import Named
+from nutgraf.data.new_articles import NewArticle
 from nutgraf.data.prompts import Renderer
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation import summarizer as room
@@ -217,7 +217,7 @@ def test_what_to_look_at_is_told_on_standard_error(
 
 def test_a_missing_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     summarize._warn(
-        Named("a.txt", "Ann Lee spoke."),
+        NewArticle("a.txt", "Ann Lee spoke."),
         SummaryResult("Bo Dahl spoke to 40.", 5, 0, 9, "length", 0.1),
     )
     assert capsys.readouterr().err.splitlines() == [

@@ -15,7 +15,7 @@ import pytest
 
 from nutgraf.core.errors import UserError
 from nutgraf.data import new_articles
-from nutgraf.data.new_articles import Columns, Named
+from nutgraf.data.new_articles import Columns, NewArticle
 
 PAGE = "<!doctype html><html><body><article><p>{}</p></article></body></html>"
 LONG = (
@@ -23,7 +23,7 @@ LONG = (
 )
 
 
-def read(*sources: str | Path, **given: object) -> list[Named]:
+def read(*sources: str | Path, **given: object) -> list[NewArticle]:
     return list(new_articles.read_sources([str(source) for source in sources], **given))  # type: ignore[arg-type]
 
 
@@ -44,8 +44,8 @@ def test_files_are_read_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfThe caf\xc3\xa9\r\nclosed.\n")
     (tmp_path / "a").write_text("No ending at all.")
     assert read(tmp_path / "b.txt", tmp_path / "a") == [
-        Named(str(tmp_path / "b.txt"), "The café\nclosed."),
-        Named(str(tmp_path / "a"), "No ending at all."),
+        NewArticle(str(tmp_path / "b.txt"), "The café\nclosed."),
+        NewArticle(str(tmp_path / "a"), "No ending at all."),
     ]
 
 
@@ -58,7 +58,7 @@ def test_a_page_is_read_as_one_whatever_its_name(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_rows_of_a_table_are_articles(table: dict[str, Path], kind: str) -> None:
     source = str(table[kind])
-    assert read(source) == [Named(source, "One.", "a1"), Named(source, "Two.", "a2")]
+    assert read(source) == [NewArticle(source, "One.", "a1"), NewArticle(source, "Two.", "a2")]
     named = read(source, columns=Columns("article", "body"))
     assert [(row.text, row.id) for row in named] == [("One.", "Eins."), ("Two.", "Zwei.")]
     assert read(source, columns=Columns("body"))[1].name == f"{source} a2"
@@ -85,7 +85,7 @@ def test_standard_input_is_utf_8_whatever_the_machine_s_encoding(
 ) -> None:
     given = SimpleNamespace(buffer=io.BytesIO("Café.".encode()), encoding="ascii")
     monkeypatch.setattr(sys, "stdin", given)
-    assert read("-") == [Named("-", "Café.")]
+    assert read("-") == [NewArticle("-", "Café.")]
 
 
 def test_an_address_is_fetched_only_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,9 @@ def test_an_address_is_fetched_only_where_that_is_allowed(monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="is an address: --fetch allows to fetch it"):
         read("https://news.test/a")
     assert asked == []
-    assert read("HTTPS://news.test/a", fetch=True) == [Named("HTTPS://news.test/a", "Its article.")]
+    assert read("HTTPS://news.test/a", fetch=True) == [
+        NewArticle("HTTPS://news.test/a", "Its article.")
+    ]
 
 
 @pytest.mark.parametrize(

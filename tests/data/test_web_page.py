@@ -236,7 +236,7 @@ def test_redirects_have_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
         (answer("", status=404), "could not be fetched: 404 Not Found"),
         (answer(b"%PDF", "application/pdf"), "is application/pdf: text/html"),
         (answer(b"\x1f\x8b", Content_Encoding="gzip"), "comes as gzip though asked not to"),
-        (answer(b"x" * (fetch.LARGEST + 1)), "is over 5 MiB"),
+        (answer(b"x" * (fetch.MAX_BYTES + 1)), "is over 5 MiB"),
         (
             answer("half", Content_Length="5000"),
             "broke off, 4,996 bytes before its end",
@@ -251,7 +251,7 @@ def test_what_cannot_be_read_is_told(site: Site, reply: Callable, expected: str)
 
 
 def test_a_page_that_trickles_ends_in_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "LONGEST", 0.5)
+    monkeypatch.setattr(fetch, "MAX_SECONDS", 0.5)
 
     def trickle(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")

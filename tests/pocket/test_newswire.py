@@ -48,7 +48,7 @@ def grams(text: str, size: int = 4) -> set[tuple[str, ...]]:
 def readings(template: newswire.Template, n: int = 60) -> list[str]:
     rng = random.Random(0)
     facts = dict.fromkeys(template.fields, "{x}")
-    return [template.say(rng, facts) for _ in range(n)]
+    return [template.render(rng, facts) for _ in range(n)]
 
 
 def test_stories_depend_on_split_number_and_seed_alone():

@@ -245,7 +245,7 @@ def test_only_the_rows_of_its_order_are_needed_and_the_result_is_that_of_all(
     few = {"max_examples": 16, "eval_every": 8}
     order = draw_examples(len(rows[8:]), 16, SETTINGS.seed)
     some = Rows({i: rows[8:][i] for i in order}, len(rows[8:]))
-    assert len(some.held) == 16 < len(some) == 32
+    assert len(some.loaded) == 16 < len(some) == 32
     settings = SETTINGS.model_copy(update=few)
     every = job(config, rows, tmp_path / "all", settings=settings)
     fit_adapter(every)

@@ -79,8 +79,8 @@ def _facts(draft: Draft, rng: random.Random) -> list[Span]:
 def _question(draft: Draft, rng: random.Random) -> list[Span]:
     question, answer = rng.choice(draft.event.questions)
     return [
-        (f"\nQuestion: {question.say(rng, draft.facts)}\nAnswer:", HEADER_WEIGHT),
-        (f" {answer.say(rng, draft.facts)}\n", 1.0),
+        (f"\nQuestion: {question.render(rng, draft.facts)}\nAnswer:", HEADER_WEIGHT),
+        (f" {answer.render(rng, draft.facts)}\n", 1.0),
     ]
 
 
@@ -94,7 +94,7 @@ def _retell(draft: Draft, rng: random.Random) -> list[Span]:
     about = " " + ", ".join(label(field) for line in lines for field in line.fields)
     # Half of the time nothing says which facts are wanted: the words themselves must tell.
     header = f"\nRetell{about if rng.random() < 0.5 else ''}:"
-    told = "\n".join(line.say(rng, draft.facts) for line in lines)
+    told = "\n".join(line.render(rng, draft.facts) for line in lines)
     return [(header, HEADER_WEIGHT), (f" {told}\n", 1.0)]
 
 

@@ -38,7 +38,7 @@ def _corpus(seed: int, articles: int) -> Iterator[str]:
         draft = newswire.draft("train", rng)
         yield draft.article
         yield lessons.fact_sheet(draft, list(draft.facts))
-        yield "\n".join(line.say(rng, draft.facts) for line in lessons.tellable(draft))
+        yield "\n".join(line.render(rng, draft.facts) for line in lessons.tellable(draft))
         names = newswire.Names(rng, held_out=False)
         yield "".join(" " + names.word(rng.choice(list(newswire.ENDINGS))) for _ in range(20))
         # Words of the references, each for itself: the vocabulary knows them, not their order.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nutgraf.core.errors import visible
 from nutgraf.data import new_articles
-from nutgraf.data.new_articles import COLUMNS, Columns, Named
+from nutgraf.data.new_articles import COLUMNS, Columns, NewArticle
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation.summarizer import SummaryResult, load_summarizer
 from nutgraf.modeling import saved_model
@@ -79,12 +79,12 @@ def run(
                 _warn(article, summary)
 
 
-def _print_name(article: Named, one: bool) -> None:
+def _print_name(article: NewArticle, one: bool) -> None:
     if not one:
         print(f"== {visible(article.name)}")
 
 
-def _print_json(article: Named, summary: SummaryResult) -> None:
+def _print_json(article: NewArticle, summary: SummaryResult) -> None:
     row = {
         "file": article.source,
         "id": article.id,
@@ -100,7 +100,7 @@ def _print_json(article: Named, summary: SummaryResult) -> None:
     print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
-def _warn(article: Named, summary: SummaryResult) -> None:
+def _warn(article: NewArticle, summary: SummaryResult) -> None:
     unsupported = [span["text"] for span in evidence(article.text, summary.summary)["unsupported"]]
     if unsupported:
         names = ", ".join(dict.fromkeys(unsupported))

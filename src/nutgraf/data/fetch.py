@@ -1,4 +1,4 @@
-"""Articles at `http` and `https` addresses, fetched from public hosts only.
+"""Fetch articles at `http` and `https` addresses, from public hosts only.
 
 Not by a library: those that refuse private addresses look at them after they have connected, or let
 some through, and none has a limit for the whole time (docs/log.md).
@@ -20,20 +20,20 @@ from nutgraf import __version__
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.data.web_page import extract_article, is_html
 
-LARGEST = 5 * 2**20  # bytes of a page
-LONGEST = 20.0  # seconds for one address, with all redirects
-REDIRECTS = 5
+MAX_BYTES = 5 * 2**20  # of a page
+MAX_SECONDS = 20.0  # for one address, with all redirects
+MAX_REDIRECTS = 5
 KINDS = ("text/html", "application/xhtml+xml", "text/plain")
 
 _MOVED = (301, 302, 303, 307, 308)
 _SAFE = "%/:=&?~+!$,;'@()*[]"  # what stays as it is in a path
-# All of IPv6 that hosts can have (RFC 4291), and its part for examples (RFC 9637). What stands
-# for an address of IPv4 lies outside it, except 6to4.
+# All of IPv6 that hosts can have (RFC 4291), and its part for examples (RFC 9637). Forms of IPv4
+# addresses lie outside it, except 6to4.
 _UNICAST, _EXAMPLES = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("3fff::/20")
 
 
 def is_address(name: str) -> bool:
-    """Whether `name` is an `http` or `https` address."""
+    """Return whether `name` is an `http` or `https` address."""
     return name.lower().startswith(("http://", "https://"))
 
 
@@ -42,31 +42,31 @@ def fetch_article(address: str) -> str:
 
     Only public hosts are connected to: the addresses of a host are looked up once, all are checked,
     and the connection goes to one of them; the same at each redirect. No cookie, no credentials, no
-    proxy. A lookup takes as long as the system lets it, all else at most `LONGEST` seconds.
+    proxy. A lookup takes as long as the system lets it, all else at most `MAX_SECONDS` seconds.
 
     Raises UserError for an address that is refused, Failure if the page cannot be fetched or read.
     """
-    here, end = address, time.monotonic() + LONGEST
-    for _ in range(REDIRECTS + 1):
+    url, end = address, time.monotonic() + MAX_SECONDS
+    for _ in range(MAX_REDIRECTS + 1):
         try:
-            with _response(_checked(here), end) as response:
+            with _response(_checked(url), end) as response:
                 target = response.headers["Location"]
                 if response.status not in _MOVED or not target:
-                    content = response.read(LARGEST + 1)
+                    content = response.read(MAX_BYTES + 1)
                     break
-                here = urljoin(here, target)
+                url = urljoin(url, target)
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             if time.monotonic() >= end:
-                reason = f"it took more than {LONGEST:.0f} seconds"
+                reason = f"it took more than {MAX_SECONDS:.0f} seconds"
             raise Failure(f"{address} could not be fetched: {reason}") from None
     else:
-        raise Failure(f"{address} redirects more than {REDIRECTS} times: give the last address")
+        raise Failure(f"{address} redirects more than {MAX_REDIRECTS} times: give the last address")
     return _text(response, content, address)
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is that of a host on the public internet."""
+    """Return whether an address is that of a host on the public internet."""
     if isinstance(address, ipaddress.IPv6Address):
         assigned = address in _UNICAST and address not in _EXAMPLES
         return assigned and address.is_global and not address.sixtofour
@@ -123,18 +123,18 @@ def _connected(host: str, port: int, end: float) -> socket.socket:
         answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise UserError(f"{host[:80]!r} is no name of a host: not fetched") from None
-    for *_, where in answers:
-        if not is_public(ipaddress.ip_address(where[0])):
+    for *_, peer in answers:
+        if not is_public(ipaddress.ip_address(peer[0])):
             raise UserError(
-                f"{host} is at {where[0]}, which is no public address: not fetched; save the page "
+                f"{host} is at {peer[0]}, which is no public address: not fetched; save the page "
                 "and give the file"
             )
     failed = OSError("the host has no address")
-    for family, kind, protocol, _, where in answers:
+    for family, kind, protocol, _, peer in answers:
         channel = socket.socket(family, kind, protocol)
         try:
             channel.settimeout(max(end - time.monotonic(), 0.001))
-            channel.connect(where)
+            channel.connect(peer)
             return channel
         except OSError as error:
             channel.close()
@@ -170,8 +170,8 @@ def _text(response: http.client.HTTPResponse, content: bytes, address: str) -> s
     coding = response.headers.get("Content-Encoding", "identity")
     if coding != "identity":
         raise Failure(f"{address} comes as {coding} though asked not to: save the page")
-    if len(content) > LARGEST:
-        raise Failure(f"{address} is over {LARGEST // 2**20} MiB: save the article as text")
+    if len(content) > MAX_BYTES:
+        raise Failure(f"{address} is over {MAX_BYTES // 2**20} MiB: save the article as text")
     if response.length:
         raise Failure(f"{address} broke off, {response.length:,} bytes before its end: try again")
     charset = response.headers.get_content_charset()

@@ -1,7 +1,7 @@
-"""From an article to token ids: one renderer for training, search, evaluation and serving.
+"""Turn articles into token ids: one renderer for training, search, evaluation and serving.
 
 A prompt is a fixed head, the article and a fixed tail. Only the article is ever cut, at its end,
-because news leads with its point; the head, the tail, the summary and its end-of-sequence token
+because news leads with its point. The head, the tail, the summary and its end-of-sequence token
 always survive. Each part is turned into ids by itself, so the ids of a prompt are the same with
 and without a summary behind them. Text of articles and summaries is never read as a special
 token: `</s>` in an article is four characters.
@@ -40,7 +40,7 @@ class PromptError(UserError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """`ids` of a whole prompt; `article_tokens` of them are the article, `trimmed_tokens` cut."""
+    """`ids` of a prompt, `article_tokens` of them the article, of which `trimmed_tokens` are cut."""
 
     ids: list[int]
     article_tokens: int
@@ -60,11 +60,12 @@ class Example:
 
     @property
     def input_ids(self) -> list[int]:
+        """Return `ids` as a list."""
         return self.ids.tolist()
 
     @property
     def labels(self) -> list[int]:
-        """As long as `input_ids`: -100 on the first `prompt_tokens`, then the ids."""
+        """Return as many labels as `input_ids`: -100 on the first `prompt_tokens`, then the ids."""
         return [IGNORED] * self.prompt_tokens + self.ids[self.prompt_tokens :].tolist()
 
 
@@ -83,6 +84,7 @@ class Encoded:
 
     @property
     def prompt(self) -> Prompt:
+        """Return the prompt that asks for a summary."""
         row = self.example
         ids = row.ids[: row.prompt_tokens] if self.prompt_ids is None else self.prompt_ids
         trimmed = row.trimmed_tokens + row.prompt_tokens - len(ids)
@@ -91,21 +93,21 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Rows(Sequence[Example]):
-    """As many training rows as there are articles, of which only some are `held`, by index."""
+    """As many training rows as there are articles, of which only some are `loaded`, by index."""
 
-    held: Mapping[int, Example]
+    loaded: Mapping[int, Example]
     total: int
 
     def __len__(self) -> int:
         return self.total
 
     def __getitem__(self, index: Any) -> Any:
-        return self.held[index]
+        return self.loaded[index]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of a training row, as text; empty where a character ends with a later token."""
+    """One token of a training row, as text; empty if a character ends with a later token."""
 
     id: int
     text: str
@@ -116,12 +118,12 @@ class Renderer:
     """Renders articles for one tokenizer within the limits of one PromptConfig."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
-        """Raise PromptError where template and tokenizer do not go together, or leave no room."""
+        """Raise PromptError if template and tokenizer do not fit together, or leave no room."""
         if tokenizer.eos_token_id is None:
             raise PromptError("the tokenizer has no end-of-sequence token: choose another base")
         self._tokenizer = tokenizer
         self._config = config
-        self._befores: dict[tuple[str, bool], list[int]] = {}
+        self._prefixes: dict[tuple[str, bool], list[int]] = {}
         head, tail = _frame(tokenizer, config)
         self._head = _opening(tokenizer, head) + self._ids(head, special=True)
         self._tail = self._after("a", tail, special=True)
@@ -138,15 +140,15 @@ class Renderer:
 
     @property
     def tail_tokens(self) -> int:
-        """Tokens of a prompt that stand behind its article."""
+        """Return how many tokens of a prompt follow its article."""
         return len(self._tail)
 
     def prompt(self, article: str) -> Prompt:
-        """The prompt that asks for a summary of `article`. Raises PromptError on an empty one."""
+        """Return the prompt that asks for a summary. Raise PromptError for an empty article."""
         return self._render(self._article(article), self._article_limit)
 
     def example(self, article: str, reference: str) -> Example:
-        """Return the training row of an article and its reference summary, as `encode`."""
+        """Return the training row of an article and its reference; raise like `encode`."""
         return self.encode(article, reference).example
 
     def encode(self, article: str, reference: str) -> Encoded:
@@ -173,7 +175,7 @@ class Renderer:
         )
 
     def text(self, ids: Sequence[int]) -> str:
-        """The summary that generated `ids` (those after the prompt) stand for."""
+        """Return the summary that generated `ids` (those after the prompt) stand for."""
         text = self._tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -181,54 +183,53 @@ class Renderer:
         return clean_text(text)
 
     def pieces(self, example: Example) -> list[Piece]:
-        """The tokens of a training row as they are trained on, special ones by their names."""
-        ids, pieces, known, done = example.input_ids, [], 0, 0
+        """Return the tokens of a training row as text, special ones by their names."""
+        ids, pieces, context, start = example.input_ids, [], 0, 0
         for end, (token, label) in enumerate(zip(ids, example.labels, strict=True), 1):
-            # A token is read behind the one before it, since some tokenizers drop a first space.
-            before, text = (self._tokenizer.decode(ids[known:to]) for to in (done, end))
-            fresh = str(text)[len(before) :]
-            if fresh.endswith("\ufffd") and end < len(ids):
-                fresh = ""  # the first bytes of a character
+            # A token is decoded after the one before it: some tokenizers drop a first space.
+            before, text = (self._tokenizer.decode(ids[context:to]) for to in (start, end))
+            piece = str(text)[len(before) :]
+            if piece.endswith("\ufffd") and end < len(ids):
+                piece = ""  # the first bytes of a character
             else:
-                known, done = done, end
-            pieces.append(Piece(token, fresh, label != IGNORED))
+                context, start = start, end
+            pieces.append(Piece(token, piece, label != IGNORED))
         return pieces
 
     def _render(self, article: list[int], limit: int) -> Prompt:
-        kept = article[:limit]
-        return Prompt(self._head + kept + self._tail, len(kept), len(article) - len(kept))
+        shown = article[:limit]
+        return Prompt(self._head + shown + self._tail, len(shown), len(article) - len(shown))
 
     def _article(self, article: str) -> list[int]:
         try:
-            text = usable_text(article)
+            return self._after("\n", f" {usable_text(article)}")
         except UnusableText as error:
             raise PromptError(f"the article is {error}: give a text to summarize") from None
-        return self._after("\n", f" {text}")
 
     def _reference(self, reference: str) -> list[int]:
         try:
-            text = usable_text(reference)
+            ids = self._after("\n", self._gap + usable_text(reference))
         except UnusableText as error:
             raise PromptError(f"the summary is {error}: a training row needs one") from None
-        return [*self._after("\n", self._gap + text), self._tokenizer.eos_token_id]
+        return [*ids, self._tokenizer.eos_token_id]
 
     def _after(self, before: str, text: str, special: bool = False) -> list[int]:
-        """The ids of `text` in the middle of a line of text, where it follows `before`.
+        """Return the ids of `text` where it follows `before` in a line of text.
 
-        A tokenizer of the SentencePiece kind puts a space before all that it is given; behind
-        `before` it reads `text` as it stands.
+        A tokenizer of the SentencePiece kind puts a space before its whole input; after `before`
+        it reads `text` as it is.
         """
-        first, *more = _pieces(text)
-        ids = self._behind(before, first, special)
-        for piece in more:
-            ids += self._behind("\n", piece, special)
+        ids: list[int] = []
+        for piece in _pieces(text):
+            ids += self._piece_after(before, piece, special)
+            before = "\n"
         return ids
 
-    def _behind(self, before: str, text: str, special: bool) -> list[int]:
+    def _piece_after(self, before: str, text: str, special: bool) -> list[int]:
         ids = self._ids(before + text, special)
-        if (before, special) not in self._befores:
-            self._befores[before, special] = self._ids(before, special)
-        prefix = self._befores[before, special]
+        if (before, special) not in self._prefixes:
+            self._prefixes[before, special] = self._ids(before, special)
+        prefix = self._prefixes[before, special]
         if ids[: len(prefix)] != prefix:
             raise PromptError(
                 f"the tokenizer joins {before!r} with {text[:10]!r} into one token, so a prompt "
@@ -247,17 +248,14 @@ class Renderer:
 
 def _pieces(text: str) -> Iterator[str]:
     start = 0
-    while found := _BREAK.search(text, start + _PIECE):
-        yield text[start : found.start()]
-        start = found.start()
+    while space := _BREAK.search(text, start + _PIECE):
+        yield text[start : space.start()]
+        start = space.start()
     yield text[start:]
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase, head: str) -> list[int]:
-    """The beginning-of-sequence token, if the tokenizer puts it before a text and `head` has none.
-
-    A chat template may begin with it itself.
-    """
+    """Return the beginning-of-sequence token if texts need it; a template may have its own."""
     bos = tokenizer.bos_token_id
     if bos is None or head.startswith(str(tokenizer.bos_token)):
         return []
@@ -265,18 +263,15 @@ def _opening(tokenizer: PreTrainedTokenizerBase, head: str) -> list[int]:
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> tuple[str, str]:
-    """What stands before the article and its space, and what stands between it and the summary."""
+    """Return the text before the article and its space, and the text between it and the summary."""
     request = f"{REQUEST}{_ARTICLE}"
     if config.template == "plain":
         text = f"{request}{ANSWER}"
     elif tokenizer.chat_template is None:
         raise PromptError("the tokenizer has no chat template: set prompt.template to plain")
     else:
-        message = [{"role": "user", "content": request}]
-        rendered = tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
-        )
-        text = str(rendered)
+        chat = [{"role": "user", "content": request}]
+        text = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
     head, place, tail = text.partition(f" {_ARTICLE}")
     if not place or _ARTICLE in tail:
         raise PromptError(

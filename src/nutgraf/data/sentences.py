@@ -5,20 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
 import sentencex
 from rouge_score import tokenize as rouge_tokenize
 
-if TYPE_CHECKING:
-    pass
-
-
-from collections.abc import Callable
-
 # A full stop that stands alone, as tokenized text has it (`it ended . '' he left`), ends a
-# sentence even where no capital follows; closing quotes belong to what they close.
+# sentence even if no capital follows; closing quotes belong to what they close.
 _TOKENIZED_STOP = re.compile(r"(?<=\s[.!?])(\s+''|\s+”)?\s+(?=\S)")
 _WORD = re.compile(r"\w")
 # The splitter takes the square of a line's length; longer lines are cut at a space before this one.
@@ -26,7 +19,7 @@ _LONGEST_LINE = 20_000
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text: its lines where it has several, else as the splitter cuts it.
+    """Return the sentences of a text: its lines if it has several, else as the splitter cuts it.
 
     The splitter is sentencex (Wikimedia): offline, rule-based, aware of abbreviations, initials,
     decimal numbers and quotes. Cased and lower-cased, plain and tokenized text all work.
@@ -37,7 +30,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _cut(line: str) -> Iterator[str]:
-    """Sentences of one line. Punctuation that stands alone joins the sentence before it."""
+    """Yield the sentences of one line. Lone punctuation joins the sentence before it."""
     sentence = ""
     stops = _TOKENIZED_STOP.sub(lambda stop: (stop.group(1) or "") + "\n", line).split("\n")
     for piece in itertools.chain.from_iterable(map(_pieces, stops)):
@@ -60,12 +53,12 @@ def _pieces(line: str) -> Iterator[str]:
 
 
 def article_sentences(article: str) -> list[str]:
-    """The sentences of an article. Its lines are paragraphs, which end a sentence too."""
+    """Return the sentences of an article, whose lines are paragraphs and end a sentence too."""
     return [sentence for line in article.splitlines() for sentence in _cut(line)]
 
 
-class _Tokenizer:
-    """rouge_score's own tokenizer; stems are kept, for stemming takes most of the time."""
+class RougeTokenizer:
+    """rouge_score's own tokenizer; remembers stems, for stemming takes most of the time."""
 
     def __init__(self) -> None:
         # Loaded here, for it brings scipy: a second, in every process of a study.
@@ -74,22 +67,20 @@ class _Tokenizer:
         self.stem = functools.lru_cache(maxsize=2**16)(PorterStemmer().stem)
 
     def tokenize(self, text: str) -> list[str]:
+        """Return the tokens of a text as ROUGE compares them."""
         return rouge_tokenize.tokenize(text, self)
 
 
-@functools.cache
-def rouge_tokenizer() -> _Tokenizer:
-    """Return the tokenizer of this process, which remembers stems."""
-    return _Tokenizer()
+rouge_tokenizer = functools.cache(RougeTokenizer)  # one a process
 
 
 def rouge_tokens(text: str) -> list[str]:
-    """The tokens of a text as ROUGE compares them: lower-cased, stemmed, a-z and 0-9 only."""
+    """Return the tokens that ROUGE compares: lower-cased, stemmed, a-z and 0-9 only."""
     return rouge_tokenizer().tokenize(text)
 
 
 def has_rouge_tokens(text: str) -> bool:
-    """Whether the text has a word that rouge_score counts: letters a-z and digits only."""
+    """Return whether a text has a word that rouge_score counts: letters a-z and digits only."""
     return bool(rouge_tokenize.tokenize(text, None))
 
 
@@ -100,27 +91,25 @@ _TOKEN = re.compile(
     rf"``|''|[^\W_]+(?=n't\b)|n't\b|{_CLITIC}|[^\W_]+(?:(?!{_CLITIC})[.,:/'-][^\W_]+)*|[^\w\s]",
     re.I,
 )
-_TYPOGRAPHIC = str.maketrans("’‘“”", "''\"\"")
-QUOTES = ("``", "''")
+# One character for one character, so that offsets stay.
+TYPOGRAPHIC = str.maketrans("’‘“”", "''\"\"")
 
 
 def split_tokens(text: str) -> list[str]:
-    """Lower-cased tokens, punctuation among them; the same for plain and tokenized text."""
+    """Return lower-cased tokens with punctuation, the same for plain and tokenized text."""
     return [token for token, _, _ in token_spans(text)]
 
 
 def token_spans(text: str) -> list[tuple[str, int, int]]:
-    """`tokens`, each with its start and end in the text (characters)."""
-    matches = _TOKEN.finditer(text.translate(_TYPOGRAPHIC))
-    return [
-        ('"' if m.group() in QUOTES else m.group().lower(), m.start(), m.end()) for m in matches
-    ]
+    """Return `split_tokens`, each with its start and end in the text (characters)."""
+    matches = _TOKEN.finditer(text.translate(TYPOGRAPHIC))
+    return [('"' if m[0] in ("``", "''") else m[0].lower(), *m.span()) for m in matches]
 
 
 def sentence_spans(
     text: str, cut: Callable[[str], Sequence[str]] = split_sentences
 ) -> Iterator[tuple[tuple[str, ...], int, int]]:
-    """Each sentence that `cut` finds as its words, with its start and end in the text."""
+    """Yield the words of each sentence that `cut` returns, with its start and end in the text."""
     end = 0
     for sentence in cut(text):
         match = re.compile(r"\s*".join(map(re.escape, sentence.split()))).search(text, end)

@@ -1,4 +1,4 @@
-"""Rows of a local JSONL, CSV or Parquet file, one at a time, as plain dictionaries."""
+"""Read rows of a local JSONL, CSV or Parquet file, one at a time, as plain dictionaries."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from nutgraf.core.errors import UserError, one_line
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
-_LARGEST_CELL = 2**31 - 1
-# How Python keeps a byte that is not UTF-8 when it is told to go on.
+_MAX_CELL_BYTES = 2**31 - 1
+# How Python decodes a byte that is not UTF-8 with surrogateescape.
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 Row = dict[str, Any]
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class BrokenRow:
-    """A row that cannot be read: where, a few words of reason, and what is known beside."""
+    """A row that cannot be read: where it is, a few words of reason, and what else is known."""
 
     place: str
     reason: str
@@ -39,9 +39,9 @@ class BrokenRow:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of `path`, whose suffix says what it is. Text is UTF-8; CSV cells are all text.
+    """Yield the rows of a file, whose suffix is its format. Text is UTF-8; CSV cells are text.
 
-    Raises UserError naming the file, and the line where there is one, that cannot be read.
+    Raises UserError for a file or row that cannot be read.
     """
     for row in read_rows_or_broken(path):
         if isinstance(row, BrokenRow):
@@ -50,10 +50,10 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def read_rows_or_broken(path: Path) -> Iterator[Row | BrokenRow]:
-    """The rows of `path` in their order, and a Broken for each that cannot be read.
+    """Yield the rows of a file in order, with a BrokenRow for each that cannot be read.
 
-    Raises UserError where the file as a whole cannot be: not there, no file, a damaged Parquet, a
-    CSV whose quote is never closed.
+    Raises UserError if the file cannot be read: it is missing, no file, damaged Parquet, or CSV
+    with a quote that is never closed.
     """
     readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
     if path.suffix not in readers:
@@ -77,7 +77,7 @@ def _check_is_file(path: Path) -> None:
 
 
 def listed(columns: Iterable[str]) -> str:
-    """The names of columns for a message; of many the first ones."""
+    """Return the names of columns for a message, the first 20 of many."""
     shown = list(itertools.islice(columns, 21))
     return ", ".join([*shown[:20], "…"] if len(shown) > 20 else shown)
 
@@ -116,7 +116,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _csv(path: Path) -> Iterator[Row | BrokenRow]:
-    csv.field_size_limit(_LARGEST_CELL)  # the default of 128 KiB is less than a long article
+    csv.field_size_limit(_MAX_CELL_BYTES)  # the default of 128 KiB is less than a long article
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         header: list[str] = []

@@ -1,4 +1,4 @@
-"""The text of one article or summary: decoded, cleaned, or the reason why it cannot be used.
+"""Decode and clean the text of one article or summary, or say why it cannot be used.
 
 Everything that takes texts takes them through here: the stages, `score` and `summarize`.
 """
@@ -23,10 +23,10 @@ class UnusableText(ValueError):
 
 
 def usable_text(value: object) -> str:
-    """The clean text that `value` holds: text, or bytes in UTF-8 with or without a mark.
+    """Return the clean text of a value: text, or bytes in UTF-8 with or without a mark.
 
-    Raises UnusableText with the reason `missing` (None), `not text`, `not UTF-8`, or `empty` where
-    nothing that shows would be left.
+    Raises UnusableText with the reason `missing` (None), `not text`, `not UTF-8`, or `empty` if
+    nothing visible would be left.
     """
     if value is None:
         raise UnusableText("missing")
@@ -44,7 +44,7 @@ def usable_text(value: object) -> str:
 
 
 def clean_text(text: str) -> str:
-    """`text` with "\\n" as its only line end, without control characters and outer white space.
+    """Return a text with "\\n" as line end, without control characters and outer white space.
 
     Wording, case, tabs and inner spaces stay as they are.
     """

@@ -1,4 +1,4 @@
-"""The article in a web page.
+"""Extract the article of a web page.
 
 `trafilatura` (Barbaresi 2021, "Trafilatura: A Web Scraping Library and Command-Line Tool for Text
 Discovery and Extraction") extracts it.
@@ -14,7 +14,7 @@ _HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|htm
 
 
 def is_html(content: bytes) -> bool:
-    """Whether `content` begins as a web page does."""
+    """Return whether `content` begins as a web page does."""
     return bool(_HTML.match(content.removeprefix(b"\xef\xbb\xbf")[:4096]))
 
 

@@ -1,4 +1,4 @@
-"""The names and numbers of a text, and whether another text has them.
+"""Find the names and numbers of a text, and check whether another text has them.
 
 Rules without a model, so that anybody can check them by eye. A number is compared by its value
 (2,500 = 2500 = 2.5 thousand), a name by its words: `Mr Smith` is supported by `John Smith`, but
@@ -8,41 +8,29 @@ Rules without a model, so that anybody can check them by eye. A number is compar
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from re import Match
 
-# One character for one character, so that offsets stay.
-_TYPOGRAPHIC = str.maketrans("’‘“”", "''\"\"")
+from nutgraf.data.sentences import TYPOGRAPHIC
 
-_SMALL = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
-    )
-} | {
-    word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
-_SCALES = {
-    "dozen": 12,
-    "hundred": 100,
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-}
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
+_SMALL = {word: value for value, word in enumerate(_UNITS.split())}
+_SMALL |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6}
+_SCALES |= {"billion": 10**9, "trillion": 10**12}
 _SHORT_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "tn": 10**12}
 # Evidence for a number in an article, but too often something else to count as one.
-_LOOSE = {"one": 1, "once": 1, "twice": 2, "pair": 2, "couple": 2} | {
-    word: value
-    for value, word in enumerate(
-        "first second third fourth fifth sixth seventh eighth ninth tenth".split(), 1
-    )
-}
+_LOOSE = {"one": 1, "once": 1, "twice": 2, "pair": 2, "couple": 2}
+_LOOSE |= {word: value for value, word in enumerate(_ORDINALS.split(), 1)}
 # Limits for texts that are no news, which would take time or memory without bound: of a number its
 # digits and words, of a name its words. Title case over a whole page is many names.
 _DIGITS, _WORDS, _NAME_WORDS = 100, 20, 20
@@ -105,29 +93,25 @@ class Facts:
     """The names and numbers of one text, in order of appearance.
 
     Without `article` every capitalized word may be of a name. With it (for a summary), the first
-    word of a sentence is taken for a name only where the article has it capitalized inside a
-    sentence, or has another first name before the surname that follows: a lone `Obama` that the
-    article lacks cannot be told from `Blaze` there. Lower-cased text has numbers, but no names.
-    `cased` is False for it, and for text that has most of the article's names in lower case.
+    word of a sentence counts as a name only if the article has it capitalized inside a sentence, or
+    has another first name before the surname that follows: a lone `Obama` that the article lacks
+    looks like `Blaze`. Lower-cased text has numbers, but no names. `cased` is False for it, and for
+    text that has most of the article's names in lower case.
     """
 
     def __init__(self, text: str, article: Facts | None = None) -> None:
-        plain = text.translate(_TYPOGRAPHIC)
-        found = [match for match in _WORD.finditer(plain) if not match.group().isdigit()]
-        runs = list(_runs(plain, found))
+        plain = text.translate(TYPOGRAPHIC)
+        words = [match for match in _WORD.finditer(plain) if not match[0].isdigit()]
+        runs = list(_runs(plain, words))
         self.cased = text != text.lower()
-        self._lower = {match.group() for match in found if match.group().islower()}
-        self._inner = {
-            _normal(match.group())
-            for run in runs
-            for match in run
-            if not _opens_sentence(plain, match)
-        }
-        self._words = {_normal(match.group()) for match in found}
+        self._lower = {match[0] for match in words if match[0].islower()}
+        capitalized = itertools.chain.from_iterable(runs)
+        self._inner = {_normal(m[0]) for m in capitalized if not _opens_sentence(plain, m)}
+        self._words = {_normal(match[0]) for match in words}
         self._runs = {name.words for run in runs if (name := _name(run))}
-        self._parts = {part for words in self._runs for part in _parts(words)}
-        self._singles = self._lower | _TITLES | {words[-1] for words in self._runs}
-        self._acronyms = {_acronym(match.group()) for match in _LONG_NAME.finditer(plain)}
+        self._parts = {part for run in self._runs for part in _parts(run)}
+        self._singles = self._lower | _TITLES | {run[-1] for run in self._runs}
+        self._acronyms = {_acronym(match[0]) for match in _LONG_NAME.finditer(plain)}
         if article:
             hidden = self._lower & (article._inner - article._lower)
             self.cased = self.cased and len(hidden) <= len(self._inner & article._inner)
@@ -135,16 +119,12 @@ class Facts:
         self.names = [name for run in runs if (name := _name(run))]
         numbers = [(match, _values(match)) for match in _NUMBER.finditer(plain)]
         self._values = {value for _, values in numbers for value in values}
-        self.numbers = [
-            Number(match.start(), match.end(), values)
-            for match, values in numbers
-            if not match["loose"]
-        ]
+        self.numbers = [Number(*m.span(), values) for m, values in numbers if not m["loose"]]
 
     def supports(self, fact: Fact) -> bool:
-        """Whether this text has the fact: a value of the number, or all words of the name.
+        """Return whether this text has a value of the number, or all words of the name.
 
-        The words of a longer name stand together here, or fall into pieces that do, or that are
+        The words of a longer name are together here, or fall into pieces that are, or that are
         surnames or common words here: the first name of one person and the surname of another do
         not support a third.
         """
@@ -162,7 +142,7 @@ class Facts:
         return len(words) in reached
 
     def mentions(self, fact: Fact) -> bool:
-        """Whether this text has the fact, if need be by a shorter name: `Smith` for `John Smith`.
+        """Return whether this text has the fact or a shorter name: `Smith` for `John Smith`.
 
         In text that hides its names the last word of one is enough.
         """
@@ -175,12 +155,12 @@ class Facts:
         return any(words in self._runs for words in _parts(fact.words, shortest=1))
 
     def shared(self, other: Facts) -> list[Fact]:
-        """The different facts of `other` that this text supports; the longest form of a name."""
+        """Return the different facts of `other` that this text supports, names in longest form."""
         numbers = {n.values: n for n in other.numbers if self.supports(n)}
         names: list[Name] = []
         for name in sorted(other.names, key=lambda n: -len(n.words)):
-            kept = {part for n in names for part in _parts(n.words, shortest=1)}
-            if name.words not in kept and self.supports(name):
+            covered = {part for n in names for part in _parts(n.words, shortest=1)}
+            if name.words not in covered and self.supports(name):
                 names.append(name)
         return [*numbers.values(), *names]
 
@@ -188,11 +168,11 @@ class Facts:
         return words in self._parts or (len(words) == 1 and words[0] in self._singles)
 
 
-def _runs(plain: str, found: list[Match[str]]) -> Iterator[list[Match[str]]]:
-    """Capitalized words that stand together; words of grammar and possessives end a run."""
+def _runs(plain: str, words: list[Match[str]]) -> Iterator[list[Match[str]]]:
+    """Yield capitalized words that are together; words of grammar and possessives end a run."""
     run: list[Match[str]] = []
-    for match in found:
-        word = match.group()
+    for match in words:
+        word = match[0]
         capitalized = word != word.lower() and _normal(word) not in FUNCTION_WORDS
         goes_on = capitalized and len(run) < _NAME_WORDS
         if run and not (goes_on and _continues(run[-1], plain[run[-1].end() : match.start()])):
@@ -205,8 +185,8 @@ def _runs(plain: str, found: list[Match[str]]) -> Iterator[list[Match[str]]]:
 
 
 def _continues(last: Match[str], gap: str) -> bool:
-    """Whether a capitalized word after `gap` is of the same name as the last one."""
-    word = last.group()
+    """Return whether a capitalized word after `gap` is of the same name as the last one."""
+    word = last[0]
     if word.endswith(("'s", "'")):
         return False
     abbreviated = _normal(word) in _TITLES or _SINGLE.fullmatch(word)
@@ -214,21 +194,21 @@ def _continues(last: Match[str], gap: str) -> bool:
 
 
 def _name(run: list[Match[str]]) -> Name | None:
-    """The name in a run, without titles before it; single letters do not count."""
-    while run and _normal(run[0].group()) in _TITLES:
+    """Return the name in a run, without titles before it; single letters do not count."""
+    while run and _normal(run[0][0]) in _TITLES:
         run = run[1:]
-    words = tuple(_normal(match.group()) for match in run if not _SINGLE.fullmatch(match.group()))
+    words = tuple(_normal(match[0]) for match in run if not _SINGLE.fullmatch(match[0]))
     if not words:
         return None
-    end = run[-1].start() + len(run[-1].group().removesuffix("'s"))
+    end = run[-1].start() + len(run[-1][0].removesuffix("'s"))
     return Name(run[0].start(), end, words)
 
 
 def _without_opening(
     plain: str, run: list[Match[str]], own: Facts, article: Facts
 ) -> list[Match[str]]:
-    """The run less a first word that is capitalized only for opening a sentence."""
-    first = _normal(run[0].group())
+    """Return the run without a first word that is capitalized only for opening a sentence."""
+    first = _normal(run[0][0])
     if first in _TITLES or first in article._inner or not _opens_sentence(plain, run[0]):
         return run
     if first in article._lower or first in own._lower:
@@ -249,7 +229,7 @@ def _opens_sentence(plain: str, match: Match[str]) -> bool:
 
 
 def _parts(words: tuple[str, ...], shortest: int = 2) -> Iterator[tuple[str, ...]]:
-    """The whole name and every sequence of at least `shortest` of its words."""
+    """Yield the name and every sequence of at least `shortest` of its words."""
     yield words
     for start in range(len(words)):
         for end in range(start + shortest, len(words) + 1):
@@ -258,18 +238,18 @@ def _parts(words: tuple[str, ...], shortest: int = 2) -> Iterator[tuple[str, ...
 
 @functools.lru_cache(maxsize=2**16)
 def _normal(word: str) -> str:
-    """Lower case, without dots and possessive; `US` stays apart from the pronoun."""
+    """Return a word in lower case, without dots and possessive; `US` is not the pronoun."""
     bare = word.removesuffix("'s").rstrip("'").replace(".", "")
     return "US" if bare == "US" or (bare == "us" and "." in word) else bare.lower()
 
 
 def _acronym(name: str) -> str:
-    """`US` for United States, `fbi` for Federal Bureau of Investigation."""
+    """Return `US` for United States, `fbi` for Federal Bureau of Investigation."""
     return _normal("".join(word[0] for word in name.split() if word[0].isupper()))
 
 
 def _variants(word: str) -> Iterator[str]:
-    """The word, its singular and plural, and the like of Iraq and Iraqi, America and American."""
+    """Yield a word, its singular and plural, and forms as Iraqi of Iraq, American of America."""
     yield word
     for ending in ("s", "n", "an", "ian", "i"):
         if len(word) > 3:
@@ -279,7 +259,7 @@ def _variants(word: str) -> Iterator[str]:
 
 
 def _values(match: Match[str]) -> frozenset[Decimal]:
-    """What a number may mean: `50m` is fifty million or fifty metres."""
+    """Return what a number may mean: `50m` is fifty million or fifty metres."""
     if match["loose"]:
         return frozenset({Decimal(_LOOSE[match["loose"].lower()])})
     if match["words"]:
@@ -294,7 +274,7 @@ def _values(match: Match[str]) -> frozenset[Decimal]:
 
 
 def _from_words(words: str) -> int:
-    """`two thousand five hundred` is 2500; a scale alone counts once."""
+    """Return the value of words: `two thousand five hundred` is 2500; a scale alone counts once."""
     total = current = 0
     for word in re.findall(r"[a-z]+", words):
         if word in _SMALL:

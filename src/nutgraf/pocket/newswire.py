@@ -44,18 +44,7 @@ COMPANY_KINDS = ("Foods", "Motors", "Energy", "Systems", "Group", "Airways", "Mi
 TEAM_KINDS = ("United", "City", "Rovers", "Athletic", "Wanderers", "Albion")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
+    "January February March April May June July August September October November December".split()
 )
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
@@ -86,13 +75,13 @@ class Template:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the facts that every reading of the line states, in order, once each."""
-        return tuple(dict.fromkeys(m.group(1) for m in _FIELD.finditer(self.text)))
+        """Return the names of the facts that every reading states, in order, once each."""
+        return tuple(dict.fromkeys(_FIELD.findall(self.text)))
 
-    def say(self, rng: random.Random, values: Mapping[str, str]) -> str:
-        """One reading of the line."""
-        worded = _CHOICE.sub(lambda m: rng.choice(m.group(1).split("|")), self.text)
-        return _FIELD.sub(lambda m: values[m.group(1)], worded)
+    def render(self, rng: random.Random, values: Mapping[str, str]) -> str:
+        """Return one reading of the line."""
+        text = _CHOICE.sub(lambda m: rng.choice(m.group(1).split("|")), self.text)
+        return _FIELD.sub(lambda m: values[m.group(1)], text)
 
 
 @dataclass(frozen=True)
@@ -123,6 +112,7 @@ class Draft:
 
     @property
     def article(self) -> str:
+        """Return the sentences as one text."""
         return " ".join(self.sentences)
 
 
@@ -137,39 +127,37 @@ def _question(line: Template) -> tuple[Template, Template]:
 
 @cache
 def events() -> dict[str, Event]:
-    """All kinds of event by name, in alphabetical order."""
-    found = {}
+    """Return all kinds of event by name, in alphabetical order."""
+    by_kind = {}
     folder = resources.files(__package__) / "events"
     for path in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if not path.name.endswith(".yaml"):
-            continue
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         kind = path.name.removesuffix(".yaml")
-        found[kind] = Event(
+        by_kind[kind] = Event(
             kind=kind,
             facts=raw["facts"],
             lead=_lines(raw["lead"]),
-            key=tuple(_lines(block) for block in raw["key"]),
+            key=tuple(map(_lines, raw["key"])),
             details=_lines(raw["details"]),
             quotes=_lines(raw["quotes"]),
             background=_lines(raw["background"]),
-            reference=tuple(_lines(block) for block in raw["reference"]),
+            reference=tuple(map(_lines, raw["reference"])),
             retold=_lines(raw["retold"]),
-            questions=tuple(_question(line) for line in _lines(raw["questions"])),
+            questions=tuple(map(_question, _lines(raw["questions"]))),
         )
-    return found
+    return by_kind
 
 
 KINDS = tuple(events())
 
 
 def held_out_name(name: str) -> bool:
-    """Whether a single-word name belongs to the test split (a quarter of all combinations)."""
+    """Return whether a one-word name belongs to the test split (a quarter of all are)."""
     return zlib.crc32(name.encode()) % 4 == 0
 
 
 def held_out_number(value: int) -> bool:
-    """Whether a number belongs to the test split; numbers below ten belong to all splits."""
+    """Return whether a number belongs to the test split; those below ten belong to all."""
     return value >= 10 and value % 7 == 3
 
 
@@ -182,7 +170,7 @@ class Names:
         self._used: set[str | int] = set()
 
     def word(self, kind: str) -> str:
-        """A two-piece name; `kind` is a key of `ENDINGS`."""
+        """Draw a two-piece name; `kind` is a key of `ENDINGS`."""
         while True:
             opening = self.rng.choice(OPENINGS)
             name = opening + self.rng.choice(ENDINGS[kind])
@@ -191,7 +179,7 @@ class Names:
                 return name
 
     def number(self, low: int, high: int, step: int = 1) -> str:
-        """A number from low to high, both included, with thousands set off by commas."""
+        """Draw a number from low to high, both included; commas separate thousands."""
         for _ in range(10_000):
             value = self.rng.randrange(low, high + 1, step)
             wrong_split = value >= 10 and held_out_number(value) != self.held_out
@@ -201,7 +189,7 @@ class Names:
         raise ValueError(f"no unused number from {low} to {high} is left: draw this range earlier")
 
     def draw(self, spec: str) -> str:
-        """The surface string of one fact, from its description in an event file."""
+        """Draw the text of one fact, from its description in an event file."""
         kind, _, rest = spec.partition(" ")
         match kind:
             case "person":
@@ -247,18 +235,18 @@ def _compose(rng: random.Random, names: Names, event: Event) -> Draft:
     rng.shuffle(rest)
     parts = [rng.choice(event.lead), *opening, *rest]
     stated = set(_fields(parts))
-    said = [rng.choice(block) for block in event.reference]
+    reference = [rng.choice(block) for block in event.reference]
     return Draft(
         event=event,
         facts={field: value for field, value in values.items() if field in stated},
-        sentences=tuple(part.say(rng, values) for part in parts),
-        reference="\n".join(line.say(rng, values) for line in said),
-        key_facts=_fields(said),
+        sentences=tuple(part.render(rng, values) for part in parts),
+        reference="\n".join(line.render(rng, values) for line in reference),
+        key_facts=_fields(reference),
     )
 
 
 def draft(split: str, rng: random.Random, kind: str | None = None) -> Draft:
-    """A story of the split with its parts; `kind` is drawn where it is None.
+    """Draw a story of the split, with its parts; `kind` is drawn too by default.
 
     Raises ValueError for an unknown split.
     """
@@ -266,18 +254,18 @@ def draft(split: str, rng: random.Random, kind: str | None = None) -> Draft:
         raise ValueError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
     event = events()[kind or rng.choice(KINDS)]
     while True:
-        made = _compose(rng, Names(rng, held_out=split == "test"), event)
+        story = _compose(rng, Names(rng, held_out=split == "test"), event)
         # Stories of the seen space fall to validation by a checksum of their facts, one in ten:
         # train and validation can then never share one, whatever their seeds.
-        checksum = zlib.crc32("|".join(made.facts.values()).encode())
+        checksum = zlib.crc32("|".join(story.facts.values()).encode())
         if split != "test" and (checksum % 10 == 0) != (split == "validation"):
             continue
-        if MIN_WORDS <= len(made.article.split()) <= MAX_WORDS:
-            return made
+        if MIN_WORDS <= len(story.article.split()) <= MAX_WORDS:
+            return story
 
 
 def stories(split: str, n: int, seed: int) -> list[Story]:
-    """The first `n` stories of a split; a longer list with the same seed begins with them.
+    """Return the first `n` stories of a split; a longer list begins with the shorter one.
 
     Raises ValueError for an unknown split.
     """
@@ -285,14 +273,14 @@ def stories(split: str, n: int, seed: int) -> list[Story]:
 
 
 def iter_stories(split: str, n: int, seed: int) -> Iterator[Story]:
-    """The `stories` one by one, for those who do not keep them."""
+    """Yield what `stories` returns, without keeping it in memory."""
     for index in range(n):
-        made = draft(split, random.Random(f"{split}/{seed}/{index}"))
+        parts = draft(split, random.Random(f"{split}/{seed}/{index}"))
         yield Story(
             id=f"newswire-{split}-{index:06d}",
-            article=made.article,
-            reference=made.reference,
-            kind=made.event.kind,
-            facts=made.facts,
-            key_facts=made.key_facts,
+            article=parts.article,
+            reference=parts.reference,
+            kind=parts.event.kind,
+            facts=parts.facts,
+            key_facts=parts.key_facts,
         )

@@ -56,7 +56,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         needed = max(evaluated, config.generate.batch_size)
         validation = TokenFile(folder.tokens("validation")).first(needed)
         prompts = [encoded.prompt.ids for encoded in validation]
-        examples = [*train.held.values()]
+        examples = [*train.loaded.values()]
         plan = out / "plan.json"
         # What this machine would take says nothing of a cluster.
         if not plan.exists() and config.ray.address is None and benchmark.worth_planning(config):
