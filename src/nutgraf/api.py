@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from nutgraf.config import load
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.fast_import import fast_imports
-from nutgraf.data.text import UnusableText, usable_text
+from nutgraf.data.text import TextError, usable_text
 
 if TYPE_CHECKING:
     from nutgraf.cli.score_file import Scores
@@ -172,7 +172,7 @@ def score(
 def _clean(text: str, name: str) -> str:
     try:
         return usable_text(text)
-    except UnusableText as error:
+    except TextError as error:
         raise UserError(f"{name} is {error}: give its text") from None
 
 

@@ -28,7 +28,7 @@ from nutgraf.config.load import build_config, load_config, setting_fields, to_ya
 from nutgraf.core.errors import MAX_LENGTH, NutgrafError, UserError, one_line
 from nutgraf.data import article_store, data_card, load
 from nutgraf.data.prompts import Renderer
-from nutgraf.data.text import UnusableText, clean_text, usable_text
+from nutgraf.data.text import TextError, clean_text, usable_text
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline import runner
@@ -291,7 +291,7 @@ def test_command_lines(words: list[str]) -> None:
 def test_a_text_is_clean_or_has_a_reason(raw: object) -> None:
     try:
         text = usable_text(raw)
-    except UnusableText as error:
+    except TextError as error:
         reason = error.reason
     else:
         reason = None

@@ -1,8 +1,8 @@
-"""Make the pocket tokenizer and checkpoint from nothing.
+"""Build the pocket tokenizer and checkpoint from nothing.
 
     python -m tools.pocket.build --out DIR                 about 80 minutes on two CPU cores
     python -m tools.pocket.build --out DIR --minutes 10    a rougher one
-    python -m tools.pocket.build --out DIR --resume        goes on where a build was stopped
+    python -m tools.pocket.build --out DIR --resume        continues a build that was stopped
 
 Writes `model.safetensors` (fp16), the configuration and tokenizer files, `recipe.json` (settings,
 seeds, versions, machine) and `curve.csv` (losses and probes). Every probe also writes the model as
@@ -66,9 +66,9 @@ def build(
     articles: int = 6000,
     resume: bool = False,
 ) -> dict[str, float]:
-    """Build into `out`; returns the last probes. `articles` is for training the tokenizer.
+    """Build into `out`; return the last probes. `articles` is for training the tokenizer.
 
-    With `resume`, tokenizer and weights in `out` are taken up again.
+    With `resume`, tokenizer and weights in `out` are loaded and trained on.
     """
     out.mkdir(parents=True, exist_ok=True)
     if resume:
@@ -101,7 +101,7 @@ def build(
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.pocket.build", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -119,8 +119,8 @@ def main() -> None:
                 option, type=kind, default=field.default, help="default %(default)s"
             )
     options = parser.parse_args()
-    chosen = {field.name: getattr(options, field.name) for field in fields(Settings)}
-    build(options.out, replace(Settings(), **chosen), options.minutes, resume=options.resume)
+    settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    build(options.out, replace(Settings(), **settings), options.minutes, resume=options.resume)
 
 
 if __name__ == "__main__":

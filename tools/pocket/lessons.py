@@ -1,4 +1,4 @@
-"""What the pocket model reads in pretraining: lessons made of newswire stories.
+"""Write the lessons of pretraining from newswire stories.
 
 The model learns to copy, to find a fact in an article by its role and to state facts in a wording
 of its own. It never reads an article with its summary, nor the wording of references: their words
@@ -28,7 +28,7 @@ OPENERS = ("News:", "Report:", "Article:", "Wire:", "Read:", "")
 
 @cache
 def lexicon() -> tuple[str, ...]:
-    """Every word that the event files use, in alphabetical order, without punctuation."""
+    """Return every word that the event files use, in alphabetical order, without punctuation."""
     words: set[str] = set()
     for event in newswire.events().values():
         lines = [*event.lead, *event.details, *event.quotes, *event.background, *event.retold]
@@ -38,7 +38,7 @@ def lexicon() -> tuple[str, ...]:
 
 @cache
 def reference_lexicon() -> tuple[str, ...]:
-    """Every word that the references use, as in `lexicon`."""
+    """Return every word that the references use, as in `lexicon`."""
     events = newswire.events().values()
     return _words([line for event in events for block in event.reference for line in block])
 
@@ -49,22 +49,22 @@ def _words(lines: list[Template]) -> tuple[str, ...]:
 
 
 def label(field: str) -> str:
-    """How lessons call a fact: `death_toll` is `death toll`."""
+    """Return the name of a fact in lessons: `death_toll` is `death toll`."""
     return field.replace("_", " ")
 
 
 def fact_sheet(draft: Draft, fields: list[str]) -> str:
-    """`field: value`, one fact a line."""
+    """Return `field: value`, one fact a line."""
     return "\n".join(f"{label(field)}: {draft.facts[field]}" for field in fields)
 
 
 def tellable(draft: Draft) -> list[Template]:
-    """The third wordings of the event whose facts the article has."""
+    """Return the third wordings of the event whose facts the article has."""
     return [line for line in draft.event.retold if set(line.fields) <= draft.facts.keys()]
 
 
-def _some(rng: random.Random, items: list[str], most: int) -> list[str]:
-    return rng.sample(items, min(len(items), rng.randint(1, most)))
+def _some(rng: random.Random, items: list[str], maximum: int) -> list[str]:
+    return rng.sample(items, min(len(items), rng.randint(1, maximum)))
 
 
 def _facts(draft: Draft, rng: random.Random) -> list[Span]:
@@ -94,8 +94,8 @@ def _retell(draft: Draft, rng: random.Random) -> list[Span]:
     about = " " + ", ".join(label(field) for line in lines for field in line.fields)
     # Half of the time nothing says which facts are wanted: the words themselves must tell.
     header = f"\nRetell{about if rng.random() < 0.5 else ''}:"
-    told = "\n".join(line.render(rng, draft.facts) for line in lines)
-    return [(header, HEADER_WEIGHT), (f" {told}\n", 1.0)]
+    text = "\n".join(line.render(rng, draft.facts) for line in lines)
+    return [(header, HEADER_WEIGHT), (f" {text}\n", 1.0)]
 
 
 def _citation(draft: Draft, rng: random.Random) -> list[Span]:
@@ -122,7 +122,7 @@ _TURNS: tuple[tuple[Callable[[Draft, random.Random], list[Span]], float], ...] =
 
 
 def reading(rng: random.Random, turns: int = 12) -> list[Span]:
-    """An article and `turns` small tasks on it: fact sheet, retold fact, question, citation.
+    """Return an article and `turns` small tasks: fact sheet, retold fact, question, citation.
 
     Three in ten have at most five tasks, then a heading of another kind, and end there.
     """
@@ -136,7 +136,7 @@ def reading(rng: random.Random, turns: int = 12) -> list[Span]:
 
 
 def notes(rng: random.Random) -> list[Span]:
-    """A fact sheet without its article, then some of its facts as sentences."""
+    """Return a fact sheet without its article, then some of its facts as sentences."""
     draft = newswire.draft("train", rng)
     fields = [field for field in draft.facts if rng.random() < 0.4 or field in draft.key_facts]
     rng.shuffle(fields)
@@ -147,7 +147,7 @@ def notes(rng: random.Random) -> list[Span]:
 
 
 def plain(rng: random.Random) -> list[Span]:
-    """An article and nothing else."""
+    """Return an article and nothing else."""
     return [(" " + newswire.draft("train", rng).article, 1.0)]
 
 
@@ -163,7 +163,7 @@ def _item(rng: random.Random, names: newswire.Names) -> str:
 
 
 def name_list(rng: random.Random) -> list[Span]:
-    """Names, numbers and words in a row, and again."""
+    """Return names, numbers and words in a row, and again."""
     names = newswire.Names(rng, held_out=False)
     separator = rng.choice([",", ";", " and", "\n-"])
     items = [_item(rng, names) for _ in range(rng.randint(3, 10))]
@@ -172,7 +172,7 @@ def name_list(rng: random.Random) -> list[Span]:
 
 
 def recall(rng: random.Random) -> list[Span]:
-    """Keys with values, then the values of some keys."""
+    """Return keys with values, then the values of some keys."""
     names = newswire.Names(rng, held_out=False)
     pairs = [(_item(rng, names), _item(rng, names)) for _ in range(rng.randint(3, 9))]
     spans: list[Span] = [("Table:\n", HEADER_WEIGHT)]
@@ -183,7 +183,7 @@ def recall(rng: random.Random) -> list[Span]:
 
 
 def words(rng: random.Random) -> list[Span]:
-    """Words in random order: to be spelt to their end with no text to copy them from."""
+    """Return words in random order, to be spelt to their end with no text to copy from."""
     row = [rng.choice(lexicon()) for _ in range(rng.randint(15, 40))]
     row = [word.capitalize() if rng.random() < 0.3 else word for word in row]
     # Which word comes next cannot be foreseen, only how it goes on.
@@ -201,6 +201,6 @@ MIXTURE: tuple[tuple[Callable[[random.Random], list[Span]], float], ...] = (
 
 
 def lesson(rng: random.Random) -> list[Span]:
-    """One lesson of the mixture."""
+    """Return one lesson of the mixture."""
     makers, weights = zip(*MIXTURE, strict=True)
     return rng.choices(makers, weights)[0](rng)

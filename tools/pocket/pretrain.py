@@ -52,7 +52,7 @@ class Settings:
 
 
 def new_model(settings: Settings) -> LlamaForCausalLM:
-    """A Llama with random weights, from the seed."""
+    """Return a Llama with random weights, drawn with the seed."""
     torch.manual_seed(settings.seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -113,8 +113,8 @@ def _row(
     weights: list[float] = []
     while len(ids) < settings.row_tokens:
         if rng.random() < settings.copy_share:
-            copies, kept = random_copies(rng, rng.randint(4, 60), VOCABULARY, 1)
-            more, worth = copies[0].tolist(), kept[0].tolist()
+            copies, targets = random_copies(rng, rng.randint(4, 60), VOCABULARY, 1)
+            more, worth = copies[0].tolist(), targets[0].tolist()
         else:
             more, worth = encode(tokenizer, draw(rng))
         ids += more
@@ -191,7 +191,7 @@ def _rate_share(step: int, progress: float, settings: Settings) -> float:
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """The rows of a curve."""
+    """Return the rows of a curve."""
     with path.open(newline="") as file:
         return [
             {name: int(cell) if cell.isdigit() else float(cell) for name, cell in row.items()}

@@ -95,10 +95,10 @@ def _fact_sheets(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) ->
 def probe(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, device_type: str
 ) -> dict[str, float]:
-    """Article loss (nats a token) on seen and held-out names; shares copied and answered right."""
+    """Return article loss (nats a token) on seen and held-out names; shares copied and answered right."""
     model.eval()
     with torch.autocast(device_type, dtype=torch.bfloat16):
-        found = {
+        values = {
             "loss_seen": _article_loss(model, tokenizer, "validation"),
             "loss_held_out": _article_loss(model, tokenizer, "test"),
             "copy": _random_copying(model, len(tokenizer)),
@@ -106,4 +106,4 @@ def probe(
             "facts": _fact_sheets(model, tokenizer),
         }
     model.train()
-    return {name: round(value, 4) for name, value in found.items()}
+    return {name: round(value, 4) for name, value in values.items()}

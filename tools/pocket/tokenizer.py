@@ -47,7 +47,7 @@ def _corpus(seed: int, articles: int) -> Iterator[str]:
 
 
 def train_tokenizer(seed: int, articles: int = 6000) -> PreTrainedTokenizerFast:
-    """The tokenizer, from `articles` stories of the training split."""
+    """Train the tokenizer on `articles` stories of the training split."""
     core = Tokenizer(models.BPE(unk_token=None))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -85,7 +85,7 @@ def train_tokenizer(seed: int, articles: int = 6000) -> PreTrainedTokenizerFast:
 def name_pieces(
     tokenizer: PreTrainedTokenizerFast, held_out: bool, n: int = 2000, seed: int = 0
 ) -> dict[int, float]:
-    """Share of names by the number of tokens that each takes inside a sentence."""
+    """Return the share of names by the number of tokens that each takes inside a sentence."""
     rng = random.Random(f"pieces/{seed}")
     counts: dict[int, int] = {}
     for _ in range(n):

@@ -13,7 +13,7 @@ import numpy as np
 from nutgraf.config import ScoreConfig
 from nutgraf.core.errors import UserError, did_you_mean, visible
 from nutgraf.data import tables
-from nutgraf.data.text import UnusableText, usable_text
+from nutgraf.data.text import TextError, usable_text
 from nutgraf.evaluation import indicators, rouge
 from nutgraf.evaluation.bootstrap import Interval, bootstrap
 from nutgraf.parallel.process_pool import map_rows
@@ -105,7 +105,7 @@ def _row(name: str, texts: Mapping[str, object], columns: Mapping[str, str] | No
     for kind, text in texts.items():
         try:
             clean[kind] = usable_text(text)
-        except UnusableText as error:
+        except TextError as error:
             if (kind, error.reason) != ("summary", "empty"):
                 column = f" in column {columns[kind]!r}" if columns else ""
                 raise UserError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from nutgraf.core.errors import UserError, did_you_mean
 from nutgraf.data import tables, web_page
 from nutgraf.data.fetch import fetch_article, is_address
-from nutgraf.data.text import UnusableText, usable_text
+from nutgraf.data.text import TextError, usable_text
 
 logger = logging.getLogger(__name__)
 
@@ -134,5 +134,5 @@ def _named(
 ) -> NewArticle:
     try:
         return NewArticle(source, usable_text(value), id)
-    except UnusableText as error:
+    except TextError as error:
         raise UserError(f"{where or source} is {error}: there is nothing to summarize") from None

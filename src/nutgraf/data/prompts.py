@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nutgraf.config import PromptConfig
 from nutgraf.core.errors import UserError
-from nutgraf.data.text import UnusableText, clean_text, usable_text
+from nutgraf.data.text import TextError, clean_text, usable_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ class PromptError(UserError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """`ids` of a prompt, `article_tokens` of them the article, of which `trimmed_tokens` are cut."""
+    """`ids` of a prompt, `article_tokens` of them the article; `trimmed_tokens` more are cut."""
 
     ids: list[int]
     article_tokens: int
@@ -203,13 +203,13 @@ class Renderer:
     def _article(self, article: str) -> list[int]:
         try:
             return self._after("\n", f" {usable_text(article)}")
-        except UnusableText as error:
+        except TextError as error:
             raise PromptError(f"the article is {error}: give a text to summarize") from None
 
     def _reference(self, reference: str) -> list[int]:
         try:
             ids = self._after("\n", self._gap + usable_text(reference))
-        except UnusableText as error:
+        except TextError as error:
             raise PromptError(f"the summary is {error}: a training row needs one") from None
         return [*ids, self._tokenizer.eos_token_id]
 

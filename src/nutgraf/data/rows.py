@@ -13,7 +13,7 @@ from nutgraf.core.errors import UserError, did_you_mean, one_line
 from nutgraf.data import tables
 from nutgraf.data.sentences import has_rouge_tokens
 from nutgraf.data.tables import BrokenRow
-from nutgraf.data.text import UnusableText, clean_text, usable_text
+from nutgraf.data.text import TextError, clean_text, usable_text
 
 # Rows with their numbers in their source, from 1.
 NumberedRows = Iterable[tuple[int, Mapping[str, Any] | BrokenRow]]
@@ -77,16 +77,16 @@ class Reader:
             name = None
             try:
                 if isinstance(row, BrokenRow):
-                    raise UnusableText(f"row {row.reason}", f"{row.place}: {row.detail}")
+                    raise TextError(f"row {row.reason}", f"{row.place}: {row.detail}")
                 self.columns.update(dict.fromkeys(row))
                 name = _id(row.get(self.data.id_column)) or f"{self.split}-{self.rows_read:06d}"
                 text = _text(row, "article", self.data.article_column)
                 reference = _text(row, "summary", self.data.summary_column)
                 if not has_rouge_tokens(reference):
-                    raise UnusableText("summary without a word", "ROUGE counts a-z and 0-9 only")
+                    raise TextError("summary without a word", "ROUGE counts a-z and 0-9 only")
                 if name in ids:  # summaries and scores are joined by id
-                    raise UnusableText("id of an earlier row")
-            except UnusableText as error:
+                    raise TextError("id of an earlier row")
+            except TextError as error:
                 self.rejected.append(
                     Reject(self.split, number, name, error.reason, one_line(error.detail, 300))
                 )
@@ -165,14 +165,14 @@ def check_rejected(rejects: Sequence[Reject], total: int, max_share: float, what
 def _text(row: Mapping[str, Any], kind: str, column: str) -> str:
     try:
         return usable_text(row.get(column))
-    except UnusableText as error:
-        raise UnusableText(f"{kind} {error.reason}", error.detail) from None
+    except TextError as error:
+        raise TextError(f"{kind} {error.reason}", error.detail) from None
 
 
 def _id(value: object) -> str:
-    """Return the id in a cell, empty if there is none. Raise UnusableText if it is no name."""
+    """Return the id in a cell, empty if there is none. Raise TextError if it is no name."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
-        raise UnusableText("id not text", f"it is of type {type(value).__name__}")
+        raise TextError("id not text", f"it is of type {type(value).__name__}")
     return clean_text(str(value))

@@ -14,7 +14,7 @@ _CHARACTERS |= dict.fromkeys([0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n
 _CHARACTERS |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 
 
-class UnusableText(ValueError):
+class TextError(ValueError):
     """A value that is no text to work with; `reason` is a few words, `str` has what is known."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -25,21 +25,21 @@ class UnusableText(ValueError):
 def usable_text(value: object) -> str:
     """Return the clean text of a value: text, or bytes in UTF-8 with or without a mark.
 
-    Raises UnusableText with the reason `missing` (None), `not text`, `not UTF-8`, or `empty` if
+    Raises TextError with the reason `missing` (None), `not text`, `not UTF-8`, or `empty` if
     nothing visible would be left.
     """
     if value is None:
-        raise UnusableText("missing")
+        raise TextError("missing")
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise UnusableText("not UTF-8", f"{error.reason} at byte {error.start}") from None
+            raise TextError("not UTF-8", f"{error.reason} at byte {error.start}") from None
     if not isinstance(value, str):
-        raise UnusableText("not text", f"it is of type {type(value).__name__}")
+        raise TextError("not text", f"it is of type {type(value).__name__}")
     text = clean_text(value)
     if all(c.isspace() or unicodedata.category(c) == "Cf" for c in text):
-        raise UnusableText("empty")
+        raise TextError("empty")
     return text
 
 

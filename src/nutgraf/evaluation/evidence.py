@@ -43,7 +43,7 @@ class Place(TypedDict):
 
 
 class Unsupported(TypedDict):
-    """A number or name of the summary, as it stands there, that the article does not have."""
+    """A number or name of the summary, as written there, that the article does not have."""
 
     text: str
     start: int
@@ -52,7 +52,7 @@ class Unsupported(TypedDict):
 
 
 class Copy(TypedDict):
-    """A phrase of the summary that stands word for word at `source` in the article."""
+    """A phrase of the summary that is word for word at `source` in the article."""
 
     start: int
     end: int
@@ -75,7 +75,7 @@ class Sentence(TypedDict):
 
 
 class Evidence(TypedDict):
-    """What is unsupported in a summary, its sentences, and what stands in it before already."""
+    """What is unsupported in a summary, its sentences, and what repeats an earlier part."""
 
     unsupported: list[Unsupported]
     sentences: list[Sentence]

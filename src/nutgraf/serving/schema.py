@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
-from nutgraf.data.text import UnusableText, usable_text
+from nutgraf.data.text import TextError, usable_text
 from nutgraf.evaluation.evidence import Evidence
 from nutgraf.serving.limits import Limits
 
@@ -73,7 +73,7 @@ def request_model(systems: Sequence[str], limits: Limits) -> type[SummaryRequest
 def _check_visible(article: str) -> str:
     try:
         usable_text(article)
-    except UnusableText:
+    except TextError:
         raise ValueError("it has nothing but white space: give a text") from None
     return article
 
