@@ -95,7 +95,7 @@ def _fact_sheets(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) ->
 def probe(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, device_type: str
 ) -> dict[str, float]:
-    """Return article loss (nats a token) on seen and held-out names; shares copied and answered right."""
+    """Return article loss (nats a token) on seen and held-out names, and shares that are right."""
     model.eval()
     with torch.autocast(device_type, dtype=torch.bfloat16):
         values = {
