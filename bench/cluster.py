@@ -161,7 +161,7 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
     from nutgraf.data.prompts import Renderer
     from nutgraf.generation.backends import open_backend
     from nutgraf.modeling.load import load_tokenizer
-    from nutgraf.parallel.ray_cluster import Cluster, joined
+    from nutgraf.parallel.ray_cluster import Cluster, join_cluster
     from nutgraf.pipeline.stages import score
     from nutgraf.storage.run_folder import RunFolder
 
@@ -178,7 +178,7 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
         work()
         times.setdefault((what, workers), []).append(time.perf_counter() - began)
 
-    with joined(config.ray, folder) as both:
+    with join_cluster(config.ray, folder) as both:
         for number in range(rounds + 1):
             for workers in (1, 2) if number % 2 else (2, 1):
                 cluster = Cluster(with_overrides(config, {"ray.workers": workers}).ray)
@@ -187,7 +187,9 @@ def efficiency(nodes: Nodes, folder: Path, rounds: int) -> None:
                 timed(
                     "scores",
                     workers,
-                    lambda spread=cluster.spread: spread(score._scores, rows, rows_per_process=200),
+                    lambda mapped=cluster.map_rows: mapped(
+                        score._scores, rows, rows_per_process=200
+                    ),
                 )
         assert both.capacity(1, 0) == 2
     print(

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from nutgraf.config import Config, load
-from nutgraf.search.trial import evaluated_weights
+from nutgraf.search.trial import SearchInputs, evaluated_weights
 
 STUDY: dict[str, Any] = {
     "prompt": {"max_tokens": 120, "max_article_tokens": 60},
@@ -69,7 +69,7 @@ def main(base: str, folder: Path) -> None:
 
 
 class Asking(threading.Thread):
-    """A trial that asks an engine in this process, as `asking.train_on_engine` does in Ray."""
+    """A trial that asks an engine in this process, as `train_on_engine` does in Ray."""
 
     def __init__(self, engine: Any, folder: Path, values: dict[str, Any]) -> None:
         super().__init__(daemon=True)
@@ -111,9 +111,7 @@ def alone(
             tmp_path_factory.mktemp(f"alone-{number}"),
             lambda e, seen=seen: seen.append(e.loss),  # type: ignore[misc]
             lambda: None,
-            config=config,
-            train=train,
-            validation=validation,
+            inputs=SearchInputs(config, train, validation),
         )
         found.append(seen)
     return found
@@ -122,7 +120,9 @@ def alone(
 def started(given: Any, tmp_path: Path) -> Any:
     from nutgraf.search.packed_engine import Engine
 
-    return Engine((*given, None), str(tmp_path / ".engine-here.json"), threads=1, minutes=None)
+    return Engine(
+        (SearchInputs(*given), None), str(tmp_path / ".engine-here.json"), threads=1, minutes=None
+    )
 
 
 class Killed(Exception):
@@ -151,7 +151,7 @@ def test_a_trial_leaves_its_best_weights_at_each_evaluation_interrupted_or_not(
 
         folder.mkdir(exist_ok=True)
         train_trial(VALUES[0], folder, evaluated, lambda: None,
-                config=config, train=train, validation=validation)  # fmt: skip
+                inputs=SearchInputs(config, train, validation),)  # fmt: skip
         return seen
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -198,8 +198,8 @@ def test_a_trial_that_no_longer_asks_leaves(
     given: Any, alone: list[list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that asks again hears all of it again."""
-    monkeypatch.setattr("nutgraf.search.packed_engine.WAIT", 0.05)
-    monkeypatch.setattr("nutgraf.search.packed_engine.GONE", 1.0)
+    monkeypatch.setattr("nutgraf.search.packed_engine.NEWS_TIMEOUT", 0.05)
+    monkeypatch.setattr("nutgraf.search.packed_engine.CLIENT_TIMEOUT", 1.0)
     engine = started(given, tmp_path)
     dead = Asking(engine, tmp_path / "dead", {"train.max_examples": 20_000})
     dead.ask()
@@ -311,7 +311,7 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
         seen: list[float] = []
         train_trial(
             values, tmp_path / f"alone-{number}", lambda e, s=seen: s.append(e.loss),  # type: ignore[misc]
-            lambda: None, config=config, train=train, validation=validation,
+            lambda: None, inputs=SearchInputs(config, train, validation),
         )  # fmt: skip
         assert status in ("completed", "stopped"), said
         losses = [loss for _, loss in history]

@@ -112,7 +112,7 @@ def test_what_tpe_proposes_is_nearer_to_the_best_learning_rate_than_what_is_draw
     total = {"completed": 0.0, "error": 0.0}
     for seed in range(10):
         for status in total:
-            asked = proposed(20, concurrent=1, status=status, seed=seed).asked[10:]
+            asked = proposed(20, concurrent=1, status=status, seed=seed).proposals[10:]
             total[status] += sum(distance(one.params) for one in asked)
     assert total["completed"] < 0.9 * total["error"]
 
@@ -126,9 +126,9 @@ def test_what_is_said_of_a_search_counts_random_and_tpe_apart() -> None:
 
 
 def test_what_tpe_proposes_follows_results_and_is_repeatable() -> None:
-    first, again = (proposed(6, concurrent=1).asked for _ in range(2))
+    first, again = (proposed(6, concurrent=1).proposals for _ in range(2))
     assert [asked.params for asked in first] == [asked.params for asked in again]
-    blind = proposed(6, concurrent=1, status="error").asked
+    blind = proposed(6, concurrent=1, status="error").proposals
     assert [a.params for a in first[:4]] == [a.params for a in blind[:4]]
     assert [a.params for a in first[4:]] != [a.params for a in blind[4:]]
 
@@ -146,15 +146,15 @@ def test_if_every_trial_fails_the_search_fails_and_tries_them_again(
 ) -> None:
     tried = []
 
-    def fail_all(ledger: TrialScheduler, *rest: object) -> None:
-        for trial in iter(ledger.next, None):
+    def fail_all(scheduler: TrialScheduler, *rest: object) -> None:
+        for trial in iter(scheduler.next, None):
             tried.append(trial.number)
-            ledger.fail(trial.number, "OutOfMemoryError: no\nroom")
+            scheduler.fail(trial.number, "OutOfMemoryError: no\nroom")
 
     monkeypatch.setattr(ray_tune, "_run_in_ray", fail_all)
     for _ in range(2):
         with pytest.raises(Failure) as failure:
-            ray_tune.run(three_trials(), never, tmp_path)
+            ray_tune.run_trials(three_trials(), never, tmp_path)
         assert str(failure.value) == (
             "none of 3 trials was completed, 3 failed, the first with: OutOfMemoryError: no room; "
             "change search.space or raise search.trials"
@@ -165,9 +165,11 @@ def test_if_every_trial_fails_the_search_fails_and_tries_them_again(
 def test_a_search_that_ray_ends_early_is_no_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_tune, "_run_in_ray", lambda ledger, *rest: ledger.fail(1, "broken"))
+    monkeypatch.setattr(
+        ray_tune, "_run_in_ray", lambda scheduler, *rest: scheduler.fail(1, "broken")
+    )
     with pytest.raises(Failure, match="run the same command again, which goes on"):
-        ray_tune.run(three_trials(), never, tmp_path)
+        ray_tune.run_trials(three_trials(), never, tmp_path)
 
 
 def test_where_ray_cannot_start_the_search_says_what_to_do(
@@ -176,7 +178,7 @@ def test_where_ray_cannot_start_the_search_says_what_to_do(
     (tmp_path / "file").touch()
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
     with pytest.raises(Failure, match=r"^Ray could not start \(.*file.*\): free memory and space"):
-        ray_tune.run(three_trials(), never, tmp_path / "out")
+        ray_tune.run_trials(three_trials(), never, tmp_path / "out")
 
 
 def test_a_finished_search_is_read_without_ray(
@@ -187,7 +189,7 @@ def test_a_finished_search_is_read_without_ray(
         history = [(224 * n, number + 1 / n) for n in range(1, 5)]
         whole = Trial(number, values.values, history=history, row_nll=[1.0], row_tokens=[1])
         whole.write(tmp_path / str(number))
-    found = ray_tune.run(three_trials(), never, tmp_path)
+    found = ray_tune.run_trials(three_trials(), never, tmp_path)
     assert [(trial.status, len(trial.history)) for trial in found] == [
         ("completed", 4),
         ("stopped", 1),

@@ -46,7 +46,7 @@ def broken(trial: Trial) -> bool:
 
 
 class Machine:
-    """Works on the trials of a ledger in one process, in an order and with kills drawn by seed."""
+    """Runs the trials of a scheduler in one process, in an order and with kills drawn by seed."""
 
     def __init__(self, out: Path, seed: int, kills: int, lost: float = 0.0) -> None:
         self.lost = lost  # chance that whoever works on a trial is gone, instead of a step
@@ -57,16 +57,16 @@ class Machine:
 
     def search(self) -> list[Trial]:
         while True:
-            ledger = TrialScheduler(CONFIG, self.out)
-            if self._run(ledger):
-                assert ledger.finished
-                return [replace(trial, seconds=0.0) for trial in ledger.table()]
+            scheduler = TrialScheduler(CONFIG, self.out)
+            if self._run(scheduler):
+                assert scheduler.finished
+                return [replace(trial, seconds=0.0) for trial in scheduler.results()]
 
-    def _run(self, ledger: TrialScheduler) -> bool:
+    def _run(self, scheduler: TrialScheduler) -> bool:
         """Until the search is finished, or killed (False)."""
         running: list[int] = []
-        while running or not ledger.finished:
-            while len(running) < self.workers and (trial := ledger.next()):
+        while running or not scheduler.finished:
+            while len(running) < self.workers and (trial := scheduler.next()):
                 running.append(trial.number)
             assert running, "nothing runs, and nothing is given to run"
             self.worked += 1
@@ -75,33 +75,33 @@ class Machine:
             number = self.draw.choice(running)
             if self.draw.random() < self.lost:
                 running.remove(number)
-                ledger.again(number)
-            elif self._step(ledger, number):
+                scheduler.requeue(number)
+            elif self._step(scheduler, number):
                 running.remove(number)
         return True
 
-    def _step(self, ledger: TrialScheduler, number: int) -> bool:
+    def _step(self, scheduler: TrialScheduler, number: int) -> bool:
         """One evaluation of a trial; whether it has come to an end."""
         folder = self.out / str(number)
         trial = Trial.read(folder)
         assert trial
         if broken(trial):
-            ledger.fail(number, "RuntimeError: broken")
+            scheduler.fail(number, "RuntimeError: broken")
             return True
         if len(trial.history) == EVALUATIONS:
             trial.row_nll, trial.row_tokens = [trial.values["train.learning_rate"]], [1]
         else:
             trial.history.append((16 * (len(trial.history) + 1), loss(trial)))
         trial.write(folder)
-        return ledger.look(number).stop is not None or trial.completed
+        return scheduler.update(number).stop is not None or trial.completed
 
 
-def fail_all(ledger: TrialScheduler) -> list[int]:
+def fail_all(scheduler: TrialScheduler) -> list[int]:
     """The numbers of all trials that there is work on; each of them fails."""
     numbers = []
-    for trial in iter(ledger.next, None):
+    for trial in iter(scheduler.next, None):
         numbers.append(trial.number)
-        ledger.fail(trial.number, "RuntimeError: broken")
+        scheduler.fail(trial.number, "RuntimeError: broken")
     return numbers
 
 
@@ -173,9 +173,9 @@ def test_a_finished_search_keeps_records_adapters_and_tracebacks(
             (out / str(trial.number) / name).mkdir()
         for name in ("error.txt", "hang.txt", ".lock", "rouge.json"):
             (out / str(trial.number) / name).touch()
-    ledger = TrialScheduler(CONFIG, out)
-    fail_all(ledger)
-    ledger.tidy()
+    scheduler = TrialScheduler(CONFIG, out)
+    fail_all(scheduler)
+    scheduler.remove_scratch()
     kept = {
         "completed": {"adapter", "rouge.json"},
         "stopped": {"evaluated", "rouge.json"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from nutgraf.config import Config, load
+from nutgraf.core.errors import Failure
 from nutgraf.pipeline.runner import run_stage
 from nutgraf.search import ray_tune
 from nutgraf.search.scheduler import TrialScheduler
@@ -28,19 +30,19 @@ class Stopped(Exception):
     """Ends the training of a trial that has lost."""
 
 
-def work(ledger: TrialScheduler, training: Any, backwards: bool, patient: bool) -> None:
-    """Train the first two trials in this process instead of Ray's.
+def work(scheduler: TrialScheduler, training: Any, backwards: bool, patient: bool) -> None:
+    """Train both trials in this process instead of Ray's.
 
     `patient` trains a trial that has lost to its end, as one that hears of it late.
     """
-    numbers = [ledger.next().number, ledger.next().number]  # type: ignore[union-attr]
+    numbers = [trial.number for trial in iter(scheduler.next, None)]
     for number in reversed(numbers) if backwards else numbers:
-        trial, home = ledger.trials[number], ledger.out / str(number)
+        trial, home = scheduler.trials[number], scheduler.out / str(number)
 
         def evaluated(found: Any, trial: Any = trial, home: Path = home) -> None:
             trial.history.append((found.examples, found.loss))
             trial.write(home)
-            if not patient and ledger.look(trial.number).stop is not None:
+            if not patient and scheduler.update(trial.number).stop is not None:
                 raise Stopped
 
         try:
@@ -49,18 +51,39 @@ def work(ledger: TrialScheduler, training: Any, backwards: bool, patient: bool) 
             continue
         trial.row_nll, trial.row_tokens = [r.nll for r in rows], [r.tokens for r in rows]
         trial.write(home)
-        ledger.look(number)
+        scheduler.update(number)
 
 
 def searched(folder: Path, monkeypatch: pytest.MonkeyPatch, **how: bool) -> pd.DataFrame:
     config: Config = load.build_config({**SMALL, "run": str(folder)})
     monkeypatch.setattr(
-        ray_tune, "_run_in_ray", lambda ledger, training, *_: work(ledger, training, **how)
+        ray_tune, "_run_in_ray", lambda scheduler, training, *_: work(scheduler, training, **how)
     )
     run = RunFolder(config.run)
     run_stage("prepare", config, run)
     run_stage("search", config, run)
     return pd.read_csv(folder / "search" / "trials.csv").drop(columns="seconds")
+
+
+def test_a_trial_whose_weights_are_lost_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a search that is restored on another machine without them."""
+    config = load.build_config({**SMALL, "run": str(tmp_path / "lossy")})
+    run = RunFolder(config.run)
+    run_stage("prepare", config, run)
+
+    def lossy(scheduler: TrialScheduler, training: Any, *_: object) -> None:
+        work(scheduler, training, backwards=False, patient=False)
+        for folder in scheduler.out.glob("*/evaluated"):
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(ray_tune, "_run_in_ray", lossy)
+    with pytest.raises(Failure, match=r"trial \d has lost .*safetensors.*run the same command"):
+        run_stage("search", config, run)
+    again = searched(tmp_path / "lossy", monkeypatch, backwards=False, patient=False)
+    undisturbed = searched(tmp_path / "whole", monkeypatch, backwards=False, patient=False)
+    pd.testing.assert_frame_equal(again, undisturbed)
 
 
 def test_rouge_is_of_the_weights_that_count(

@@ -22,7 +22,7 @@ from nutgraf.data.prompts import Example, Renderer
 from nutgraf.generation.backends import open_backend
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.modeling.losses import RowLoss
-from nutgraf.parallel.ray_cluster import Cluster, joined, visited
+from nutgraf.parallel.ray_cluster import Cluster, connect_client, join_cluster, run_task
 from nutgraf.pipeline import runner
 from nutgraf.search import ray_tune
 from nutgraf.training.distributed.ray_train import fit_on_workers
@@ -90,17 +90,17 @@ def after(seconds: float, do: Callable[[], None]) -> threading.Timer:
 def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"no node of the cluster has 64 cores.*cpus_per_worker"),
-        joined(config(cpus_per_worker=64).ray, tmp_path) as cluster,
+        join_cluster(config(cpus_per_worker=64).ray, tmp_path) as cluster,
     ):
         list(cluster.run_tasks(slowly, [1], 0.0))
     with (
         pytest.raises(UserError, match=r"no Ray cluster at ray.address '127.0.0.9:1'"),
-        joined(config(address="127.0.0.9:1").ray, tmp_path),
+        join_cluster(config(address="127.0.0.9:1").ray, tmp_path),
     ):
         pass
     with (
         pytest.raises(UserError, match="prompt"),
-        joined(config().ray, tmp_path) as cluster,
+        join_cluster(config().ray, tmp_path) as cluster,
     ):
         list(cluster.run_tasks(refused, [1]))
 
@@ -108,7 +108,7 @@ def test_what_a_cluster_lacks_is_told(config: Callable[..., Config], tmp_path: P
 def test_pieces_of_a_node_that_dies_are_done_elsewhere(
     nodes: Nodes, config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    with joined(config().ray, tmp_path) as cluster:
+    with join_cluster(config().ray, tmp_path) as cluster:
         both = dict(cluster.run_tasks(slowly, range(6), 0.5))
         assert len({node for _, node in both.values()}) == 2
         timer = after(1.5, nodes.kill)
@@ -129,7 +129,7 @@ def test_summaries_and_losses_are_the_same_on_one_and_on_two_workers_and_where_a
             losses = {i: s for batch in there.losses(rows) for i, s in batch.items()}
         return summaries, losses
 
-    with joined(config().ray, tmp_path) as cluster:
+    with join_cluster(config().ray, tmp_path) as cluster:
         by_one = made(Cluster(config(workers=1).ray))
         assert sorted(by_one[0]) == sorted(by_one[1]) == list(range(len(rows)))
         assert len({tuple(s.ids) for s in by_one[0].values()}) > 3
@@ -161,7 +161,7 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
             nodes.kill()
 
     out = tmp_path / "group" / "a"
-    with joined(settings.ray, tmp_path) as cluster:
+    with join_cluster(settings.ray, tmp_path) as cluster:
         done = fit_on_workers(cluster, TrainingJob(settings, rows[20:], rows[:20], out, "a", kill))
     assert losses(done) == pytest.approx(
         losses(alone(settings, rows, tmp_path / "alone" / "a")), abs=1e-4
@@ -182,7 +182,7 @@ def test_a_base_that_is_shared_out_is_trained_the_same(
 ) -> None:
     """FSDP2 among two processes, each of which has half of every frozen weight."""
     settings = with_overrides(config(train_workers=2, fsdp=True), {"train.max_examples": 32})
-    with joined(settings.ray, tmp_path) as cluster:
+    with join_cluster(settings.ray, tmp_path) as cluster:
         done = fit_on_workers(cluster, TrainingJob(settings, rows[20:], rows[:20], tmp_path / "a"))
     assert done.processes == 2
     assert "died" not in capsys.readouterr().err
@@ -262,9 +262,9 @@ def test_from_outside_it_is_called_again_where_its_server_has_died(
         real(worker, *given)
 
     monkeypatch.setattr(Worker, "_server_init", dies)
-    with visited(f"ray://{head.outside}") as cluster:
-        assert cluster.run_task(os.path.basename, "here/there") == "there"
+    with connect_client(f"ray://{head.outside}"):
+        assert run_task(os.path.basename, "here/there") == "there"
     assert len(calls) == 3
-    with pytest.raises(UserError, match="server failed"), visited(f"ray://{head.outside}"):
+    with pytest.raises(UserError, match="server failed"), connect_client(f"ray://{head.outside}"):
         pass
     assert len(calls) == 6

@@ -86,7 +86,7 @@ def main(folder: Path) -> None:
     log.setLevel(logging.INFO)
     log.addHandler(Look())
     config = load.build_config(study)
-    trials = ray_tune.run(config, training, folder / "trials")
+    trials = ray_tune.run_trials(config, training, folder / "trials")
     chosen = choose_trial(trials, config.search.finalists)
     table = [{**trial.record(trial is chosen), "seconds": 0} for trial in trials]
     history = [(trial.number, *point) for trial in trials for point in trial.history]

@@ -1,4 +1,4 @@
-"""Run a few long jobs side by side, each in a process of its own."""
+"""Run a few long jobs in parallel, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from logging.handlers import QueueHandler
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, cast
+from typing import Any
 
 from nutgraf.core import signals
 from nutgraf.core.errors import Failure
@@ -19,28 +19,30 @@ from nutgraf.parallel.process_pool import SPAWN, Result, Row, follow_parent
 
 logger = logging.getLogger(__name__)
 
-_LOG = logging.getLogger("nutgraf")  # of the package
-_LOOK = 0.2  # seconds between two looks at whether to stop
+_PACKAGE_LOGGER = logging.getLogger("nutgraf")
+_POLL_SECONDS = 0.2  # between two looks at whether to stop
 
 
 def run_jobs(
     function: Callable[[Row], Result], rows: Sequence[Row], *, processes: int
 ) -> list[Result]:
-    """`function` of each row, in order, each in a process of its own, `processes` at a time.
+    """Return `function` of each row, in order, each in a process of its own, `processes` at a time.
 
-    For long work, which another's failure must not end: where one fails, which is said, the others
-    go on, and what it raised is raised at the end. A signal to stop is passed on, and raised here
-    (`stopping.Stopped`) when all have ended as they do. Raises Failure where a process is killed.
+    If one fails, which is logged, the others go on, and its exception is raised at the end. A
+    signal to stop is passed on, and raised here (`signals.Stopped`) once all have ended.
+
+    Raises:
+        Failure: if a process is killed.
     """
-    jobs = [_Job(function, row) for row in rows]
-    waiting, running = list(jobs), list[_Job]()
+    jobs, running = list[_Job](), list[_Job]()
     try:
-        with signals.deferred_stop() as asked:
-            while running or (waiting and not asked()):
-                while waiting and len(running) < processes and not asked():
-                    running.append(waiting.pop(0).start())
-                wait([job.answers for job in running], timeout=_LOOK)
-                if asked():
+        with signals.deferred_stop() as stop_requested:
+            while running or (len(jobs) < len(rows) and not stop_requested()):
+                while len(jobs) < len(rows) and len(running) < processes and not stop_requested():
+                    jobs.append(_Job(function, rows[len(jobs)]))
+                    running.append(jobs[-1])
+                wait([job.results for job in running], timeout=_POLL_SECONDS)
+                if stop_requested():
                     for job in running:
                         job.stop()
                 running = [job for job in running if not job.is_over()]
@@ -57,19 +59,16 @@ class _Job:
     """One call of a function in a process of its own."""
 
     def __init__(self, function: Callable[[Any], Any], row: Any) -> None:
-        self.answers, self.theirs = SPAWN.Pipe(duplex=False)
-        # Pickled apart, so that what it needs is loaded `quickly` there.
-        work = ForkingPickler.dumps((function, row))
-        level = _LOG.getEffectiveLevel()
-        self.process = SPAWN.Process(target=_answer, args=(bytes(work), self.theirs, level))
+        self.results, sender = SPAWN.Pipe(duplex=False)
+        # Pickled apart, so that its modules are loaded with `fast_imports` there.
+        work = bytes(ForkingPickler.dumps((function, row)))
+        level = _PACKAGE_LOGGER.getEffectiveLevel()
+        self.process = SPAWN.Process(target=_run, args=(work, sender, level))
         self.stopped = False
         self.result: Any = None
         self.error: BaseException | None = None
-
-    def start(self) -> _Job:
         self.process.start()
-        self.theirs.close()  # so that its end is seen here
-        return self
+        sender.close()  # so that the end of the process is seen here
 
     def stop(self) -> None:
         if not self.stopped:
@@ -77,16 +76,16 @@ class _Job:
             self.stopped = True
 
     def is_over(self) -> bool:
-        """Whether it has ended; `result` or `error` is set then."""
-        if not self.answers.poll():
+        """Return whether it has ended; `result` or `error` is set then."""
+        if not self.results.poll():
             return False
         try:
-            answer = self.answers.recv()
-            if isinstance(answer, logging.LogRecord):
-                logging.getLogger(answer.name).handle(answer)
+            message = self.results.recv()
+            if isinstance(message, logging.LogRecord):
+                logging.getLogger(message.name).handle(message)
                 return False
-            self.result, self.error = answer
-        except EOFError:  # it ended without a word
+            self.result, self.error = message
+        except EOFError:  # it ended without a result
             self.process.join()
             self.error = Failure(
                 f"a process ended with status {self.process.exitcode} (-9 is a kill, maybe for "
@@ -99,7 +98,7 @@ class _Job:
 
 
 class _ToParent(QueueHandler):
-    """Hand log records to the process that started this one, which shows them as its own."""
+    """Send log records to the process that started this one, which logs them as its own."""
 
     queue: Any  # a Connection
 
@@ -107,18 +106,18 @@ class _ToParent(QueueHandler):
         self.queue.send(record)
 
 
-def _answer(work: bytes, answers: Connection, level: int) -> None:
+def _run(work: bytes, sender: Any, level: int) -> None:
     follow_parent()
-    _LOG.setLevel(level)
-    _LOG.addHandler(_ToParent(cast(Any, answers)))
-    _LOG.propagate = False
+    _PACKAGE_LOGGER.setLevel(level)
+    _PACKAGE_LOGGER.addHandler(_ToParent(sender))
+    _PACKAGE_LOGGER.propagate = False
     try:
         with signals.stop_on_signals(signal.SIGTERM):
             with fast_imports():
                 function, row = ForkingPickler.loads(work)
-            answers.send((function(row), None))
+            sender.send((function(row), None))
     except signals.Stopped as stop:
         sys.exit(stop.exit_code)
     except Exception as error:
         error.add_note(traceback.format_exc())
-        answers.send((None, error))
+        sender.send((None, error))

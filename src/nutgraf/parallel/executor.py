@@ -1,9 +1,8 @@
-"""Where a study's work is done: on this machine, or on the Ray cluster that the settings name."""
+"""Open the Ray cluster that the configuration names, if it names one."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +12,15 @@ if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
 
 
-@contextlib.contextmanager
-def open_executor(config: Config, folder: Path) -> Iterator[Cluster | None]:
-    """The cluster, for which the run folder is `folder`; None where this machine does it all.
+def open_executor(
+    config: Config, folder: Path
+) -> contextlib.AbstractContextManager[Cluster | None]:
+    """Return a context with the cluster, whose nodes see `folder`; None if this machine works.
 
-    Ray is loaded only for a cluster. Raises as `cluster.joined`.
+    Ray is loaded only for a cluster. Entering it raises as `ray_cluster.join_cluster`.
     """
     if config.ray.address is None:
-        yield None
-        return
-    from nutgraf.parallel.ray_cluster import joined
+        return contextlib.nullcontext()
+    from nutgraf.parallel.ray_cluster import join_cluster
 
-    with joined(config.ray, folder) as cluster:
-        yield cluster
+    return join_cluster(config.ray, folder)

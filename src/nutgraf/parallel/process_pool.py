@@ -8,7 +8,6 @@ ends with the one that started it, however that ends.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import multiprocessing
 import os
@@ -22,8 +21,6 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from nutgraf.core.errors import Failure
-
-logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -39,10 +36,17 @@ def map_rows(
     processes: int | None = None,
     progress: str | None = None,
 ) -> list[Result]:
-    """`function` of each row, in order, over all cores (or `processes`) where there are many rows.
+    """Return `function` of each row, in order, computed by several processes if there are many.
 
-    `rows_per_process` is how many rows take as long as starting a process; `progress` labels a bar.
-    What `function` raises is raised here. Raises Failure where a process is killed.
+    Args:
+        function: What it raises is raised here.
+        rows: Its arguments.
+        rows_per_process: How many rows take as long as starting a process.
+        processes: At most so many, instead of one for each core.
+        progress: The label of a progress bar.
+
+    Raises:
+        Failure: if a process is killed.
     """
     workers = min(processes or os.cpu_count() or 1, math.ceil(len(rows) / rows_per_process))
     hidden = None if progress else True  # None: on a terminal only

@@ -125,7 +125,7 @@ def _run_on_cluster(config: Config, stages: Sequence[str], force: bool) -> bool:
     node, and all nodes see it. If this program ends, so does the study; the same command carries
     it on. Raises as `run_study`, and UserError without a storage or an absolute path.
     """
-    from nutgraf.parallel.ray_cluster import visited
+    from nutgraf.parallel.ray_cluster import connect_client, run_task
     from nutgraf.storage.remote_copy import RemoteCopy
 
     address = str(config.ray.address)
@@ -141,8 +141,8 @@ def _run_on_cluster(config: Config, stages: Sequence[str], force: bool) -> bool:
         )
     on_cluster = with_overrides(config, {"ray.address": "auto"})
     logger.info(f"the study runs on the cluster at {address}, in {config.run}")
-    with visited(address) as cluster:
-        anything = cluster.run_task(_run_there, (on_cluster, tuple(stages), force))
+    with connect_client(address):
+        anything = run_task(_run_there, (on_cluster, tuple(stages), force))
     RemoteCopy(config.storage, config.run).pull()
     logger.info(f"fetched from the storage into {config.run}")
     return anything

@@ -1,13 +1,13 @@
-"""Trials that train nothing themselves: each asks an engine on its node, one of Ray's actors.
+"""Let trials be trained by an engine on their node, one of Ray's actors.
 
-To Ray Tune a trial is what it always is, with a process of its own; but that loads no torch.
+To Ray Tune such a trial is as any other, with a process of its own; but that loads no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,92 +18,33 @@ from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nutgraf.search.packed_engine import Engine
+from nutgraf.search.trial import SearchInputs
 
 if TYPE_CHECKING:
-    from nutgraf.config import Config, SearchConfig
-    from nutgraf.data.prompts import Example
+    from nutgraf.config import SearchConfig
+    from nutgraf.search.trial_worker import Training
 
 
-NAME = "engine-"  # and the node, and the device's number there: an actor's
+PREFIX = "engine-"  # of an actor's name; the node and the number of its device there follow
 _ANSWER = 60.0  # seconds that an engine has to say how many it trains; it may be starting
 
 
 @dataclass(frozen=True)
 class PackedTraining:
-    """The Training of a search whose trials are packed together, to `begin` once Ray runs."""
+    """The training of a search whose trials are packed together, at most `max_packed` in a pass."""
 
-    config: Config
-    train: Sequence[Example]
-    validation: Sequence[Example]
-    max_packed: int | None = None  # trials in a pass
+    inputs: SearchInputs
+    max_packed: int | None = None
 
-    def begin(self, out: Path) -> Any:
-        """Return the Training itself; engines keep notes in `out` until the `end`."""
-        self.end(out)
-        work = (self.config, self.train, list(self.validation), self.max_packed)
-        engines = _Engines(ray.put(work), out, self.config.search)
-        return functools.partial(train_on_engine, engine_of=engines.of)
-
-    def end(self, out: Path) -> None:
-        """End all engines, and delete their notes."""
-        for name in list_named_actors():
-            if name.startswith(NAME):
-                ray.kill(ray.get_actor(name))
-        for notes in out.glob(f".{NAME}*"):
-            notes.unlink()
-
-
-@dataclass(frozen=True)
-class _Engines:
-    """One engine a GPU on each node, or one a node; each gets the same `work`."""
-
-    work: Any
-    out: Path
-    search: SearchConfig
-
-    def of(self, folder: str) -> Any:
-        """Return the engine of the trial in `folder`: the one that trains it, or the least loaded.
-
-        Trials that begin at the same moment see the same loads: their numbers tell them apart.
-        """
-        here, loads = self._on_this_node(), {}
-        running = {name for name in list_named_actors() if name.startswith(NAME)}
-        for name in sorted({*running, *here}):
-            with contextlib.suppress(ValueError, RayError):  # gone with its node
-                engine = here.get(name) or ray.get_actor(name)
-                loads[name] = ray.get(engine.load.remote(folder), timeout=_ANSWER)
-                if loads[name] is None:
-                    return engine
-        least = min(loads[name] for name in here)
-        free = [engine for name, engine in here.items() if loads[name] == least]
-        return free[int(Path(folder).name) % len(free)]
-
-    def _on_this_node(self) -> dict[str, Any]:
-        """Return the engines of this node, started by the first trial that asks for them."""
-        search, node = self.search, ray.get_runtime_context().get_node_id()
-        has = next(other["Resources"] for other in ray.nodes() if other["NodeID"] == node)
-        gpus = 1 if search.gpus_per_trial else 0
-        names = [f"{NAME}{node}-{k}" for k in range(int(has.get("GPU", 0)) if gpus else 1)]
-        options = {
-            "get_if_exists": True,
-            "lifetime": "detached",  # its own, not that of the trial that comes first
-            "num_cpus": 0,  # the trials have those that it uses
-            "num_gpus": gpus,
-            "max_restarts": -1,
-            "max_task_retries": -1,
-            # Threads: one a trial that waits for news; those of dead processes, and `leave`, too.
-            "max_concurrency": 2 * search.concurrent + 2,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
-        }
-        cores = min(search.parallel_trials * search.cpus_per_trial, has.get("CPU", 1))
-        threads = max(1, int(cores / len(names)))
-        engine = ray.remote(Engine)
-        return {
-            name: engine.options(name=name, **options).remote(
-                self.work, str(self.out / f".{name}.json"), threads, search.trial_minutes
-            )
-            for name in names
-        }
+    @contextlib.contextmanager
+    def open(self, out: Path) -> Iterator[Training]:
+        """Yield the Training, once Ray runs; engines have their notes in `out` in the block."""
+        _end_engines(out)
+        work, search = ray.put((self.inputs, self.max_packed)), self.inputs.config.search
+        try:
+            yield functools.partial(train_on_engine, work=work, out=out, search=search)
+        finally:
+            _end_engines(out)
 
 
 def train_on_engine(
@@ -112,15 +53,17 @@ def train_on_engine(
     on_eval: Callable[[Any], None],
     on_step: Callable[[], None],
     *,
-    engine_of: Callable[[str], Any],
+    work: Any,
+    out: Path,
+    search: SearchConfig,
 ) -> Sequence[Any]:
     """Ask the engine for news of a trial until it is trained: the Training of a packed search."""
-    engine, heard = engine_of(str(folder)), 0
+    engine, received = _find_engine(str(folder), work, out, search), 0
     try:
         while True:
-            news = ray.get(engine.advance.remote(str(folder), dict(overrides), heard))
+            news = ray.get(engine.advance.remote(str(folder), dict(overrides), received))
             for evaluation in news.evaluations:
-                heard += 1
+                received += 1
                 on_eval(evaluation)
             if news.error is not None:
                 raise news.error
@@ -129,3 +72,58 @@ def train_on_engine(
             on_step()
     finally:
         engine.leave.remote(str(folder))
+
+
+def _find_engine(folder: str, work: Any, out: Path, search: SearchConfig) -> Any:
+    """Return the engine that trains the trial in `folder`, or else the least loaded of this node.
+
+    Trials that begin at the same moment see the same loads: their numbers tell them apart.
+    """
+    local, loads = _local_engines(work, out, search), {}
+    running = {name for name in list_named_actors() if name.startswith(PREFIX)}
+    for name in sorted({*running, *local}):
+        with contextlib.suppress(ValueError, RayError):  # gone with its node
+            engine = local.get(name) or ray.get_actor(name)
+            loads[name] = ray.get(engine.load.remote(folder), timeout=_ANSWER)
+            if loads[name] is None:
+                return engine
+    least = min(loads[name] for name in local)
+    free = [engine for name, engine in local.items() if loads[name] == least]
+    return free[int(Path(folder).name) % len(free)]
+
+
+def _local_engines(work: Any, out: Path, search: SearchConfig) -> dict[str, Any]:
+    """Return this node's engines, one a GPU or one for all cores; the first call starts them."""
+    node = ray.get_runtime_context().get_node_id()
+    resources = next(other["Resources"] for other in ray.nodes() if other["NodeID"] == node)
+    gpus = 1 if search.gpus_per_trial else 0
+    names = [f"{PREFIX}{node}-{k}" for k in range(int(resources.get("GPU", 0)) if gpus else 1)]
+    options = {
+        "get_if_exists": True,
+        "lifetime": "detached",  # its own, not that of the trial that comes first
+        "num_cpus": 0,  # the trials have those that it uses
+        "num_gpus": gpus,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        # Threads: one a trial that waits for news; those of dead processes, and `leave`, too.
+        "max_concurrency": 2 * search.concurrent + 2,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+    }
+    cores = min(search.parallel_trials * search.cpus_per_trial, resources.get("CPU", 1))
+    threads = max(1, int(cores / len(names)))
+    engine = ray.remote(Engine)
+    return {
+        name: engine.options(name=name, **options).remote(
+            work, str(out / f".{name}.json"), threads, search.trial_minutes
+        )
+        for name in names
+    }
+
+
+def _end_engines(out: Path) -> None:
+    """End all engines, and delete their notes in `out`."""
+    for name in list_named_actors():
+        if name.startswith(PREFIX):
+            ray.kill(ray.get_actor(name))
+    for notes in out.glob(f".{PREFIX}*"):
+        notes.unlink()

@@ -1,4 +1,4 @@
-"""The settings that a search tries: the first at random, later ones by Optuna's TPE.
+"""Propose the settings of trials: the first at random, later ones by Optuna's TPE.
 
 TPE: Bergstra et al. 2011. A proposal depends on the seed, its number and the results of the trials
 before it, never on when those arrive.
@@ -38,51 +38,51 @@ def startup_trials(trials: int) -> int:
 class Sampler:
     """Proposals 1, 2, 3 …, each based on the results that are `needed` for it.
 
-    `proposed_by` says of each proposal so far whether it was drawn at `random` or by `tpe`.
+    `proposed_by` has for each proposal so far `random` or `tpe`.
     """
 
     def __init__(self, search: SearchConfig) -> None:
         self.startup = startup_trials(search.trials)
         self.space = {name: _distribution(name, d) for name, d in search.space.items()}
-        self.together = search.concurrent
+        self.concurrent = search.concurrent
         sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=self.startup)
         self.study = optuna.create_study(sampler=sampler)
-        self.asked: list[optuna.Trial] = []
-        self.told = 0
-        self.results = 0  # of those told, completed or stopped: what TPE learns from
+        self.proposals: list[optuna.Trial] = []
         self.proposed_by: list[str] = []
+        self._reported = 0  # proposals whose results the study has
+        self._successes = 0  # of these, completed or stopped: what TPE learns from
 
     @property
     def needed(self) -> range:
-        """Numbers of the trials that have to be settled before the next one is proposed.
+        """Return the numbers of the trials that must be settled before the next proposal.
 
         The last 2 * (`concurrent` - 1) before it do not count: they may still run, or have ended
         out of turn. Waiting for half of these would leave processes idle (docs/log.md).
         """
-        last = len(self.asked) - 2 * (self.together - 1)
+        last = len(self.proposals) - 2 * (self.concurrent - 1)
         return range(1, last + 1) if last >= self.startup else range(0)
 
     def next(self, trials: Mapping[int, Trial]) -> dict[str, Any]:
-        """Settings for the next number, by dotted name; `trials` holds all that are `needed`."""
-        for number in self.needed[self.told :]:
-            self._tell(trials[number])
-        self.proposed_by.append("tpe" if self.results >= self.startup else "random")
-        self.asked.append(self.study.ask(self.space))
-        values = self.asked[-1].params
+        """Return the next settings, by dotted name; `trials` holds all that are `needed`."""
+        for number in self.needed[self._reported :]:
+            self._report(trials[number])
+        self.proposed_by.append("tpe" if self._successes >= self.startup else "random")
+        self.proposals.append(self.study.ask(self.space))
+        values = self.proposals[-1].params
         return {k: json.loads(v) if isinstance(v, str) else v for k, v in values.items()}
 
-    def _tell(self, trial: Trial) -> None:
-        asked = self.asked[trial.number - 1]
+    def _report(self, trial: Trial) -> None:
+        proposal = self.proposals[trial.number - 1]
         if trial.status == "completed":
-            self.study.tell(asked, trial.loss)
+            self.study.tell(proposal, trial.loss)
         elif trial.status == "stopped":
             for examples, loss in trial.history:
-                asked.report(loss, examples)
-            self.study.tell(asked, state=TrialState.PRUNED)
+                proposal.report(loss, examples)
+            self.study.tell(proposal, state=TrialState.PRUNED)
         else:
-            self.study.tell(asked, state=TrialState.FAIL)
-        self.results += trial.status in ("completed", "stopped")
-        self.told = trial.number
+            self.study.tell(proposal, state=TrialState.FAIL)
+        self._successes += trial.status in ("completed", "stopped")
+        self._reported = trial.number
 
 
 def _distribution(name: str, domain: Range | Choices) -> BaseDistribution:

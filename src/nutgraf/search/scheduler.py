@@ -1,8 +1,8 @@
-"""The state of a search: its trials by number, what each has reported, which are settled.
+"""Keep the state of a search: its trials, what each has reported, and which are settled.
 
-All of it is in the trials' folders, `<number>/trial.json`, and follows from what stands there: a
-search that was killed goes on from the files alone. Which settings a trial gets and whether it is
-stopped depends on its number and on losses, not on the order in which trials report.
+All of it is in the trials' folders, `<number>/trial.json`, and follows from these files alone, so a
+search that was killed resumes from them. Which settings a trial gets and whether it is stopped
+depends on its number and on losses, not on the order in which trials report.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from nutgraf.training.budget import evaluation_steps
 
 logger = logging.getLogger(__name__)
 
-# By how a trial ended. A trial that failed is tried again, so its ROUGE is measured again.
-_KEPT = {
-    "completed": ("adapter", "rouge.json"),
-    "stopped": (EVALUATED, "rouge.json"),
-    "error": (EVALUATED, "error.txt"),
+# What stays of a trial, by its status. A failed trial is tried again, so its ROUGE goes.
+_FILES = {
+    "completed": ("trial.json", "adapter", "rouge.json"),
+    "stopped": ("trial.json", EVALUATED, "rouge.json"),
+    "error": ("trial.json", EVALUATED, "error.txt"),
 }
 
 
@@ -38,21 +38,21 @@ class TrialScheduler:
         self.trials: dict[int, Trial] = {}
         self.evaluations: dict[int, int] = {}  # of a whole training
         self.errors: dict[int, str] = {}
-        self.full: str | None = None  # where a disk was full, which ends the search
-        self.proposals = Sampler(search)
-        together = min(search.concurrent, search.trials)
-        self.rule = Halving(search.grace_evaluations, search.reduction_factor, together)
-        self.waiting: list[int] = []  # proposed, and nobody works on it yet
-        self.propose()
+        self.full_disk: str | None = None  # the path on a full disk, which ends the search
+        self.sampler = Sampler(search)
+        parallel = min(search.concurrent, search.trials)
+        self.halving = Halving(search.grace_evaluations, search.reduction_factor, parallel)
+        self.queue: list[int] = []  # proposed, and no process runs it
+        self._propose()
 
-    def propose(self) -> None:
-        """Take up every trial that can be proposed by now, with what its folder holds."""
+    def _propose(self) -> None:
+        """Propose every trial that can be proposed by now, with the results in its folder."""
         while len(self.trials) < self.config.search.trials:
             verdicts = self.verdicts()
-            if not all(verdicts[number].settled for number in self.proposals.needed):
+            if not all(verdicts[number].settled for number in self.sampler.needed):
                 return
-            settled = {n: self._outcome(n, verdicts[n]) for n in self.proposals.needed}
-            number, values = len(self.trials) + 1, self.proposals.next(settled)
+            settled = {n: self._result(n, verdicts[n]) for n in self.sampler.needed}
+            number, values = len(self.trials) + 1, self.sampler.next(settled)
             folder = self.out / str(number)
             trial = Trial.read(folder)
             if trial is None or trial.values != values:
@@ -61,58 +61,57 @@ class TrialScheduler:
                 trial = Trial(number, values)
                 trial.write(folder)
             (folder / HANG).unlink(missing_ok=True)
-            settings = load.with_overrides(self.config, values).train
-            self.trials[number], self.evaluations[number] = trial, len(evaluation_steps(settings))
-            self.waiting.append(number)
+            train = load.with_overrides(self.config, values).train
+            self.trials[number], self.evaluations[number] = trial, len(evaluation_steps(train))
+            self.queue.append(number)
             if trial.history:
-                self._tell(trial, *trial.history[-1], "before")
+                self._log(trial, *trial.history[-1], "before")
 
     def next(self) -> Trial | None:
-        """The next trial to work on, None if none can be given now. Each is given once."""
-        if self.full:
+        """Return the next trial to run, each once; None if there is none for now."""
+        if self.full_disk:
             return None
-        self.propose()
+        self._propose()
         verdicts = self.verdicts()
-        while self.waiting:
-            number = self.waiting.pop(0)
+        while self.queue:
+            number = self.queue.pop(0)
             if not (self.trials[number].completed or verdicts[number].settled):
                 return self.trials[number]
         return None
 
-    def again(self, number: int) -> None:
-        """Give trial `number` once more: whoever worked on it is gone."""
-        self.waiting.append(number)
+    def requeue(self, number: int) -> None:
+        """Return trial `number` once more from `next`: the process that ran it is gone."""
+        self.queue.append(number)
 
     @property
     def finished(self) -> bool:
-        """Whether every trial has been proposed and is settled."""
+        """Return whether every trial has been proposed and is settled."""
         settled = all(verdict.settled for verdict in self.verdicts().values())
         return settled and len(self.trials) == self.config.search.trials
 
-    def look(self, number: int) -> Verdict:
-        """Read again what trial `number` has written into its folder; the verdict on it."""
-        seen = len(self.trials[number].history)
+    def update(self, number: int) -> Verdict:
+        """Read again what trial `number` has written into its folder; return the verdict on it."""
+        evaluated = len(self.trials[number].history)
         trial = Trial.read(self.out / str(number))
-        assert trial is not None  # `propose` wrote it
+        assert trial is not None  # `_propose` wrote it
         self.trials[number] = trial
-        for point in trial.history[seen:]:
-            self._tell(trial, *point, f"{trial.seconds:.0f} s")
+        for point in trial.history[evaluated:]:
+            self._log(trial, *point, f"{trial.seconds:.0f} s")
         return self.verdicts()[number]
 
     def fail(self, number: int, error: str) -> None:
-        """Take down that an error ended trial `number`; a search that is run again tries it anew.
+        """Record that an error ended trial `number`; the search tries it anew if it is run again.
 
-        An error of a trial that turns out to have been stopped before does not count.
+        An error of a trial that was trained to its end before does not count.
         """
-        self.look(number)
+        self.update(number)
         if not self.trials[number].completed:
-            self.errors[number] = " ".join(error.split())
-            logger.warning(
-                f"trial {number}/{self.config.search.trials}  failed: {self.errors[number]}"
-            )
+            error = self.errors[number] = " ".join(error.split())
+            logger.warning(f"trial {number}/{self.config.search.trials}  failed: {error}")
 
     def verdicts(self) -> dict[int, Verdict]:
-        return self.rule.judge(
+        """Return the verdict on each trial so far, by number."""
+        return self.halving.judge(
             {
                 number: TrialProgress(
                     tuple(loss for _, loss in trial.history),
@@ -123,21 +122,19 @@ class TrialScheduler:
             }
         )
 
-    def table(self) -> list[Trial]:
-        """All trials of a finished search by number, as if each had been stopped at its rung."""
-        return [self._outcome(n, verdict) for n, verdict in sorted(self.verdicts().items())]
+    def results(self) -> list[Trial]:
+        """Return the trials of a finished search by number, as if each was stopped at its rung."""
+        return [self._result(n, verdict) for n, verdict in sorted(self.verdicts().items())]
 
-    def tidy(self) -> None:
-        """Keep of a finished search the trials' records, adapters, tracebacks and ROUGE."""
-        for trial in self.table():
-            kept = {"trial.json", *_KEPT[trial.status]}
+    def remove_scratch(self) -> None:
+        """Delete everything of a finished search but records, adapters, tracebacks and ROUGE."""
+        for trial in self.results():
             for path in (self.out / str(trial.number)).iterdir():
-                if path.name in kept:
-                    continue
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if path.name not in _FILES[trial.status]:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _outcome(self, number: int, verdict: Verdict) -> Trial:
-        trial = replace(self.trials[number], proposed_by=self.proposals.proposed_by[number - 1])
+    def _result(self, number: int, verdict: Verdict) -> Trial:
+        trial = replace(self.trials[number], proposed_by=self.sampler.proposed_by[number - 1])
         if verdict.stop is None and trial.completed:
             return replace(trial, status="completed")
         ended = replace(trial, row_nll=[], row_tokens=[])
@@ -145,11 +142,11 @@ class TrialScheduler:
             return replace(ended, status="error", error=self.errors[number])
         return replace(ended, status="stopped", history=trial.history[: verdict.stop])
 
-    def _tell(self, trial: Trial, examples: int, loss: float, when: str) -> None:
+    def _log(self, trial: Trial, examples: int, loss: float, when: str) -> None:
+        values = ", ".join(f"{k.split('.')[-1]} {_short(v)}" for k, v in trial.values.items())
         logger.info(
             f"trial {trial.number}/{self.config.search.trials}  {examples:>6,} articles  "
-            f"validation loss {loss:.3f}  {when}  "
-            + ", ".join(f"{k.split('.')[-1]} {_short(v)}" for k, v in trial.values.items())
+            f"validation loss {loss:.3f}  {when}  {values}"
         )
 
 

@@ -1,31 +1,40 @@
-"""What a search leaves: its trials, and which of them to train with."""
+"""Describe the trials of a search: their records, their training jobs, and which one wins."""
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
+from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, one_line
 from nutgraf.core.files import write_text
 from nutgraf.core.units import perplexity
 
-# In a trial's folder: where it stood when its time was up, and its weights at each evaluation.
+if TYPE_CHECKING:
+    from nutgraf.config import Config
+    from nutgraf.data.prompts import Example
+    from nutgraf.training.history import Evaluation
+    from nutgraf.training.job import TrainingJob
+
+# In a trial's folder: the traceback at its time limit, and its best weights at each evaluation.
 HANG, EVALUATED = "hang.txt", "evaluated"
 
-_KEPT = ("values", "history", "seconds", "row_nll", "row_tokens")
+_RECORDED = ("values", "history", "seconds", "row_nll", "row_tokens")  # the keys of trial.json
 
 
 @dataclass
 class Trial:
-    """One trial as the table shows it: settings by dotted name, and how far it came."""
+    """One trial as the table shows it: settings by dotted name, and its results so far."""
 
     number: int
     values: dict[str, Any]
-    status: str = "unfinished"  # then completed, stopped (by ASHA) or error
+    status: str = "unfinished"  # then completed, stopped (early) or error
     history: list[tuple[int, float]] = field(default_factory=list)  # examples, validation loss
     seconds: float = 0.0
     error: str = ""
@@ -36,19 +45,20 @@ class Trial:
 
     @property
     def completed(self) -> bool:
-        """Whether it was trained to its end; the search may have stopped it before all the same."""
+        """Return whether it was trained to its end, even if the search stops it before."""
         return bool(self.row_nll)
 
     def write(self, folder: Path) -> None:
-        """Keep in `folder` what has been measured, in one atomic step."""
-        kept = {name: getattr(self, name) for name in _KEPT}
-        write_text(folder / "trial.json", json.dumps(kept))
+        """Write trial.json into `folder`, in one atomic step."""
+        record = {name: getattr(self, name) for name in _RECORDED}
+        write_text(folder / "trial.json", json.dumps(record))
 
     @classmethod
     def read(cls, folder: Path) -> Trial | None:
-        """What `write` has kept in the trial's folder, which has its number; None if nothing.
+        """Return the trial in `folder`, which has its number; None if there is none.
 
-        Raises Failure where the file is not as `write` leaves it.
+        Raises:
+            Failure: if trial.json is damaged.
         """
         file = folder / "trial.json"
         if not file.exists():
@@ -57,19 +67,19 @@ class Trial:
             trial = cls(int(folder.name), **json.loads(file.read_text(encoding="utf-8")))
             trial.history = [(int(examples), float(loss)) for examples, loss in trial.history]
         except (ValueError, TypeError) as error:  # not JSON, not UTF-8, or other fields
-            reason = one_line(str(error), 100)
             raise Failure(
-                f"{file} is damaged ({reason}): delete that folder, and its trial starts over"
+                f"{file} is damaged ({one_line(str(error), 100)}): delete that folder, and its "
+                "trial starts over"
             ) from error
         return trial
 
     @property
     def loss(self) -> float | None:
-        """Lowest validation loss, nats per summary token; None before the first evaluation."""
+        """Return the lowest validation loss in nats per summary token, None if there is none."""
         return min((loss for _, loss in self.history), default=None)
 
     def record(self, chosen: bool) -> dict[str, Any]:
-        """A row of trials.csv."""
+        """Return its row of trials.csv."""
         loss = self.loss
         return {
             "trial": self.number,
@@ -87,12 +97,64 @@ class Trial:
 
 
 def evaluated_weights(folder: Path, examples: int) -> Path:
-    """Return where a trial's folder has its best weights up to the evaluation after `examples`.
+    """Return the file of a trial's best weights up to the evaluation after `examples`.
 
-    A trial that is stopped may have been trained beyond the evaluation at which it is; what counts
-    are the weights it had there, so that its ROUGE does not depend on when it heard of it.
+    A trial may be trained beyond the evaluation at which it is stopped. What counts are its weights
+    at that evaluation, so that its ROUGE does not depend on when its process was told to stop.
     """
     return folder / EVALUATED / f"{examples}.safetensors"
+
+
+@dataclass(frozen=True)
+class SearchInputs:
+    """The configuration of a search, and the rows on which its trials are trained and evaluated."""
+
+    config: Config
+    train: Sequence[Example]
+    validation: Sequence[Example]
+
+    def job(
+        self,
+        overrides: Mapping[str, Any],
+        folder: Path,
+        on_eval: Callable[[Evaluation], None],
+        on_step: Callable[[], None] | None = None,
+    ) -> TrainingJob:
+        """Return the training of the trial in `folder`, which copies its weights to `evaluated/`.
+
+        They are copied at each evaluation, before `on_eval` is called.
+        """
+        from nutgraf.training.checkpoints import copy_best
+        from nutgraf.training.job import TrainingJob
+
+        adapter = folder / "adapter"
+
+        def copy_and_report(evaluation: Evaluation) -> None:
+            copy_best(adapter, evaluation.step, evaluated_weights(folder, evaluation.examples))
+            on_eval(evaluation)
+
+        return TrainingJob(
+            with_overrides(self.config, overrides),
+            self.train,
+            self.validation,
+            adapter,
+            title=f"trial {folder.name}",
+            on_eval=copy_and_report,
+            on_step=on_step,
+        )
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float, file: IO[str]) -> Iterator[None]:
+    """End the process, with a traceback in `file`, if the block takes longer.
+
+    Code that hangs outside Python runs neither exceptions nor signal handlers.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def describe_proposals(proposed_by: Sequence[str]) -> str:
@@ -103,25 +165,18 @@ def describe_proposals(proposed_by: Sequence[str]) -> str:
     return f"{total} trials: {total - by_tpe} drawn at random, then {by_tpe} proposed by TPE"
 
 
-def by_loss(trials: Sequence[Trial]) -> list[Trial]:
-    """The completed trials, lowest validation loss first."""
-    completed = [(t.loss, t.number, t) for t in trials if t.status == "completed"]
-    return [trial for _, _, trial in sorted(completed)]
-
-
 def choose_trial(trials: Sequence[Trial], finalists: int) -> Trial:
-    """The trial to train: lowest validation loss, then highest ROUGE-Lsum within the noise.
+    """Return the trial to train with: of the best by loss the one with the highest ROUGE-Lsum.
 
-    ROUGE decides among the `finalists` of lowest loss.
-
-    A completed trial is within the noise of the lowest loss where the mean of its losses' paired
-    differences, row by row of the same validation rows, is at most one standard error of that
-    mean. Trials without ROUGE do not win over the lowest loss.
+    Candidates are the `finalists` completed trials of lowest validation loss whose loss is within
+    the noise of the lowest: the mean of the paired differences of their losses, row by row of the
+    same validation rows, is at most one standard error of that mean. Without ROUGE the lowest loss
+    wins.
     """
-    completed = by_loss(trials)
-    lowest = completed[0]
-    close = [t for t in completed[:finalists] if t.rouge and _within_noise(t, lowest)]
-    return max(close, key=lambda t: t.rouge["rougeLsum"], default=lowest)
+    completed = [(t.loss, t.number, t) for t in trials if t.status == "completed"]
+    best = [trial for _, _, trial in sorted(completed)][:finalists]
+    close = [trial for trial in best if trial.rouge and _within_noise(trial, best[0])]
+    return max(close, key=lambda trial: trial.rouge["rougeLsum"], default=best[0])
 
 
 def _within_noise(trial: Trial, lowest: Trial) -> bool:

@@ -1,4 +1,4 @@
-"""One trial of a search, in a process of Ray's that keeps what it has loaded for the next one.
+"""Run one trial of a search in a process of Ray's, which the next trial uses again.
 
 The trial's folder is its memory: evaluations in trial.json, checkpoints beside the adapter. So a
 trial that is started again, in this search or a later one, resumes.
@@ -7,26 +7,22 @@ trial that is started again, in this search or a later one, resumes.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import fcntl
 import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ray import tune
 
-from nutgraf.config import load
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.files import is_full
-from nutgraf.search.trial import HANG, Trial, evaluated_weights
+from nutgraf.search.trial import HANG, SearchInputs, Trial, time_limit
 
 if TYPE_CHECKING:
-    from nutgraf.config import Config
-    from nutgraf.data.prompts import Example
     from nutgraf.modeling.losses import RowLoss
     from nutgraf.training.history import Evaluation
 
@@ -34,20 +30,13 @@ if TYPE_CHECKING:
 REPORT_EVERY = 1.0  # seconds
 
 
-class Training(Protocol):
-    """Train with `overrides` into `folder`; return the rows' losses of the best evaluation.
-
-    It calls `on_eval` at each evaluation, first for those before an interruption, and `on_step`
-    often; both may end it by raising.
-    """
-
-    def __call__(
-        self,
-        overrides: Mapping[str, Any],
-        folder: Path,
-        on_eval: Callable[[Evaluation], None],
-        on_step: Callable[[], None],
-    ) -> Sequence[RowLoss]: ...
+# A function of (overrides, folder, on_eval, on_step) that trains with `overrides` into `folder` and
+# returns the rows' losses of the best evaluation. It calls `on_eval` at each evaluation, first for
+# those before an interruption, and `on_step` often; both may end it by raising.
+Training: TypeAlias = Callable[
+    [Mapping[str, Any], Path, Callable[["Evaluation"], None], Callable[[], None]],
+    Sequence["RowLoss"],
+]
 
 
 def train_trial(
@@ -56,56 +45,39 @@ def train_trial(
     on_eval: Callable[[Evaluation], None],
     on_step: Callable[[], None],
     *,
-    config: Config,
-    train: Sequence[Example],
-    validation: Sequence[Example],
+    inputs: SearchInputs,
 ) -> Sequence[RowLoss]:
-    """Train with `overrides` to `config`: the Training of a search whose trials train alone."""
+    """Train in this process: the Training of a search whose trials are trained alone."""
     with fast_imports():
-        from nutgraf.training.checkpoints import copy_best
         from nutgraf.training.fit import fit_adapter
-        from nutgraf.training.job import TrainingJob
 
-    out = folder / "adapter"
-
-    def copy_and_report(evaluation: Evaluation) -> None:
-        copy_best(out, evaluation.step, evaluated_weights(folder, evaluation.examples))
-        on_eval(evaluation)
-
-    job = TrainingJob(
-        load.with_overrides(config, overrides),
-        train,
-        validation,
-        out,
-        title=f"trial {folder.name}",
-        on_eval=copy_and_report,
-        on_step=on_step,
-    )
-    return fit_adapter(job).best.rows
+    return fit_adapter(inputs.job(overrides, folder, on_eval, on_step)).best.rows
 
 
-def work(trial: Mapping[str, Any], out: str, training: Training, minutes: float | None) -> None:
-    """Do trial `trial["number"]` in its folder of `out`; report to Ray that there is news.
+def run_trial(
+    trial: Mapping[str, Any], out: str, training: Training, minutes: float | None
+) -> None:
+    """Run trial `trial["number"]` in its folder of `out`; report to Ray that there is news.
 
-    What goes wrong is reported as an `error` and leaves the process ready for the next trial;
-    the traceback is in error.txt. A full disk is no fault of the trial: it is reported as `full`,
-    with the place. Only the death of the process is a failure to Ray.
+    An exception is reported as an `error`, with its traceback in error.txt, and leaves the process
+    ready for the next trial. A full disk is no fault of the trial: it is reported as `full`, with
+    the path. Only the death of the process is a failure to Ray.
     """
     folder = Path(out) / str(trial["number"])
     try:
         with _locked(folder):
-            _attempt(folder, training, minutes)
+            _run_locked(folder, training, minutes)
     except OSError as error:
         if not is_full(error):
             raise
         tune.report({"full": str(error.filename or folder)})
 
 
-def _attempt(folder: Path, training: Training, minutes: float | None) -> None:
+def _run_locked(folder: Path, training: Training, minutes: float | None) -> None:
     trial = Trial.read(folder)
     assert trial is not None  # the search has written its settings
     try:
-        with _time_limit(folder, minutes, trial.seconds):
+        with _trial_time_limit(folder, minutes, trial.seconds):
             _train(trial, folder, training)
     except Exception as error:
         if isinstance(error, OSError) and is_full(error):
@@ -117,8 +89,7 @@ def _attempt(folder: Path, training: Training, minutes: float | None) -> None:
 
 def _train(trial: Trial, folder: Path, training: Training) -> None:
     started = time.monotonic() - trial.seconds
-    reported = 0.0
-    evaluations = 0
+    reported, evaluations = 0.0, 0
 
     def report() -> None:
         nonlocal reported
@@ -163,23 +134,17 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _time_limit(folder: Path, minutes: float | None, seconds: float) -> Iterator[None]:
+def _trial_time_limit(folder: Path, minutes: float | None, seconds: float) -> Iterator[None]:
     """End the process when the trial, `seconds` old, gets older than `minutes`.
 
-    Code that hangs outside Python runs neither exceptions nor signal handlers, so the process ends
-    and leaves its traceback in hang.txt. Raises Failure in the process that comes after it.
+    Its traceback is in hang.txt then, for which the process that comes after it raises Failure.
     """
+    hang = folder / HANG
     if minutes is None:
         yield
         return
-    hang = folder / HANG
     if hang.exists() and hang.stat().st_size:
         raise Failure(f"no result within {minutes:g} minutes: raise search.trial_minutes")
-    with hang.open("w") as file:
-        left = max(1.0, 60 * minutes - seconds)
-        faulthandler.dump_traceback_later(left, exit=True, file=file)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+    with hang.open("w") as file, time_limit(max(1.0, 60 * minutes - seconds), file):
+        yield
     hang.unlink()

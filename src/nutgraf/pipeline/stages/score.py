@@ -33,7 +33,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     with contextlib.ExitStack() as stack:
         scratches = [stack.enter_context(artefact.writing()) for artefact in outdated]
         cluster = stack.enter_context(open_executor(config, folder.path))
-        rows = (cluster.spread if cluster else map_rows)(
+        rows = (cluster.map_rows if cluster else map_rows)(
             _scores,
             list(zip(test, *summaries, strict=True)),
             rows_per_process=math.ceil(_SUMMARIES_PER_PROCESS / len(systems)),

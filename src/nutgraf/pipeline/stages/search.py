@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
+from nutgraf.core.errors import Failure
 from nutgraf.core.files import read_json, write_json
 from nutgraf.data import article_store
 from nutgraf.data.prompts import Renderer
@@ -132,6 +133,13 @@ def _adapter_folder(trial: Trial, config: Config, home: Path) -> Path:
     if trial.status == "completed":
         return home / "adapter"
     folder = home / EVALUATED / "adapter"
-    weights = load_file(evaluated_weights(home, trial.history[-1][0]))
-    adapters.save_adapter_weights(weights, with_overrides(config, trial.values).lora, folder)
+    lora = with_overrides(config, trial.values).lora
+    file = evaluated_weights(home, trial.history[-1][0])
+    if not file.exists():
+        shutil.rmtree(home)
+        raise Failure(
+            f"trial {trial.number} has lost {file.name}, which its ROUGE needs: run the same "
+            "command again, which trains it anew"
+        )
+    adapters.save_adapter_weights(load_file(file), lora, folder)
     return folder

@@ -22,7 +22,7 @@ from torch import distributed
 
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.modeling.losses import RowLoss
-from nutgraf.parallel.ray_cluster import Cluster, placed_here
+from nutgraf.parallel.ray_cluster import Cluster, local_actor
 from nutgraf.training.distributed.process_group import ProcessGroup, name_interface
 from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation, TrainingResult
@@ -73,7 +73,7 @@ def fit_on_workers(cluster: Cluster, job: TrainingJob) -> TrainingResult:
         Exception: what `fit_adapter` raises in one of them.
     """
     job_on_workers = ray.put(replace(job, out=job.out.resolve(), on_eval=None, on_step=None))
-    news = placed_here(Queue)
+    news = local_actor(Queue)
     evaluated: set[int] = set()  # steps
     max_micro_batch, deaths = job.config.train.micro_batch_size, 0
 
@@ -117,7 +117,7 @@ def _run_group(
     """Run one group until it has finished or one of its processes has failed."""
     settings = cluster.settings
     gpus = settings.gpus_per_worker
-    processes = min(settings.train_workers, cluster.room(settings.cpus_per_worker, gpus))
+    processes = min(settings.train_workers, cluster.require_capacity(settings.cpus_per_worker, gpus))
     if processes > 1:
         logger.info(f"{title}: {processes} processes share each step")
     resources = {"CPU": settings.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
