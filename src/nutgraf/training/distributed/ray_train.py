@@ -117,7 +117,9 @@ def _run_group(
     """Run one group until it has finished or one of its processes has failed."""
     settings = cluster.settings
     gpus = settings.gpus_per_worker
-    processes = min(settings.train_workers, cluster.require_capacity(settings.cpus_per_worker, gpus))
+    processes = min(
+        settings.train_workers, cluster.require_capacity(settings.cpus_per_worker, gpus)
+    )
     if processes > 1:
         logger.info(f"{title}: {processes} processes share each step")
     resources = {"CPU": settings.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
