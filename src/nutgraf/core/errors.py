@@ -55,7 +55,7 @@ def one_line(text: object, max_length: int = MAX_LENGTH) -> str:
 
 
 def visible(text: str) -> str:
-    """Return `text` with invisible and control characters as escapes such as `\\x1b`."""
+    r"""Return `text` with invisible and control characters as escapes such as `\x1b`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

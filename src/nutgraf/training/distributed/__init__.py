@@ -1,0 +1,1 @@
+"""Train one adapter in several processes."""

@@ -1,0 +1,1 @@
+"""Train several adapters in one process, over one base."""
