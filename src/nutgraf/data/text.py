@@ -44,7 +44,7 @@ def usable_text(value: object) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Return a text with "\\n" as line end, without control characters and outer white space.
+    r"""Return a text with "\n" as line end, without control characters and outer white space.
 
     Wording, case, tabs and inner spaces stay as they are.
     """
