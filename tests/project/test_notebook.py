@@ -92,7 +92,7 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path):
 
     table = pd.read_csv(tmp_path / "run" / "model_comparison_results.csv")
     assert list(table.loc[table["source"] == "measured", "system"]) == list(system_names([]))
-    shown = printed(cell_with(notebook, "as_text("))
+    shown = printed(cell_with(notebook, "render_table("))
     assert all(f"\n{system}" in shown for system in system_names([]))
     assert "say nothing about CNN/DailyMail" in " ".join(shown.split())
 
