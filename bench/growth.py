@@ -55,7 +55,8 @@ def train(articles: int, tokens: int) -> float:
     settings = TrainConfig(max_examples=articles, eval_every=10 * articles, eval_examples=1)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        return fit_adapter(TrainingJob(Config(train=settings), rows, rows[:1], out)).seconds
+        job = TrainingJob(Config(train=settings), rows, rows[:1], out)
+        return fit_adapter(job).history.seconds
 
 
 def generate(articles: int, tokens: int) -> float:

@@ -1,7 +1,7 @@
 """A study on many devices, simulated event by event: how long its stages take, and what is lost.
 
 Which trials are stopped, and when the next one may be proposed, is decided by the project's own
-rules (`halving`, `proposals`). How losses fall, and how unlike the pieces of work are, is assumed.
+rules (`halving`, `sampler`). How losses fall, and how unlike the pieces of work are, is assumed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def unlike(spread: float, draw: random.Random) -> float:
 
 
 def needed(search: SearchConfig, asked: int) -> range:
-    """Trials that have to be settled before the next one is proposed, as `Proposals.needed`."""
+    """Trials that have to be settled before the next one is proposed, as `Sampler.needed`."""
     last = asked - 2 * (search.concurrent - 1)
     return range(1, last + 1) if last >= startup_trials(search.trials) else range(0)
 

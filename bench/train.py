@@ -91,10 +91,11 @@ def _ours(  # type: ignore[no-untyped-def]
         "shipped": LoraSettings(),
     }[adapter]
     config = Config(model=model, lora=lora, train=settings)
-    done = fit_adapter(TrainingJob(config, rows, rows[:1], out))
+    history = fit_adapter(TrainingJob(config, rows, rows[:1], out)).history
+    examples = history.evaluations[-1].examples
     length = sum(len(row.input_ids) for row in rows) / len(rows)
     return peers.Cost(
-        done.examples, round(done.examples * length), done.seconds, done.peak_memory_bytes
+        examples, round(examples * length), history.seconds, history.peak_memory_bytes
     )
 
 

@@ -180,7 +180,7 @@ def manifests(**spans: tuple[float, float]) -> dict[str, dict[str, float]]:
 
 
 def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_before():
-    record = planned().record(made=100.0)
+    record = planned().record(time=100.0)
     made = manifests(
         search=(95, 195),
         models__baseline=(200, 280),

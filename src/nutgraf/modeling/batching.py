@@ -18,11 +18,6 @@ def longest_first(order: Sequence[int], length: Callable[[int], int], batch: int
     ]
 
 
-def halve_micro_batch(batch: int, micro: int) -> int:
-    """Return the largest divisor of `batch` that is at most half of `micro`."""
-    return max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
-
-
 def length_batches(
     lengths: Sequence[int], size: int, done: Container[int] = ()
 ) -> Iterator[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,49 +38,32 @@ def summary_losses(
 ) -> list[RowLoss]:
     """Return the loss of each row's summary, end of sequence included, in the order of the rows.
 
-    Raises as `loss_batches`, which has the same arguments.
-    """
-    losses: dict[int, RowLoss] = {}
-    for batch in loss_batches(model, rows, pad, device, batch_size):
-        losses |= batch
-    return [losses[i] for i in range(len(rows))]
-
-
-@torch.no_grad()
-def loss_batches(
-    model: PreTrainedModel,
-    rows: Sequence[Example],
-    pad: int,
-    device: Device,
-    batch_size: int = EVAL_BATCH_SIZE,
-    done: Container[int] = (),
-) -> Iterator[dict[int, RowLoss]]:
-    """Yield the losses of a batch of rows, {row index: loss}; leave out batches that are `done`.
-
-    Rows are padded on the left, so that all summaries end together and logits are computed for
-    the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
-
     Args:
         model: The base, with or without an adapter.
         rows: Token ids of prompt and summary.
         pad: The id of the padding token.
         device: Where the model is.
         batch_size: Rows in a batch.
-        done: Indices of rows whose loss is known.
 
     Raises:
         DeviceMemoryError: The device has no memory for a batch.
     """
-    for batch in length_batches([len(row.ids) for row in rows], batch_size, done):
-        losses = batch_losses(model, [rows[i] for i in batch], pad, device)
-        yield dict(zip(batch, losses, strict=True))
+    losses: dict[int, RowLoss] = {}
+    for batch in length_batches([len(row.ids) for row in rows], batch_size):
+        of_batch = batch_losses(model, [rows[i] for i in batch], pad, device)
+        losses |= zip(batch, of_batch, strict=True)
+    return [losses[i] for i in range(len(rows))]
 
 
 @torch.no_grad()
 def batch_losses(
     model: PreTrainedModel, rows: Sequence[Example], pad: int, device: Device
 ) -> list[RowLoss]:
-    """Return the losses of the rows' summaries, computed as one batch. Raises DeviceMemoryError."""
+    """Return the losses of the rows' summaries, computed as one batch. Raises DeviceMemoryError.
+
+    Rows are padded on the left, so that all summaries end together and logits are computed for
+    the last positions only: [batch, longest summary + 1, vocabulary], never for the article.
+    """
     ids, mask = pad_left([row.input_ids for row in rows], pad, device)
     labels = [row.ids[row.prompt_tokens :].tolist() for row in rows]
     knob = "lower prompt.max_tokens, or set model.quantization to nf4"

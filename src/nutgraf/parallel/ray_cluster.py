@@ -63,8 +63,8 @@ def local_ray(cpus: int, gpus: float) -> Iterator[None]:
     """Run Ray on this machine alone, on the loopback address. Raise Failure if it cannot start."""
     options = {"num_cpus": cpus, "num_gpus": None if gpus else 0, "include_dashboard": False}
     problem = Failure(
-        "Ray could not start (REASON): free memory and space in /dev/shm and /tmp, or stop other "
-        "Ray processes with `ray stop`"
+        "Ray could not start (REASON): free memory and space in /dev/shm and /tmp (RAY_TMPDIR "
+        "names another folder), or stop other Ray processes with `ray stop`"
     )
     with _session(problem, "local", _node_ip_address="127.0.0.1", **options):
         yield

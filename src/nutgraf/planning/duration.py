@@ -95,9 +95,9 @@ class Plan:
     stages: list[Stage]
     training_bytes: int  # at the peak of one training
 
-    def record(self, made: float) -> dict[str, Any]:
-        """Return a JSON object; `made` is the time of the plan, in seconds since 1970."""
-        return {"made": made, **asdict(self)}
+    def record(self, time: float) -> dict[str, Any]:
+        """Return a JSON object; `time` is when it was planned, in seconds since 1970."""
+        return {"made": time, **asdict(self)}
 
     def __str__(self) -> str:
         """Return what is still to come when the search begins, on one line."""
@@ -272,13 +272,13 @@ def planned_vs_actual(
     """
     stages = {stage["name"]: stage for stage in plan["stages"]}
     for name, beginnings in ARTEFACTS.items():
-        made = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
-        if len(made) != stages[name]["artefacts"] or any(
-            m["carried_on"] or m["created"] + m["seconds"] <= plan["made"] for m in made
+        own = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
+        if len(own) != stages[name]["artefacts"] or any(
+            m["carried_on"] or m["created"] + m["seconds"] <= plan["made"] for m in own
         ):
             continue
         planned, luck = stages[name]["seconds"], stages[name]["by_luck"]
-        measured = elapsed_seconds(made)
+        measured = elapsed_seconds(own)
         yield {"what": name, "planned": planned, "measured": measured, "unit": "s", "range": luck}
         if name == "train":
             gigabytes = {"planned": plan["training_bytes"] / 1e9, "measured": peak / 1e9}

@@ -77,7 +77,7 @@ def run_trials(
     """Run the search with any `training`; `out` is an absolute path."""
     scheduler = TrialScheduler(config, out)
     if not scheduler.finished:
-        _run_in_ray(scheduler, training, config)
+        _run_in_ray(scheduler, training)
     if scheduler.full_disk:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), scheduler.full_disk)
     if not scheduler.finished:
@@ -94,11 +94,10 @@ def run_trials(
 
 
 def _run_in_ray(
-    scheduler: TrialScheduler,
-    training: trial_worker.Training | PackedTraining,
-    config: Config,
+    scheduler: TrialScheduler, training: trial_worker.Training | PackedTraining
 ) -> None:
-    search, packed = config.search, isinstance(training, PackedTraining)
+    config, packed = scheduler.config, isinstance(training, PackedTraining)
+    search = config.search
     max_deaths = MAX_DEATHS_ON_CLUSTER if config.ray.address else MAX_DEATHS
     scratch = scheduler.out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)

@@ -104,6 +104,7 @@ class History(BaseModel):
 
     def write(self, checkpoint: Path, best: Mapping[str, torch.Tensor]) -> None:
         """Write the history and the best adapter so far into a checkpoint's folder."""
+        self.add_costs(memory=0)
         save_file(dict(best), checkpoint / BEST)
         (checkpoint / HISTORY).write_text(self.model_dump_json(), encoding="utf-8")
 

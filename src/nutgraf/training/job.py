@@ -85,7 +85,7 @@ class TrainingJob:
                 "train.activation_checkpointing to true or model.quantization to nf4"
             )
         batch = budget.effective_batch_size(self.config.train)
-        smaller = batching.halve_micro_batch(batch, size)
+        smaller = max(n for n in range(1, size // 2 + 1) if batch % n == 0)
         logger.warning(
             f"{self.title}: no memory on the device for {size} articles at a time: goes on with "
             f"{smaller}, {batch // smaller} times a step (train.micro_batch_size)"
