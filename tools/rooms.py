@@ -1,7 +1,7 @@
 """Draw the rooms of the package and their imports: `python tools/rooms.py` writes the picture.
 
-A room is a package directly under `src/nutgraf/`. What it is for stands in the docstring of its
-`__init__.py`; `ROOMS` orders the rooms, and a test holds that imports follow that order.
+A room is a package directly under `src/nutgraf/`. The docstring of its `__init__.py` says what
+it is for; `ROOMS` orders the rooms, and a test holds that imports follow that order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "nutgraf"
 PICTURE = ROOT / "docs" / "images" / "rooms.svg"
 
-# From the top down: a room imports only from rooms that stand after it.
+# From the top down: a room imports only from rooms after it.
 ROOMS = (
     "cli serving pipeline report planning search training generation evaluation modeling data "
     "storage parallel pocket config core"
@@ -48,23 +48,25 @@ def edges() -> set[tuple[str, str]]:
     """Return each (importing room, imported room) of the package, without a room's own imports."""
     pairs = set()
     for path in SOURCE.rglob("*.py"):
+        importer = room_of(path)
         for name in imports_of(path):
-            parts = name.split(".")
-            if parts[0] == "nutgraf" and len(parts) > 1 and parts[1] in ROOMS:
-                pairs.add((room_of(path), parts[1]))
-    return {(here, there) for here, there in pairs if here and here != there}
+            package, _, rest = name.partition(".")
+            imported = rest.partition(".")[0]
+            if importer and package == "nutgraf" and imported in ROOMS and imported != importer:
+                pairs.add((importer, imported))
+    return pairs
 
 
 def not_implied(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return the transitive reduction: the edges that no longer path stands for."""
-    below = {room: {there for here, there in pairs if here == room} for room in ROOMS}
+    """Return the transitive reduction: the edges that no longer path implies."""
+    below = {room: {imported for importer, imported in pairs if importer == room} for room in ROOMS}
     reach: dict[str, set[str]] = {}
     for room in reversed(ROOMS):
-        reach[room] = below[room].union(*(reach[there] for there in below[room]))
+        reach[room] = below[room].union(*(reach[imported] for imported in below[room]))
     return {
-        (here, there)
-        for here, there in pairs
-        if not any(there in reach[between] for between in below[here])
+        (importer, imported)
+        for importer, imported in pairs
+        if not any(imported in reach[between] for between in below[importer])
     }
 
 
@@ -72,16 +74,16 @@ def tiers(pairs: set[tuple[str, str]]) -> list[list[str]]:
     """Return the rooms in rows, each room one row below the lowest room that imports it."""
     depth = dict.fromkeys(ROOMS, 0)
     for room in ROOMS:
-        for here, there in pairs:
-            if here == room:
-                depth[there] = max(depth[there], depth[room] + 1)
+        for importer, imported in pairs:
+            if importer == room:
+                depth[imported] = max(depth[imported], depth[room] + 1)
     rows: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
     for room in ROOMS:
         rows[depth[room]].append(room)
     across: dict[str, float] = {}
     for row in rows:  # below the mean of those that import it, so that few arrows cross
         for room in row:
-            above = [across[here] for here, there in pairs if there == room]
+            above = [across[importer] for importer, imported in pairs if imported == room]
             across[room] = sum(above) / len(above) if above else 0.0
         row.sort(key=lambda room: across[room])
         across |= {room: at - (len(row) - 1) / 2 for at, room in enumerate(row)}
@@ -117,8 +119,8 @@ def draw() -> str:
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" '
         f'markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z" fill="{LINE}"/></marker></defs>',
     ]
-    for here, there in sorted(arrows):
-        lines.append(_arrow(place[here], place[there]))
+    for importer, imported in sorted(arrows):
+        lines.append(_arrow(place[importer], place[imported]))
     for room in ROOMS:
         lines += _box(room, *place[room])
     return "\n".join([*lines, "</svg>"]) + "\n"
@@ -136,7 +138,7 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 
 def _box(room: str, x: float, y: float) -> Iterator[str]:
-    yield (f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX[0]}" height="{BOX[1]}" rx="7"/>')
+    yield f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX[0]}" height="{BOX[1]}" rx="7"/>'
     middle = x + BOX[0] / 2
     yield (
         f'<text x="{middle:.0f}" y="{y + 20:.0f}" font-size="15" font-weight="bold">{room}</text>'

@@ -32,6 +32,18 @@ def test_a_write_that_breaks_leaves_nothing_under_the_name(uri: str) -> None:
     assert files.names() == {"before"}
 
 
+def test_a_read_that_breaks_leaves_no_file(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = iter([b"half"])
+    files = RemoteFiles(uri)
+    files.write("name", b"half and half")
+    monkeypatch.setattr(files, "_read", lambda _: next(chunks))
+    with pytest.raises(StopIteration):
+        files.get("name", tmp_path / "name")
+    assert not (tmp_path / "name").exists()
+
+
 def test_an_address_of_a_folder_is_that_folder(tmp_path: Path) -> None:
     RemoteFiles(f"file://{tmp_path}/kept").write("in/x", b"1")
     assert RemoteFiles(str(tmp_path / "kept")).read("in/x") == b"1"

@@ -16,7 +16,7 @@ import copy
 import json
 import platform
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import tokenizers
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=120.0, help="longest wall time of pretraining (minutes)"
     )
-    parser.add_argument("--resume", action="store_true", help="carry on with the build in OUT")
+    parser.add_argument("--resume", action="store_true", help="continue the build in OUT")
     for field in fields(Settings):
         option = "--" + field.name.replace("_", "-")
         kind = type(field.default)
@@ -120,7 +120,7 @@ def main() -> None:
             )
     options = parser.parse_args()
     settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
-    build(options.out, replace(Settings(), **settings), options.minutes, resume=options.resume)
+    build(options.out, Settings(**settings), options.minutes, resume=options.resume)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def fact_sheet(draft: Draft, fields: list[str]) -> str:
     return "\n".join(f"{label(field)}: {draft.facts[field]}" for field in fields)
 
 
-def tellable(draft: Draft) -> list[Template]:
+def retellings(draft: Draft) -> list[Template]:
     """Return the third wordings of the event whose facts the article has."""
     return [line for line in draft.event.retold if set(line.fields) <= draft.facts.keys()]
 
@@ -85,11 +85,11 @@ def _question(draft: Draft, rng: random.Random) -> list[Span]:
 
 
 def _retell(draft: Draft, rng: random.Random) -> list[Span]:
-    first = rng.choice(tellable(draft))
+    first = rng.choice(retellings(draft))
     lines = [first]
     if rng.random() < 0.5:
         # A later line begins with a common word: after a line break a name has other tokens.
-        lines += [line for line in tellable(draft) if line != first and line.text[0] != "{"]
+        lines += [line for line in retellings(draft) if line != first and line.text[0] != "{"]
         lines[1:] = rng.sample(lines[1:], 1)
     about = " " + ", ".join(label(field) for line in lines for field in line.fields)
     # Half of the time nothing says which facts are wanted: the words themselves must tell.

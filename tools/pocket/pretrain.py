@@ -1,4 +1,4 @@
-"""Pretraining of the pocket model: the copy curriculum, then the mixture of lessons.
+"""Pretrain the pocket model: the copy curriculum, then the mixture of lessons.
 
 Muon trains the matrices, AdamW the embeddings and the norms. The rate falls over most of the run
 because copying names without slips is learned mainly while it falls.
@@ -42,7 +42,7 @@ class Settings:
     tokens: int = 34_000_000  # the whole run, curriculum included
     rows: int = 8
     row_tokens: int = 512
-    copy_share: float = 0.08  # rows of random copies kept in to the end
+    copy_share: float = 0.08  # rows of random copies that stay in to the end
     learning_rate: float = 3e-3
     matrix_decay: float = 0.03
     hold: float = 0.3  # share of the run at the peak rate, before the linear fall
@@ -73,7 +73,7 @@ def new_model(settings: Settings) -> LlamaForCausalLM:
 
 
 def random_copies(rng: random.Random, length: int, vocabulary: int, tokens: int) -> Batch:
-    """Random token strings, each written twice; only the second writing is trained on.
+    """Draw random token strings, each written twice; only the second writing is trained on.
 
     Returns ids and weights, both (rows, 2 * length + 1).
     """
@@ -93,7 +93,7 @@ def random_copies(rng: random.Random, length: int, vocabulary: int, tokens: int)
 def encode(
     tokenizer: PreTrainedTokenizerFast, spans: list[lessons.Span]
 ) -> tuple[list[int], list[float]]:
-    """Token ids of a lesson between <s> and </s>, and the loss weight of each."""
+    """Return the token ids of a lesson between <s> and </s>, and the loss weight of each."""
     texts = [text for text, _ in spans]
     ids, weights = [BOS], [0.0]
     encoded = tokenizer(texts, add_special_tokens=False).input_ids
@@ -139,7 +139,7 @@ def _lists(rng: random.Random) -> list[lessons.Span]:
 def batches(
     tokenizer: PreTrainedTokenizerFast, settings: Settings, start: int = 0
 ) -> Iterator[Batch]:
-    """Ids and loss weights, both (rows, tokens), without end: curriculum first, then lessons.
+    """Yield ids and loss weights, both (rows, tokens), without end: curriculum, then lessons.
 
     `start` is the step at which a resumed run goes on; it reads other lessons than the first part.
     """
@@ -212,13 +212,13 @@ def pretrain(
     settings: Settings,
     curve: Path,
     minutes: float,
-    keep: Callable[[LlamaForCausalLM], None] | None = None,
+    save: Callable[[LlamaForCausalLM], None] | None = None,
     resume: bool = False,
 ) -> dict[str, float]:
-    """Train in place until the tokens or the minutes are used up; returns the last probes.
+    """Train in place until the tokens or the minutes are used up; return the last probes.
 
     The rate follows whichever of the two is nearer to its end, so that it always falls to the
-    floor. `keep` is called with the model after each probe. The curve is a CSV file, a row a probe;
+    floor. `save` is called with the model after each probe. The curve is a CSV file, a row a probe;
     with `resume` the run goes on after its last row, with fresh optimizers.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -248,8 +248,8 @@ def pretrain(
             rows.append(result)
             _write_curve(curve, rows)
             print(" ".join(f"{name} {value}" for name, value in result.items()), flush=True)
-            if keep:
-                keep(model)
+            if save:
+                save(model)
         if finished:
             break
         share = _rate_share(step - first, progress, settings)

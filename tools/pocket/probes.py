@@ -1,4 +1,4 @@
-"""What the pocket model can do so far, measured during pretraining.
+"""Measure during pretraining what the pocket model can do so far.
 
 All probes are teacher-forced and greedy. Held-out stories come from the test split, with a seed
 that no study uses; they are looked at, never trained on.
@@ -41,14 +41,12 @@ def _random_copying(model: LlamaForCausalLM, vocabulary: int, length: int = 40) 
     return (guessed[:, length + 1 : -1] == ids[:, length + 2 :]).float().mean().item()
 
 
-def _answers(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    asked: list[list[lessons.Span]],
-) -> list[bool]:
-    """For each span of weight 1, in order, whether every token of it is the greedy choice."""
+def _share_right(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, drawn: list[list[lessons.Span]]
+) -> float:
+    """Return the share of spans of weight 1 whose tokens are all the greedy choice."""
     rows, places = [], []
-    for number, spans in enumerate(asked):
+    for number, spans in enumerate(drawn):
         row = [BOS]
         encoded = tokenizer([text for text, _ in spans], add_special_tokens=False).input_ids
         for piece, (_, weight) in zip(encoded, spans, strict=True):
@@ -58,37 +56,36 @@ def _answers(
         rows.append(row)
     ids = _pad(rows, model.device)
     guessed = model(input_ids=ids).logits.argmax(-1)
-    return [
+    right = [
         bool((guessed[row, start - 1 : end - 1] == ids[row, start:end]).all())
         for row, start, end in places
     ]
+    return sum(right) / len(right)
 
 
 def _name_copying(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float:
     rng = random.Random(_SEED)
-    asked = []
+    drawn = []
     for _ in range(24):
         names = newswire.Names(rng, held_out=True)
         row = [" " + names.word(rng.choice(list(newswire.ENDINGS))) for _ in range(6)]
         spans = [("List:" + ",".join(row) + "\nAgain:", 0.0)]
         for name in row:
             spans += [(name, 1.0), (",", 0.0)]
-        asked.append(spans)
-    right = _answers(model, tokenizer, asked)
-    return sum(right) / len(right)
+        drawn.append(spans)
+    return _share_right(model, tokenizer, drawn)
 
 
 def _fact_sheets(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float:
     rng = random.Random(_SEED)
-    asked = []
+    drawn = []
     for _ in range(32):
         draft = newswire.draft("test", rng)
         spans = [(f"News: {draft.article}\n", 0.0), ("\nFacts:\n", 0.0)]
         for field in draft.key_facts:
             spans += [(f"{lessons.label(field)}:", 0.0), (f" {draft.facts[field]}\n", 1.0)]
-        asked.append(spans)
-    right = _answers(model, tokenizer, asked)
-    return sum(right) / len(right)
+        drawn.append(spans)
+    return _share_right(model, tokenizer, drawn)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
-"""The pocket tokenizer: byte-level BPE that cuts a generated name into exactly two pieces.
+"""Train the pocket tokenizer: byte-level BPE that cuts a generated name into exactly two pieces.
 
 A capitalized word is split before its first inner consonant that follows a vowel (`Bra|ndford`)
 ahead of BPE. Both halves are frequent and become tokens, a whole name never does, so a name of
-the test split is as easy to copy as one of the training split. Digits stand alone.
+the test split is as easy to copy as one of the training split. Each digit is a token.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _corpus(seed: int, articles: int) -> Iterator[str]:
         draft = newswire.draft("train", rng)
         yield draft.article
         yield lessons.fact_sheet(draft, list(draft.facts))
-        yield "\n".join(line.render(rng, draft.facts) for line in lessons.tellable(draft))
+        yield "\n".join(line.render(rng, draft.facts) for line in lessons.retellings(draft))
         names = newswire.Names(rng, held_out=False)
         yield "".join(" " + names.word(rng.choice(list(newswire.ENDINGS))) for _ in range(20))
         # Words of the references, each for itself: the vocabulary knows them, not their order.

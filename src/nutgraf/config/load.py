@@ -117,9 +117,9 @@ def setting_fields(
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        path = shipped_configs().get(str(path), path)
     try:
+        if not path.is_file():
+            path = shipped_configs().get(str(path), path)
         with path.open("rb") as file:
             raw = strict_yaml.load_yaml(file.read(strict_yaml.LONGEST + 1).decode())
     except FileNotFoundError:

@@ -60,9 +60,9 @@ class Copy(TypedDict):
 
 
 class Sentence(TypedDict):
-    """A sentence of the summary, and where in the article its words stand.
+    """A sentence of the summary, and where in the article its words are.
 
-    `sources` are sentences of the article, the most telling first, none if it shares too little;
+    `sources` are sentences of the article, the best one first, none if it shares too little;
     `support` is the share of the sentence's content words that they have, 0 to 1; `copied` are its
     phrases of at least `indicators.COPIED` tokens that the article has word for word.
     """

@@ -21,12 +21,12 @@ from nutgraf.parallel.process_pool import map_rows
 MEANINGS: dict[str, str] = {
     "words": "Words of the summary, punctuation not counted.",
     "length_ratio": "Words of the summary for each word of the reference.",
-    "unfinished": "1 where the summary was cut at the length limit or ends without a full stop.",
+    "unfinished": "1 if the summary was cut at the length limit or ends without a full stop.",
     "repeated_trigrams": "Share of the summary's three-word sequences seen before in it, 0 to 1.",
-    "repeated_sentences": "Sentences of the summary that stand in it before.",
+    "repeated_sentences": "Sentences of the summary that repeat an earlier one.",
     "numbers": "Numbers in the summary, in figures or words (from two on).",
     "unsupported_numbers": "Numbers in the summary whose value the article does not have.",
-    "cased": "1 where the summary capitalizes names, 0 where it is lower-cased and hides them.",
+    "cased": "1 if the summary capitalizes names, 0 if it is lower-cased and hides them.",
     "names": "Capitalized names in the summary; none are found in lower-cased text.",
     "unsupported_names": "Names in the summary that the article does not have.",
     "key_facts": "Different names and numbers of the reference that the article has.",
@@ -34,7 +34,7 @@ MEANINGS: dict[str, str] = {
     "coverage": "Share of the summary's tokens inside fragments copied from the article, 0 to 1.",
     "density": "Mean length, over the summary's tokens, of the copied fragment around each.",
     "copied_from": "Mean place in the article of the copied tokens, 0 its start to 1 its end.",
-    "least_support": "Lowest share of a sentence's content words that stand close in the article.",
+    "least_support": "Lowest share of a sentence's content words that are close in the article.",
     "compression": "Tokens of the article for each token of the summary.",
     "novel_1grams": "Share of the summary's tokens that the article does not have, 0 to 1.",
     "novel_2grams": "Share of its two-token sequences that the article does not have, 0 to 1.",
@@ -53,7 +53,7 @@ FAULTS = (
 )
 _FINISHED = re.compile(r"[.!?…][\s\"'`’”)\]]*$")
 
-# Tokens that have to stand together in the article to be shown as copied: a phrase, no idiom.
+# Consecutive tokens of the article that are shown as copied: a phrase, no idiom.
 COPIED = 4
 
 # Tokens of an article, two or three sentences, that a summary's sentence may draw on as one.

@@ -224,7 +224,7 @@ class RemoteCopy:
 
 
 def _is_index(name: str, folder: str) -> bool:
-    return bool(re.fullmatch(rf"{re.escape(folder)}/[^/]+\.json", name))
+    return bool(re.fullmatch(rf"{re.escape(folder)}/[^/.][^/]*\.json", name))
 
 
 def _versions(folder: Path) -> dict[str, tuple[int, int, int]]:

@@ -63,13 +63,18 @@ class RemoteFiles:
             return None
 
     def get(self, name: str, target: Path) -> str:
-        """Copy a file to `target` and return its SHA-256. Raises FileNotFoundError."""
+        """Copy a file to `target`, whole or not at all, and return its SHA-256.
+
+        Raises FileNotFoundError.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f".{target.name}.part")
         with self._errors():
             source = self._system.open_input_stream(self._path(name), None)
-        with source, target.open("wb") as out:
+        with source, scratch.open("wb") as out:
             while chunk := self._read(source):
                 out.write(chunk)
+        scratch.replace(target)
         return sha256(target)
 
     def put(self, name: str, source: Path) -> str:
