@@ -114,12 +114,12 @@ def _add_study_command(
     )
     files = f"a YAML file, or {', '.join(shipped_configs())}"
     config = f"settings: {files}; without it those of the run folder, or the pocket study's"
-    storage = "where the study is kept: a folder, s3://, gs:// ..."
+    storage = "where a copy of the study is stored: a folder, s3://, gs:// ..."
     command.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help=config)
     command.add_argument("--run", metavar="DIR", help="the run folder")
     command.add_argument("--storage", metavar="URI", help=storage)
     if stages:
-        command.add_argument("--force", action="store_true", help="do again what is done")
+        command.add_argument("--force", action="store_true", help="repeat finished work")
     command.set_defaults(call=_run, stages=stages)
     return command
 
@@ -136,7 +136,7 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
     file = score.add_argument_group("for a FILE in place of CONFIG.yaml")
     file.add_argument("--reference", metavar="COL", help="the column of references")
     file.add_argument("--summary", metavar="COL", help="the column of summaries")
-    file.add_argument("--article", metavar="COL", help="that of articles: indicators are found too")
+    file.add_argument("--article", metavar="COL", help="that of articles: indicators are computed too")
     file.add_argument("--json", action="store_true", help="one JSON object, not a table")
     score.set_defaults(call=_score)
 
@@ -174,7 +174,7 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         return _run(args, overrides)
     if args.config is None:
         raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
-    if for_study := [*overrides, *(name for name in ("run", "force") if options[name])]:
+    if for_study := [*overrides, *(name for name in ("run", "storage", "force") if options[name])]:
         raise UserError(f"--{for_study[0]} is of a study: not taken with a file of summaries")
     if not (args.reference and args.summary):
         raise UserError(f"{args.config}: name its columns with --reference COL and --summary COL")

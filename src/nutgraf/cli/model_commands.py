@@ -44,8 +44,8 @@ def _add_summarize(commands: Commands) -> None:
     add("--sentences", metavar="N", type=_positive, help="at most so many")
     long = (
         "articles beyond the prompt's limit: summarize their beginning (lead), or their parts and "
+        "then the parts' summaries"
     )
-    long += "then the parts' summaries"
     add("--long", choices=("lead", "map-reduce"), default="lead", help=long)
     add("--fetch", action="store_true", help="fetch addresses, if they are public")
 
@@ -66,8 +66,8 @@ def _add_export(commands: Commands) -> None:
     add("--to", required=True, metavar="DIR", type=Path, help="a new folder")
     form = (
         "merged into the base in full precision; the adapter alone; or one file for llama.cpp and "
+        "Ollama"
     )
-    form += "Ollama"
     add("--format", required=True, choices=("merged", "adapter", "gguf"), help=form)
     tolerance = "the most that merging may change the loss of a token on a sample [0.05]"
     add("--tolerance", metavar="NATS", type=float, default=0.05, help=tolerance)

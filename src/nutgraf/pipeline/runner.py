@@ -110,7 +110,7 @@ def _explain_reruns(config: Config, folder: RunFolder, stages: Sequence[str]) ->
 
 
 def _synced(config: Config, folder: RunFolder) -> AbstractContextManager[Callable[[], None]]:
-    """Keep the study in its storage; yield what is called when all made so far is to be there."""
+    """Copy the study to its storage during the block; yield a function that does so at once."""
     if config.storage is None:
         return contextlib.nullcontext(lambda: None)
     from nutgraf.storage.remote_sync import synced  # with the libraries of file systems

@@ -69,9 +69,7 @@ class Worker:
     def check(self) -> None:
         """Raise RequestError (503) if no summary can be written any more."""
         if self._stopping or not self._thread.is_alive():
-            raise RequestError(
-                503, "the server is stopping: try again when it is back", retry_after=5
-            )
+            raise RequestError(503, _STOPPING, retry_after=5)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue the jobs, all or none.

@@ -70,11 +70,11 @@ def _bind(host: str, port: int) -> socket.socket:
     if not 0 <= port < 2**16:
         raise UserError(f"--port is {port}: give a number from 0 to 65535")
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-    except (OSError, TypeError, ValueError) as error:  # TypeError, ValueError: impossible names
+        sock.bind(address)
+    except (OSError, ValueError) as error:  # ValueError: an impossible name
         raise UserError(
             f"{host} port {port} cannot be had ({error}): give another with --host and --port"
         ) from None

@@ -136,7 +136,7 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     best = folder.model("best")
     shutil.copy2(best / "adapter_model.safetensors", out)
     adapter = read_json(best / "adapter_config.json")
-    # The base's name, where peft writes the path that it was loaded from on this machine.
+    # The base's name: peft writes the path that it was loaded from on this machine.
     adapter |= {"base_model_name_or_path": config.model.base, "revision": config.model.revision}
     write_json(out / "adapter_config.json", adapter)
     tokenizer = load_tokenizer(config.model)
