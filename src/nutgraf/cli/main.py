@@ -136,7 +136,7 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
     file = score.add_argument_group("for a FILE in place of CONFIG.yaml")
     file.add_argument("--reference", metavar="COL", help="the column of references")
     file.add_argument("--summary", metavar="COL", help="the column of summaries")
-    file.add_argument("--article", metavar="COL", help="that of articles: indicators are computed too")
+    file.add_argument("--article", metavar="COL", help="that of articles: adds indicators")
     file.add_argument("--json", action="store_true", help="one JSON object, not a table")
     score.set_defaults(call=_score)
 
