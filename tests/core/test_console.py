@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from nutgraf.core.console import print_line
 from nutgraf.core.errors import Failure
 from nutgraf.parallel.background_jobs import run_jobs
 
@@ -20,6 +21,11 @@ def test_a_message_is_one_line_that_drives_no_terminal(capsys: pytest.CaptureFix
     told = capsys.readouterr()
     assert told.err == "read \\x1b[2J\\nand …\n100% of it\n"
     assert told.out == ""
+
+
+def test_an_article_keeps_its_spaces_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_line("£20\u00a0million\u3000桥\u200b\x1b[2J")
+    assert capsys.readouterr().out == "£20\u00a0million\u3000桥\\u200b\\x1b[2J\n"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 
 MAX_LENGTH = 1_000  # characters of a message; the middle of a longer one is left out
@@ -55,10 +56,13 @@ def one_line(text: object, max_length: int = MAX_LENGTH) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Return `text` with invisible and control characters as escapes such as `\x1b`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    r"""Return `text` with invisible and control characters as escapes such as `\x1b`.
+
+    Spaces of any width stay, as they are common in articles.
+    """
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else repr(c)[1:-1] for c in text
+    )
 
 
 def without_secrets(text: str) -> str:
