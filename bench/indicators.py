@@ -1,4 +1,4 @@
-"""What the indicators of errors.py are worth: against known figures, and against human judgement.
+"""What the indicators of errors are worth: against known figures, and against human judgement.
 
 Calibration: outputs of published systems in ../shared/data/cnndm-test-a.parquet, for which that
 folder's README gives figures. Those came from white-space tokens and 2,000 unknown rows, so the
