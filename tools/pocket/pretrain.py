@@ -27,7 +27,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a pretraining run depends on, apart from the machine."""
+    """Hold what a pretraining run depends on, apart from the machine."""
 
     seed: int = 0
     hidden: int = 256

@@ -109,7 +109,7 @@ class TrainConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Where curves are written."""
+    """Choose where curves are written."""
 
     to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = Field(
         None,

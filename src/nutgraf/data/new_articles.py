@@ -21,7 +21,7 @@ KNOWN = (".txt", ".text", ".md", *PAGES, *tables.SUFFIXES)
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold articles and ids; the column `id` is optional by default."""
+    """Name the columns of articles and ids in a table; `id` is optional by default."""
 
     article: str = "article"
     id: str | None = None

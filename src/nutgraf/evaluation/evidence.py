@@ -75,7 +75,7 @@ class Sentence(TypedDict):
 
 
 class Evidence(TypedDict):
-    """What is unsupported in a summary, its sentences, and what repeats an earlier part."""
+    """List what is unsupported in a summary, its sentences and its repetitions."""
 
     unsupported: list[Unsupported]
     sentences: list[Sentence]

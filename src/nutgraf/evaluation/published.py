@@ -14,7 +14,7 @@ TEST_ARTICLES = 11_490
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper states of a system."""
+    """Cite what a paper states of a system."""
 
     system: str
     rouge1: float

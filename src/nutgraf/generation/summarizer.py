@@ -72,7 +72,7 @@ class Summarizer:
 
     @property
     def can_stream(self) -> bool:
-        """Whether it can decode one summary piece by piece, which a beam search cannot."""
+        """Return whether it can decode one summary piece by piece, which a beam search cannot."""
         return self._settings.num_beams == 1
 
     def stream(self, article: str, sentences: int | None = None) -> Iterator[str | SummaryResult]:

@@ -10,7 +10,7 @@ EVAL_BATCH_SIZE = 16  # rows in a batch of losses
 
 @dataclass(frozen=True)
 class ModelDims:
-    """What time and memory of a causal language model depend on, known without its weights."""
+    """Describe what time and memory of a causal language model depend on, without weights."""
 
     layers: int
     width: int  # numbers that stand for a token between layers

@@ -32,7 +32,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Device:
-    """Where to compute and in which number format."""
+    """Say where to compute and in which number format."""
 
     name: str  # "cuda" or "cpu"
     dtype: torch.dtype

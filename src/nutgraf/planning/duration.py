@@ -61,7 +61,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """What `benchmark` has measured."""
+    """Hold the speeds that `benchmark` measured."""
 
     trial: Speed  # of a trial among as many others as run at a time
     alone: Speed  # of the trainings of baseline and best, as many at a time as the stage runs

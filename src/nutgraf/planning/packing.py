@@ -27,7 +27,7 @@ WORTH = 20  # a search is measured if it trains on so many times the measured ar
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether to train together, how many in a pass (None for all), and why, in a line."""
+    """Say whether to train together, how many in a pass (None for all), and why, in a line."""
 
     together: bool
     why: str

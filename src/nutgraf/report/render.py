@@ -31,7 +31,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Study:
-    """What a report shows, as plain records. ROUGE is F1 on 0 to 100, loss in nats a token.
+    """Collect what a report shows, as plain records. ROUGE is F1 on 0 to 100, loss in nats a token.
 
     Rows of tables have None if a cell is empty.
     """

@@ -210,7 +210,7 @@ class Engine:
 
 
 class _Notes:
-    """Which trials are in the pass, on disk: what a dead engine was working on, for the next one.
+    """Note on disk which trials are in the pass, so that the next engine knows after a death.
 
     The next one packs half as many. If there was one trial alone, the death counts against it.
     """

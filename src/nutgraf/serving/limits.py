@@ -11,7 +11,7 @@ from nutgraf.core.errors import UserError
 
 
 class Limits(Section):
-    """What one server accepts at once, and for how long."""
+    """Limit what one server accepts at once, and for how long."""
 
     max_body: Count = Field(2_000_000, description="Largest body of a request, in bytes.")
     max_article: Count = Field(50_000, description="Longest article, in characters.")

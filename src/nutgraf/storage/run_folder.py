@@ -94,7 +94,7 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether any artefact was ever begun."""
+        """Return whether any artefact was ever begun."""
         return any((self.path / name).is_dir() for name in (MANIFESTS, UNFINISHED))
 
     def manifests(self) -> dict[str, dict[str, Any]]:
@@ -131,12 +131,12 @@ class Artefact:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is finished, from the present inputs with the present settings."""
+        """Return whether it is finished, from the present inputs with the present settings."""
         return self.outdated is None
 
     @property
     def outdated(self) -> str | None:
-        """Why it has to be made: what differs from its manifest; None if nothing does.
+        """Return why it has to be made: what differs from its manifest; None if nothing does.
 
         Raises Failure if an input has not been made.
         """
@@ -168,7 +168,7 @@ class Artefact:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether a stopped run left work on it."""
+        """Return whether a stopped run left work on it."""
         return (self._scratch / work_claim.NAME).exists()
 
     @property

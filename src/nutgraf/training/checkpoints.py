@@ -54,7 +54,7 @@ class Checkpoints:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was noted with `note`, whatever happened to the checkpoints."""
+        """Return what `note` stored, whatever happened to the checkpoints."""
         path = self.folder / NOTES
         return dict(read_json(path)) if path.exists() else {}
 

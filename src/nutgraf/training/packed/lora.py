@@ -167,7 +167,7 @@ class AdapterStack:
 
 
 class _BatchLayout:
-    """Which adapter each row of a batch goes through.
+    """Map each row of a batch to the adapter that it goes through.
 
     Products are batched over adapters if all have as many rows, else over rows.
     """

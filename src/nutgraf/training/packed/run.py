@@ -97,18 +97,18 @@ class PackedRun:
 
     @property
     def gradient_complete(self) -> bool:
-        """Whether the gradient of the step is complete."""
+        """Return whether the gradient of the step is complete."""
         return len(self._losses) * self.micro_batch == self.history.batch
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether an evaluation comes before the next step."""
+        """Return whether an evaluation comes before the next step."""
         last = self.history.evaluations[-1].step if self.history.evaluations else 0
         return self.step in self._evaluation_steps and self.step != last
 
     @property
     def evaluation_follows(self) -> bool:
-        """Whether an evaluation comes after the step that it is in."""
+        """Return whether an evaluation comes after the step that it is in."""
         return self.step + 1 in self._evaluation_steps
 
     def add_loss(self, loss: float) -> None:
