@@ -86,6 +86,19 @@ def test_the_folder_gone_the_same_command_says_that_all_is_done(s3: str, tmp_pat
     assert "summaries.jsonl" in RemoteFiles(uri).names()
 
 
+def test_an_artefact_changed_by_hand_is_not_copied_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, storage = tmp_path / "run", tmp_path / "other"
+    assert run(folder, str(tmp_path / "storage"), Generate())
+    (folder / "summaries.jsonl").write_text("by hand")
+    with remote_sync.synced(str(storage), folder):
+        pass
+    assert "the storage lacks an artefact" in caplog.text
+    assert RemoteFiles(str(storage)).read("manifests/data.json")
+    assert not RemoteFiles(str(storage)).read("manifests/summaries.json")
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -64,19 +64,26 @@ class _Uploads:
         self._thread = threading.Thread(target=self._repeat, daemon=True)
         self._thread.start()
 
-    def push(self) -> None:
+    def push(self) -> bool:
+        """Upload what is new. Return False if some of it kept changing while it was copied."""
         with self._lock:
             self.lease.check()
             for _ in range(_PASSES):
                 if self.copy.push():
-                    return
+                    return True
                 time.sleep(0.1)
+        return False
 
     def finish(self) -> None:
         """Upload all that is in the folder. Raises Failure if the storage stays away."""
         for wait in (*WAITS, None):
             try:
-                return self.push()
+                if not self.push():
+                    logger.warning(
+                        f"the storage lacks an artefact: its files in {self.copy.local} are not "
+                        "as they were made, and the next run makes it again"
+                    )
+                return
             except Unreachable as error:
                 if wait is None:
                     raise Failure(
