@@ -5,11 +5,13 @@ The command line prints the message without a traceback and exits with `exit_cod
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 MAX_LENGTH = 1_000  # characters of a message; the middle of a longer one is left out
 
@@ -43,6 +45,31 @@ class Failure(NutgrafError):
     """Something that should have worked and did not: a full disk, a device, a trial."""
 
     exit_code = 1
+
+
+@contextlib.contextmanager
+def library_errors(fact: str, change: str, kind: type[NutgrafError] = UserError) -> Iterator[None]:
+    """Raise a `kind` for whatever a library raises in the block about what the user gave.
+
+    The one rule for such errors: a file that is damaged or of another kind can make a library
+    raise anything. The message is `fact (what the library says): change`. `fact` names the input
+    with its value, `change` the setting to change. Our own errors pass, and so do those of a full
+    memory or disk, which are not the input's fault.
+    """
+    try:
+        yield
+    except (NutgrafError, MemoryError):
+        raise
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or type(error).__name__ == "OutOfMemoryError":  # torch's: it is not imported here
+            raise
+        raise kind(f"{fact} ({library_message(error)}): {change}") from error
+
+
+def library_message(error: BaseException) -> str:
+    """Return the kind and the text of a library's error on one line of at most 300 characters."""
+    return one_line(f"{type(error).__name__}: {error}".rstrip(": "), 300)
 
 
 def one_line(text: object, max_length: int = MAX_LENGTH) -> str:
