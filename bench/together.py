@@ -6,7 +6,7 @@ article that a loss was taken on, evaluations and checkpoints included: seconds,
 processor, which other programs move less (with --threads 1: threads that wait count too). With
 --memory the peak of the process (of the GPU where there is one), each way in a process of its own.
 
-    python bench/together.py [--members 1 2 4 8 16] [--rounds 3]          pocket model, newswire
+    python bench/together.py [--runs 1 2 4 8 16] [--rounds 3]          pocket model, newswire
     python bench/together.py --base DIR --articles FILE.parquet [--nf4] --examples 8 --micro 1
     python bench/together.py --profile 8                                    where a pass's time goes
 
@@ -68,26 +68,26 @@ class Trainings:
         config = Config(model=self.model, train=settings)
         return TrainingJob(config, self.train, self.validation, out / str(number))
 
-    def in_turn(self, members: int, out: Path) -> None:
+    def in_turn(self, runs: int, out: Path) -> None:
         from nutgraf.training.fit import fit_adapter
 
-        for number in range(members):
+        for number in range(runs):
             fit_adapter(self.job(number, out))
 
-    def together(self, members: int, out: Path) -> None:
+    def together(self, runs: int, out: Path) -> None:
         from nutgraf.training.packed.loop import fit_packed
 
-        jobs = [self.job(number, out) for number in range(members)]
-        for result in fit_packed(jobs, self.options.most):
+        jobs = [self.job(number, out) for number in range(runs)]
+        for result in fit_packed(jobs, self.options.max_packed):
             if isinstance(result, Exception):
                 raise result
 
-    def timed(self, way: Callable[[int, Path], None], members: int) -> tuple[float, float]:
+    def timed(self, way: Callable[[int, Path], None], runs: int) -> tuple[float, float]:
         """Seconds, and seconds of the processor, for each article that a loss was taken on."""
-        articles = members * self.options.examples
+        articles = runs * self.options.examples
         with tempfile.TemporaryDirectory() as folder:
             started, worked = time.perf_counter(), time.process_time()
-            way(members, Path(folder))
+            way(runs, Path(folder))
             took, work = time.perf_counter() - started, time.process_time() - worked
             return took / articles, work / articles
 
@@ -103,12 +103,12 @@ def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
     return [(s.article, s.reference) for s in newswire.stories("train", 400, seed=1)]
 
 
-def peak(way: str, members: int, options: argparse.Namespace) -> None:
+def peak(way: str, runs: int, options: argparse.Namespace) -> None:
     """Print the most memory of one way, in this process."""
     import torch
 
     trainings = Trainings(options)
-    trainings.timed(getattr(trainings, way), members)
+    trainings.timed(getattr(trainings, way), runs)
     if trainings.device.name == "cuda":
         print(torch.cuda.max_memory_allocated())
         return
@@ -117,15 +117,15 @@ def peak(way: str, members: int, options: argparse.Namespace) -> None:
     print(1024 * int(status.split("VmHWM:")[1].split()[0]))
 
 
-def profile(members: int, options: argparse.Namespace) -> None:
+def profile(runs: int, options: argparse.Namespace) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
     trainings = Trainings(options)
-    trainings.timed(trainings.together, members)
+    trainings.timed(trainings.together, runs)
     for way in (trainings.in_turn, trainings.together):
         with profiled(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
-            trainings.timed(way, members)
+            trainings.timed(way, runs)
         print(way.__name__)
         print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
 
@@ -136,18 +136,18 @@ def main() -> None:
     )
     parser.add_argument("--base", default="pocket", help="checkpoint folder")
     parser.add_argument("--articles", help="Parquet with article and highlights")
-    parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3, help="of each; the median counts")
     parser.add_argument("--examples", type=int, default=96, help="of one training")
     parser.add_argument("--evaluated", type=int, default=10, help="validation rows")
     parser.add_argument("--micro", type=int, default=4, help="rows of one's micro-batch")
-    parser.add_argument("--most", type=int, help="members in one pass (default: all)")
+    parser.add_argument("--max-packed", type=int, help="runs in one pass (default: all)")
     parser.add_argument("--tokens", type=int, default=1024, help="prompt.max_tokens")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--nf4", action="store_true", help="4-bit base")
     parser.add_argument("--memory", action="store_true", help="instead of times")
-    parser.add_argument("--profile", type=int, metavar="K", help="instead: profile K members")
+    parser.add_argument("--profile", type=int, metavar="K", help="instead: profile K runs")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -167,15 +167,15 @@ def compare(options: argparse.Namespace) -> None:
     trainings.timed(trainings.in_turn, 1)  # warm, both
     trainings.timed(trainings.together, 1)
     print("  K  ms alone  together  ratio  ratios of rounds  processor ratio")
-    for members in options.members:
+    for runs in options.runs:
         pairs = [
-            [trainings.timed(way, members) for way in (trainings.in_turn, trainings.together)]
+            [trainings.timed(way, runs) for way in (trainings.in_turn, trainings.together)]
             for _ in range(options.rounds)
         ]
         alone, together = (1e3 * median(pair[way][0] for pair in pairs) for way in (0, 1))
         ratios, works = ([b[i] / a[i] for a, b in pairs] for i in (0, 1))
         print(
-            f"{members:>3}{alone:>10.1f}{together:>10.1f}{median(ratios):>7.2f}  "
+            f"{runs:>3}{alone:>10.1f}{together:>10.1f}{median(ratios):>7.2f}  "
             f"{' '.join(f'{ratio:.2f}' for ratio in ratios):<16}{median(works):>17.2f}",
             flush=True,
         )
@@ -183,13 +183,13 @@ def compare(options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     print("  K  MB alone  together")
-    for members in options.members:
+    for runs in options.runs:
         found = []
         for way in ("in_turn", "together"):
-            command = [sys.executable, *sys.argv, "--peak", way, str(members)]
+            command = [sys.executable, *sys.argv, "--peak", way, str(runs)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found.append(int(done.stdout.split()[-1]) / 1e6)
-        print(f"{members:>3}{found[0]:>10.0f}{found[1]:>10.0f}", flush=True)
+        print(f"{runs:>3}{found[0]:>10.0f}{found[1]:>10.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def test_twice_is_bit_identical(bench: Bench, tmp_path: Path) -> None:
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_member_does_not_depend_on_who_else_is_present(bench: Bench, tmp_path: Path) -> None:
+def test_a_run_does_not_depend_on_who_else_is_present(bench: Bench, tmp_path: Path) -> None:
     """Nor on how many go through in one pass."""
     lone = four(bench, tmp_path / "lone", 4)
     by_itself = [bench.together([job])[0] for job in lone]
@@ -179,7 +179,7 @@ def test_a_member_does_not_depend_on_who_else_is_present(bench: Bench, tmp_path:
             assert_close(job, other)
 
 
-def test_members_join_and_leave_between_steps(bench: Bench, tmp_path: Path) -> None:
+def test_runs_join_and_leave_between_steps(bench: Bench, tmp_path: Path) -> None:
     """One comes late, one goes and comes back: it carries on from its checkpoint."""
     wanted = four(bench, tmp_path / "wanted", 8, eval_every=8)
     bench.together(wanted)
