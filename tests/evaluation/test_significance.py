@@ -14,6 +14,7 @@ from nutgraf.evaluation import bootstrap, significance
 from nutgraf.evaluation.significance import (
     Difference,
     articles_needed,
+    check_resamples,
     difference_table,
     holm_correction,
     paired_difference,
@@ -194,5 +195,8 @@ def test_what_would_be_significant_alone_is_not_among_many(scores):
 def test_the_table_wants_the_same_articles_and_enough_resamples(scores):
     with pytest.raises(UserError, match=r"score\.resamples is 300: 9 comparisons need at least 36"):
         difference_table(scores, "best", 300, seed=1)
+    check_resamples(360, others=3)
+    with pytest.raises(UserError, match=r"score\.resamples is 359: 9 comparisons need"):
+        check_resamples(359, others=3)
     with pytest.raises(ValueError, match="lead3 and best were not scored on the same articles"):
         difference_table({**scores, "lead3": scores["lead3"][::-1]}, "best", 400, seed=1)

@@ -113,6 +113,20 @@ def verdict(difference: Difference, p_holm: float, comparisons: int = 1) -> str:
     return f"{text}; {count} articles would show a difference of this size"
 
 
+def check_resamples(resamples: int, others: int) -> None:
+    """Raise UserError if so few resamples leave no p of a table small enough to be significant.
+
+    `others` is how many systems the best model is compared with: all but itself and the oracle.
+    """
+    comparisons = others * len(METRICS)
+    minimum = math.ceil(2 * comparisons / ALPHA)
+    if resamples < minimum:
+        raise UserError(
+            f"score.resamples is {resamples:,}: {comparisons} comparisons need at least "
+            f"{minimum:,} for any difference to be significant"
+        )
+
+
 def difference_table(
     scores: Mapping[str, Sequence[Mapping[str, Any]]], system: str, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
@@ -131,15 +145,10 @@ def difference_table(
 
     Raises:
         ValueError: Articles differ.
-        UserError: There are too few resamples for any p to be small enough.
+        UserError: As `check_resamples` does.
     """
     pairs = [(other, metric) for other in scores if other != system for metric in METRICS]
-    minimum = math.ceil(2 * len(pairs) / ALPHA)
-    if resamples < minimum:
-        raise UserError(
-            f"score.resamples is {resamples:,}: {len(pairs)} comparisons need at least "
-            f"{minimum:,} for any difference to be significant"
-        )
+    check_resamples(resamples, len(scores) - 1)
     ids = [row["id"] for row in scores[system]]
     for other, rows in scores.items():
         if [row["id"] for row in rows] != ids:
