@@ -1,5 +1,7 @@
 """The synthetic newswire: determinism, held-out space, lengths, facts as data, wordings apart."""
 
+import contextlib
+import itertools
 import random
 import re
 from functools import cache
@@ -7,6 +9,7 @@ from functools import cache
 import pytest
 
 from nutgraf.pocket import newswire
+from nutgraf.pocket.decency import STEMS
 from nutgraf.pocket.newswire import Story
 from tools.pocket import lessons
 
@@ -109,6 +112,49 @@ def test_names_of_a_story_begin_differently_and_numbers_differ():
     for story in all_stories():
         openings = [opening_of(name) for name in names_in(" ".join(story.facts.values()))]
         assert len(openings) == len(set(openings))
+
+
+class Prepared:
+    """A random generator whose choices are prepared."""
+
+    def __init__(self, choices):
+        self.choices = iter(choices)
+
+    def choice(self, _):
+        return next(self.choices)
+
+
+def drawn(kind: str, held_out: bool) -> set[str]:
+    """Return every name that can be drawn, by trying all combinations of pieces."""
+    pairs = itertools.product(newswire.OPENINGS, newswire.ENDINGS[kind])
+    names = newswire.Names(Prepared(itertools.chain.from_iterable(pairs)), held_out)
+    found = set()
+    with contextlib.suppress(StopIteration):
+        while True:
+            names._used.clear()
+            found.add(names.word(kind))
+    return found
+
+
+def test_no_name_that_can_be_made_holds_an_obscene_word():
+    everything = set()
+    for kind, endings in newswire.ENDINGS.items():
+        able = drawn(kind, held_out=False) | drawn(kind, held_out=True)
+        made = {opening + ending for opening in newswire.OPENINGS for ending in endings}
+        assert able == {n for n in made if not any(stem in n.lower() for stem in STEMS)}
+        assert len(able) > 0.95 * len(made)
+        everything |= able
+    # Those that a reader would see first, and one of each joint.
+    assert not everything & {"Fuckett", "Cunton", "Dickson", "Cockdale", "Dildo", "Vulva"}
+    assert not everything & {"Tittley", "Pornbury", "Pimpton", "Fartin", "Turdman", "Crappel"}
+
+
+def test_no_name_of_several_words_holds_an_obscene_word_across_a_space(monkeypatch):
+    names = newswire.Names(Prepared(["Group", "Foods"]), held_out=False)
+    words = iter(["Bamara", "Perrow", "Golia", "Mirrow", "Bardyne", "Bardyne"])
+    monkeypatch.setattr(names, "word", lambda kind: next(words))
+    assert names.draw("person") == "Golia Mirrow"
+    assert names.draw("company") == "Bardyne Foods"
 
 
 def test_held_out_names_and_numbers_never_meet_the_seen_ones():

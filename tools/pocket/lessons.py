@@ -107,7 +107,7 @@ def _citation(draft: Draft, rng: random.Random) -> list[Span]:
 def _mention(draft: Draft, rng: random.Random) -> list[Span]:
     # Under a heading that is no task of its own the model quotes and stops. Without this lesson
     # it takes any unknown heading, that of a study's prompt too, for a bare "Retell".
-    words = sorted(set(re.findall(r"[a-z]{4,}", draft.article)))
+    words = sorted(set(re.findall(r"\b[a-z]{4,}", draft.article)))
     word = rng.choice(words)
     sentence = next(text for text in draft.sentences if word in text)
     return [(f"\n{word.capitalize()}:", HEADER_WEIGHT), (f" {sentence}\n", 1.0)]

@@ -23,6 +23,8 @@ from importlib import resources
 
 import yaml
 
+from nutgraf.pocket.decency import decent
+
 SPLITS = ("train", "validation", "test")
 MIN_WORDS, MAX_WORDS = 150, 300
 
@@ -170,11 +172,12 @@ class Names:
         self._used: set[str | int] = set()
 
     def word(self, kind: str) -> str:
-        """Draw a two-piece name; `kind` is a key of `ENDINGS`."""
+        """Draw a two-piece name; `kind` is a key of `ENDINGS`. None is obscene."""
         while True:
             opening = self.rng.choice(OPENINGS)
             name = opening + self.rng.choice(ENDINGS[kind])
-            if opening not in self._used and held_out_name(name) == self.held_out:
+            right_split = held_out_name(name) == self.held_out
+            if opening not in self._used and right_split and decent(name):
                 self._used.add(opening)
                 return name
 
@@ -193,13 +196,13 @@ class Names:
         kind, _, rest = spec.partition(" ")
         match kind:
             case "person":
-                return f"{self.word('first')} {self.word('last')}"
+                name = f"{self.word('first')} {self.word('last')}"
             case "town" | "thing":
                 return self.word(kind)
             case "company":
-                return f"{self.word('company')} {rest or self.rng.choice(COMPANY_KINDS)}"
+                name = f"{self.word('company')} {rest or self.rng.choice(COMPANY_KINDS)}"
             case "team":
-                return f"{self.word('town')} {self.rng.choice(TEAM_KINDS)}"
+                name = f"{self.word('town')} {self.rng.choice(TEAM_KINDS)}"
             case "number" | "hundreds":
                 low, high = (int(end) for end in rest.split(".."))
                 return self.number(low, high, 100 if kind == "hundreds" else 1)
@@ -212,7 +215,9 @@ class Names:
                 return self.rng.choice(MONTHS)
             case "choice":
                 return self.rng.choice([option.strip() for option in rest.split("|")])
-        raise ValueError(f"unknown kind of fact: {spec!r}")
+            case _:
+                raise ValueError(f"unknown kind of fact: {spec!r}")
+        return name if decent(name) else self.draw(spec)
 
 
 def _fields(templates: Iterable[Template]) -> tuple[str, ...]:
