@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sys
@@ -135,15 +136,19 @@ BAD_TABLES: list[tuple[str, Callable[[Path], object], str]] = [
     ("list.jsonl", as_text("[1, 2]\n"), "list found, an object"),
     ("number.jsonl", as_text("NaN\n"), "float found, an object"),
     ("latin.jsonl", as_text(json.dumps(row(1)).replace("told", "é").encode("latin-1")), "UTF-8"),
-    ("utf16.jsonl", as_text(json.dumps(row(1)).encode("utf-16")), "not UTF-8"),
-    ("utf16.csv", as_text(f"{HEAD}1,a,b\n".encode("utf-16")), "not UTF-8"),
-    ("latin.csv", as_text(f"{HEAD}1,café,b\n".encode("latin-1")), "not UTF-8"),
+    ("utf16.jsonl", as_text(json.dumps(row(1)).encode("utf-16")[:-1]), "cannot be read"),
+    ("mixed.csv", as_text(f"{HEAD}1,où,".encode() + b"caf\xe9\n"), "not UTF-8"),
+    ("cut.csv.gz", as_text(gzip.compress(HEAD.encode() * 99)[:-9]), "cannot be read"),
+    ("book.xlsx", as_text(b"PK\x03\x04..."), "is a workbook"),
+    ("lfs.jsonl", as_text(b"version https://git-lfs.github.com/spec/v1\n"), "run `git lfs pull`"),
+    ("keys.json", as_text('{"a": [{"x": 1}], "b": [{"x": 1}]}'), "has rows below 'a', 'b'"),
+    ("cut.json", as_text('[\n{"article": "x"},\n'), "not JSON: Expecting value (line 3"),
     ("ragged.csv", as_text(f"{HEAD}1,a, b, c\n"), "4 cells, the header has 3"),
     ("short.csv", as_text(f"{HEAD}1,a\n"), "2 cells, the header has 3"),
     ("open.csv", as_text(f'{HEAD}1,"a,b\n2,c,d\n'), "line 2 is never closed"),
     ("quote.csv", as_text(f'{HEAD}1,"a"b,c\n'), "not CSV"),
     ("twice.csv", as_text("article,article,highlights\na,b,c\n"), "column 'article' twice"),
-    ("other.csv", as_text("text;highlights\nx;y\n"), "has no column '"),
+    ("other.csv", as_text("html;highlights\nx;y\n"), "has no column '"),
     ("tab.csv", as_text("art\x0bicle,highlights\nx,y\n"), "art\\x0bicle"),
     ("wide.csv", as_text(",".join(f"c{n}" for n in range(9_999)) + "\n"), "no "),
     ("text.parquet", as_text("article,highlights\n"), "cannot be read"),
@@ -312,6 +317,7 @@ def test_ragged_rows_are_left_out_of_a_csv(tmp_path, prepared):
     rows[9] = "9,one"
     rows[11] = '11,"a"b,c'
     path = tmp_path / "a.csv"
+    rows[13] = "13,où,a"
     path.write_bytes("\r\n".join([HEAD.strip(), *rows]).encode() + b"\r\n99,caf\xe9,x\r\n")
     data = prepared(path, "--data.max-rejected", "0.2")
     left_out = [(r["row"], r["reason"]) for r in read_records(data / "rejects.jsonl")]

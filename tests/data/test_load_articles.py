@@ -1,9 +1,13 @@
 """Articles: every row is drawn, rejected with a reason, or counted; nothing changes wording."""
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +47,15 @@ def test_each_kind_of_file_gives_the_same_articles(tmp_path, suffix):
     found = rows(7)
     found[2]["article"] = 'He said, "yes",\nand left.'
     path = tmp_path / f"a{suffix}"
-    if suffix == ".jsonl":
+    if suffix in (".jsonl", ".json"):
         jsonl(path, found)
     elif suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(found), path)
     else:
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["id", "article", "highlights"])
+            delimiter = "\t" if suffix == ".tsv" else ","
+            names = ["id", "article", "highlights"]
+            writer = csv.DictWriter(file, names, delimiter=delimiter)
             writer.writeheader()
             writer.writerows(found)
     split = load.load_articles(of(str(path)), "train")
@@ -60,6 +66,60 @@ def test_each_kind_of_file_gives_the_same_articles(tmp_path, suffix):
         DataConfig().train_examples,
         [],
     )
+
+
+def table(text: Callable[[str], str] = str) -> str:
+    return f"id{text(',')}article{text(',')}highlights\n1{text(',')}Café “x”{text(',')}y\n"
+
+
+ROW = {"id": "1", "article": "Café “x”", "highlights": "y"}
+LINE = json.dumps(ROW, ensure_ascii=False)
+FORMS: dict[str, bytes] = {
+    "upper.CSV": table().encode(),
+    "excel.csv": table(lambda _: ";").encode("utf-8-sig"),
+    "sep.csv": f"sep=;\r\n{table(lambda _: ';')}".encode("cp1252"),
+    "windows.csv": table(lambda _: ";").encode("cp1252"),
+    "tabs.csv": table(lambda _: "\t").encode("utf-16"),
+    "no_mark.tsv": table(lambda _: "\t").encode("utf-16-le"),
+    "filled.csv": table().replace("y\n", "y,,\n").encode(),
+    "spaces.csv": table().replace(",article", ",\ufeff article ").encode(),
+    "a.TSV.gz": gzip.compress(table(lambda _: "\t").encode()),
+    "a.jsonl.bz2": bz2.compress(LINE.encode()),
+    "a.ndjson.xz": lzma.compress(LINE.encode()),
+    "a.jsonl.zst": pa.Codec("zstd").compress(LINE.encode(), asbytes=True),
+    "lines.json": f"{LINE}\n".encode(),
+    "lines.csv": f"{LINE}\n".encode(),
+    "powershell.jsonl": f"{LINE}\r\n".encode("utf-16"),
+    "array.jsonl": f"[{LINE}]".encode(),
+    "lines_of_array.jsonl": f"[{LINE}\n]".encode(),
+    "one.json": LINE.encode(),
+    "below.json": json.dumps({"version": "1", "data": [ROW]}, indent=1).encode(),
+    "pandas.json": json.dumps({name: {"0": cell} for name, cell in ROW.items()}).encode(),
+    "columns.json": json.dumps({name: [cell] for name, cell in ROW.items()}).encode(),
+    "split.json": json.dumps({"columns": [*ROW], "data": [[*ROW.values()]]}).encode(),
+    "by_id.json": json.dumps({"1": {k: ROW[k] for k in ("article", "highlights")}}).encode(),
+    "jq.json": f"{json.dumps(ROW, indent=1)}\n".encode(),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_rows_are_read_in_the_forms_that_people_have(tmp_path, name):
+    (tmp_path / name).write_bytes(FORMS[name])
+    assert list(tables.read_rows(tmp_path / name)) == [ROW]
+    assert tables.is_table(tmp_path / name)
+
+
+def test_parquet_is_known_by_its_content(tmp_path):
+    pq.write_table(pa.Table.from_pylist([ROW, ROW]), tmp_path / "a.download")
+    assert list(tables.read_rows(tmp_path / "a.download")) == [ROW, ROW]
+
+
+def test_rows_one_after_another_are_all_read(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(ROW, indent=1) * 2)
+    assert list(tables.read_rows(tmp_path / "a.json")) == [ROW, ROW]
+    (tmp_path / "b.json").write_text(json.dumps({"train": [ROW], "dev": [ROW]}))
+    found = list(tables.read_rows(tmp_path / "b.json"))
+    assert found == [{"split": "train", **ROW}, {"split": "dev", **ROW}]
 
 
 def test_the_draw_is_seeded_random_and_longer_draws_begin_with_shorter_ones(tmp_path):
@@ -182,7 +242,11 @@ def test_cleaning_leaves_wording_alone():
         ("a.jsonl", b'{"article": "\xff"}\n', r"a\.jsonl has no .*1 row not UTF-8 .*byte 14"),
         ("a.csv", b"article,highlights\na, b, c\n", r"1 row ragged .*line 2: 3 cells, .* has 2"),
         ("a.parquet", b"not parquet", r"a\.parquet cannot be read"),
-        ("a.txt", b"x", r"a\.txt is of an unknown kind: give \.jsonl, \.csv, \.parquet"),
+        (
+            "a.txt",
+            b"x",
+            r"a\.txt is of an unknown kind: give \.jsonl, \.json, \.csv",
+        ),
         ("a.jsonl", b"", r"a\.jsonl has no usable row for train: 0 read"),
         ("a.jsonl", b'{"article": "", "highlights": ""}', r"1 read, rejected 1 article empty"),
     ],

@@ -115,7 +115,6 @@ def test_an_address_is_fetched_only_where_that_is_allowed(monkeypatch: pytest.Mo
         ("a.jsonl", b'{"article": 3}', "row 1: column 'article' is not text: it is of type int"),
         ("a.jsonl", b'{"article": "x"}\n{"article": " "}', "row 2: column 'article' is empty"),
         ("a.jsonl", b'{"article": "x"}\n{"artic', "a.jsonl line 2 is not JSON: Unterminated"),
-        ("a.CSV", b"article\nx\n", "a.CSV is of an unknown kind: give .jsonl, .csv, .parquet"),
     ],
 )
 def test_what_cannot_be_summarized_is_told(

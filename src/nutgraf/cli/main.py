@@ -166,11 +166,11 @@ def _check(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Run the stage of that name, or score a file of summaries."""
-    from nutgraf.data.tables import SUFFIXES
+    from nutgraf.data.tables import SUFFIXES, is_table
 
     options = vars(args)
     for_file = [name for name in ("reference", "summary", "article", "json") if options[name]]
-    if not (for_file or (args.config and args.config.suffix in SUFFIXES)):
+    if not (for_file or (args.config and is_table(args.config))):
         return _run(args, overrides)
     if args.config is None:
         raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")

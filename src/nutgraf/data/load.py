@@ -24,8 +24,8 @@ from nutgraf.config import DataConfig
 from nutgraf.core.errors import Failure, UserError, did_you_mean, one_line
 from nutgraf.data import tables
 from nutgraf.data.article_store import Spool, StoredArticles
+from nutgraf.data.json_rows import BrokenRow
 from nutgraf.data.rows import Article, NumberedRows, Reader, Reject
-from nutgraf.data.tables import BrokenRow
 
 SPLITS = ("train", "validation", "test")
 
@@ -130,7 +130,7 @@ def on_the_hub(data: DataConfig) -> bool:
     """Return whether the articles are neither embedded nor in local files or folders."""
     source = Path(data.source)
     local = data.train or _is_newswire(data) or source.exists()
-    return not local and source.suffix not in tables.SUFFIXES
+    return not local and not tables.is_table(source)
 
 
 def _is_newswire(data: DataConfig) -> bool:
@@ -185,7 +185,7 @@ def _rows(data: DataConfig, split: str) -> tuple[NumberedRows, str, str | None]:
     if path:
         return enumerate(tables.read_rows_or_broken(Path(path)), 1), path, None
     source = Path(data.source)
-    if source.is_dir() or not (source.is_file() or source.suffix in tables.SUFFIXES):
+    if source.is_dir() or not (source.is_file() or tables.is_table(source)):
         rows, revision = _hub(data, split)
         return enumerate(rows, 1), data.source, revision
     all_rows = enumerate(tables.read_rows_or_broken(source), 1)

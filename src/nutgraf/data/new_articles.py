@@ -16,7 +16,7 @@ from nutgraf.data.text import TextError, usable_text
 logger = logging.getLogger(__name__)
 
 PAGES = (".html", ".htm", ".xhtml")
-KNOWN = (".txt", ".text", ".md", *PAGES, *tables.SUFFIXES)
+TEXTS = (".txt", ".text", ".md")
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,11 @@ def _is_folder(source: str) -> bool:
 def _files(folder: Path) -> list[Path]:
     """Return the files of known kinds directly in a folder, by name."""
     files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    known = [file for file in files if file.suffix.lower() in KNOWN]
+    known = [f for f in files if f.suffix.lower() in (*TEXTS, *PAGES) or tables.is_table(f)]
     if not known:
-        raise UserError(f"{folder} holds no file of articles ({', '.join(KNOWN)})")
+        raise UserError(
+            f"{folder} holds no file of articles ({', '.join((*TEXTS, *PAGES, *tables.SUFFIXES))})"
+        )
     if others := len(files) - len(known):
         what = "1 file of another kind is" if others == 1 else f"{others} files of other kinds are"
         logger.warning(f"{folder}: {what} left out")
@@ -92,7 +94,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _file(source: str, columns: Columns) -> Iterator[NewArticle]:
-    if Path(source).suffix.lower() in tables.SUFFIXES:
+    if tables.is_table(Path(source)):
         yield from _rows(source, columns)
         return
     try:

@@ -11,8 +11,8 @@ from typing import Any
 from nutgraf.config import DataConfig
 from nutgraf.core.errors import UserError, did_you_mean, one_line
 from nutgraf.data import tables
+from nutgraf.data.json_rows import BrokenRow
 from nutgraf.data.sentences import has_rouge_tokens
-from nutgraf.data.tables import BrokenRow
 from nutgraf.data.text import TextError, clean_text, usable_text
 
 # Rows with their numbers in their source, from 1.

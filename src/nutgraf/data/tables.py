@@ -1,45 +1,50 @@
-"""Read rows of a local JSONL, CSV or Parquet file, one at a time, as plain dictionaries."""
+"""Read rows of a local file of JSON, CSV or Parquet, as plain dictionaries."""
 
 from __future__ import annotations
 
 import csv
+import io
 import itertools
-import json
 import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nutgraf.core.errors import UserError, one_line
+from nutgraf.data.json_rows import BrokenRow, Row, read_json
+from nutgraf.data.source_files import (
+    COMPRESSED,
+    DAMAGED,
+    encoding_of_table,
+    open_bytes,
+    read_head,
+)
 
-SUFFIXES = (".jsonl", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_KINDS = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".jl"), "lines"),
+    ".json": "json",
+    **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+}
 _MAX_CELL_BYTES = 2**31 - 1
+_DELIMITERS = ",;\t|"
+_AROUND_NAMES = " \t\u00a0\u200b\ufeff"
 # How Python decodes a byte that is not UTF-8 with surrogateescape.
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
-Row = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class BrokenRow:
-    """A row that cannot be read: where it is, a few words of reason, and what else is known."""
-
-    place: str
-    reason: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.place} is {self.reason}: {self.detail}"
+def is_table(path: Path) -> bool:
+    """Return whether a file's name is that of rows: `a.jsonl`, `a.CSV`, `a.tsv.gz`."""
+    return _kind(path) is not None
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file, whose suffix is its format. Text is UTF-8; CSV cells are text.
+    """Yield the rows of a file as plain dictionaries; cells of CSV are text.
 
     Raises UserError for a file or row that cannot be read.
     """
@@ -52,28 +57,46 @@ def read_rows(path: Path) -> Iterator[Row]:
 def read_rows_or_broken(path: Path) -> Iterator[Row | BrokenRow]:
     """Yield the rows of a file in order, with a BrokenRow for each that cannot be read.
 
-    Raises UserError if the file cannot be read: it is missing, no file, damaged Parquet, or CSV
-    with a quote that is never closed.
+    The suffix is the format, in any case and behind it maybe that of a compression. What the file
+    begins with shows Parquet, UTF-16, Windows-1252 (CSV only) and what separates cells of CSV.
+
+    Raises UserError if the file cannot be read: it is missing, no file, of another kind, damaged,
+    or CSV with a quote that is never closed.
     """
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise UserError(f"{path} is of an unknown kind: give {', '.join(SUFFIXES)}")
     _check_is_file(path)
     try:
-        yield from readers[path.suffix](path)
-    except (OSError, pa.ArrowException) as error:
+        head = read_head(path)
+        kind = "parquet" if head.startswith(b"PAR1") else _kind(path)
+        if kind == "csv" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b'{"'):
+            kind = "lines"
+        if kind is None:
+            raise UserError(f"{path} is of an unknown kind: give {', '.join(SUFFIXES)}")
+        if kind == "parquet":
+            yield from _parquet(path)
+        elif kind == "csv":
+            yield from _csv(path, head)
+        else:
+            yield from read_json(path, head, lines=kind == "lines")
+    except DAMAGED as error:
         raise UserError(f"{path} cannot be read: {one_line(error, 300)}") from None
+
+
+def _kind(path: Path) -> str | None:
+    name = path.name.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return _KINDS.get(Path(name).suffix)
 
 
 def _check_is_file(path: Path) -> None:
     try:
         is_file = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the path of a {path.suffix} file") from None
+        raise UserError(f"{path} does not exist: give the path of a file") from None
     except (OSError, ValueError) as error:  # a folder that is closed to us; a NUL in the name
         raise UserError(f"{path} cannot be opened: {one_line(error, 300)}") from None
     if not is_file:
-        raise UserError(f"{path} is not a file: give the path of a {path.suffix} file")
+        raise UserError(f"{path} is not a file: give the path of a file")
 
 
 def listed(columns: Iterable[str]) -> str:
@@ -82,46 +105,20 @@ def listed(columns: Iterable[str]) -> str:
     return ", ".join([*shown[:20], "…"] if len(shown) > 20 else shown)
 
 
-def _jsonl(path: Path) -> Iterator[Row | BrokenRow]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if line.strip():
-                yield _of_json(line.rstrip(b"\r\n"), f"line {number}")
-
-
-def _of_json(line: bytes, place: str) -> Row | BrokenRow:
-    try:
-        row = json.loads(line.decode(), object_pairs_hook=_without_repeats)
-    except UnicodeDecodeError as error:
-        return BrokenRow(place, "not UTF-8", f"{error.reason} (byte {error.start + 1})")
-    except json.JSONDecodeError as error:
-        return BrokenRow(place, "not JSON", f"{error.msg} (character {error.pos + 1})")
-    except ValueError as error:  # a key twice, a number of thousands of digits
-        return BrokenRow(place, "not JSON", str(error))
-    except RecursionError:
-        return BrokenRow(place, "not JSON", "nested too deeply")
-    if not isinstance(row, dict):
-        kind = type(row).__name__
-        return BrokenRow(place, "no object", f"{kind} found, an object with named columns expected")
-    return row
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise ValueError(f"{twice!r} stands twice")
-    return row
-
-
-def _csv(path: Path) -> Iterator[Row | BrokenRow]:
+def _csv(path: Path, head: bytes) -> Iterator[Row | BrokenRow]:
     csv.field_size_limit(_MAX_CELL_BYTES)  # the default of 128 KiB is less than a long article
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    encoding = encoding_of_table(path, head)
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+    with io.TextIOWrapper(open_bytes(path), encoding, errors, newline="") as file:
+        skipped, lines = 0, iter(file)
+        first = next(lines, "")
+        if sep := re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n")):  # a line for Excel
+            skipped, first = 1, next(lines, "")
+        delimiter = sep[1] if sep else _delimiter(first)
+        reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
         header: list[str] = []
         while True:
-            place = f"line {reader.line_num + 1}"
+            place = f"line {reader.line_num + 1 + skipped}"
             try:
                 cells = next(reader)
             except StopIteration:
@@ -139,22 +136,32 @@ def _csv(path: Path) -> Iterator[Row | BrokenRow]:
                 continue
             if not header:
                 header = _header(path, cells)
-            elif any(map(_UNDECODED.search, cells)):
+                continue
+            while len(cells) > len(header) and not cells[-1]:  # Excel fills up rows
+                cells.pop()
+            if any(map(_UNDECODED.search, cells)):
                 yield BrokenRow(place, "not UTF-8", "a byte of it is no part of a character")
             elif len(cells) != len(header):
                 yield BrokenRow(
                     place,
                     "ragged",
-                    f"{len(cells)} cells, the header has {len(header)}; texts with commas stand in "
-                    "double quotes",
+                    f"{len(cells)} cells, the header has {len(header)}; texts with "
+                    f"{'commas' if delimiter == ',' else repr(delimiter)} stand in double quotes",
                 )
             else:
                 yield dict(zip(header, cells, strict=True))
 
 
+def _delimiter(header: str) -> str:
+    """Return what separates the cells of a header: most often of those outside double quotes."""
+    names = re.sub(r'"[^"]*"', "", header)
+    return max(_DELIMITERS, key=names.count)
+
+
 def _header(path: Path, cells: list[str]) -> list[str]:
     if any(map(_UNDECODED.search, cells)):
         raise UserError(f"{path} is not UTF-8 text, its header already: save it as UTF-8")
+    cells = [name.strip(_AROUND_NAMES) for name in cells]
     _check_names(path, [name for name in cells if name])
     return cells
 

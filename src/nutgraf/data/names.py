@@ -1,0 +1,65 @@
+"""Match the names that people give to columns and splits with those that are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+SPLITS = ("train", "validation", "test")
+ARTICLE = (
+    "article",
+    "text",
+    "document",
+    "body",
+    "content",
+    "dialogue",
+    "story",
+    "source",
+    "maintext",
+)
+SUMMARY = ("highlights", "summary", "abstract", "reference", "target", "tldr", "reference_summary")
+SPLIT = ("split", "fold", "subset", "partition", "set")
+ID = ("id",)
+
+_SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "validation": ("validation", "validate", "valid", "val", "vld", "development", "devel", "dev",
+                   "evaluation", "eval"),
+    "test": ("test", "testing", "tst", "heldout", "holdout"),
+}  # fmt: skip
+_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+
+
+def find_column(name: str, columns: Iterable[str], others: Sequence[str] = ()) -> str | None:
+    """Return the column called `name`, or None.
+
+    It is the one of that very name, else the only one that differs in case, outer white space,
+    spaces, `_` or `-`, else the only one called like one of `others`, usual names for the same.
+    """
+    columns = list(columns)
+    if name in columns:
+        return name
+    for names in ((name,), others):
+        wanted = set(map(_plain, names))
+        close = [column for column in columns if _plain(column) in wanted]
+        if len(close) == 1:
+            return close[0]
+    return None
+
+
+def split_of(value: object) -> str | None:
+    """Return the split that a cell names: `Train`, `dev`, `held-out` and `test set` are names."""
+    word = re.sub(r"(set|split|data)$", "", _plain(str(value)))
+    return _SPLIT_OF.get(word)
+
+
+def split_of_file(name: str) -> str | None:
+    """Return the split in the name of a file, such as `cnn-dev.v2.jsonl`; None for none or two."""
+    words = re.split(r"[\W_\d]+", re.sub(r"(?i)(held|hold)[-_ ]out", r"\\1out", name).casefold())
+    splits = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _plain(name: str) -> str:
+    """Return a name without case, white space, invisible characters, `_` and `-`."""
+    return re.sub(r"[\W_]+", "", str(name).casefold()) or name
