@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from nutgraf.config import load
+from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.data.text import TextError, usable_text
@@ -51,6 +52,7 @@ def run(
     """
     from nutgraf.pipeline import runner
 
+    ignore_launchers()
     names = tuple(runner.STAGES) if stages is None else tuple(stages)
     if unknown := [name for name in names if name not in runner.STAGES]:
         raise UserError(f"{unknown[0]!r} is no stage: there are {', '.join(runner.STAGES)}")
@@ -74,6 +76,7 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
     """
 
     def __init__(self, model: str | Path) -> None:
+        ignore_launchers()
         with fast_imports():
             from nutgraf.generation import summarizer
             from nutgraf.modeling import saved_model

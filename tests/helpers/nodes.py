@@ -58,6 +58,9 @@ class Nodes:
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # nutgraf's, for one machine
+        # As in a job of MPI, or of another program that trains in several processes.
+        environment |= {"PMI_SIZE": "4", "PMI_RANK": "1", "ACCELERATE_USE_FSDP": "true"}
+        environment |= {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "10.255.255.1"}
         self.begun += 1
         self.processes[place] = subprocess.Popen(
             words,

@@ -20,13 +20,23 @@ SMALL = {
     "search.trials": "1", "search.concurrent": "1", "search.rouge-examples": "2",
     "generate.max-new-tokens": "16", "score.resamples": "500", "tracking.to": "[]",
 }  # fmt: skip
+# As torchrun, accelerate and MPI would start it: a study is one program all the same.
+LAUNCHER = {
+    "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "10.255.255.1",
+    "MASTER_PORT": "29500", "PMI_SIZE": "4", "ACCELERATE_USE_FSDP": "true",
+    "ACCELERATE_MIXED_PRECISION": "fp8", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "8",
+}  # fmt: skip
 BUILD = "import sys; from setuptools import build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
 
 
 def ran(*words: str | Path, cwd: Path) -> str:
     """Output of a command that has neither this source tree nor a network."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    env |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "OMP_NUM_THREADS": "1"}
+    env |= {
+        "PIP_NO_INDEX": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "OMP_NUM_THREADS": "1",
+    } | LAUNCHER
     done = subprocess.run(list(map(str, words)), cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

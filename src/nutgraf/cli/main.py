@@ -14,6 +14,7 @@ from nutgraf.cli import model_commands
 from nutgraf.config import Config
 from nutgraf.config.load import find_config, load_config, setting_fields, shipped_configs
 from nutgraf.core.console import show_log
+from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import NutgrafError, UserError, one_line
 from nutgraf.core.files import is_full, write_text
 from nutgraf.core.signals import as_stopped, stop_on_signals
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The name of a file may hold what UTF-8 cannot.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     show_log()
+    ignore_launchers()
     try:
         words, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
         args = _parser().parse_args(words)

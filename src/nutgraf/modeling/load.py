@@ -22,9 +22,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from nutgraf.config import ModelConfig
+from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import UserError
 from nutgraf.modeling.base_files import base_source, load_failure
 
+if not torch.distributed.is_initialized():  # else they are Ray's, for one training
+    ignore_launchers()  # those of a cluster's node
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

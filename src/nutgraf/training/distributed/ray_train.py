@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import distributed
 
+from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.modeling.losses import RowLoss
 from nutgraf.parallel.ray_cluster import Cluster, local_actor
@@ -53,6 +54,7 @@ class _Connected(_TorchBackend):
     """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(ignore_launchers)  # those of the node, before Ray sets its own
         worker_group.execute(name_interface, get_node_ip_address)
         super().on_start(worker_group, backend_config)
 
