@@ -1,6 +1,9 @@
 """The configuration: typed, nothing unknown accepted, errors that name what to change."""
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +14,7 @@ from nutgraf.config.load import (
     ConfigError,
     build_config,
     load_config,
+    load_config_values,
     setting_fields,
     to_yaml,
     with_overrides,
@@ -42,13 +46,14 @@ def changed(one: Config, other: Config) -> set[str]:
 
 
 def test_the_defaults_are_the_pocket_study():
-    assert load_config(None) == Config() == load_config(CONFIGS / "pocket.yaml")
+    assert load_config(None) == build_config({}) == load_config(CONFIGS / "pocket.yaml")
+    assert with_overrides(Config(), {"lora.r": 16}) == Config()
 
 
 def test_a_shipped_configuration_goes_by_its_name_unless_a_file_has_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pocket").mkdir()
-    assert load_config(Path("pocket")) == Config()
+    assert load_config(Path("pocket")) == build_config({})
     assert load_config(Path("tinyllama-cnndm")) == load_config(CONFIGS / "tinyllama-cnndm.yaml")
     (tmp_path / "tinyllama-cnndm").write_text("search: {trials: 9}")
     assert load_config(Path("tinyllama-cnndm")).search.trials == 9
@@ -109,7 +114,7 @@ def test_what_is_saved_reads_back_equal(tmp_path, path):
 
 
 def test_an_empty_file_is_the_defaults(tmp_path):
-    assert load_config(written(tmp_path, "# nothing\n")) == Config()
+    assert load_config(written(tmp_path, "# nothing\n")) == build_config({})
 
 
 @pytest.mark.parametrize("text", ["2e-4", "2.0e-4", "0.0002", "2E-4"])
@@ -121,6 +126,105 @@ def test_a_number_in_any_spelling(tmp_path, text):
     assert load_config(written(tmp_path, space)).search.space == {
         "train.learning_rate": Range(low=2e-4, high=1e-2, log=True)
     }
+
+
+# Paths.
+
+PATHS = ("run", "storage", "model.base", "data.source", "data.train", "data.validation",
+         "data.test", "rivals.x.model", "rivals.x.file")  # fmt: skip
+
+
+def value(config: Config, name: str) -> str:
+    """Of the setting `name`, as a person gives it."""
+    part: Any = config.model_dump()
+    for key in name.split("."):
+        part = part[key]
+    return part
+
+
+def with_path(name: str, path: Any) -> dict[str, Any]:
+    """Settings with a path in one of them, and what goes with it."""
+    splits = ("train", "validation", "test")
+    others = {f"data.{split}": "/other" for split in splits} if name[5:] in splits else {}
+    return {**others, name: path}
+
+
+def test_every_setting_that_is_a_path_is_among_these():
+    words = re.compile(r"\bfolder|\bfile\b|\.jsonl")
+    said = {name for name, text, _ in setting_fields() if words.search(text)}
+    columns = {"data.id_column", "data.split_column", "rivals.NAME.id", "rivals.NAME.summary"}
+    assert said - columns == {name.replace(".x.", ".NAME.") for name in PATHS}
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("path", ["in/here", "./in/here", "in/../in/here", "~/in/here", "in/[x] y"])
+def test_a_path_is_that_of_the_folder_in_which_the_study_began(monkeypatch, tmp_path, name, path):
+    for folder in ("in/here", "in/[x] y"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    values = with_path(name, path)
+    config = load_config_values(None, values)
+    right = str(tmp_path / ("in/[x] y" if "[" in path else "in/here"))
+    assert value(config, name) == right
+    assert value(load_config_values(None, with_path(name, Path(path))), name) == right
+    assert load_config(written(tmp_path, to_yaml(config))) == config
+    assert load_config(None, {key: json.dumps(text) for key, text in values.items()}) == config
+    saved = written(tmp_path, to_yaml(config))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_config(saved) == config  # a run folder's configuration, from another folder
+    assert with_overrides(config, {"lora.r": 2}).model_dump() | {"lora": 0} == (
+        config.model_dump() | {"lora": 0}
+    )
+
+
+def test_a_link_stays_a_link_and_is_followed_before_two_dots(monkeypatch, tmp_path):
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(None, {"model.base": "./link"}).model.base == str(tmp_path / "link")
+    (tmp_path / "far" / "base").mkdir()
+    base = load_config(None, {"model.base": "link/../base"}).model.base
+    assert Path(base).samefile(tmp_path / "far" / "base")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model.base", "pocket"), ("model.base", "gpt2"), ("model.base", "someone/some.model-1b"),
+        ("data.source", "newswire"), ("data.source", "abisee/cnn_dailymail"),
+        ("rivals.x.model", "facebook/bart-large-cnn"), ("storage", "s3://bucket/studies"),
+        ("storage", "memory://x"),
+    ],
+)  # fmt: skip
+def test_a_name_stays_a_name(monkeypatch, tmp_path, name, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket").mkdir()
+    (tmp_path / "newswire").mkdir()
+    assert value(load_config(None, {name: text}), name) == text
+
+
+@pytest.mark.parametrize("base", ["a/b/c", "./gpt2", "../gpt2", "~/gpt2", "someone/[x]", "a b"])
+def test_what_cannot_be_an_id_of_the_hub_is_a_path_even_if_nothing_is_there(base):
+    assert Path(load_config(None, {"model.base": base}).model.base).is_absolute()
+
+
+@pytest.mark.parametrize("name", ["run", "storage", "data.train", "rivals.x.file", "model.base"])
+def test_for_a_cluster_seen_from_outside_a_path_is_given_from_the_root(name):
+    at = {"ray.address": "ray://head:10001", "run": "/srv/study", "storage": "/srv/storage"}
+    with pytest.raises(ConfigError, match=r"read on a cluster \(ray.address\): give an absolute"):
+        load_config_values(None, {**at, **with_path(name, "./rows")})
+    whole = load_config_values(None, {**at, **with_path(name, "/srv/rows")})
+    assert value(whole, name) == "/srv/rows"
+
+
+@pytest.mark.parametrize("folder", ["2026", "~", "[x]", "a: b", "null", "1e3", "'q", "#x"])
+def test_a_run_folder_on_the_command_line_is_text_as_it_stands(monkeypatch, tmp_path, folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = tmp_path if folder == "~" else tmp_path / folder
+    assert load_config(None, run=folder).run == str(expected)
 
 
 # Overrides.

@@ -12,11 +12,13 @@ import psutil
 import yaml
 
 from nutgraf.config import Config
+from nutgraf.config.load import build_config
 from nutgraf.core import hub
 from nutgraf.core.console import Styled, print_line, print_section, supports_colour
 from nutgraf.core.environment import free_disk_bytes, library_versions
 from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
+from nutgraf.core.paths import shown
 from nutgraf.core.units import duration
 from nutgraf.core.units import memory as size
 from nutgraf.data import load
@@ -78,7 +80,7 @@ def run(config: Config) -> int:
 def _machine(config: Config) -> Iterator[str]:
     ram = psutil.virtual_memory()
     yield f"memory    {size(ram.available)} free of {size(ram.total)}"
-    yield f"disk      {size(free_disk_bytes(Path(config.run)))} free at {config.run}"
+    yield f"disk      {size(free_disk_bytes(Path(config.run)))} free at {shown(config.run)}"
     versions = [f"{name} {version}" for name, version in library_versions().items()]
     yield f"versions  {', '.join(versions)}"
 
@@ -117,7 +119,7 @@ def _downloads(config: Config) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _configuration(config: Config) -> Iterator[str]:
-    defaults = Config().model_dump(mode="json")
+    defaults = build_config({}).model_dump(mode="json")
     for name, value in config.model_dump(mode="json").items():
         if name == "rivals" or not isinstance(value, dict):
             yield f"{name:<9} {_value(value, defaults[name])}"

@@ -17,6 +17,7 @@ from nutgraf.core.console import show_log
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import NutgrafError, UserError, one_line
 from nutgraf.core.files import is_full, write_text
+from nutgraf.core.paths import shown
 from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline import runner
 
@@ -188,23 +189,21 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    for name in ("storage", "run"):
-        if value := vars(args)[name]:
-            overrides = {**overrides, name: value}
+    texts = {name: vars(args)[name] for name in ("run", "storage") if vars(args)[name]}
     if args.run and args.storage and args.config is None:
-        saved = Path(args.run) / "config.yaml"
+        saved = Path(args.run).expanduser() / "config.yaml"
         if not saved.exists():  # the study may have begun on another machine
             from nutgraf.storage.remote_files import RemoteFiles
 
             if (content := RemoteFiles(args.storage).read(saved.name)) is not None:
                 write_text(saved, content.decode())
-    return load_config(find_config(args.config, args.run), overrides)
+    return load_config(find_config(args.config, args.run), overrides, **texts)
 
 
 def _print_table(config: Config, changed: bool) -> None:
     from nutgraf.report.terminal_table import render_table
 
-    folder = Path(config.run)
+    folder = Path(shown(config.run))
     print(render_table(folder / "model_comparison_results.csv", config))
     print(f"\n{'Report' if changed else 'All is done. Report'}: {folder / 'report.html'}")
     print(f"Model:  {folder / 'final_best_model'}")

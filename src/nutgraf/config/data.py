@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nutgraf.config.types import Count, Float, Section, Seed
+from nutgraf.config.types import Count, Float, LocalPath, PathOrName, Section, Seed
 
 
 class DataConfig(Section):
     """The articles and their references."""
 
-    source: str = Field(
+    source: PathOrName = Field(
         "newswire",
         description="Where articles come from: `newswire` (embedded, synthetic), a Hub data set "
         "like `abisee/cnn_dailymail`, or one local .jsonl, .csv or .parquet with a split column.",
@@ -21,11 +21,11 @@ class DataConfig(Section):
     revision: str | None = Field(
         None, description="Commit of the Hub data set, so that a later run reads the same rows."
     )
-    train: str | None = Field(
+    train: LocalPath | None = Field(
         None, description="Local file for training; given together with the other two splits."
     )
-    validation: str | None = Field(None, description="Local file for validation.")
-    test: str | None = Field(None, description="Local file for the test.")
+    validation: LocalPath | None = Field(None, description="Local file for validation.")
+    test: LocalPath | None = Field(None, description="Local file for the test.")
     id_column: str = Field(
         "id", description="Column of the article's id; numbered if a file has none."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from nutgraf.config.types import Count, Section, Seed
+from nutgraf.config.types import Count, LocalPath, PathOrName, Section, Seed
 
 
 class GenerateConfig(Section):
@@ -25,14 +25,14 @@ class ScoreConfig(Section):
 class RivalConfig(Section):
     """Another system, whose summaries are scored too."""
 
-    model: str | None = Field(
+    model: PathOrName | None = Field(
         None,
         description="Hub id or local folder of a sequence-to-sequence checkpoint in safetensors, "
         "e.g. `facebook/bart-large-cnn`; it decodes as its own generation settings say.",
     )
     revision: str | None = Field(None, description="Commit of the Hub checkpoint.")
     batch_size: Count = Field(8, description="Articles decoded together by the checkpoint.")
-    file: str | None = Field(
+    file: LocalPath | None = Field(
         None, description="Instead of a checkpoint: .jsonl, .csv or .parquet with its summaries."
     )
     id: str = Field("id", description="Column of the file with the test articles' ids.")

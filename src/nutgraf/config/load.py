@@ -24,7 +24,9 @@ class ConfigError(UserError):
     """The configuration cannot be used: the message names the field, the value, what is allowed."""
 
 
-def load_config(path: Path | None, overrides: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    path: Path | None, overrides: Mapping[str, str] | None = None, **texts: str
+) -> Config:
     """Return the configuration of a YAML file with overrides applied.
 
     Args:
@@ -32,12 +34,13 @@ def load_config(path: Path | None, overrides: Mapping[str, str] | None = None) -
             `tinyllama-cnndm`; a file of that name comes first. None is the pocket study.
         overrides: YAML text by dotted name, such as `2e-4` by `train.learning_rate`. Each
             replaces one field and leaves its siblings.
+        **texts: Overrides that are text as it stands, such as `run`.
 
     Raises:
         ConfigError: The file cannot be read, or a field or value is not allowed.
     """
     values = {name: _parse(name, text) for name, text in (overrides or {}).items()}
-    return load_config_values(path, values)
+    return load_config_values(path, {**values, **texts})
 
 
 def load_config_values(path: Path | None, overrides: Mapping[str, Any]) -> Config:
@@ -48,9 +51,10 @@ def load_config_values(path: Path | None, overrides: Mapping[str, Any]) -> Confi
     return build_config(raw)
 
 
-def find_config(path: Path | None, run: str | None) -> Path | None:
+def find_config(path: Path | None, run: str | Path | None) -> Path | None:
     """Return `path`, or without one the configuration in the run folder `run`, if any."""
-    saved = Path(run) / "config.yaml" if run else None
+    path = path and path.expanduser()
+    saved = Path(run).expanduser() / "config.yaml" if run else None
     return saved if path is None and saved is not None and saved.exists() else path
 
 
@@ -62,10 +66,15 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def build_config(raw: Mapping[str, Any]) -> Config:
-    """Return the configuration of nested mappings. Raises ConfigError with every problem."""
+    """Return the configuration of nested mappings, with paths from the root.
+
+    A relative path is one of the current folder. Raises ConfigError with every problem.
+    """
     _check_texts(raw)
+    ray = raw.get("ray")
+    address = ray.get("address") if isinstance(ray, Mapping) else None
     try:
-        config = Config.model_validate(raw)
+        config = Config.model_validate(raw, context={"here": not str(address).startswith("ray://")})
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
     for name, domain in config.search.space.items():

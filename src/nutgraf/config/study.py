@@ -15,14 +15,14 @@ from nutgraf.config.evaluation import GenerateConfig, RivalConfig, ScoreConfig
 from nutgraf.config.search import SearchConfig
 from nutgraf.config.systems import RESERVED_NAMES, base_system
 from nutgraf.config.training import LoraSettings, ModelConfig, TrackingConfig, TrainConfig
-from nutgraf.config.types import Section
+from nutgraf.config.types import LocalPath, Section
 
 
 class Config(Section):
     """The configuration of a study; the defaults are the pocket study."""
 
-    run: str = Field("runs/pocket", description="The run folder.")
-    storage: str | None = Field(
+    run: LocalPath = Field("runs/pocket", description="The run folder.")
+    storage: LocalPath | None = Field(
         None,
         description="Where a copy of the run folder is kept, to carry on from on another machine: "
         "a folder, `s3://`, `gs://` or another address; null is nowhere.",

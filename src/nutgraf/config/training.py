@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nutgraf.config.types import Count, Float, Positive, Section, Seed
+from nutgraf.config.types import Count, Float, PathOrName, Positive, Section, Seed
 
 
 class ModelConfig(Section):
     """The frozen base."""
 
-    base: str = Field(
+    base: PathOrName = Field(
         "pocket", description="`pocket` (embedded), a Hub id, or a local folder with safetensors."
     )
     revision: str | None = Field(None, description="Commit of the Hub model.")

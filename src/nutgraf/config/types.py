@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     model_validator,
 )
+
+from nutgraf.core.paths import absolute, is_path
 
 
 class Section(BaseModel):
@@ -33,6 +38,33 @@ Float = Annotated[float, BeforeValidator(_reject_bool), Field(allow_inf_nan=Fals
 Positive = Annotated[Float, Field(gt=0)]
 Count = Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=10**9)]
 Seed = Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, lt=2**32)]  # numpy takes no other
+
+
+def _as_text(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _resolve(path: str, info: ValidationInfo) -> str:
+    """Make a path absolute, if this is the start of a study: later the folder may be another.
+
+    `info.context` is then whether the study runs where this program does. Raises ValueError for a
+    relative path of another machine.
+    """
+    if info.context is None or os.path.isabs(path) or "://" in path:
+        return path
+    if not info.context["here"]:
+        raise ValueError(f"{path!r} is read on a cluster (ray.address): give an absolute path")
+    return absolute(path)
+
+
+def _resolve_if_path(text: str, info: ValidationInfo) -> str:
+    embedded = {"base": "pocket", "source": "newswire"}.get(info.field_name or "")
+    return text if text == embedded or not is_path(text) else _resolve(text, info)
+
+
+# What is on a disk, or has an address; the second may also be on the Hub, or embedded.
+LocalPath = Annotated[str, BeforeValidator(_as_text), AfterValidator(_resolve)]
+PathOrName = Annotated[str, BeforeValidator(_as_text), AfterValidator(_resolve_if_path)]
 
 
 class Choices(Section):

@@ -16,6 +16,7 @@ from typing import Any
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.core import hub
 from nutgraf.core.errors import UserError
+from nutgraf.core.paths import is_path
 from nutgraf.modeling.base_identity import base_identity
 
 FILE = "nutgraf.json"
@@ -44,11 +45,11 @@ def find_model(model: str) -> Path:
     On the Hub a model is `owner/name`, or `owner/name@revision`. Raises UserError if there is none,
     Failure if it cannot be downloaded.
     """
-    path = Path(model)
+    path = Path(model).expanduser()
     for folder in (path, path / "final_best_model"):
         if (folder / FILE).is_file():
             return folder
-    if path.exists() or not _HUB_ID.fullmatch(model):
+    if is_path(model.partition("@")[0]) or not _HUB_ID.fullmatch(model):
         raise UserError(
             f"{model} holds no model: give a finished run folder or its final_best_model, an "
             "exported model, or a Hub id"

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from nutgraf.config import Config
@@ -123,7 +122,7 @@ def _run_on_cluster(config: Config, stages: Sequence[str], force: bool) -> bool:
 
     This machine is no node and does none of the work. The run folder has the same path on every
     node, and all nodes see it. If this program ends, so does the study; the same command carries
-    it on. Raises as `run_study`, and UserError without a storage or an absolute path.
+    it on. Raises as `run_study`, and UserError without a storage.
     """
     from nutgraf.parallel.ray_cluster import connect_client, run_task
     from nutgraf.storage.remote_copy import RemoteCopy
@@ -133,11 +132,6 @@ def _run_on_cluster(config: Config, stages: Sequence[str], force: bool) -> bool:
         raise UserError(
             f"ray.address is {address!r} and storage null: a cluster is reached from outside by a "
             "storage that both sides reach; set storage, or give the command on one of its nodes"
-        )
-    if not Path(config.run).is_absolute():
-        raise UserError(
-            f"ray.address is {address!r} and run {config.run!r}: give the absolute path of a "
-            "folder that every node sees"
         )
     on_cluster = with_overrides(config, {"ray.address": "auto"})
     logger.info(f"the study runs on the cluster at {address}, in {config.run}")
