@@ -33,7 +33,7 @@ def library(reference, summary):
         "Shares rose to $1.25 from $1.10.|Apple Inc. fell.",
         "'Are you sure?' he asked.|She wasn't.",
         "Gen. Lee and Sen. Warren agreed, e.g. on tariffs.|No. 10 declined to comment.",
-        'He said: "Stop! I can\'t go on."|Then he left.',
+        'He said: "Stop!|I can\'t go on."|Then he left.',
         "Born on Jan. 5, 1970, in St. Louis.|Her father, George W. Bush Jr., was a lawyer.",
         "“I was scared,” said Lt. Col. Ann Brown.|“Very scared.”",
         "Is it over?|Yes!|It is.",

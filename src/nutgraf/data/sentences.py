@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import re
@@ -14,6 +15,19 @@ from rouge_score import tokenize as rouge_tokenize
 # sentence even if no capital follows; closing quotes belong to what they close.
 _TOKENIZED_STOP = re.compile(r"(?<=\s[.!?])(\s+''|\s+”)?\s+(?=\S)")
 _WORD = re.compile(r"\w")
+# The splitter takes a quoted or bracketed passage for one sentence: it does not see these marks.
+_MARK = re.compile(r"(?<!\w)['’]|['’](?!\w)|[\"‘“”„‚«»‹›`()\[\]{}「」『』（）]")
+_CLOSING = re.compile(rf"(?:(?:{_MARK.pattern})*(?!\S)|[”»›)\]}}]*)(?:\s+[”»›)\]}}])*")
+# Full stops that the splitter takes for ends: `5 p.m. Monday`, `Ms. Hunt`.
+_TIME = (
+    "(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?|Jan(?:uary)?|Feb(?:ruary)?|"
+    "March|April|May|June|July|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|"
+    "Dec(?:ember)?|[A-Z]{1,3}T|UTC|Eastern|Central|Mountain|Pacific|Greenwich|[Ll]ocal|[Ss]harp"
+)
+_NO_STOP = re.compile(
+    rf"\b(?:[ap]\.?m|Mon|Tues?|Wed|Thurs?|Fri|Sat|Sun)\.\s+(?:(?:{_TIME})\b|\(\d)"
+    r"|\b(?:Ms|Mx|Govs|Amb|Atty|Pte|Cdr|Const|Lieut|Snr|approx)\.\s+(?=\w)"
+)
 # The splitter takes the square of a line's length; longer lines are cut at a space before this one.
 _LONGEST_LINE = 20_000
 
@@ -21,8 +35,8 @@ _LONGEST_LINE = 20_000
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text: its lines if it has several, else as the splitter cuts it.
 
-    The splitter is sentencex (Wikimedia): offline, rule-based, aware of abbreviations, initials,
-    decimal numbers and quotes. Cased and lower-cased, plain and tokenized text all work.
+    The splitter is sentencex (Wikimedia): offline, rule-based, aware of abbreviations, initials
+    and decimal numbers. Cased and lower-cased, plain and tokenized text all work.
     """
     if "\n" in text.strip():
         return [line.strip() for line in text.splitlines() if line.strip()]
@@ -34,13 +48,36 @@ def _cut(line: str) -> Iterator[str]:
     sentence = ""
     stops = _TOKENIZED_STOP.sub(lambda stop: (stop.group(1) or "") + "\n", line).split("\n")
     for piece in itertools.chain.from_iterable(map(_pieces, stops)):
-        for part in sentencex.segment("en", piece):
+        for part in _segments(piece):
             if sentence and (_WORD.search(part) or len(sentence) > _LONGEST_LINE):
                 yield sentence
                 sentence = ""
             sentence = f"{sentence} {part.strip()}".strip()
     if sentence:
         yield sentence
+
+
+def _segments(text: str) -> Iterator[str]:
+    """Yield the sentences of a line, those inside quotes and brackets too."""
+    cased, start, at = text != text.lower(), 0, 0
+    # How far into the text that the splitter sees each mark would be.
+    marks = [match.start() - n for n, match in enumerate(_MARK.finditer(text))]
+    for part in sentencex.segment("en", _MARK.sub("", text).replace("…", ".")):
+        stop = at + max(len(part.rstrip()), 1) - 1
+        stop += bisect.bisect_right(marks, stop)
+        at += len(part)
+        closing = _CLOSING.match(text, stop + 1)
+        end = closing.end() if closing else stop + 1
+        # `"Why?" she asked`: what is said is no sentence of its own.
+        goes_on = (
+            cased and text[end - 1] in "\"'’”»)…" and text[end : end + 9].lstrip()[:1].islower()
+        )
+        no_stop = _NO_STOP.search(text, max(stop - 8, 0), stop + 16)
+        if not (goes_on or (no_stop and no_stop.start() <= stop < no_stop.end() - 1)):
+            yield text[start:end]
+            start = end
+    if start < len(text):
+        yield text[start:]
 
 
 def _pieces(line: str) -> Iterator[str]:

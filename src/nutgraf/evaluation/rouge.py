@@ -83,7 +83,7 @@ def rouge_signature(seed: int, resamples: int) -> dict[str, str | int | bool]:
         "package": "rouge-score",
         "version": metadata.version("rouge-score"),
         "stemmer": True,
-        "splitter": f"lines, else sentencex {metadata.version('sentencex')}",
+        "splitter": f"lines, else sentencex {metadata.version('sentencex')}, in quotes too",
         "bootstrap_seed": seed,
         "bootstrap_resamples": resamples,
     }
