@@ -21,8 +21,8 @@ from nutgraf.config import Config, ModelConfig, PromptConfig
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import read_json, read_records
 from nutgraf.data import article_store, load, new_articles
-from nutgraf.data.load import SPLITS
 from nutgraf.data.prompts import Renderer
+from nutgraf.data.sources import SPLITS
 from nutgraf.data.text import clean_text
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline.stages import prepare
@@ -149,7 +149,7 @@ BAD_TABLES: list[tuple[str, Callable[[Path], object], str]] = [
     ("quote.csv", as_text(f'{HEAD}1,"a"b,c\n'), "not CSV"),
     ("twice.csv", as_text("article,article,highlights\na,b,c\n"), "column 'article' twice"),
     ("other.csv", as_text("html;highlights\nx;y\n"), "has no column '"),
-    ("tab.csv", as_text("art\x0bicle,highlights\nx,y\n"), "art\\x0bicle"),
+    ("tab.csv", as_text("art\x0bikel,highlights\nx,y\n"), "art\\x0bikel"),
     ("wide.csv", as_text(",".join(f"c{n}" for n in range(9_999)) + "\n"), "no "),
     ("text.parquet", as_text("article,highlights\n"), "cannot be read"),
     ("cut.parquet", truncated, "cannot be read"),
@@ -355,13 +355,16 @@ def test_more_than_a_twentieth_stops_and_the_setting_allows_more(tmp_path, prepa
 
 
 def test_one_file_with_a_split_column_counts_what_says_no_split_once(tmp_path):
-    rows = [row(n) | {"split": split} for n, split in enumerate([*SPLITS, "", None, "dev"] * 9)]
+    rows = [row(n) | {"split": split} for n, split in enumerate([*SPLITS, "", None, "spare"] * 9)]
     path = jsonl(tmp_path / "a.jsonl", [r | {"id": None} for r in rows])
     data = Config().data.model_copy(update={"source": str(path), "max_rejected": 0.9})
     found = {split: load.load_articles(data, split) for split in SPLITS}
     assert [len(found[split].articles) for split in SPLITS] == [9, 9, 9]
     assert [len(found[split].rejected) for split in SPLITS] == [18, 0, 0]
     assert found["train"].rejected[0].row == 4
+    assert [len(found[split].removed) for split in SPLITS] == [9, 0, 0]
+    assert found["train"].removed[0].reason == "row of another split"
+    assert found["train"].notes == ("column 'split' names other splits, left out: 9 'spare'",)
 
 
 # Overlap.

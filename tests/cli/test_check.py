@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from nutgraf.cli import check, main
 from nutgraf.config import Config
 from nutgraf.core import hub
-from nutgraf.data import load, rows
+from nutgraf.data import load, rows, sources
 from nutgraf.data.prompts import Renderer
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.planning import benchmark
@@ -141,7 +141,7 @@ def test_what_is_trained_on_is_green_and_the_rest_red(capsys, monkeypatch, quick
     found = COLOUR.findall(text[text.index("One training row") : text.index("Plan")])
     green = [line.strip() for colour, line in found if colour == "32"]
     red = [line.strip() for colour, line in found if colour == "31"]
-    story = load.sample(Config().data, "train", 1)[0][0]
+    story = load.newswire_sample(Config().data, "train", 1)[0]
     assert " ".join(green).replace("⏎", "") == " ".join(f"{story.reference}</s>".split("\n"))
     assert red[0].startswith("<s>Summarize: ")
     assert red[-1] == "Summary:"
@@ -162,7 +162,7 @@ def test_what_could_drive_a_terminal_does_not_reach_it(capsys, tmp_path, quick):
     row = {"id": evil, "article": f"It rained. {evil} " * 9, "highlights": f"Rain. {evil}"}
     file = tmp_path / "news.jsonl"
     file.write_text("".join(json.dumps({**row, "id": f"{evil}{n}"}) + "\n" for n in range(3)))
-    splits = [f"--data.{split}={file}" for split in load.SPLITS]
+    splits = [f"--data.{split}={file}" for split in sources.SPLITS]
     rival = ["--rivals.a.model", json.dumps(evil)]  # JSON's escapes are YAML's too
     text = printed(capsys, 2, *splits, *rival)
     assert not {c for c in text if c != "\n" and not c.isprintable()}
@@ -198,9 +198,12 @@ def test_weights_of_the_hub_are_neither_loaded_nor_downloaded(
     news = tmp_path / "news.jsonl"
     row = {"article": "The council met. " * 6, "highlights": "It met."}
     news.write_text("".join(json.dumps({**row, "id": i}) + "\n" for i in range(8)))
-    splits = [f"--data.{split}={news}" for split in load.SPLITS]
+    splits = [f"--data.{split}={news}" for split in sources.SPLITS]
     limits = ["--prompt.max-tokens", "300", "--prompt.max-article-tokens", "200"]
-    text = printed(capsys, 0, "--model.base", BASE, *splits, *limits)
+    allow = ["--data.allow-overlap", "true"]
+    text = printed(capsys, 0, "--model.base", BASE, *splits, *limits, *allow)
+    assert re.search(r"read +validation 8 rows: 8 taken\n", text)
+    assert re.search(r"warning +OVERLAP: 1 of the 8 test articles", text)
     assert f"model.base {BASE}: in the cache" in text
     assert "measured on 2 layers of its shape" in text
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nutgraf.config import DataConfig
-from nutgraf.data import article_store, load, tables
+from nutgraf.data import article_store, load, sources, tables
 from nutgraf.data.article_store import Spool, StoredArticles
 from nutgraf.data.rows import Article
 
@@ -63,7 +63,7 @@ GROWTH = """
 import re, sys
 from pathlib import Path
 from nutgraf.config import DataConfig
-from nutgraf.data import article_store, data_card, load
+from nutgraf.data import article_store, data_card, load, sources
 article_store.GROUP_CHARACTERS = 2**18
 other, *paths = sys.argv[1:]
 for path in paths:
@@ -112,7 +112,7 @@ def test_a_draw_of_few_from_many_puts_few_on_the_disk(
         add(self, key, row, article)
 
     monkeypatch.setattr(Spool, "add", counted)
-    whole = dict.fromkeys(load.SPLITS, str(path))
+    whole = dict.fromkeys(sources.SPLITS, str(path))
     everything = load.load_articles(DataConfig(**whole, train_examples=None), "train").articles
     assert len(put) == 2_000
     put.clear()

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nutgraf.config import DataConfig
 from nutgraf.core.errors import Failure, UserError
-from nutgraf.data import article_store, data_card, load, tables
+from nutgraf.data import article_store, data_card, load, sources, tables
 from nutgraf.data.rows import Article, count_reasons
 from nutgraf.data.text import clean_text
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-SPLITS = load.SPLITS
+SPLITS = sources.SPLITS
 
 
 def rows(n: int, start: int = 0) -> list[dict[str, Any]]:
@@ -185,6 +186,88 @@ def test_one_file_with_a_split_column(tmp_path):
         load.load_articles(DataConfig(source=path), "test")
 
 
+WORDS = {
+    "train": ["Train", "TRAINING ", "trn", "train_set"],
+    "validation": ["valid", "val", "Dev", "development", "eval", "dev-set"],
+    "test": ["Test", "testing", "held-out", "holdout", "Test Set"],
+    "unlabelled": ["unlabelled", "test2", "0"],
+}
+LOADERS = {
+    "a.csv": lambda path, found: pd.DataFrame(found).to_csv(path, index=False),
+    "a.json": lambda path, found: path.write_text(json.dumps({"data": found})),
+    "a.jsonl": jsonl,
+    "a.parquet": lambda path, found: pq.write_table(pa.Table.from_pylist(found), path),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_every_row_is_counted_once_whatever_names_its_split(tmp_path, name):
+    words = [word for group in WORDS.values() for word in group]
+    found = [row | {"Split": words[i % len(words)]} for i, row in enumerate(rows(90))]
+    found[0]["highlights"] = ""
+    found[20]["article"] = found[21]["article"]
+    path = tmp_path / name
+    LOADERS[name](path, found)
+    data = DataConfig(source=str(path), train_examples=5, max_rejected=0.5)
+    splits: dict[str, load.Split] = {}
+    for split in reversed(SPLITS):
+        splits[split] = load.load_articles(data, split, splits)
+    card = data_card.build_card(splits)
+    reasons = ("rejected", "removed")
+    for split, counts in card["splits"].items():
+        left_out = sum(n for reason in reasons for n in counts[reason].values())
+        assert counts["rows_read"] == counts["sampled"] + counts["not_drawn"] + left_out
+        expected = [i for i in range(90) if words[i % len(words)] in WORDS[split]]
+        assert counts["rows_read"] - counts["removed"].get("row of another split", 0) == len(
+            expected
+        )
+    assert sum(counts["rows_read"] for counts in card["splits"].values()) == 90
+    train = card["splits"]["train"]
+    assert train["removed"]["row of another split"] == 15
+    assert (train["sampled"], train["not_drawn"], train["rejected"]) == (
+        5,
+        13,
+        {"summary empty": 1},
+    )
+    for told in (
+        "train: column 'Split' names other splits, left out: 5 'unlabelled', 5 'test2', 5 '0'",
+        "validation: rows of 5 'valid', 5 'val', 5 'Dev', 5 'development', 5 'eval', … are taken",
+    ):
+        assert any(line.startswith(told) for line in card["warnings"])
+
+
+def test_columns_by_their_usual_names_are_taken_and_named(tmp_path):
+    for article, summary in (
+        ("Article", "Highlights"),
+        ("text", "summary"),
+        (" Document", "ABSTRACT"),
+        ("Article Text", "reference_summary"),
+        ("dialogue", "reference"),
+    ):
+        found = [{"ID": n, article: f"a {n}", summary: f"s {n}"} for n in range(3)]
+        split = load.load_articles(of(jsonl(tmp_path / "a.jsonl", found)), "test")
+        assert sorted(a.id for a in split.articles) == ["0", "1", "2"]
+        assert {a.reference for a in split.articles} == {"s 0", "s 1", "s 2"}
+        note = f"column {article!r} is taken for data.article_column ('article' is not there)"
+        assert note in split.notes
+        assert f"test: {note}" in data_card.build_card({"test": split})["warnings"]
+    found = [{"text": "a", "body": "b", "summary": "s"}]
+    with pytest.raises(UserError, match=r"no column 'article' .*it has text, body, summary"):
+        load.load_articles(of(jsonl(tmp_path / "a.jsonl", found)), "test")
+
+
+def test_files_of_a_folder_are_splits_by_their_names(tmp_path):
+    for n, name in enumerate(("cnn-Train-00.jsonl", "cnn-Train-01.jsonl", "dev.v2.jsonl")):
+        jsonl(tmp_path / name, rows(3, 10 * n))
+    data = DataConfig(source=str(tmp_path))
+    pd.DataFrame(rows(2, 30)).to_csv(tmp_path / "Held_Out.TSV", sep="\t", index=False)
+    jsonl(tmp_path / "more.jsonl", rows(2, 40))
+    found = {split: load.load_articles(data, split) for split in SPLITS}
+    assert [split.rows_read for split in found.values()] == [6, 3, 2]
+    note = f"1 files of {tmp_path} name none of the splits: more.jsonl"
+    assert all(note in split.notes for split in found.values())
+
+
 def test_other_column_names(tmp_path):
     found = [{"uid": i, "body": f"b {i}", "tldr": f"t {i}"} for i in range(3)]
     path = jsonl(tmp_path / "a.jsonl", found)
@@ -266,24 +349,25 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_folder_in_the_form_of_the_hub_loads_through_datasets(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "news"
-    folder.mkdir()
-    for number, split in enumerate(SPLITS):
+    folder = tmp_path / "news" / "data"
+    folder.mkdir(parents=True)
+    for number, split in enumerate(("train", "dev", "test")):
         pq.write_table(pa.Table.from_pylist(rows(3, 10 * number)), folder / f"{split}.parquet")
-    split = load.load_articles(DataConfig(source=str(folder)), "validation")
+    data = DataConfig(source=str(folder.parent))
+    split = load.load_articles(data, "validation")
     assert sorted(a.id for a in split.articles) == ["r10", "r11", "r12"]
     assert split.revision is None
-    (folder / "validation.parquet").unlink()
+    (folder / "dev.parquet").unlink()
     with pytest.raises(UserError, match=r"cannot give its split 'validation'.*Unknown split"):
-        load.load_articles(DataConfig(source=str(folder)), "validation")
+        load.load_articles(data, "validation")
 
 
 def test_the_revision_is_read_from_what_was_downloaded():
     commit = "96df5e686bee6baa90b8bee7c28b81fa3fa6223d"
     address = f"hf://datasets/abisee/cnn_dailymail@{commit}/3.0.0/test-00000-of-00001.parquet"
-    assert load._revision({address: {"num_bytes": 1}}) == commit
-    assert load._revision({"/home/me/a.parquet": {}}) is None
-    assert load._revision(None) is None
+    assert sources._revision({address: {"num_bytes": 1}}) == commit
+    assert sources._revision({"/home/me/a.parquet": {}}) is None
+    assert sources._revision(None) is None
 
 
 def test_a_hub_out_of_reach_is_one_line_with_what_to_do(monkeypatch):

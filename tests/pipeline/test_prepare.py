@@ -12,7 +12,7 @@ from nutgraf.config import Config
 from nutgraf.config.load import build_config
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import read_json, read_records
-from nutgraf.data import article_store, load
+from nutgraf.data import article_store, sources
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.load import load_tokenizer
@@ -44,7 +44,7 @@ def study(tmp_path: Path, base: str, **prompt: int) -> tuple[Config, RunFolder]:
         {
             "run": str(tmp_path / "run"),
             "data": {
-                **dict.fromkeys(load.SPLITS, str(path)),
+                **dict.fromkeys(sources.SPLITS, str(path)),
                 "allow_overlap": True,
                 "max_rejected": 0.2,
             },
@@ -58,7 +58,7 @@ def study(tmp_path: Path, base: str, **prompt: int) -> tuple[Config, RunFolder]:
 def test_articles_and_card_are_made_once(tmp_path, base):
     config, folder = study(tmp_path, base)
     assert run_stage("prepare", config, folder)
-    for split in load.SPLITS:
+    for split in sources.SPLITS:
         assert len(article_store.read_split(folder.data(split))) == 4
     card = read_json(folder / "data" / "card.json")
     train = card["splits"]["train"]
@@ -71,7 +71,7 @@ def test_articles_and_card_are_made_once(tmp_path, base):
     assert any(line.startswith("OVERLAP") for line in card["warnings"])
     left_out = {"row": 5, "id": "none", "reason": "article empty", "detail": ""}
     assert read_records(folder / "data" / "rejects.jsonl") == [
-        {"split": split, **left_out} for split in load.SPLITS
+        {"split": split, **left_out} for split in sources.SPLITS
     ]
     assert not run_stage("prepare", config, folder)
     assert run_stage("prepare", config, folder, force=True)
@@ -94,7 +94,7 @@ def test_what_is_stored_are_the_ids_that_are_served_and_trained_on(tmp_path, bas
     run_stage("prepare", config, folder)
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     shorter = 0
-    for split in load.SPLITS:
+    for split in sources.SPLITS:
         stored = TokenFile(folder.tokens(split))
         texts = article_store.read_split(folder.data(split))
         assert len(stored) == len(texts) == 4
@@ -117,7 +117,7 @@ def test_an_article_is_tokenized_once(tmp_path, base, monkeypatch):
 
     monkeypatch.setattr(Renderer, "_article", counted)
     run_stage("prepare", config, folder)
-    drawn = [a.article for s in load.SPLITS for a in article_store.read_split(folder.data(s))]
+    drawn = [a.article for s in sources.SPLITS for a in article_store.read_split(folder.data(s))]
     assert sorted(tokenized) == sorted(drawn)
 
 

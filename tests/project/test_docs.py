@@ -24,7 +24,7 @@ from nutgraf.cli import main as cli
 from nutgraf.config import Config
 from nutgraf.config import load as config
 from nutgraf.config.load import setting_fields
-from nutgraf.data import article_store, load, rows
+from nutgraf.data import article_store, load, rows, sources
 from nutgraf.pipeline import runner
 from nutgraf.pocket import newswire
 
@@ -157,7 +157,7 @@ def test_the_guide_s_example_gives_three_splits_with_nothing_in_common(tmp_path,
         (tmp_path / name).write_text(text)
     subprocess.run([sys.executable, "split.py"], check=True)
     data = config.load_config(Path("own.yaml")).data
-    drawn = {split: load.load_articles(data, split).articles for split in load.SPLITS}
+    drawn = {split: load.load_articles(data, split).articles for split in sources.SPLITS}
     assert [len(found) for found in drawn.values()] == [60, 20, 20]
     assert len({article.id for found in drawn.values() for article in found}) == 100
 

@@ -14,7 +14,7 @@ SOURCE = rooms.SOURCE
 FILES = sorted(SOURCE.rglob("*.py"))
 # Each library is imported in these places only.
 HOME = {
-    "datasets": {"data.load", "training.sft_trainer"},
+    "datasets": {"data.sources", "training.sft_trainer"},
     "peft": {"modeling.adapters"},
     "bitsandbytes": {"modeling.load"},
     "trl": {"training.sft_trainer"},

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from nutgraf.config import Config, ModelConfig, PromptConfig
 from nutgraf.data import load, prompts
-from nutgraf.data.load import SPLITS
 from nutgraf.data.prompts import Renderer
+from nutgraf.data.sources import SPLITS
 from nutgraf.evaluation import indicators, rouge
 from nutgraf.generation import extractive
 from nutgraf.modeling.load import load_tokenizer

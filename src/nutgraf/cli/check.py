@@ -21,10 +21,10 @@ from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.paths import shown
 from nutgraf.core.units import duration
 from nutgraf.core.units import memory as size
-from nutgraf.data import load
-from nutgraf.data.load import SPLITS
+from nutgraf.data import data_card, load, sources
 from nutgraf.data.prompts import Encoded, Example, Piece, PromptError, Renderer
 from nutgraf.data.rows import Article
+from nutgraf.data.sources import SPLITS
 from nutgraf.planning import advice, memory
 from nutgraf.planning.duration import Plan
 from nutgraf.planning.memory import RowLengths
@@ -39,13 +39,15 @@ ASSUMED_ARTICLES = 1_000  # of a split on the Hub, if all of it is used
 class _Sample:
     """Articles to look at: the study's own or, if they cannot be read yet, those of the newswire.
 
-    `counts` are the articles that the study takes, by split; `seconds` those of reading one.
+    `counts` are the articles that the study takes, by split; `seconds` those of reading one;
+    `read` are lines about rows of the study's own files.
     """
 
     articles: list[Article]
     counts: dict[str, int]
     seconds: float
     own: bool
+    read: tuple[str, ...] = ()
 
 
 def run(config: Config) -> int:
@@ -110,7 +112,7 @@ def _downloads(config: Config) -> Iterator[tuple[str, str, str, str]]:
     if config.model.base != "pocket" and not Path(config.model.base).is_dir():
         folder = "`pocket` or a folder with safetensors and a tokenizer"
         yield "model.base", config.model.base, "model", folder
-    if load.on_the_hub(config.data):
+    if sources.on_the_hub(config.data):
         files = "`newswire`, or files in data.train, data.validation and data.test"
         yield "data.source", config.data.source, "dataset", files
     for name, rival in config.rivals.items():
@@ -135,18 +137,24 @@ def _value(value: object, default: object) -> str:
 
 def _read(config: Config, changes: list[str]) -> _Sample:
     started = time.perf_counter()
-    own = not load.on_the_hub(config.data)
-    try:
-        splits = {split: load.sample(config.data, split, MAX_ARTICLES[split]) for split in SPLITS}
-    except UserError as error:
-        changes.append(str(error))
-        splits, own = dict.fromkeys(SPLITS, ([], None)), False
-    counts = {split: ASSUMED_ARTICLES if n is None else n for split, (_, n) in splits.items()}
-    if not own:
-        newswire = Config().data
-        splits = {split: load.sample(newswire, split, MAX_ARTICLES[split]) for split in SPLITS}
-    articles = [article for sample, _ in splits.values() for article in sample]
-    return _Sample(articles, counts, (time.perf_counter() - started) / len(articles), own)
+    newswire = sources.is_newswire(config.data)
+    if not (newswire or sources.on_the_hub(config.data)):
+        drawn: dict[str, load.Split] = {}
+        try:
+            for split in reversed(SPLITS):  # as `prepare` does
+                drawn[split] = load.load_articles(config.data, split, drawn)
+            counts = {split: len(drawn[split].articles) for split in SPLITS}
+            seconds = (time.perf_counter() - started) / sum(counts.values())
+            articles = [a for split in SPLITS for a in drawn[split].articles[: MAX_ARTICLES[split]]]
+            read = tuple(data_card.lines({split: drawn[split] for split in SPLITS}))
+            return _Sample(articles, counts, seconds, True, read)
+        except UserError as error:
+            changes.append(str(error))
+    asked = {split: getattr(config.data, f"{split}_examples") for split in SPLITS}
+    counts = {split: ASSUMED_ARTICLES if n is None else n for split, n in asked.items()}
+    data = config.data if newswire else Config().data
+    articles = [a for s in SPLITS for a in load.newswire_sample(data, s, MAX_ARTICLES[s])]
+    return _Sample(articles, counts, (time.perf_counter() - started) / len(articles), newswire)
 
 
 def _check_rows(config: Config, sample: _Sample, changes: list[str]) -> None:
@@ -198,6 +206,7 @@ def _longest_rows(config: Config) -> RowLengths:
 
 def _rows(config: Config, sample: _Sample, examples: Sequence[Example]) -> Iterator[str]:
     yield "taken      " + ", ".join(f"{split} {n:,}" for split, n in sample.counts.items())
+    yield from sample.read
     if not sample.own:
         yield (
             "looked at  articles of the newswire; those of the Hub are not read before the study, "

@@ -14,9 +14,10 @@ def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
     """Return `{"warnings": [sentence, …], "splits": {split: counts}}`.
 
     Two articles are the same if their texts are, apart from case and white space. `rejected` and
-    `removed` count rows left out, by reason; of the articles drawn, `duplicates` counts those that
-    repeat an earlier one of their split, `shared` the different texts that are in another split
-    too, `summary_longer` those whose summary has more characters.
+    `removed` count rows left out, by reason, and `not_drawn` those that are not asked for:
+    `rows_read` is the sum of these and `sampled`. Of those, `duplicates` counts repetitions of
+    an earlier one of their split, `shared` the different texts that are in another split too,
+    `summary_longer` those whose summary has more characters.
     """
     texts, sums = {}, {}
     for name, split in splits.items():
@@ -30,6 +31,7 @@ def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
             "removed": count_reasons(split.removed),
             "asked": split.requested,
             "sampled": len(split.articles),
+            "not_drawn": split.usable - len(split.articles),
             "seed": split.seed,
             "duplicates": len(split.articles) - len(texts[name]),
             "shared": {o: len(texts[name] & texts[o]) for o in splits if o != name},
@@ -37,7 +39,19 @@ def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
         }
         for name, split in splits.items()
     }
-    return {"warnings": list(_warnings(counts)), "splits": counts}
+    notes = [f"{name}: {note}" for name, split in splits.items() for note in split.notes]
+    return {"warnings": list(dict.fromkeys([*notes, *_warnings(counts)])), "splits": counts}
+
+
+def lines(splits: Mapping[str, Split]) -> Iterator[str]:
+    """Yield what became of the rows of each split, and the card's warnings."""
+    card = build_card(splits)
+    for name, read in card["splits"].items():
+        left_out = read["rejected"] | read["removed"]
+        parts = {"taken": read["sampled"], "not drawn": read["not_drawn"], **left_out}
+        named = join_counts({what: n for what, n in parts.items() if n})
+        yield f"read       {name} {read['rows_read']:,} rows: {named}"
+    yield from (f"warning    {warning}" for warning in card["warnings"])
 
 
 def _read(articles: Sequence[Article]) -> tuple[set[bytes], dict[str, float]]:

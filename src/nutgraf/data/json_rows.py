@@ -35,6 +35,11 @@ class BrokenRow:
         return f"{self.place} is {self.reason}: {self.detail}"
 
 
+@dataclass(frozen=True)
+class OtherSplit(BrokenRow):
+    """A row whose split, `detail`, is none of a study's."""
+
+
 def read_json(path: Path, head: bytes, lines: bool) -> Iterator[Row | BrokenRow]:
     """Yield the rows of a file; `lines` is whether its name promises a row a line.
 

@@ -8,26 +8,20 @@ articles drawn wait on the disk, since they may need more memory than there is.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 import zlib
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nutgraf.config import DataConfig
-from nutgraf.core.errors import Failure, UserError, did_you_mean, one_line
-from nutgraf.data import tables
+from nutgraf.core.errors import UserError
 from nutgraf.data.article_store import Spool, StoredArticles
-from nutgraf.data.json_rows import BrokenRow
-from nutgraf.data.rows import Article, NumberedRows, Reader, Reject
-
-SPLITS = ("train", "validation", "test")
+from nutgraf.data.rows import Article, Reader, Reject
+from nutgraf.data.sources import is_newswire, rows_of_split
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,9 @@ class Split:
     Those in `spare` come next in the draw: they replace articles whose summaries turn out to be too
     long for a training row, at most the share `data.max_rejected`. `rows` numbers the rows of
     `articles` and then of `spare` in their source, from 1. `rejected` rows cannot be used;
-    `removed` ones could, but their article is in another split, or in training twice.
+    `removed` ones could, but their article is in another split, or in training twice, or their
+    split is none of the three. `usable` are the others, drawn or not. `notes` are sentences about
+    names of columns and splits.
     """
 
     articles: Sequence[Article]
@@ -50,6 +46,8 @@ class Split:
     rows_read: int = 0
     rejected: list[Reject] = field(default_factory=list)
     removed: list[Reject] = field(default_factory=list)
+    usable: int = 0
+    notes: Sequence[str] = ()
 
 
 def load_articles(
@@ -78,12 +76,14 @@ def load_articles(
     """
     requested = getattr(data, f"{split}_examples")
     limit = _with_spare(requested, data.max_rejected)
-    if _is_newswire(data):
+    if is_newswire(data):
         stories = enumerate(_newswire(split, limit, data.seed), 1)
         spool = _spooled(((number, number, article) for number, article in stories), limit, folder)
         drawn = _drawn(spool, limit, requested)
-        return Split(*drawn, requested, data.seed, "newswire", rows_read=len(drawn[0]))
-    rows, source, revision = _rows(data, split)
+        n = len(drawn[0])
+        return Split(*drawn, requested, data.seed, "newswire", rows_read=n, usable=n)
+    notes: list[str] = []
+    rows, source, revision = rows_of_split(data, split, notes)
     fingerprints = {
         name: {a.fingerprint for a in other.articles} for name, other in (others or {}).items()
     }
@@ -93,7 +93,7 @@ def load_articles(
     keyed = ((random.random(), number, a) for number, a in reader.articles(rows))
     usable = (entry for entry in keyed if not reader.removes(*entry[1:]))
     spool = _spooled(usable, limit, folder)
-    reader.check(usable=len(spool.rows))
+    reader.check()
     return Split(
         *_drawn(spool, limit, requested),
         requested,
@@ -103,38 +103,15 @@ def load_articles(
         reader.rows_read,
         reader.rejected,
         reader.removed,
+        reader.usable,
+        (*notes, *reader.notes()),
     )
 
 
-def sample(data: DataConfig, split: str, n: int) -> tuple[list[Article], int | None]:
-    """Return the first `n` usable articles of a split, and how many of it a study takes.
-
-    A split on the Hub is not read: no articles, and None if its number is not configured.
-    Raises UserError like `load_articles`.
-    """
+def newswire_sample(data: DataConfig, split: str, n: int) -> list[Article]:
+    """Return the first articles of a split of the newswire, at most `n`."""
     requested = getattr(data, f"{split}_examples")
-    if _is_newswire(data):
-        count = n if requested is None else min(n, requested)
-        return [*_newswire(split, count, data.seed)], requested
-    if on_the_hub(data):
-        return [], requested
-    rows, source, _ = _rows(data, split)
-    reader = Reader(data, split, source, {})
-    articles = (article for _, article in reader.articles(rows))
-    first = list(itertools.islice(articles, n))
-    reader.check(usable=len(first))
-    return first, len(first) + sum(1 for _ in articles) if requested is None else requested
-
-
-def on_the_hub(data: DataConfig) -> bool:
-    """Return whether the articles are neither embedded nor in local files or folders."""
-    source = Path(data.source)
-    local = data.train or _is_newswire(data) or source.exists()
-    return not local and not tables.is_table(source)
-
-
-def _is_newswire(data: DataConfig) -> bool:
-    return data.source == "newswire" and not data.train
+    return [*_newswire(split, n if requested is None else min(n, requested), data.seed)]
 
 
 def _with_spare(requested: int | None, max_rejected: float) -> int | None:
@@ -177,83 +154,3 @@ def _newswire(split: str, n: int | None, seed: int) -> Iterator[Article]:
     if n is None:
         raise UserError(f"the newswire never ends: set data.{split}_examples to a number")
     return (Article(s.id, s.article, s.reference) for s in newswire.iter_stories(split, n, seed))
-
-
-def _rows(data: DataConfig, split: str) -> tuple[NumberedRows, str, str | None]:
-    """Return the rows of a split, the name of their source, and its revision on the Hub."""
-    path = getattr(data, split)
-    if path:
-        return enumerate(tables.read_rows_or_broken(Path(path)), 1), path, None
-    source = Path(data.source)
-    if source.is_dir() or not (source.is_file() or tables.is_table(source)):
-        rows, revision = _hub(data, split)
-        return enumerate(rows, 1), data.source, revision
-    all_rows = enumerate(tables.read_rows_or_broken(source), 1)
-    return _of_split(all_rows, data, split), data.source, None
-
-
-def _of_split(rows: NumberedRows, data: DataConfig, split: str) -> NumberedRows:
-    """Yield the rows of one split. Broken rows, and rows without a split, count with training."""
-    counts: Counter[str] = Counter()
-    columns: dict[str, None] = {}
-    for number, row in rows:
-        name = None
-        if not isinstance(row, BrokenRow):
-            columns.update(dict.fromkeys(row))
-            name = row.get(data.split_column)
-            if name is None or name == "":
-                row = BrokenRow(
-                    f"row {number}", "without a split", f"{data.split_column!r} is empty"
-                )
-        counts[str(name)] += name is not None
-        if name == split or (isinstance(row, BrokenRow) and split == "train"):
-            yield number, row
-    if columns and data.split_column not in columns:
-        raise UserError(
-            f"{data.source} has no column {data.split_column!r}"
-            f"{did_you_mean(data.split_column, columns)} (it has {tables.listed(columns)}): set "
-            "data.split_column, or give data.train, data.validation and data.test"
-        )
-    if not counts[split]:
-        present = ", ".join(repr(name) for name in itertools.islice(+counts, 5)) or "nothing"
-        raise UserError(
-            f"{data.source} has no row with {split!r} in column {data.split_column!r}: "
-            f"there is {present}"
-        )
-
-
-def _hub(data: DataConfig, split: str) -> tuple[Iterable[Mapping[str, Any]], str | None]:
-    """Load a data set of the Hub, or a local folder in the Hub's form; return its revision too."""
-    import datasets
-
-    own_files = "or give files with data.train, data.validation and data.test"
-    try:
-        rows = datasets.load_dataset(data.source, data.name, split=split, revision=data.revision)
-    except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError):
-        meant = did_you_mean(data.source, ["newswire"])
-        raise UserError(
-            f"data.source {data.source!r} is no file, no folder with data files and no public "
-            f"data set on the Hub{meant}; correct it, {own_files}"
-        ) from None
-    except ValueError as error:
-        raise UserError(
-            f"{data.source} cannot give its split {split!r}: {_named(error)} "
-            "(data.name, data.revision)"
-        ) from None
-    except (OSError, datasets.exceptions.DatasetGenerationError) as error:
-        raise Failure(
-            f"the Hub did not give {data.source!r}: {_named(error)}; "
-            f"try again with a connection, {own_files}"
-        ) from error
-    return rows, data.revision or _revision(rows.info.download_checksums)
-
-
-def _revision(downloads: Mapping[str, Any] | None) -> str | None:
-    """Return the commit in the addresses of downloads: `hf://datasets/OWNER/NAME@COMMIT/…`."""
-    addresses = [address for address in downloads or {} if address.startswith("hf://")]
-    commits = {address.partition("@")[2].partition("/")[0] for address in addresses}
-    return commits.pop() if len(commits) == 1 else None
-
-
-def _named(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}", 300)

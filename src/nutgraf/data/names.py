@@ -5,21 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-SPLITS = ("train", "validation", "test")
-ARTICLE = (
-    "article",
-    "text",
-    "document",
-    "body",
-    "content",
-    "dialogue",
-    "story",
-    "source",
-    "maintext",
-)
-SUMMARY = ("highlights", "summary", "abstract", "reference", "target", "tldr", "reference_summary")
-SPLIT = ("split", "fold", "subset", "partition", "set")
-ID = ("id",)
+# Usual names of the columns that settings name.
+USUAL: dict[str, tuple[str, ...]] = {
+    "article_column": ("article text", "text", "document", "body", "content", "dialogue"),
+    "summary_column": ("summary", "abstract", "reference", "reference summary", "tldr"),
+    "split_column": ("fold", "subset", "partition"),
+}
 
 _SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
@@ -55,7 +46,7 @@ def split_of(value: object) -> str | None:
 
 def split_of_file(name: str) -> str | None:
     """Return the split in the name of a file, such as `cnn-dev.v2.jsonl`; None for none or two."""
-    words = re.split(r"[\W_\d]+", re.sub(r"(?i)(held|hold)[-_ ]out", r"\\1out", name).casefold())
+    words = re.split(r"[\W_\d]+", re.sub(r"(?i)(held|hold)[-_ ]out", r"\1out", name).casefold())
     splits = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
     return splits.pop() if len(splits) == 1 else None
 

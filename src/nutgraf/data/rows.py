@@ -11,7 +11,8 @@ from typing import Any
 from nutgraf.config import DataConfig
 from nutgraf.core.errors import UserError, did_you_mean, one_line
 from nutgraf.data import tables
-from nutgraf.data.json_rows import BrokenRow
+from nutgraf.data.json_rows import BrokenRow, OtherSplit
+from nutgraf.data.names import USUAL, find_column
 from nutgraf.data.sentences import has_rouge_tokens
 from nutgraf.data.text import TextError, clean_text, usable_text
 
@@ -55,14 +56,16 @@ class Reject:
 class Reader:
     """Turns rows into articles, and collects the rows that it rejects or removes.
 
-    `others` has the fingerprints of the articles of other splits, by split.
+    `others` has the fingerprints of the articles of other splits, by split. `names` has the name
+    of each column in the source, by its setting; the first row decides.
     """
 
     def __init__(
         self, data: DataConfig, split: str, source: str, others: Mapping[str, Set[bytes]]
     ) -> None:
         self.data, self.split, self.source = data, split, source
-        self.rows_read = 0
+        self.rows_read = self.usable = 0
+        self.names: dict[str, str] = {}
         self.rejected: list[Reject] = []
         self.removed: list[Reject] = []
         self.columns: dict[str, None] = {}
@@ -75,13 +78,17 @@ class Reader:
         for number, row in rows:
             self.rows_read += 1
             name = None
+            if isinstance(row, OtherSplit):
+                self.removed.append(Reject(self.split, number, None, row.reason, row.detail))
+                continue
             try:
                 if isinstance(row, BrokenRow):
                     raise TextError(f"row {row.reason}", f"{row.place}: {row.detail}")
+                names = self.names or self._find_columns(row)
                 self.columns.update(dict.fromkeys(row))
-                name = _id(row.get(self.data.id_column)) or f"{self.split}-{self.rows_read:06d}"
-                text = _text(row, "article", self.data.article_column)
-                reference = _text(row, "summary", self.data.summary_column)
+                name = _id(row.get(names["id_column"])) or f"{self.split}-{self.rows_read:06d}"
+                text = _text(row, "article", names["article_column"])
+                reference = _text(row, "summary", names["summary_column"])
                 if not has_rouge_tokens(reference):
                     raise TextError("summary without a word", "ROUGE counts a-z and 0-9 only")
                 if name in ids:  # summaries and scores are joined by id
@@ -97,6 +104,7 @@ class Reader:
     def removes(self, number: int, article: Article) -> bool:
         """Return whether the article must not be used: in another split, or in training twice."""
         if self.data.allow_overlap:
+            self.usable += 1
             return False
         mark = article.fingerprint
         elsewhere = (reason for reason, marks in self._others.items() if mark in marks)
@@ -105,21 +113,35 @@ class Reader:
             self.removed.append(Reject(self.split, number, article.id, reason))
         elif self.split == "train":
             self._earlier.add(mark)
+        self.usable += reason is None
         return reason is not None
 
-    def check(self, usable: int) -> None:
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence for each column that is not called as its setting says."""
+        for setting, name in self.names.items():
+            if name != (configured := getattr(self.data, setting)) and name in self.columns:
+                yield f"column {name!r} is taken for data.{setting} ({configured!r} is not there)"
+
+    def _find_columns(self, row: Mapping[str, Any]) -> dict[str, str]:
+        for setting in ("article_column", "summary_column", "id_column"):
+            name = getattr(self.data, setting)
+            usual = USUAL.get(setting, ()) if name == getattr(DataConfig(), setting) else ()
+            self.names[setting] = find_column(name, row, usual) or name
+        return self.names
+
+    def check(self) -> None:
         """Raise UserError if a column is in no row, nothing is usable, or too much is rejected."""
         settings = ["article_column", "summary_column"]
         if self.data.id_column != DataConfig().id_column:
             settings.append("id_column")
         for setting in settings if self.columns else []:
             column = getattr(self.data, setting)
-            if column not in self.columns:
+            if self.names[setting] not in self.columns:
                 raise UserError(
                     f"{self.source} has no column {column!r}{did_you_mean(column, self.columns)} "
                     f"(it has {tables.listed(self.columns)}): set data.{setting}"
                 )
-        if not usable:
+        if not self.usable:
             reasons = "".join(
                 f", {what} {join_counts(count_reasons(rows))} (the first is {rows[0]})"
                 for what, rows in (("rejected", self.rejected), ("removed", self.removed))
@@ -129,7 +151,7 @@ class Reader:
                 f"{self.source} has no usable row for {self.split}: {self.rows_read:,} read"
                 f"{reasons}"
                 + ": give each split articles of its own, or set data.allow_overlap to true"
-                * bool(self.removed)
+                * any(reject.reason.startswith("article ") for reject in self.removed)
             )
         what = f"rows of {self.source} for {self.split}"
         check_rejected(self.rejected, self.rows_read, self.data.max_rejected, what)

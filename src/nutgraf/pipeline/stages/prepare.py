@@ -15,9 +15,10 @@ from nutgraf.config import Config
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import write_json, write_records
 from nutgraf.data import article_store, data_card, load, token_store
-from nutgraf.data.load import SPLITS, Split
+from nutgraf.data.load import Split
 from nutgraf.data.prompts import Encoded, PromptError, Renderer
 from nutgraf.data.rows import Article, Reject, check_rejected
+from nutgraf.data.sources import SPLITS
 from nutgraf.generation import external
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.storage.run_folder import Artefact, RunFolder
@@ -77,6 +78,7 @@ def _write(config: Config, out: RunFolder) -> tuple[dict[str, Split], dict[str, 
             articles=written,
             rows_read=max(drawn.rows_read, tried),  # the newswire gives what is asked of it
             rejected=drawn.rejected + rejected,
+            usable=max(drawn.usable, tried) - len(rejected),
         )
     return {name: splits[name] for name in SPLITS}, tokens
 
