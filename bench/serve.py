@@ -7,7 +7,14 @@ share the machine's cores. It ends with status 1 where an answer is neither 200 
 get less than 3 times the summaries of one, or where memory grows by more than a tenth after the
 first quarter.
 
+With `--bursts` other questions are asked: clients that all come at once, each with one article, for
+whole summaries and for streams; and how long the server goes on writing for clients that have all
+left after a second, with its own metrics. It ends with status 1 if streams take more than twice as
+long as whole summaries, if an answer is neither whole nor 429, or if who left is written for longer
+than two seconds.
+
     python bench/serve.py [--model runs/pocket] [--clients 64] [--seconds 60]
+    python bench/serve.py --bursts [--model runs/pocket]
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +40,8 @@ from nutgraf.pocket import newswire
 
 TIMES = 3  # to reach, over one client
 GROWTH = 1.1  # at most
+STREAM_TIMES = 2.0  # a burst of streams over one of whole summaries, at most
+GONE_SECONDS = 2.0  # at most
 ARTICLES = 400
 
 
@@ -75,6 +85,108 @@ class Load:
                 wait = float(answer.headers["Retry-After"])
                 time.sleep(max(0.0, min(wait, until - time.perf_counter())))
         connection.close()
+
+
+class Burst:
+    """Clients that come at once, each with one article; what came back, and when."""
+
+    def __init__(self, address: str, clients: int, stream: bool, leave_after: float = 0) -> None:
+        self._address, self._stream = urlsplit(address).netloc, stream
+        self._timeout = leave_after or 180
+        self.outcomes: Counter[str] = Counter()
+        self.first: list[float] = []  # seconds to the first piece
+        self.texts: dict[int, str] = {}
+        stories = newswire.stories("test", clients, seed=clients)
+        self._started = time.perf_counter()
+        threads = [
+            threading.Thread(target=self._ask, args=(i, story.article))
+            for i, story in enumerate(stories)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.seconds = time.perf_counter() - self._started
+
+    def _ask(self, i: int, article: str) -> None:
+        connection = http.client.HTTPConnection(self._address, timeout=self._timeout)
+        body = json.dumps({"articles": [article], "stream": self._stream})
+        try:
+            connection.request("POST", "/summaries", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            outcome = str(answer.status)
+            if answer.status == 200 and not self._stream:
+                self.texts[i] = json.loads(answer.read())["summaries"][0]["text"]
+            elif answer.status == 200:
+                outcome = self._read_events(i, answer)
+        except TimeoutError:
+            outcome = "left"
+        connection.close()
+        self.outcomes[outcome] += 1
+
+    def _read_events(self, i: int, answer: http.client.HTTPResponse) -> str:
+        """200 if the pieces are the summary and the last event is `done`, else what came."""
+        name, pieces = "", list[str]()
+        for line in answer:
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                told = json.loads(value)
+                if name == "piece":
+                    if not pieces:
+                        self.first.append(time.perf_counter() - self._started)
+                    pieces.append(told["text"])
+                elif name == "summary":
+                    self.texts[i] = told["text"]
+                else:
+                    same = self.texts.get(i) == "".join(pieces)
+                    return f"{name} {told}" if told else "200" if same else "other text"
+        return "cut"
+
+
+def gone(address: str, clients: int, stream: bool) -> float:
+    """Seconds until the server has nothing to write for clients that have left after a second."""
+    Burst(address, clients, stream, leave_after=1.0)
+    started = time.perf_counter()
+    while True:
+        with urllib.request.urlopen(f"{address}health") as answer:
+            if not json.load(answer)["unanswered"]:
+                break
+        time.sleep(0.02)
+    # What is dropped may still be decoded: an article more shows when the model is free.
+    Burst(address, 1, stream=False)
+    return time.perf_counter() - started
+
+
+def bursts(model: Path) -> int:
+    """Print the figures of `--bursts`; the exit status."""
+    result: dict[str, Any] = {}
+    for address, _ in served(model):
+        Load(address).run(4, 3)  # so that nothing is done for the first time
+        alone = Burst(address, 1, stream=False).seconds
+        for clients in (1, 16, 100):
+            both = {stream: Burst(address, clients, stream) for stream in (False, True)}
+            same = sum(both[True].texts.get(i) == text for i, text in both[False].texts.items())
+            result[str(clients)] = {
+                "whole": round(both[False].seconds, 2),
+                "streams": round(both[True].seconds, 2),
+                "first_piece_p50": round(percentile(both[True].first, 50), 2),
+                "same_text": same,
+                "outcomes": [dict(sorted(each.outcomes.items())) for each in both.values()],
+            }
+        # Less the time of the article that shows it.
+        left = {s: round(gone(address, 16, s) - alone, 2) for s in (False, True)}
+        result["gone_16"] = {"whole": left[False], "streams": left[True]}
+    good = all(
+        each["streams"] <= STREAM_TIMES * each["whole"]
+        and all(set(outcome) <= {"200", "429"} for outcome in each["outcomes"])
+        for name, each in result.items()
+        if name != "gone_16"
+    )
+    passed = good and max(result["gone_16"].values()) <= GONE_SECONDS
+    print(json.dumps({**result, "passed": passed}))
+    return 0 if passed else 1
 
 
 class Memory:
@@ -136,7 +248,10 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=Path("runs/pocket"))
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--bursts", action="store_true")
     options = parser.parse_args()
+    if options.bursts:
+        return bursts(options.model)
     for address, pid in served(options.model):
         Load(address).run(4, 3)  # so that nothing is done for the first time
         load = Load(address)

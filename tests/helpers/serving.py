@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import httpx2
-import uvicorn
 
 from nutgraf.generation.summarizer import SummaryResult
+from nutgraf.serving.access import Access
 from nutgraf.serving.api import create_app
 from nutgraf.serving.batching import Worker
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
 from nutgraf.serving.request_guard import Guard
+from nutgraf.serving.server import HttpServer
 
 SYSTEMS = {"best": "the chosen one", "baseline": "the given one", "lead3": "no model"}
 
@@ -25,7 +26,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
-        self.steps: list[str] = []
+        self.steps: list[list[str]] = []
         self.open = threading.Event()
         self.open.set()
         self.error: Exception | None = None
@@ -33,18 +34,28 @@ class Fake:
     def text(self, system: str, article: str) -> str:
         return f"{system}: {' '.join(article.split()[:5])}."
 
-    def batch(self, system: str, articles: Sequence[str]) -> list[SummaryResult]:
+    def write(
+        self,
+        system: str,
+        articles: Sequence[str],
+        streamed: Sequence[bool],
+        on_event: Callable[[int, str | SummaryResult], bool],
+    ) -> None:
         self.batches.append([f"{system} {article}" for article in articles])
         self._wait()
-        return [SummaryResult(self.text(system, a), 10, 0, 5, "stop", 0.1) for a in articles]
-
-    def stream(self, system: str, article: str) -> Iterator[str | SummaryResult]:
-        text = self.text(system, article)
-        for word in text.split(" "):
+        texts = [self.text(system, article) for article in articles]
+        wanted = set(range(len(articles)))
+        for n in range(max(len(text.split(" ")) for text in texts)):
             self._wait()
-            self.steps.append(system)
-            yield word if text.startswith(word) else f" {word}"
-        yield SummaryResult(text, 10, 0, 5, "stop", 0.1)
+            self.steps.append([f"{system} {articles[i]}" for i in sorted(wanted)])
+            for i in sorted(wanted):
+                piece = " ".join(texts[i].split(" ")[n : n + 1])
+                if not on_event(i, " " * (n > 0) + piece if piece and streamed[i] else ""):
+                    wanted.remove(i)
+            if not wanted:
+                return
+        for i, text in enumerate(texts):
+            on_event(i, SummaryResult(text, 10, 0, 5, "stop", 0.1))
 
     def _wait(self) -> None:
         assert self.open.wait(20)
@@ -68,7 +79,12 @@ _USUAL = Limits()
 
 
 @contextlib.contextmanager
-def serving(writer: object, limits: Limits = _USUAL, base: str = "pocket") -> Iterator[Server]:
+def serving(
+    writer: object,
+    limits: Limits = _USUAL,
+    base: str = "pocket",
+    origins: Sequence[str] = (),
+) -> Iterator[Server]:
     """The whole application around `writer`, in threads of this process."""
     metrics = Metrics()
     with (
@@ -76,9 +92,8 @@ def serving(writer: object, limits: Limits = _USUAL, base: str = "pocket") -> It
         Worker(writer, limits, limits.batch_size or 8, metrics) as worker,  # type: ignore[arg-type]
     ):
         app = create_app(SYSTEMS, base, worker, limits, metrics)
-        guard = Guard(app, limits, metrics, local=True)
-        config = uvicorn.Config(guard, log_level="warning", access_log=False, lifespan="off")
-        server = uvicorn.Server(config)
+        access = Access("127.0.0.1", "127.0.0.1", origins)
+        server = HttpServer(Guard(app, limits, metrics, access), worker)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -55,6 +55,8 @@ def _add_serve(commands: Commands) -> None:
     host = "address to listen at [127.0.0.1: this machine alone]"
     command.add_argument("--host", default="127.0.0.1", help=host)
     command.add_argument("--port", default=8000, type=int, help="0 takes a free one [8000]")
+    origin = "address at which a proxy shows the page, which may then ask; can be repeated"
+    command.add_argument("--allow-origin", metavar="URL", action="append", default=[], help=origin)
     group = command.add_argument_group("limits")
     for name, sentence, default in setting_fields(Limits):
         shown = f"{sentence} [{default or 'study'}]"
@@ -107,7 +109,7 @@ def _serve(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from nutgraf.serving import server
 
     limits = parse_limits({n: vars(args)[n] for n in Limits.model_fields if vars(args)[n]})
-    server.run(args.model, args.host, args.port, limits)
+    server.run(args.model, args.host, args.port, limits, args.allow_origin)
 
 
 def _export(args: argparse.Namespace, overrides: dict[str, str]) -> None:

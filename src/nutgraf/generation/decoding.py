@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from nutgraf.config import GenerateConfig
 from nutgraf.modeling.batching import length_batches
@@ -15,6 +22,9 @@ from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import guard_memory, pad_left
 
 PROMPT_LOOKUP_TOKENS = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
+
+# Gets the index of a prompt and its next token, None at the end; returns whether to go on.
+OnToken: TypeAlias = Callable[[int, int | None], bool]
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ def generate_batch(
     prompts: Sequence[Sequence[int]],
     settings: GenerateConfig,
     device: Device,
+    on_token: OnToken | None = None,
 ) -> list[Generated]:
     """Decode the summaries of one batch of prompts, greedily or by beam search.
 
@@ -77,19 +88,42 @@ def generate_batch(
         prompts: Token ids of each prompt.
         settings: Beams, and the limit of new tokens.
         device: Where to compute and in which number format.
+        on_token: Called at each step for each summary that goes on. A beam search calls it with
+            the tokens of a beam that may be dropped later, and not at the end.
 
     Raises:
         DeviceMemoryError: if the device has no memory for the batch.
     """
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     knob = f"lower generate.batch_size (now {settings.batch_size})"
+    watch = StoppingCriteriaList()
+    if on_token:
+        watch.append(_Watch(len(prompts), tokenizer.eos_token_id, on_token))
     with device.autocast(), guard_memory(len(prompts), ids.shape[1], knob):
         out = cast(Any, model).generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=generation_config(tokenizer, settings),
+            stopping_criteria=watch,
         )
     return [_cut(new, tokenizer.eos_token_id) for new in out[:, ids.shape[1] :].tolist()]
+
+
+class _Watch(StoppingCriteria):
+    """Hands each token on, and ends the summaries that are not wanted any more."""
+
+    def __init__(self, n_prompts: int, eos: int, on_token: OnToken) -> None:
+        self._wanted = [True] * n_prompts
+        self._eos, self._on_token = eos, on_token
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.BoolTensor:
+        beams = len(input_ids) // len(self._wanted)
+        for i, token in enumerate(input_ids[::beams, -1].tolist()):
+            if self._wanted[i]:
+                ended = beams == 1 and token == self._eos
+                self._wanted[i] = self._on_token(i, None if ended else token) and not ended
+        unwanted = torch.tensor([not wanted for wanted in self._wanted], device=input_ids.device)
+        return cast(torch.BoolTensor, unwanted.repeat_interleave(beams))
 
 
 @torch.no_grad()

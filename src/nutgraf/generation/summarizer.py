@@ -7,14 +7,14 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.data.prompts import Prompt, Renderer
 from nutgraf.data.sentences import article_sentences, sentence_spans
-from nutgraf.generation.decoding import generate, stream_tokens
+from nutgraf.generation.decoding import generate, generate_batch, stream_tokens
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import mean_loss, summary_losses
@@ -81,31 +81,61 @@ class Summarizer:
         No piece ends inside a character. With `sentences`, decoding ends after so many.
         """
         started = time.perf_counter()
-        prompt = self._renderer.prompt(article)
-        ids: list[int] = []
-        text, shown, cut = "", "", False
+        prompt, draft = self._renderer.prompt(article), _Draft(self._renderer, sentences)
         for token in stream_tokens(
             self._model, self._tokenizer, prompt.ids, self._settings, self._device
         ):
-            ids.append(token)
-            # A character that is not whole yet is decoded as U+FFFD.
-            text = self._renderer.text(ids).rstrip("\ufffd").rstrip()
-            if sentences is not None:
-                ends = _sentence_ends(text, sentences + 1)
-                cut = len(ends) > sentences
-                text = text[: ends[-2]] if len(ends) > 1 else ""  # the last one may go on
-            if text != shown and text.startswith(shown):
-                yield text[len(shown) :]
-                shown = text
-            if cut:
+            if piece := draft.add(token):
+                yield piece
+            if draft.cut:
                 break
-        if not cut:
-            text = self._renderer.text(ids)
-            if text != shown:
-                yield text[len(shown) :]
-        reason = "length" if len(ids) == self._settings.max_new_tokens else "stop"
-        seconds = time.perf_counter() - started
-        yield _result(text, prompt, ids, "sentences" if cut else reason, seconds)
+        if piece := draft.end():
+            yield piece
+        reason = "length" if len(draft.ids) == self._settings.max_new_tokens else "stop"
+        reason = "sentences" if draft.cut else reason
+        yield _result(draft.text, prompt, draft.ids, reason, time.perf_counter() - started)
+
+    def write(
+        self,
+        articles: Sequence[str],
+        streamed: Sequence[bool],
+        on_event: Callable[[int, str | SummaryResult], bool],
+    ) -> None:
+        """Summarize articles in one batch, and hand on each summary as it is written.
+
+        `on_event` gets the index of the article with a piece of its summary (empty if there is
+        nothing to show, or if it is not `streamed`), and last with the result. It returns whether
+        the summary is still wanted; if not, its decoding ends.
+        """
+        started = time.perf_counter()
+        prompts = [self._renderer.prompt(article) for article in articles]
+        drafts = [_Draft(self._renderer) for _ in prompts]
+        unfinished = set(range(len(prompts)))
+
+        def finish(i: int, reason: str) -> None:
+            unfinished.remove(i)
+            rest = drafts[i].end()
+            if streamed[i]:
+                on_event(i, rest)
+            seconds = (time.perf_counter() - started) / len(prompts)
+            on_event(i, _result(drafts[i].text, prompts[i], drafts[i].ids, reason, seconds))
+
+        def on_token(i: int, token: int | None) -> bool:
+            if token is None:
+                finish(i, "stop")
+                return False
+            if streamed[i] and self.can_stream:
+                return on_event(i, drafts[i].add(token))
+            drafts[i].ids.append(token)
+            return on_event(i, "")
+
+        ids = [prompt.ids for prompt in prompts]
+        generated = generate_batch(
+            self._model, self._tokenizer, ids, self._settings, self._device, on_token
+        )
+        for i in sorted(unfinished):
+            drafts[i].ids = generated[i].ids
+            finish(i, generated[i].finish_reason)
 
     def summarize(
         self, articles: Sequence[str], sentences: int | None = None
@@ -191,6 +221,37 @@ class Summarizer:
         else:
             for half in (words[: len(words) // 2], words[len(words) // 2 :]):
                 yield from self._fit(" ".join(half))
+
+
+class _Draft:
+    """A summary while its tokens come, cut after so many `sentences`, None for all."""
+
+    def __init__(self, renderer: Renderer, sentences: int | None = None) -> None:
+        self._renderer, self._sentences, self._shown = renderer, sentences, ""
+        self.ids: list[int] = []
+        self.text, self.cut = "", False
+
+    def add(self, token: int) -> str:
+        """Add a token; return the piece that can be shown now, which ends in no character."""
+        self.ids.append(token)
+        # A character that is not whole yet is decoded as U+FFFD.
+        text = self._renderer.text(self.ids).rstrip("\ufffd").rstrip()
+        if self._sentences is not None:
+            ends = _sentence_ends(text, self._sentences + 1)
+            self.cut = len(ends) > self._sentences
+            text = text[: ends[-2]] if len(ends) > 1 else ""  # the last one may go on
+        return self._show(text)
+
+    def end(self) -> str:
+        """Return the rest of the summary, whose last token has come."""
+        return "" if self.cut else self._show(self._renderer.text(self.ids))
+
+    def _show(self, text: str) -> str:
+        self.text, shown = text, self._shown
+        if not text.startswith(shown):
+            return ""
+        self._shown = text
+        return text[len(shown) :]
 
 
 def _result(

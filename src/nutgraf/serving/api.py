@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,6 +23,7 @@ from fastapi.responses import (
 )
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from nutgraf import __version__
 from nutgraf.evaluation.evidence import evidence
@@ -35,6 +37,7 @@ from nutgraf.serving.metrics import Metrics
 
 _PAGE = Path(__file__).with_name("page")
 _CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
+_COMMENT_SECONDS = 15.0  # after so long without an event a comment: proxies cut at 60 s
 
 
 def create_app(
@@ -59,6 +62,8 @@ def create_app(
         summary="Summaries of news articles, with where they come from.",
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
+        servers=[{"url": "."}],  # wherever a proxy shows it
+        root_path_in_servers=False,
     )
     articles_to_try = examples()
     app.add_exception_handler(RequestError, _on_request_error)
@@ -71,18 +76,20 @@ def create_app(
 
         With `stream` the answer is `text/event-stream`: `piece` (article, system, text) as it is
         written, `summary` for each that is whole, and `done`; or `problem` (status, error).
+        Comments (`: waiting`) come in between if nothing else does.
         """
         running = _RunningRequest(order, worker, limits.time_limit)
         if order.stream:
-            return StreamingResponse(running.events(), media_type="text/event-stream")
-        answer = asyncio.ensure_future(running.summaries())
-        closed = asyncio.ensure_future(_disconnected(request))
-        await asyncio.wait({answer, closed}, return_when=asyncio.FIRST_COMPLETED)
-        closed.cancel()
-        if answer.done():
-            return answer.result()
-        answer.cancel()
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return _EventStream(running)
+        with contextlib.closing(running):
+            answer = asyncio.ensure_future(running.summaries())
+            closed = asyncio.ensure_future(_disconnected(request))
+            await asyncio.wait({answer, closed}, return_when=asyncio.FIRST_COMPLETED)
+            closed.cancel()
+            if answer.done():
+                return answer.result()
+            answer.cancel()
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
     # The form of a request depends on the systems and limits.
     summaries.__annotations__["order"] = schema.request_model(list(systems), limits)
@@ -130,7 +137,7 @@ class _RunningRequest:
     """The summaries of one request: queued at once, received in any order, abandoned together."""
 
     def __init__(self, order: schema.SummaryRequest, worker: Worker, time_limit: float) -> None:
-        self._evidence, self._time_limit = order.evidence, time_limit
+        self._evidence, self._time_limit, self._worker = order.evidence, time_limit, worker
         self._started = time.monotonic()
         self._events: asyncio.Queue[tuple[Job, str | SummaryResult | RequestError]] = (
             asyncio.Queue()
@@ -148,16 +155,24 @@ class _RunningRequest:
         ]
         worker.submit(self._jobs)
 
+    def close(self) -> None:
+        """Drop what is not written yet."""
+        self._worker.abandon(self._jobs)
+
     async def summaries(self) -> schema.Summaries:
         """Return all summaries, in the order of the request."""
-        by_job = {job: item async for job, item in self._items() if not isinstance(item, str)}
+        by_job = {
+            job: item async for job, item in self._items() if isinstance(item, schema.Summary)
+        }
         return schema.Summaries(summaries=[by_job[job] for job in self._jobs])
 
     async def events(self) -> AsyncIterator[str]:
         """Yield pieces and summaries as server-sent events."""
         try:
             async for job, item in self._items():
-                if isinstance(item, str):
+                if item is None:
+                    yield ": waiting\n\n"
+                elif isinstance(item, str):
                     piece = {"article": job.index, "system": job.system, "text": item}
                     yield _event("piece", json.dumps(piece))
                 else:
@@ -167,30 +182,34 @@ class _RunningRequest:
             problem = {"status": error.status, "error": error.line}
             yield _event("problem", json.dumps(problem))
 
-    async def _items(self) -> AsyncIterator[tuple[Job, str | schema.Summary]]:
-        """Yield pieces and summaries until all are whole. Raises the first RequestError, or 504."""
+    async def _items(self) -> AsyncIterator[tuple[Job | None, str | schema.Summary | None]]:
+        """Yield pieces and summaries until all are whole, and None if nothing comes for a while.
+
+        Raises the first RequestError, or 504.
+        """
         missing = len(self._jobs)
-        until = self._started + self._time_limit
-        try:
-            while missing:
-                async with asyncio.timeout(until - time.monotonic()):
+        while missing:
+            left = self._started + self._time_limit - time.monotonic()
+            try:
+                async with asyncio.timeout(min(left, _COMMENT_SECONDS)):
                     job, event = await self._events.get()
-                if isinstance(event, RequestError):
-                    raise event
-                if isinstance(event, str):
-                    yield job, event
-                else:
-                    missing -= 1
-                    yield job, await self._summary(job, event)
-        except TimeoutError:
-            raise RequestError(
-                504,
-                f"{missing} of {len(self._jobs)} summaries were not ready in {self._time_limit:g} "
-                "s: ask for fewer at once, or start the server with a longer --time-limit",
-            ) from None
-        finally:
-            for job in self._jobs:
-                job.abandoned = True
+            except TimeoutError:
+                if left > _COMMENT_SECONDS:
+                    yield None, None
+                    continue
+                raise RequestError(
+                    504,
+                    f"{missing} of {len(self._jobs)} summaries were not ready in "
+                    f"{self._time_limit:g} s: ask for fewer at once, or start the server with a "
+                    "longer --time-limit",
+                ) from None
+            if isinstance(event, RequestError):
+                raise event
+            if isinstance(event, str):
+                yield job, event
+            else:
+                missing -= 1
+                yield job, await self._summary(job, event)
 
     async def _summary(self, job: Job, written: SummaryResult) -> schema.Summary:
         seconds = round(time.monotonic() - self._started, 3)
@@ -208,6 +227,25 @@ class _RunningRequest:
             seconds=seconds,
             evidence=sources,
         )
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events, which no proxy may hold back or change."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, running: _RunningRequest) -> None:
+        headers = {
+            "Cache-Control": "no-cache, no-store, no-transform",
+            "X-Accel-Buffering": "no",  # nginx
+        }
+        super().__init__(running.events(), headers=headers)
+        self._running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, unless the client leaves."""
+        with contextlib.closing(self._running):
+            await super().__call__(scope, receive, send)
 
 
 def _event(name: str, data: str) -> str:
@@ -242,7 +280,10 @@ async def _on_http_error(request: Request, error: Any) -> JSONResponse:
         line = "the body is no JSON: it is not UTF-8, or nested too deeply"
         return JSONResponse({"error": line}, 422)
     line = f"{request.method} {request.url.path[:80]}: {error.detail}; see /openapi.json"
-    return JSONResponse({"error": line}, error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
+    return JSONResponse({"error": line}, error.status_code, headers)
 
 
 async def _on_error(request: Request, error: Any) -> JSONResponse:

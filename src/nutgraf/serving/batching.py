@@ -1,7 +1,7 @@
 """Run the model in one thread, behind a queue of summaries to write.
 
-The oldest job goes next, with all others that can go with it: jobs of the same system are decoded
-in one batch, jobs that are streamed take turns, a piece each. So no job waits forever.
+The oldest job goes next, with all others of the same system up to the size of a batch, streamed or
+not: they are decoded together. A job that nobody wants any more ends at the next token.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import ctypes
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nutgraf.generation.summarizer import SummaryResult
@@ -22,17 +22,19 @@ from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics, log_place
 from nutgraf.serving.models import Models
 
-_SMOOTHING = 0.2  # weight of the last turn in the mean seconds of a summary
+_SMOOTHING = 0.2  # weight of the last batch in the mean seconds of a batch
 _MAX_RETRY_AFTER = 60  # seconds
-_STOPPING = "the server is stopping: try again when it is back"
+# To pass on a piece takes the interpreter from the model for some milliseconds. So each of several
+# streams gets its next piece after so many seconds for each of the others.
+_PIECE_SECONDS = 0.01
 
 
 @dataclass(eq=False)
 class Job:
     """One summary to write: of the article at `index` in its request, by one system.
 
-    `on_event` is called from the worker's thread with pieces, if the job is streamed, and last with
-    the whole summary or the reason why there is none. A client that gives up sets `abandoned`.
+    `on_event` is called with pieces, if the job is streamed, and last with the whole summary or the
+    reason why there is none: by the worker's thread, or by the one that stops the worker.
     """
 
     index: int
@@ -40,18 +42,19 @@ class Job:
     system: str
     streamed: bool
     on_event: Callable[[Job, str | SummaryResult | RequestError], None]
-    abandoned: bool = False
+    closed: bool = False  # answered, or not wanted any more
 
 
 class Worker:
-    """A thread that writes summaries while a `with` block lasts; then it refuses what waits."""
+    """A thread that writes summaries while a `with` block lasts."""
 
     def __init__(self, models: Models, limits: Limits, batch_size: int, metrics: Metrics) -> None:
         self._models, self._limits, self._metrics = models, limits, metrics
         self._batch_size = batch_size
-        self._queue: deque[Job] = deque()
+        self._queue: list[Job] = []
+        self._running: list[Job] = []
         self._changed = threading.Condition()
-        self._mean_seconds = 1.0  # of a summary
+        self._batch_seconds = 0.0  # mean; 0 before the first batch
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="nutgraf-worker", daemon=True)
         self.unanswered = 0  # summaries accepted and not yet answered
@@ -61,127 +64,143 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        self.stop()
+        self.refuse_running()
         self._thread.join()
 
     def check(self) -> None:
         """Raise RequestError (503) if no summary can be written any more."""
         if self._stopping or not self._thread.is_alive():
-            raise RequestError(503, _STOPPING, retry_after=5)
+            raise _stopping_error()
+
+    def stop(self) -> None:
+        """Refuse what waits and what comes; what is being written goes on."""
+        with self._changed:
+            self._stopping = True
+            waiting, self._queue = self._queue, []
+            self._changed.notify_all()
+        for job in waiting:
+            self._answer(job, _stopping_error())
+
+    def refuse_running(self) -> None:
+        """End what is being written, with the reason."""
+        for job in self._running:
+            self._answer(job, _stopping_error())
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue the jobs, all or none.
 
         An idle worker accepts any number, so that no request is refused forever. Raises
-        RequestError: 429 if the queue is full, 503 at the end.
+        RequestError: 429 if the queue is full or would take longer than a request may, 503 at the
+        end.
         """
-        self.check()
         with self._changed:
-            if self.unanswered and self.unanswered + len(jobs) > self._limits.max_queue:
-                wait = min(_MAX_RETRY_AFTER, math.ceil(self.unanswered * self._mean_seconds))
-                raise RequestError(
-                    429,
-                    f"{self.unanswered} summaries are waiting and {len(jobs)} more asked for, "
-                    f"limit {self._limits.max_queue}: ask again in {wait} s",
-                    retry_after=wait,
-                )
+            self.check()
+            if self.unanswered:
+                self._check_room(jobs)
             self._queue.extend(jobs)
             self._count(len(jobs))
             self._changed.notify_all()
 
-    def _work(self) -> None:
-        while jobs := self._next_jobs():
-            started = time.perf_counter()
-            n = self._stream(jobs) if jobs[0].streamed else self._write_batch(jobs)
-            _release_memory()
-            seconds = (time.perf_counter() - started) / n
-            self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
-        for job in self._queue:
-            self._answer(job, RequestError(503, _STOPPING, retry_after=5))
+    def abandon(self, jobs: Sequence[Job]) -> None:
+        """Drop those jobs that are not answered, because nobody wants them any more."""
+        with self._changed:
+            for job in jobs:
+                self._close(job)
+            self._queue = [job for job in self._queue if not job.closed]
 
-    def _next_jobs(self) -> list[Job]:
-        """Return the oldest job and those that go with it; none at the end."""
+    def _check_room(self, jobs: Sequence[Job]) -> None:
+        by_system = Counter(job.system for job in [*self._queue, *jobs])
+        batches = sum(math.ceil(n / self._batch_size) for n in by_system.values())
+        wait = math.ceil((batches + bool(self._running)) * self._batch_seconds)
+        max_queue, time_limit = self._limits.max_queue, self._limits.time_limit
+        if self.unanswered + len(jobs) > max_queue:
+            line = f"limit {max_queue} (--max-queue)"
+        elif wait > time_limit:
+            line = f"about {wait} s of work, limit {time_limit:g} s (--time-limit)"
+            wait -= math.floor(time_limit)
+        else:
+            return
+        wait = min(_MAX_RETRY_AFTER, max(1, wait))
+        line = f"{self.unanswered} summaries are waiting and {len(jobs)} more asked for, {line}"
+        raise RequestError(429, f"{line}: ask again in {wait} s", retry_after=wait)
+
+    def _work(self) -> None:
+        while self._next_jobs():
+            started = time.perf_counter()
+            self._write(self._running)
+            self._running = []
+            _release_memory()
+            seconds = time.perf_counter() - started
+            weight = _SMOOTHING if self._batch_seconds else 1.0
+            self._batch_seconds += weight * (seconds - self._batch_seconds)
+
+    def _next_jobs(self) -> bool:
+        """Take the oldest job and those that go with it off the queue; return False at the end."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._stopping)
-                if not self._stopping and not self._queue[0].streamed:
-                    self._changed.wait_for(
-                        lambda: self._stopping or len(self._compatible()) >= self._batch_size,
-                        self._limits.batch_wait,
-                    )
+                self._changed.wait_for(
+                    lambda: not self._queue or len(self._compatible()) >= self._batch_size,
+                    self._limits.batch_wait,
+                )
                 if self._stopping:
-                    return []
-                jobs = self._compatible()[: self._batch_size]
-                for job in jobs:
-                    self._queue.remove(job)
-                if active := [job for job in jobs if not self._drop_if_abandoned(job)]:
-                    return active
+                    return False
+                if self._queue:
+                    self._running = self._compatible()[: self._batch_size]
+                    self._queue = [job for job in self._queue if job not in self._running]
+                    return True
 
     def _compatible(self) -> list[Job]:
         """Return the oldest job and all that can be written together with it."""
-        oldest = self._queue[0]
-        if oldest.streamed:
-            return [job for job in self._queue if job.streamed]
-        return [j for j in self._queue if not j.streamed and j.system == oldest.system]
+        return [job for job in self._queue if job.system == self._queue[0].system]
 
-    def _write_batch(self, jobs: Sequence[Job]) -> int:
-        """Write the summaries of jobs of one system; return how many."""
+    def _write(self, jobs: Sequence[Job]) -> None:
+        """Write the summaries of jobs of one system."""
         self._metrics.batch_size.observe(len(jobs))
-        answers: Sequence[SummaryResult | RequestError]
+        articles, streamed = [job.article for job in jobs], [job.streamed for job in jobs]
+        pieces, shown = [""] * len(jobs), [0.0] * len(jobs)
+        pause = _PIECE_SECONDS * (sum(streamed) - 1)
+
+        def on_event(i: int, event: str | SummaryResult) -> bool:
+            job, now = jobs[i], time.monotonic()
+            if isinstance(event, str):
+                pieces[i] += event
+            due = isinstance(event, SummaryResult) or now - shown[i] >= pause
+            if due and pieces[i] and not job.closed:
+                job.on_event(job, pieces[i])
+                pieces[i], shown[i] = "", now
+            if isinstance(event, SummaryResult):
+                self._answer(job, event)
+            return not job.closed
+
         try:
-            answers = self._models.batch(jobs[0].system, [job.article for job in jobs])
+            self._models.write(jobs[0].system, articles, streamed, on_event)
         except Exception as error:
-            answers = [self._request_error(error, len(jobs))] * len(jobs)
-        for job, answer in zip(jobs, answers, strict=True):
-            self._answer(job, answer)
-        return len(jobs)
-
-    def _stream(self, jobs: Sequence[Job]) -> int:
-        """Stream jobs side by side, and those that join meanwhile; return how many."""
-        active = {job: self._models.stream(job.system, job.article) for job in jobs}
-        n = len(active)
-        while active:
-            # Sorted by system, because changing adapters takes time.
-            for job in sorted(active, key=lambda job: job.system):
-                if self._drop_if_abandoned(job) or self._step(job, active[job], len(active)):
-                    del active[job]
-            with self._changed:
-                while len(active) < self._batch_size and self._queue and self._queue[0].streamed:
-                    job = self._queue.popleft()
-                    active[job] = self._models.stream(job.system, job.article)
-                    n += 1
-        return n
-
-    def _step(self, job: Job, pieces: Iterator[str | SummaryResult], n_active: int) -> bool:
-        """Pass on the next piece; return whether it was the last."""
-        try:
-            piece: str | SummaryResult | RequestError = next(pieces)
-        except Exception as error:
-            piece = self._request_error(error, n_active)
-        if isinstance(piece, str):
-            job.on_event(job, piece)
-            return False
-        self._answer(job, piece)
-        return True
-
-    def _drop_if_abandoned(self, job: Job) -> bool:
-        if job.abandoned:
-            self._count(-1)
-        return job.abandoned
+            refusal = self._request_error(error, len(jobs))
+            for job in jobs:
+                self._answer(job, refusal)
 
     def _answer(self, job: Job, answer: SummaryResult | RequestError) -> None:
-        self._count(-1)
+        if not self._close(job):
+            return
         if isinstance(answer, SummaryResult):
             self._metrics.summaries.labels(job.system).inc()
             self._metrics.new_tokens.labels(job.system).inc(answer.new_tokens)
         job.on_event(job, answer)
 
-    def _count(self, change: int) -> None:
+    def _close(self, job: Job) -> bool:
+        """Count a job as answered; return False if it was before."""
         with self._changed:
-            self.unanswered += change
-            self._metrics.unanswered.set(self.unanswered)
+            if not job.closed:
+                job.closed = True
+                self._count(-1)
+                return True
+        return False
+
+    def _count(self, change: int) -> None:
+        self.unanswered += change
+        self._metrics.unanswered.set(self.unanswered)
 
     def _request_error(self, error: Exception, n_active: int) -> RequestError:
         log_place(error)
@@ -195,6 +214,10 @@ class Worker:
         return RequestError(
             500, f"no summary could be written ({type(error).__name__}): see the server's messages"
         )
+
+
+def _stopping_error() -> RequestError:
+    return RequestError(503, "the server is stopping: try again when it is back", retry_after=5)
 
 
 def _release_memory() -> None:

@@ -48,32 +48,26 @@ class Models:
         tokenizer, device = load_tokenizer(saved.model), choose_device(saved.model)
         self._summarizer = Summarizer(activate(adapters[DEFAULT]), tokenizer, device, saved)
 
-    def batch(self, system: str, articles: Sequence[str]) -> list[SummaryResult]:
-        """Return summaries of up to `batch_size` articles, in order, decoded together."""
-        if system == _LEAD:
-            leads = (extractive.lead3(clean_text(article)) for article in articles)
-            return [SummaryResult(lead, 0, 0, 0, "extract", 0.0) for lead in leads]
-        self._activate(self._adapters[system])
-        return list(self._summarizer.summarize(articles))
+    def write(
+        self,
+        system: str,
+        articles: Sequence[str],
+        streamed: Sequence[bool],
+        on_event: Callable[[int, str | SummaryResult], bool],
+    ) -> None:
+        """Write summaries of up to `batch_size` articles together, as `Summarizer.write` does.
 
-    def stream(self, system: str, article: str) -> Iterator[str | SummaryResult]:
-        """Yield pieces of a summary as they are decoded, and last the whole.
-
-        Between two pieces another summary may be written. With several beams, or for an extract,
-        there is one piece.
+        With several beams, or for an extract, a streamed summary is one piece.
         """
-        if system == _LEAD or not self._summarizer.can_stream:
-            (written,) = self.batch(system, [article])
-            yield written.summary
-            yield written
+        if system == _LEAD:
+            for i, article in enumerate(articles):
+                lead = extractive.lead3(clean_text(article))
+                if streamed[i]:
+                    on_event(i, lead)
+                on_event(i, SummaryResult(lead, 0, 0, 0, "extract", 0.0))
             return
-        pieces = self._summarizer.stream(article)
-        while True:
-            self._activate(self._adapters[system])
-            piece = next(pieces, None)
-            if piece is None:
-                return
-            yield piece
+        self._activate(self._adapters[system])
+        self._summarizer.write(articles, streamed, on_event)
 
 
 @contextlib.contextmanager

@@ -1,21 +1,16 @@
-"""Guard the application: who may ask, how much at once, and the headers of every answer.
-
-Against pages of other origins: DNS rebinding (a foreign name that points here is refused by its
-Host header) and requests that a browser sends for another page (refused by their Origin header).
-"""
+"""Guard the application: who may ask, how much at once, and the headers of every answer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import time
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nutgraf.serving.access import Access
 from nutgraf.serving.errors import RequestError
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics, log_place
@@ -43,23 +38,14 @@ _DISCARD_FACTOR = 8
 _DISCARD_SECONDS = 1.0
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class Guard:
     """An ASGI application around another.
 
-    With `local`, requests have to name this machine in their Host header. A refusal is JSON, as is
-    the answer to an unexpected error, of which only the place is logged.
+    A refusal is JSON, as is the answer to an unexpected error, of which only the place is logged.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, local: bool) -> None:
-        self._app, self._limits, self._metrics, self._local = app, limits, metrics, local
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, access: Access) -> None:
+        self._app, self._limits, self._metrics, self._access = app, limits, metrics, access
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,12 +53,18 @@ class Guard:
         if scope["type"] != "http":
             return
         started, status = time.perf_counter(), 0
+        prefix = self._access.prefix(scope["path"])
+        scope = {**scope, "root_path": prefix}
+        if scope["method"] == "HEAD":  # the server leaves the body out
+            scope["method"] = "GET"
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         self._active += 1
@@ -85,7 +77,10 @@ class Guard:
                 raise refusal
             if scope["method"] == "POST":
                 receive = await self._receive_body(receive)
-            await self._app(scope, receive, send_guarded)
+            app = self._app
+            if prefix and scope["path"] == prefix:  # the page has relative addresses
+                app = RedirectResponse(f"{prefix.rpartition('/')[2]}/", 308)
+            await app(scope, receive, send_guarded)
         except Exception as error:
             refusal = error if isinstance(error, RequestError) else None
             if refusal is None:
@@ -112,18 +107,7 @@ class Guard:
                 "in a second",
                 retry_after=1,
             )
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if self._local and not _names_loopback(host):
-            return RequestError(
-                403,
-                f"Host is {host[:80]!r} and this server is for this machine only: ask for "
-                "127.0.0.1 or localhost, or start it with --host",
-            )
-        if origin is not None and origin.partition("://")[2] != host:
-            return RequestError(
-                403, f"Origin is {origin[:80]!r}: pages of other sites may not ask this server"
-            )
-        return None
+        return self._access.refusal(headers)
 
     async def _receive_body(self, receive: Receive) -> Receive:
         """Read the body to its end, within size and time, and return it to be received again."""
@@ -154,10 +138,3 @@ class Guard:
             return messages.pop() if messages else await receive()
 
         return replay
-
-
-def _names_loopback(host: str) -> bool:
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False

@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import uvicorn
 
 from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
+from nutgraf.core.signals import stop_on_signals
+from nutgraf.serving.access import Access
 from nutgraf.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from nutgraf.serving.batching import Worker
 
 logger = logging.getLogger(__name__)
 
+# At the end, what is being written has so many seconds to be whole, and to be refused after that.
+_FINISH_SECONDS, _REFUSE_SECONDS = 4.0, 2
 
-def run(model: str, host: str, port: int, limits: Limits) -> None:
+
+class HttpServer(uvicorn.Server):
+    """An HTTP server that ends in order: nothing new, what is being written, then refusals."""
+
+    def __init__(self, app: ASGIApp, worker: Worker) -> None:
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=int(_FINISH_SECONDS) + _REFUSE_SECONDS,
+        )
+        super().__init__(config)
+        self._worker = worker
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer all requests, and close."""
+        self._worker.stop()
+        asyncio.get_running_loop().call_later(_FINISH_SECONDS, self._worker.refuse_running)
+        await super().shutdown(sockets)
+
+
+def run(model: str, host: str, port: int, limits: Limits, origins: Sequence[str] = ()) -> None:
     """Serve a model until interrupted; print the address when it answers.
 
     Args:
@@ -22,12 +61,11 @@ def run(model: str, host: str, port: int, limits: Limits) -> None:
         host: The address to listen at.
         port: The port; 0 takes a free one.
         limits: Those of requests.
+        origins: Addresses at which proxies show the page.
 
     Raises:
-        UserError: The address cannot be used, or `models.loaded` raises it.
+        UserError: An address cannot be used, or `models.loaded` raises it.
     """
-    import uvicorn
-
     # Before torch computes: on a CPU oneDNN caches compiled products of 1,024 shapes, and articles
     # have many lengths (docs/log.md).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
@@ -36,32 +74,25 @@ def run(model: str, host: str, port: int, limits: Limits) -> None:
         from nutgraf.serving.batching import Worker
         from nutgraf.serving.metrics import Metrics
         from nutgraf.serving.models import loaded
-        from nutgraf.serving.request_guard import Guard, is_loopback
+        from nutgraf.serving.request_guard import Guard
 
-    with _bind(host, port) as sock, loaded(model, limits.batch_size) as models:
-        metrics, local = Metrics(), is_loopback(host)
-        with Worker(models, limits, models.batch_size, metrics) as worker:
+    with _bind(host, port) as sock:
+        address, port = sock.getsockname()[:2]
+        access, metrics = Access(host, address, origins), Metrics()
+        with (
+            loaded(model, limits.batch_size) as models,
+            Worker(models, limits, models.batch_size, metrics) as worker,
+        ):
             app = create_app(models.systems, models.base, worker, limits, metrics)
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    Guard(app, limits, metrics, local),
-                    access_log=False,
-                    log_level="warning",
-                    lifespan="off",
-                    ws="none",
-                    server_header=False,
-                    proxy_headers=False,
-                    timeout_graceful_shutdown=5,
-                )
-            )
+            server = HttpServer(Guard(app, limits, metrics, access), worker)
             sock.listen(limits.max_connections)
             name = f"[{host}]" if ":" in host else host
-            print(f"http://{name}:{sock.getsockname()[1]}/", flush=True)
-            if not local:
+            print(f"http://{name}:{port}/", flush=True)
+            if not access.local:
                 logger.warning(
                     f"{host} is not loopback: whoever reaches this address can use it, unencrypted"
                 )
-            with contextlib.suppress(KeyboardInterrupt):
+            with contextlib.suppress(KeyboardInterrupt), stop_on_signals():
                 server.run(sockets=[sock])
 
 

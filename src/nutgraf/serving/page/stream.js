@@ -21,7 +21,7 @@ export async function* summaries(request, signal) {
     rest += value;
     const events = rest.split("\n\n");
     rest = events.pop();
-    for (const event of events) {
+    for (const event of events.filter((each) => !each.startsWith(":"))) {
       const [, name, data] = event.match(/^event: (\w+)\ndata: (.*)$/s);
       if (name === "done") return;
       const told = JSON.parse(data);
