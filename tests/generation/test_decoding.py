@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.data.prompts import Renderer
-from nutgraf.generation.decoding import generate, stream_tokens
+from nutgraf.generation.decoding import generate, generate_batch, stream_tokens
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.pocket import newswire
 
@@ -58,3 +59,29 @@ def test_a_stream_ends_at_the_limit_and_holds_no_gradients(tiny_base: Path) -> N
     first = next(stream_tokens(model, tokenizer, prompt, SETTINGS, device))
     assert isinstance(first, int)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_batch_is_watched_token_by_token_and_ends_when_nobody_wants_it(
+    prompts: list[list[int]], beams: int
+) -> None:
+    model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    settings = GenerateConfig(max_new_tokens=24, num_beams=beams)
+    few = prompts[:3]
+    decoded = generate_batch(model, tokenizer, few, settings, device)
+    for wanted in (24, 0):  # tokens of the others
+        seen: list[list[int | None]] = [[] for _ in few]
+
+        def watch(i: int, token: int | None, wanted: int = wanted, seen: Any = seen) -> bool:
+            seen[i].append(token)
+            return len(seen[i]) < (2 if i == 1 else wanted)
+
+        watched = generate_batch(model, tokenizer, few, settings, device, watch)
+        assert [len(tokens) for tokens in seen][1] == 2
+        for i in (0, 2):
+            if not wanted:
+                assert len(seen[i]) == 1
+            else:
+                assert watched[i] == decoded[i]
+                ends = [None] * (decoded[i].finish_reason == "stop")
+                assert beams > 1 or seen[i] == [*decoded[i].ids, *ends]

@@ -66,10 +66,16 @@ class Fake:
 class Server:
     """A running server: where it is, a client for it, and the worker behind it."""
 
-    def __init__(self, port: int, worker: Worker) -> None:
+    def __init__(self, port: int, worker: Worker, http: HttpServer) -> None:
         self.at, self.worker = ("127.0.0.1", port), worker
         self.address = f"http://127.0.0.1:{port}"
         self.client = httpx2.Client(base_url=self.address, timeout=30)
+
+        self._http = http
+
+    def stop(self) -> None:
+        """As a signal does."""
+        self._http.should_exit = True
 
     def ask(self, *articles: str, **more: object) -> httpx2.Response:
         return self.client.post("/summaries", json={"articles": list(articles), **more})
@@ -97,7 +103,7 @@ def serving(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            started = Server(listening.getsockname()[1], worker)
+            started = Server(listening.getsockname()[1], worker, server)
             with started.client:
                 yield started
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -13,9 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 from helpers.serving import Fake, Server, serving
+from starlette.datastructures import Headers
 
 from nutgraf.core.errors import UserError
 from nutgraf.modeling.losses import DeviceMemoryError
+from nutgraf.serving.access import Access
 from nutgraf.serving.limits import Limits, parse_limits
 
 JSON = {"Content-Type": "application/json"}
@@ -193,6 +196,102 @@ def test_pages_of_other_sites_cannot_ask(server):
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+def test_an_origin_that_was_named_can_ask_and_no_other_can(server):
+    named = ["https://Name-8000.app.example/", "http://proxy.example:8080/user/me/proxy/8000/"]
+    own = (
+        {"Origin": "https://name-8000.app.example"},  # a proxy that names this machine as host
+        {"Origin": "https://name-8000.app.example", "Host": "name-8000.app.example:443"},
+        {"Origin": "http://proxy.example:8080", "Host": "proxy.example"},
+        {"Host": "proxy.example:8080"},
+        {"Origin": "http://localhost", "Host": "localhost:80"},
+    )
+    foreign = (
+        {"Origin": "http://name-8000.app.example"},
+        {"Origin": "https://proxy.example:8080"},
+        {"Origin": "http://evil.example", "Host": "proxy.example"},
+        {"Origin": "https://name-8000.app.example.evil.example"},
+        {"Origin": "https://evil.example", "X-Forwarded-Host": "evil.example"},
+        {"Host": "evil.example", "X-Forwarded-Host": "localhost", "Forwarded": "host=localhost"},
+        {"Origin": "null", "Host": "proxy.example"},
+    )
+    with serving(Fake(), origins=named) as named_server:
+        for headers in own:
+            asked = {"json": {"articles": ["a b"]}, "headers": headers}
+            assert named_server.client.post("/summaries", **asked).is_success, headers
+        for headers in foreign:
+            asked = {"json": {"articles": ["a b"]}, "headers": headers}
+            answer = named_server.client.post("/summaries", **asked)
+            assert "start it with --allow-origin" in refusal(answer, 403), headers
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+    for headers in own[:4]:
+        refusal(server.client.post("/summaries", json={"articles": ["a b"]}, headers=headers), 403)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["*", "https://*.app.example", "null", "proxy.example", "ftp://a.example", "https://", "http://[",
+     "https://me:word@a.example", "https://a.example/?b", "http://a.example:x", ""],
+)  # fmt: skip
+def test_an_origin_that_names_no_one_page_is_refused(url):
+    with pytest.raises(UserError, match=r"--allow-origin is '.*': give the address at which"):
+        Access("127.0.0.1", "127.0.0.1", [url])
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "local"),
+    [("::1", "::1", True), ("here", "127.0.1.1", True), ("x", "::ffff:127.0.0.1", True),
+     ("0.0.0.0", "0.0.0.0", False), ("::", "::", False)],
+)  # fmt: skip
+def test_the_address_decides_whether_a_server_is_for_this_machine_only(host, address, local):
+    access = Access(host, address)
+    assert access.local == local
+    for name in ("[::1]:80", f"[{host}]" if ":" in host else host):
+        assert access.refusal(Headers({"Host": name})) is None
+    assert (access.refusal(Headers({"Host": "evil.example"})) is not None) == local
+
+
+def test_a_path_in_front_works_whether_the_proxy_takes_it_off_or_not():
+    with serving(Fake(), origins=["https://hub.example/user/me/proxy/8000/"]) as server:
+        for start in ("/", "/user/me/proxy/8000/"):
+            page = server.client.get(start)
+            assert page.headers["content-type"].startswith("text/html")
+            for name in re.findall(r'(?:href|src)="([^"#]+)"', page.text):
+                assert server.client.get(start + name).is_success, name
+            asked = {"articles": ["a b"], "stream": True}
+            assert "event: done" in server.client.post(f"{start}summaries", json=asked).text
+            described = server.client.get(f"{start}openapi.json").json()
+            assert described["servers"] == [{"url": "."}]
+        answer = server.client.get("/user/me/proxy/8000")
+        assert (answer.status_code, answer.headers["location"]) == (308, "8000/")
+        refusal(server.client.get("/user/me/proxy/80001/"), 404)
+
+
+def test_head_is_answered_as_get_is_without_the_body(server):
+    for path in ("/", "/page.js", "/models", "/examples", "/health", "/metrics", "/openapi.json"):
+        head, whole = server.client.head(path), server.client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == whole.headers["content-type"]
+    assert server.client.head("/summaries").headers["allow"] == "POST"
+    assert server.client.head("/nowhere").status_code == 404
+    assert server.client.post("/health").headers["allow"] == "GET, HEAD"
+    assert server.client.head("/health", headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_no_proxy_holds_a_stream_back_or_ends_it_while_it_waits(monkeypatch):
+    monkeypatch.setattr("nutgraf.serving.api._COMMENT_SECONDS", 0.05)
+    fake = Fake()
+    with serving(fake) as server:
+        fake.open.clear()
+        asked = {"articles": [ARTICLE], "stream": True}
+        with server.client.stream("POST", "/summaries", json=asked) as answer:
+            assert answer.headers["x-accel-buffering"] == "no"
+            assert {"no-cache", "no-transform"} <= set(answer.headers["cache-control"].split(", "))
+            lines = answer.iter_lines()
+            assert next(lines) == ": waiting"
+            fake.open.set()
+            assert "event: done" in list(lines)
+
+
 def test_every_answer_forbids_foreign_scripts_and_caches(server):
     answers = [server.client.get(p) for p in ("/", "/page.js", "/models", "/nowhere")]
     answers += [server.ask(" "), server.client.get("/", headers={"Host": "evil.example"})]
@@ -238,11 +337,47 @@ def test_a_batch_waits_a_moment_for_more():
     assert [len(batch) for batch in fake.batches] == [3]
 
 
-def test_streams_take_turns():
+def test_streams_and_whole_summaries_are_decoded_together():
     fake = Fake()
-    with serving(fake) as server:
-        server.ask(ARTICLE, systems=["best", "lead3"], stream=True)
-    assert fake.steps[:6] == ["best", "lead3"] * 3
+    with serving(fake, Limits(batch_size=4)) as server, ThreadPoolExecutor(5) as people:
+        fake.open.clear()
+        first = people.submit(server.ask, "first")
+        until(lambda: len(fake.batches) == 1)
+        rest = [people.submit(server.ask, f"{i} b", stream=i % 2 == 0) for i in range(4)]
+        until(lambda: server.worker.unanswered == 5)
+        fake.open.set()
+        for i, waiting in enumerate([first, *rest]):
+            answer = waiting.result().text
+            assert (answer.count("event: piece") > 1) == (i in (1, 3))
+            assert "best: first." in answer or f"best: {i - 1} b." in answer
+    assert [len(batch) for batch in fake.batches] == [1, 4]
+    assert [len(step) for step in fake.steps[-3:]] == [4, 4, 4]
+
+
+def test_what_cannot_be_ready_in_time_is_refused_at_once():
+    fake = Fake()
+    with (
+        serving(fake, Limits(time_limit=0.5, batch_size=1)) as server,
+        ThreadPoolExecutor(2) as people,
+    ):
+        fake.open.clear()
+        slow = people.submit(server.ask, "slow")  # from which a batch is known to take 0.3 s
+        until(lambda: len(fake.batches) == 1)
+        time.sleep(0.3)
+        fake.open.set()
+        assert slow.result().is_success
+        fake.open.clear()
+        running = people.submit(server.ask, "next")
+        until(lambda: len(fake.batches) == 2)
+        for stream in (False, True):
+            answer = server.ask("c d", stream=stream)
+            line = refusal(answer, 429)
+            assert re.search(
+                r"1 more asked for, about 0.[6-9]\d* s of work, limit 0.5 s \(--time", line
+            )
+            assert answer.headers["retry-after"] == "1"
+        fake.open.set()
+        assert running.result().is_success
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back():
@@ -279,26 +414,25 @@ def test_a_request_ends_at_its_time_limit_and_is_not_written_any_more():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_makes_room(stream):
+def test_what_nobody_waits_for_is_dropped_at_once(stream):
     fake = Fake()
-    with serving(fake) as server:
+    with serving(fake, Limits(batch_size=2)) as server:
         fake.open.clear()
-        with ThreadPoolExecutor(1) as people:
-            first = people.submit(server.ask, "first")
-            until(lambda: len(fake.batches) == 1)
-            body = json.dumps({"articles": ["left alone"], "stream": stream}).encode()
-            with socket.create_connection(server.at) as caller:
+        with contextlib.ExitStack() as callers:
+            for n in range(1, 5):  # two that are written, two that wait
+                caller = callers.enter_context(socket.create_connection(server.at))
+                body = json.dumps({"articles": [f"left {n}"], "stream": stream}).encode()
                 caller.sendall(
                     b"POST /summaries HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
                     b"\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
                 )
-                until(lambda: server.worker.unanswered == 2)
-            time.sleep(0.2)
-            fake.open.set()
-            assert first.result().is_success
-        until(lambda: server.worker.unanswered == 0)
-    assert fake.batches == [["best first"]]
-    assert fake.steps == []
+                until(lambda n=n: server.worker.unanswered == n)
+        until(lambda: server.worker.unanswered == 0)  # while the model is at work
+        fake.open.set()
+        assert server.ask("who stays").is_success
+    left = [batch for batch in fake.batches if "best who stays" not in batch]
+    assert sum(map(len, left)) <= 2
+    assert len([step for step in fake.steps if "best who stays" not in step]) <= 1
 
 
 def test_a_body_that_does_not_come_is_not_waited_for():
@@ -327,6 +461,30 @@ def test_too_many_requests_at_once_are_refused():
 
 
 # Trouble.
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_at_the_end_what_waits_is_refused_and_what_is_written_has_a_moment(monkeypatch, finishes):
+    monkeypatch.setattr("nutgraf.serving.server._FINISH_SECONDS", 5 if finishes else 0.2)
+    fake = Fake()
+    with serving(fake, Limits(batch_size=2)) as server, ThreadPoolExecutor(4) as people:
+        fake.open.clear()
+        asked = []
+        for n, system in enumerate(("best", "best", "baseline", "baseline"), 1):
+            ask = people.submit(server.ask, "a b", systems=[system], stream=n % 2 == 0)
+            asked.append(ask)
+            until(lambda n=n: server.worker.unanswered == n)
+        server.stop()
+        assert "the server is stopping" in refusal(asked[2].result(), 503)
+        assert asked[3].result().text.startswith('event: problem\ndata: {"status": 503, ')
+        if finishes:
+            fake.open.set()
+            assert asked[0].result().is_success
+            assert asked[1].result().text.endswith("event: done\ndata: {}\n\n")
+        else:
+            assert "the server is stopping" in refusal(asked[0].result(), 503)
+            assert asked[1].result().text.startswith('event: problem\ndata: {"status": 503, ')
+        fake.open.set()
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -82,40 +86,52 @@ def alone(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_systems_beside_each_other_write_as_they_do_alone(alone, models):
+def write(
+    models: Models, system: str, articles: list[str], streamed: list[bool]
+) -> tuple[list[SummaryResult], list[list[str]]]:
+    """Summaries of one batch, and the pieces that each came in."""
+    results: dict[int, SummaryResult] = {}
+    pieces: list[list[str]] = [[] for _ in articles]
+
+    def on_event(i: int, event: str | SummaryResult) -> bool:
+        assert i not in results
+        if isinstance(event, SummaryResult):
+            results[i] = event
+        elif event:
+            pieces[i].append(event)
+        return True
+
+    models.write(system, articles, streamed, on_event)
+    return [results[i] for i in range(len(articles))], pieces
+
+
+def test_systems_beside_each_other_write_as_they_do_alone_streamed_or_not(alone, models):
     assert len({tuple(texts) for texts in alone.values()}) == 4
     assert list(models.systems) == ["best", "baseline", "zero_shot", "lead3"]
-    for system in ("best", "zero_shot", "baseline", "best", "lead3", "zero_shot"):
-        assert [w.summary for w in models.batch(system, ARTICLES)] == alone[system]
-
-
-def test_streams_that_take_turns_write_as_they_do_alone(alone, models):
-    streams = {
-        (name, i): models.stream(name, article)
-        for name in models.systems
-        for i, article in enumerate(ARTICLES)
-    }
-    pieces: dict[tuple[str, int], list[str]] = {place: [] for place in streams}
-    whole: dict[tuple[str, int], SummaryResult] = {}
-    while streams:
-        for place, stream in list(streams.items()):
-            piece = next(stream)
-            if isinstance(piece, str):
-                pieces[place].append(piece)
-            else:
-                whole[place] = piece
-                del streams[place]
-    for (name, i), written in whole.items():
-        assert written.summary == alone[name][i] == "".join(pieces[name, i])
-    assert whole["best", 0].finish_reason in ("stop", "length")
-    assert (whole["lead3", 0].finish_reason, whole["lead3", 0].prompt_tokens) == ("extract", 0)
+    for n, system in enumerate(("best", "zero_shot", "baseline", "best", "lead3", "zero_shot")):
+        streamed = [(i + n) % 3 != 0 for i in range(len(ARTICLES))]
+        results, pieces = write(models, system, ARTICLES, streamed)
+        assert [result.summary for result in results] == alone[system]
+        for text, parts, shown in zip(alone[system], pieces, streamed, strict=True):
+            assert "".join(parts) == (text if shown else "")
+            assert (len(parts) > 5) == (shown and system != "lead3")
+        if system == "lead3":
+            assert (results[0].finish_reason, results[0].prompt_tokens) == ("extract", 0)
+        else:
+            assert {result.finish_reason for result in results} <= {"stop", "length"}
+            assert all(len(ARTICLES[0]) > result.new_tokens > 5 for result in results)
 
 
 def test_characters_of_several_tokens_come_whole(models, monkeypatch):
     text = "A “Čačak” — 😀 sign"
     ids = load_tokenizer(CONFIG)(text, add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr("nutgraf.generation.summarizer.stream_tokens", lambda *_: iter(ids))
-    *pieces, whole = models.stream("zero_shot", ARTICLES[0])
+
+    def decoded(*args: Any) -> None:
+        for token in [*ids, None]:
+            args[-1](0, token)
+
+    monkeypatch.setattr("nutgraf.generation.summarizer.generate_batch", decoded)
+    (whole,), (pieces,) = write(models, "zero_shot", ARTICLES[:1], [True])
     assert whole.summary == text == "".join(pieces)
     assert "\ufffd" not in "".join(pieces)
     assert len(pieces) < len(ids)
@@ -146,7 +162,7 @@ def test_a_whole_model_is_served_alone(alone, folder, tmp_path):
     with loaded(str(whole), batch_size=2) as models:
         assert (models.base, models.batch_size) == ("pocket", 2)
         assert list(models.systems) == ["best", "lead3"]
-        assert models.batch("best", ARTICLES[:1])[0].summary == alone["best"][0]
+        assert write(models, "best", ARTICLES[:1], [False])[0][0].summary == alone["best"][0]
 
 
 def test_a_baseline_of_another_base_is_refused(folder, tmp_path, capsys):
@@ -181,8 +197,9 @@ def test_an_address_in_use_is_told_in_one_line(folder, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_the_command_serves_until_it_is_interrupted_and_logs_no_article(folder):
+def test_the_command_serves_until_it_is_stopped_and_logs_no_article(folder):
     words = ["serve", "--model", str(folder), "--port", "0", "--max-article", "3000"]
+    words += ["--host", "::1", "--allow-origin", "https://proxy.example/path"]
     running = subprocess.Popen(
         [sys.executable, "-m", "nutgraf", *words],
         stdout=subprocess.PIPE,
@@ -192,16 +209,43 @@ def test_the_command_serves_until_it_is_interrupted_and_logs_no_article(folder):
     try:
         assert running.stdout
         address = running.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+        assert re.fullmatch(r"http://\[::1\]:\d+/", address)
         asked = {"articles": [f"{SECRET} {ARTICLES[0]}"], "systems": ["best", "zero_shot"]}
-        answer = httpx2.post(f"{address}summaries", json=asked, timeout=60)
+        proxy = {"Origin": "https://proxy.example"}
+        answer = httpx2.post(f"{address}path/summaries", json=asked, headers=proxy, timeout=60)
         assert [s["system"] for s in answer.json()["summaries"]] == ["best", "zero_shot"]
         refused = httpx2.post(f"{address}summaries", json={"articles": [f"{SECRET} " * 999]})
         assert "at most 3000 characters" in refused.json()["error"]
         page = httpx2.get(address)
         assert page.headers["content-type"] == "text/html; charset=utf-8"
+        asked |= {"articles": ARTICLES * 5, "stream": True}
+        with httpx2.stream("POST", f"{address}summaries", json=asked, timeout=60) as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "event: piece"
+            running.send_signal(signal.SIGTERM)
+            *_, name, data, _ = lines
+            assert name == "event: problem"  # the second system was not begun
+            assert json.loads(data.removeprefix("data: "))["status"] == 503
     finally:
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
     assert running.returncode == 0
     assert SECRET not in out + err
+
+
+def test_ctrl_c_ends_the_command_with_status_0(folder, capfd):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def interrupt() -> None:
+        while True:
+            try:
+                httpx2.get(f"http://127.0.0.1:{port}/health").raise_for_status()
+                break
+            except httpx2.TransportError:
+                time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert main.main(["serve", "--model", str(folder), "--port", str(port)]) == 0
+    assert capfd.readouterr() == (f"http://127.0.0.1:{port}/\n", "")

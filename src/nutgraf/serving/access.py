@@ -41,15 +41,15 @@ class Access:
         self._origins: set[str] = set()
         self._prefixes: list[str] = []
         for url in allowed:
-            origin, parts = _origin(url), urlsplit(url)
-            if origin is None or parts.username is not None or parts.query or parts.fragment:
+            origin = _origin(url)
+            if origin is None or "@" in url or "?" in url or "#" in url:
                 raise UserError(
                     f"--allow-origin is {url!r}: give the address at which a proxy shows the page, "
                     "like https://example.org or https://example.org/proxy/8000/"
                 )
             self._origins.add(origin)
             self._names.add(str(urlsplit(origin).hostname))
-            if prefix := parts.path.rstrip("/"):
+            if prefix := urlsplit(url).path.rstrip("/"):
                 self._prefixes.append(prefix)
 
     def prefix(self, path: str) -> str:

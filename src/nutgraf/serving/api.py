@@ -161,18 +161,21 @@ class _RunningRequest:
 
     async def summaries(self) -> schema.Summaries:
         """Return all summaries, in the order of the request."""
-        by_job = {
-            job: item async for job, item in self._items() if isinstance(item, schema.Summary)
-        }
+        by_job: dict[Job, schema.Summary] = {}
+        async for found in self._items():
+            if found and isinstance(found[1], schema.Summary):
+                by_job[found[0]] = found[1]
         return schema.Summaries(summaries=[by_job[job] for job in self._jobs])
 
     async def events(self) -> AsyncIterator[str]:
         """Yield pieces and summaries as server-sent events."""
         try:
-            async for job, item in self._items():
-                if item is None:
+            async for found in self._items():
+                if not found:
                     yield ": waiting\n\n"
-                elif isinstance(item, str):
+                    continue
+                job, item = found
+                if isinstance(item, str):
                     piece = {"article": job.index, "system": job.system, "text": item}
                     yield _event("piece", json.dumps(piece))
                 else:
@@ -182,7 +185,7 @@ class _RunningRequest:
             problem = {"status": error.status, "error": error.line}
             yield _event("problem", json.dumps(problem))
 
-    async def _items(self) -> AsyncIterator[tuple[Job | None, str | schema.Summary | None]]:
+    async def _items(self) -> AsyncIterator[tuple[Job, str | schema.Summary] | None]:
         """Yield pieces and summaries until all are whole, and None if nothing comes for a while.
 
         Raises the first RequestError, or 504.
@@ -195,7 +198,7 @@ class _RunningRequest:
                     job, event = await self._events.get()
             except TimeoutError:
                 if left > _COMMENT_SECONDS:
-                    yield None, None
+                    yield None
                     continue
                 raise RequestError(
                     504,

@@ -112,16 +112,16 @@ class Worker:
     def _check_room(self, jobs: Sequence[Job]) -> None:
         by_system = Counter(job.system for job in [*self._queue, *jobs])
         batches = sum(math.ceil(n / self._batch_size) for n in by_system.values())
-        wait = math.ceil((batches + bool(self._running)) * self._batch_seconds)
+        seconds = (batches + bool(self._running)) * self._batch_seconds
         max_queue, time_limit = self._limits.max_queue, self._limits.time_limit
         if self.unanswered + len(jobs) > max_queue:
             line = f"limit {max_queue} (--max-queue)"
-        elif wait > time_limit:
-            line = f"about {wait} s of work, limit {time_limit:g} s (--time-limit)"
-            wait -= math.floor(time_limit)
+        elif seconds > time_limit:
+            line = f"about {seconds:.3g} s of work, limit {time_limit:g} s (--time-limit)"
+            seconds -= time_limit
         else:
             return
-        wait = min(_MAX_RETRY_AFTER, max(1, wait))
+        wait = min(_MAX_RETRY_AFTER, max(1, math.ceil(seconds)))
         line = f"{self.unanswered} summaries are waiting and {len(jobs)} more asked for, {line}"
         raise RequestError(429, f"{line}: ask again in {wait} s", retry_after=wait)
 
