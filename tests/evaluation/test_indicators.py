@@ -18,6 +18,13 @@ ARTICLE = (
 REFERENCE = "John Smith told the Senate on Monday that 2,500 sheep died.\nAlan Brown agreed."
 
 
+FINISHED = (
+    "oui. »", "„Ja.“", "»Ja.«", "“so.”", "これ。", "「これ。」", "है।", "هل؟", "یہ۔", "好！", "好？",
+    "Ամեն։", "ነው።", "It ended. [1]", "ended.[1][2]", "ended.¹", "**ended.**",
+    "won! 🎉", "Why?..", "Why...?",
+)  # fmt: skip
+
+
 def indicators(summary, **given):
     return errors.indicators(ARTICLE, REFERENCE, summary, **given)
 
@@ -56,6 +63,8 @@ def test_the_reference_of_a_sound_article_has_no_slip():
         ("He said “so.”\n", None, 0),
         ("Is it?)", "extract", 0),
         ("", "stop", 1),
+        *((f"{end} ", None, 0) for end in FINISHED),
+        *((f"It ended{end}", None, 1) for end in ("...", "…", " . . .", "...'", ":", ",", ")")),
     ],
 )
 def test_unfinished(summary, reason, unfinished):

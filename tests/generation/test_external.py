@@ -58,6 +58,16 @@ def test_a_file_is_joined_by_id(tmp_path: Path) -> None:
     assert texts == [("a", ""), ("b", "About b."), ("c", "About c.")]
 
 
+def test_marks_of_a_generator_are_cleaned_and_counted_once(tmp_path: Path, caplog) -> None:
+    rows = [{"id": key, "summary": f"It&#39;s {key}.<q>Yes.</s>"} for key in "ab"]
+    rival = RivalConfig(file=write(tmp_path / "s.jsonl", [*rows, {"id": "c", "summary": "C < d."}]))
+    with caplog.at_level("INFO", "nutgraf"):
+        found = [external.read_summaries("other", rival, TEST) for _ in range(2)]
+    assert [row["text"] for row in found[0]] == ["It's a.\nYes.", "It's b.\nYes.", "C < d."]
+    (line,) = caplog.messages
+    assert line.endswith("marks of a generator cleaned in 2 (&#39; 2, <q> 2, </s> 2)")
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

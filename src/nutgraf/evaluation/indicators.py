@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
@@ -21,7 +22,7 @@ from nutgraf.parallel.process_pool import map_rows
 MEANINGS: dict[str, str] = {
     "words": "Words of the summary, punctuation not counted.",
     "length_ratio": "Words of the summary for each word of the reference.",
-    "unfinished": "1 if the summary was cut at the length limit or ends without a full stop.",
+    "unfinished": "1 if the summary was cut at the length limit, or ends in no stop or in `...`.",
     "repeated_trigrams": "Share of the summary's three-word sequences seen before in it, 0 to 1.",
     "repeated_sentences": "Sentences of the summary that repeat an earlier one.",
     "numbers": "Numbers in the summary, in figures or words (from two on).",
@@ -51,7 +52,12 @@ FAULTS = (
     "unsupported_names",
     "missing_key_facts",
 )
-_FINISHED = re.compile(r"[.!?…][\s\"'`’”)\]]*$")
+# Stops of all scripts (Unicode's Sentence_Terminal), and what may stand behind one: quotes and
+# brackets of any language, notes (`[1]`), emphasis. An ellipsis breaks off.
+_STOPS = tuple(".!?։؟۔܀܁܂߹।॥၊။།༎።፧፨᙮។៕᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᰻᰼᱾᱿‼‽⁇⁈⁉⸮。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？｡")
+_BEHIND = re.compile(r"(?:[\[(]\d{1,3}[\])]|[\s\"'`*_¹²³⁰-⁹†‡])+$")
+_CLOSERS = ("Pe", "Pf", "Pi", "Ps", "Cf", "Mn", "So")
+_BROKEN_OFF = re.compile(r"(?<![?!])(?:\.\s?){2}\.$")
 
 # Consecutive tokens of the article that are shown as copied: a phrase, no idiom.
 COPIED = 4
@@ -222,7 +228,16 @@ def copied_spans(article: str, summary: str, shortest: int = COPIED) -> list[Spa
 
 
 def _unfinished(summary: str, finish_reason: str | None) -> bool:
-    return finish_reason == "length" or not _FINISHED.search(summary)
+    return finish_reason == "length" or not _ends_in_a_stop(summary)
+
+
+def _ends_in_a_stop(text: str) -> bool:
+    end, longer = text[-200:], ""
+    while end != longer:
+        longer, end = end, _BEHIND.sub("", end)
+        if end and unicodedata.category(end[-1]) in _CLOSERS:
+            end = end[:-1]
+    return end.endswith(_STOPS) and not _BROKEN_OFF.search(end)
 
 
 def _copied_from(copied: Sequence[tuple[int, int, int]], of: int) -> float:

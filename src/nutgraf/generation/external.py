@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,24 +15,28 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from nutgraf.config import RivalConfig
 from nutgraf.core.errors import Failure, UserError, did_you_mean, one_line
 from nutgraf.data import tables
+from nutgraf.data.generator_marks import marks_line, without_marks
 from nutgraf.data.rows import Article
 from nutgraf.data.text import clean_text
 from nutgraf.modeling.batching import length_batches
 
 Row = dict[str, Any]
 
+logger = logging.getLogger(__name__)
+_say_once = functools.cache(logger.info)  # two stages read a file
 _NO_LIMIT = 10**6  # a tokenizer without a limit has a larger number
 
 
 def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -> list[Row]:
     """Return the summaries that the file of rival `name` has for the articles, joined by id.
 
-    They are in the order of the articles. An empty summary is one, and scores 0. Raise UserError
-    for a missing column, a summary that is not text, an id with two summaries, and articles
-    without one.
+    They are in the order of the articles, without the marks of generators. An empty summary is
+    one, and scores 0. Raise UserError for a missing column, a summary that is not text, an id with
+    two summaries, and articles without one.
     """
     ids = {article.id for article in articles}
     summaries: dict[str, str] = {}
+    found, marked = Counter[str](), 0
     for row in tables.read_rows(Path(str(rival.file))):
         for setting, column in (("id", rival.id), ("summary", rival.summary)):
             if column not in row:
@@ -46,8 +52,13 @@ def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -
                 f"{rival.file}: the summary of article {key!r} is {text!r}, not text: correct "
                 f"it, or rivals.{name}.summary (now {rival.summary!r})"
             )
-        if summaries.setdefault(key, clean_text(text)) != clean_text(text):
+        text, marks = without_marks(clean_text(text))
+        found.update(marks)
+        marked += bool(marks)
+        if summaries.setdefault(key, text) != text:
             raise UserError(f"{rival.file} has two summaries of article {key!r}: leave one of them")
+    if found:
+        _say_once(marks_line(found, marked, f"summaries of {rival.file}"))
     missing = [article.id for article in articles if article.id not in summaries]
     if missing:
         raise UserError(
@@ -136,8 +147,8 @@ class Seq2SeqRival:
             )
         decoding, rows = self._model.generation_config, []
         for article, source, ids in zip(articles, texts, out.tolist(), strict=True):
-            # PEGASUS writes the ends of its lines as text.
-            text = self._tokenizer.decode(ids, skip_special_tokens=True).replace("<n>", "\n")
+            # PEGASUS and ProphetNet write the ends of their lines as text.
+            text, _ = without_marks(self._tokenizer.decode(ids, skip_special_tokens=True))
             length = len(self._tokenizer(source).input_ids)
             read = min(length, self._limit)
             row = _row(article, text.strip(), read, length - read, _finish_reason(ids, decoding))

@@ -1,0 +1,96 @@
+r"""Clean summaries of other programs of the marks that generators and tokenizers leave in them.
+
+As words of a summary they would count against it: `<n>`, `<q>`, `[X_SEP]`, `<t> … </t>`, `&#39;`,
+a literal `\n`, `##` of word pieces. Ordinary text stays: `a < b`, `AT&T`, `C:\new`, `#hashtag`.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from re import Match
+
+_NAMES = "pad|mask|bos|eos|eod|cls|unk|sos|blank"
+_PATTERNS = {
+    # Byte fallback of a tokenizer: `<0xE2><0x80><0x99>`.
+    "bytes": r"(?:<0x[0-9A-Fa-f]{2}>)+",
+    # Ends of sentences, and of the summary.
+    "end": r"(?-i:</?\s?[nqtsp]\s?>)|</?(?:sent|[xs]_sep|sep|br ?/?)>|\[(?:[xs]_)?sep\]"
+    r"|<eos>|\[eos\]|<\|(?:endoftext|end_of_text|im_end|eot_id|eot|end)\|>|<end_of_turn>"
+    r"|(?:(?<=[.!?\s\"'”’])\\r?\\?n|\\n(?![a-z]))|Ċ",
+    # The opening of a chat model's turn goes with its role.
+    "turn": r"<\|(?:im_start|start_header_id)\|>\s*(?:assistant|user|system)?"
+    r"(?:\s*<\|end_header_id\|>)?|<start_of_turn>\s*(?:model|user)?",
+    "special": rf"<(?:{_NAMES}|extra_id_\d+)>|\[(?:{_NAMES}|/?inst)\]|<\|[\w ]{{1,40}}\|>"
+    r"|<</?SYS>>",
+    "entity": r"&\s?(?:amp|lt|gt|quot|apos|nbsp|[lr][sd]quo|[mn]dash|hellip|pound|euro|#\s?\d{2,6}"
+    r"|#x[\da-f]{2,5})\s?;",
+    "escape": r"\\u[\da-f]{4}|\\[\"'](?=.)|(?<=\s)\\t",
+    "bracket": r"-[LR][RSC]B-",
+    "piece": r"(?<=\w) ##(?=\w)|@@(?: |$)| ?@-@ ?",
+}
+_MARK = re.compile("|".join(f"(?P<{k}>{p})" for k, p in _PATTERNS.items()), re.IGNORECASE)
+_BRACKETS = dict(zip(["LRB", "RRB", "LSB", "RSB", "LCB", "RCB"], "()[]{}", strict=True))
+# What begins a word in the pieces of SentencePiece and of byte-level BPE.
+_BEGIN = "▁Ġ"
+
+
+def without_marks(text: str) -> tuple[str, Counter[str]]:
+    """Return a text without a generator's marks, and how often it had each.
+
+    Marks between sentences become line ends; entities, escapes, brackets and word pieces become
+    what they stand for; special tokens go. Labels such as `Summary:` are words, and stay.
+    """
+    found: Counter[str] = Counter()
+
+    def plain(mark: Match[str]) -> str:
+        found[mark[0].strip()] += 1
+        return _plain(mark)
+
+    text = "\n".join(_joined(line, found) for line in text.split("\n"))
+    # Twice, for `&amp;#39;`.
+    clean = _MARK.sub(plain, _MARK.sub(plain, text))
+    if not found:
+        return text, found
+    lines = (re.sub(r"[ \t]{2,}", " ", line).strip() for line in clean.split("\n"))
+    return "\n".join(filter(None, lines)), found
+
+
+def marks_line(found: Counter[str], texts: int, of: str) -> str:
+    """Return one line on the marks that `texts` texts had; `of` names them."""
+    most = ", ".join(f"{mark} {count:,}" for mark, count in found.most_common(4))
+    more = ", ..." if len(found) > 4 else ""
+    return f"{of}: marks of a generator cleaned in {texts:,} ({most}{more})"
+
+
+def _joined(line: str, found: Counter[str]) -> str:
+    """Join the pieces of a line that has at least a third of its words marked by `▁` or `Ġ`."""
+    for begin in _BEGIN:
+        words = line.split()
+        marked = sum(word.startswith(begin) for word in words)
+        inside = len(re.findall(rf"(?<=[a-z.,]){begin}", line))
+        if (marked > 1 and 3 * marked >= len(words)) or inside > 1 or (begin == "▁" and marked):
+            found[begin] += line.count(begin)
+            apart = 3 * marked >= len(words) and len(words) > 1
+            line = ("".join(words) if apart else line).replace(begin, " ").strip()
+    return line
+
+
+def _plain(mark: Match[str]) -> str:
+    text = mark[0]
+    match mark.lastgroup:
+        case "bytes":
+            codes = bytes.fromhex("".join(re.findall(r"0x(..)", text)))
+            return codes.decode("utf-8", errors="replace")
+        case "end":
+            return "\n"
+        case "entity":
+            return html.unescape(re.sub(r"\s", "", text)).replace("\xa0", " ")
+        case "escape":
+            return chr(int(text[2:], 16)) if text[1] in "uU" else text[1:].replace("t", " ")
+        case "bracket":
+            return _BRACKETS[text[1:-1].upper()]
+        case "piece":
+            return "-" if "-" in text else ""
+    return " " if text.startswith(("<", "[")) else ""
