@@ -8,16 +8,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 from nutgraf.config import load
+from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.data.text import TextError, usable_text
 
 if TYPE_CHECKING:
-    from nutgraf.cli.score_file import Scores
+    from nutgraf.evaluation.scores import Scores
     from nutgraf.generation.summarizer import SummaryResult
 
 
@@ -143,33 +144,42 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
 
 def score(
     summaries: Sequence[str],
-    references: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
     articles: Sequence[str] | None = None,
     *,
+    tokenizer: RougeTokenizer = "rouge-score",
+    flags: bool = False,
     processes: int = 1,
 ) -> Scores:
     """Return ROUGE of summaries with 95% bootstrap intervals and, with articles, indicators.
 
     Args:
         summaries: One for each reference; an empty one scores 0.
-        references: The reference summaries.
+        references: The reference summaries, each a text or a sequence of several, of which the
+            best counts.
         articles: The articles; without them there are no indicators.
+        tokenizer: `rouge-score`, as published figures are, or `unicode` for other languages.
+        flags: Whether each of `rows` lists the flagged spans of its summary; needs articles.
         processes: More than one is faster from some hundred rows on. A script then calls this under
             `if __name__ == "__main__":`.
 
     Raises:
-        UserError: Lengths differ, there is no row, or a reference or an article has no text.
+        UserError: Lengths differ, there is no row, a reference or an article has no text, or the
+            tokenizer counts too few letters of the references.
     """
     from nutgraf.cli import score_file
 
-    texts = {"reference": references, "summary": summaries}
+    if tokenizer not in get_args(RougeTokenizer):
+        choices = " or ".join(map(repr, get_args(RougeTokenizer)))
+        raise UserError(f"tokenizer is {tokenizer!r}: give {choices}")
+    texts: dict[str, Sequence[Any]] = {"reference": references, "summary": summaries}
     lengths = {"summaries": len(summaries), "references": len(references)}
     if articles is not None:
         texts["article"], lengths["articles"] = articles, len(articles)
     if len(set(lengths.values())) > 1 or not summaries:
         counts = ", ".join(f"{n} {what}" for what, n in lengths.items())
         raise UserError(f"{counts}: give equally many, at least one")
-    return score_file.score_texts(texts, processes)
+    return score_file.score_texts(texts, tokenizer, flags, processes)
 
 
 def _clean(text: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pandas as pd
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
+import nutgraf
 from nutgraf.cli import main
-from nutgraf.data import sentences
+from nutgraf.data import sentences, tables
 from nutgraf.evaluation import indicators, rouge
 from nutgraf.pipeline import runner
 
@@ -31,7 +33,7 @@ COLUMNS = ("--reference", "gold", "--summary", "ours")
 def write(path: Path, rows: list[dict]) -> Path:
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
@@ -43,7 +45,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return write(tmp_path / "outputs.jsonl", ROWS)
+    return write(tmp_path / "outputs.jsonl", [*ROWS, *ROWS])  # enough for an interval
 
 
 def scored(capsys: pytest.CaptureFixture[str], path: Path, *words: str) -> dict:
@@ -70,13 +72,18 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_json_holds_scores_intervals_indicators_and_the_signature(capsys, file):
     found = scored(capsys, file, *COLUMNS, "--article", "story")
     assert list(found) == [
-        "n", *rouge.ROUGE_TYPES, "indicators", "reference_indicators", "signature",
+        "n", *rouge.ROUGE_TYPES, "without_words", "letters_counted", "indicators",
+        "reference_indicators", "signature",
     ]  # fmt: skip
-    assert found["n"] == 3
+    assert (found["n"], found["without_words"]) == (6, 2)
     for kind in rouge.ROUGE_TYPES:
         values = [rouge.score_rouge(row["gold"], row["ours"])[kind] for row in ROWS]
         assert found[kind]["mean"] == pytest.approx(np.mean(values), abs=1e-4)
-        assert found[kind]["low"] <= found[kind]["mean"] <= found[kind]["high"]
+        assert found[kind]["low"] < found[kind]["mean"] < found[kind]["high"]
+        matches = [rouge.match(row["gold"], row["ours"])[kind] for row in ROWS]
+        for end in ("precision", "recall"):
+            mean = np.mean([getattr(match, end) for match in matches])
+            assert found[kind][end] == pytest.approx(mean, abs=1e-4)
     assert (
         list(found["indicators"])
         == list(found["reference_indicators"])
@@ -92,7 +99,7 @@ def test_json_holds_scores_intervals_indicators_and_the_signature(capsys, file):
 
 def test_without_articles_there_are_no_indicators(capsys, file):
     found = scored(capsys, file, *COLUMNS)
-    assert list(found) == ["n", *rouge.ROUGE_TYPES, "signature"]
+    assert "indicators" not in found
 
 
 def test_every_kind_of_file_gives_the_same(capsys, tmp_path):
@@ -109,7 +116,7 @@ def test_the_table_says_the_same_as_json(capsys, file):
     assert main.main(["score", str(file), *COLUMNS, "--article", "story"]) == 0
     told = capsys.readouterr()
     lines = {line.split()[0]: line for line in told.out.splitlines()}
-    assert lines["3"].startswith(f"3 summaries of {file}: ROUGE F1, 0 to 100")
+    assert lines["6"].startswith(f"6 summaries of {file}: ROUGE F1, 0 to 100")
     for kind in rouge.ROUGE_TYPES:
         mean, low, high = (found[kind][name] for name in ("mean", "low", "high"))
         assert lines[kind].split() == [kind, f"{mean:.2f}", f"{low:.2f}", "to", f"{high:.2f}"]
@@ -162,6 +169,131 @@ def test_processes_measure_the_same_and_name_the_row(tmp_path):
     assert done.stderr.splitlines()[-1].startswith(f"nutgraf: {path} row 241: reference '—' has no")
 
 
+def test_text_files_give_the_same_as_a_table(capsys, file, tmp_path):
+    rows = [row for row in [*ROWS, *ROWS] if row["ours"]]
+    expected = scored(capsys, write(tmp_path / "rows.CSV", rows), *COLUMNS, "--article", "story")
+    names = {"ours": tmp_path / "ours.txt", "gold": tmp_path / "gold", "story": tmp_path / "s.gz"}
+    for column, path in names.items():
+        lines = [row[column].replace("\n", "\u2028") for row in rows]  # no end of a line of a file
+        text = "\r\n".join(lines).encode() + b"\n"
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    words = (str(names["gold"]), "--article", str(names["story"]))
+    names["ours"].write_bytes(names["ours"].read_bytes().decode().encode("utf-16"))
+    assert scored(capsys, names["ours"], *words) == expected
+
+
+def test_text_files_with_other_counts_or_an_empty_reference(capsys, tmp_path):
+    ours, gold = tmp_path / "ours.txt", tmp_path / "gold.txt"
+    ours.write_text("One.\n\nThree.\n")
+    gold.write_text("One.\nTwo.\n")
+    assert f"{ours} has 3 lines, {gold} 2: " in complaint(capsys, str(ours), str(gold))
+    gold.write_text("One.\nTwo.\n\n")
+    line = complaint(capsys, str(ours), str(gold))
+    assert f"{ours} line 3: the reference is empty" in line
+    line = complaint(capsys, str(ours), str(gold), "--reference", "gold")
+    assert "--reference is a column of a table" in line
+    line = complaint(capsys, str(ours), str(write(tmp_path / "gold.jsonl", ROWS)))
+    assert "gold.jsonl is a table: give it alone" in line
+    gold.write_text("One.\nTwo.\nThree.\n")
+    found = scored(capsys, ours, str(gold))
+    assert (found["n"], found["without_words"]) == (3, 1)
+    assert found["rouge1"]["low"] is found["rouge1"]["high"] is None  # too few for an interval
+    assert main.main(["score", str(ours), str(gold)]) == 0
+    printed = capsys.readouterr().out
+    assert "with 95% bootstrap intervals, none below 6 rows" in printed
+    assert "rouge1       66.67\n" in printed
+    assert "without a word that ROUGE counts, which score 0: 1" in printed
+
+
+def test_of_several_references_the_best_counts_and_the_mean_is_beside_it(capsys, tmp_path):
+    golds = [["A cat sat.", "The cat sat there."], ["Rain fell on Oslo."], ["A dog.", "Dogs ran."]]
+    ours = ["The cat sat.", "Rain in Oslo.", "The dog ran."]
+    scorer = RougeScorer(list(rouge.ROUGE_TYPES), use_stemmer=True)
+    pairs = list(zip(golds, ours, strict=True))
+    listed = write(
+        tmp_path / "a.jsonl", [{"gold": gold, "ours": summary} for gold, summary in pairs]
+    )
+    found = scored(capsys, listed, *COLUMNS)
+    for kind in rouge.ROUGE_TYPES:
+        best = [scorer.score_multi(gold, summary)[kind] for gold, summary in pairs]
+        for end, name in (("mean", "fmeasure"), ("precision",) * 2, ("recall",) * 2):
+            mean = 100 * np.mean([getattr(score, name) for score in best])
+            assert found[kind][end] == pytest.approx(mean, abs=1e-4)
+        of_rows = [
+            np.mean([scorer.score(text, summary)[kind].fmeasure for text in gold])
+            for gold, summary in pairs
+        ]
+        mean = found["mean_of_references"][kind]["mean"]
+        assert mean == pytest.approx(100 * np.mean(of_rows), abs=1e-4)
+    assert found["signature"]["references"] == "the best by F1"
+    flat = [
+        {"gold_1": gold[0], "gold_2": gold[-1] if gold[1:] else "", "ours": summary}
+        for gold, summary in pairs
+    ]
+    numbered = write(tmp_path / "b.csv", flat)
+    in_cells = write(tmp_path / "c.csv", [{"gold": str(g), "ours": text} for g, text in pairs])
+    texts = [tmp_path / name for name in ("ours.txt", "gold1.txt", "gold2.txt")]
+    for path, column in zip(texts, ("ours", "gold_1", "gold_2"), strict=True):
+        path.write_text("".join(row[column] + "\n" for row in flat))
+    assert found == scored(capsys, numbered, *COLUMNS)
+    assert found == scored(capsys, in_cells, *COLUMNS)
+    assert found == scored(
+        capsys, numbered, "--reference", "gold_1", "--reference", "gold_2", "--summary", "ours"
+    )
+    assert found == scored(capsys, texts[0], *map(str, texts[1:]))
+    assert nutgraf.score(ours, golds).record() == found
+    assert main.main(["score", str(listed), *COLUMNS]) == 0
+    assert "of several references the best counts above; the mean" in capsys.readouterr().out
+    write(listed, [{"gold": [], "ours": "One."}])
+    assert "the reference in column 'gold' is empty" in complaint(capsys, str(listed), *COLUMNS)
+    write(listed, [{"gold": ["", " "], "ours": "One."}])
+    assert "all its references are empty" in complaint(capsys, str(listed), *COLUMNS)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_rows_with_flagged_spans_go_to_a_file(capsys, file, tmp_path, suffix):
+    out = tmp_path / f"rows{suffix}"
+    found = scored(capsys, file, *COLUMNS, "--article", "story", "--out", str(out))
+    rows = list(tables.read_rows(out))
+    assert [row["id"] for row in rows] == ["a", "b", "c"] * 2
+    for kind in rouge.ROUGE_TYPES:
+        for name, mean in ((kind, "mean"), (f"{kind}_precision", "precision")):
+            values = [float(row[name]) for row in rows]
+            assert np.mean(values) == pytest.approx(found[kind][mean], abs=1e-3)
+    row = rows[1]
+    flags = json.loads(row["flags"]) if suffix == ".csv" else row["flags"]
+    assert [(flag["kind"], flag["text"]) for flag in flags] == [
+        ("unsupported_numbers", "4"), ("unfinished", "weeks"),
+    ]  # fmt: skip
+    assert all(row["summary"][flag["start"] : flag["end"]] == flag["text"] for flag in flags)
+    assert (row["reference"], int(float(row["row"]))) == (ROWS[1]["gold"], 2)
+    for bad in (tmp_path / "rows.txt", file):
+        line = complaint(capsys, str(file), *COLUMNS, "--out", str(bad))
+        assert "give a file that ends in .csv" in line or "is what is scored" in line
+
+
+def test_another_script_is_refused_and_the_unicode_tokenizer_offered(capsys, tmp_path):
+    rows = [{"gold": "Сухопутные войска РФ в 2015 году.", "ours": "Цены на нефть в 2015 году."}]
+    path = write(tmp_path / "outputs.jsonl", rows)
+    line = complaint(capsys, str(path), *COLUMNS)
+    assert "0.0% of the references' letters (80% at least): set --tokenizer unicode" in line
+    found = scored(capsys, path, *COLUMNS, "--tokenizer", "unicode")
+    assert found["rouge1"]["mean"] == pytest.approx(100 * 6 / 12)
+    assert found["signature"]["tokenizer"].startswith("unicode ")
+    assert found["signature"]["stemmer"] is False
+    with pytest.raises(nutgraf.UserError, match="set tokenizer='unicode'"):
+        nutgraf.score([rows[0]["ours"]], [rows[0]["gold"]])
+    again = nutgraf.score([rows[0]["ours"]], [rows[0]["gold"]], tokenizer="unicode")
+    assert again.record() == found
+    # Some letters of French do not count: said, with the share.
+    write(path, [{"gold": "L'été à Genève.", "ours": "Un été."}] + [ROWS[0]] * 5)
+    letters = scored(capsys, path, *COLUMNS)["letters_counted"]
+    assert letters["references"] == pytest.approx((5 + 7 / 11) / 6, abs=1e-4)
+    assert letters["rows_below_limit"] == 1
+    assert main.main(["score", str(path), *COLUMNS]) == 0
+    assert "letters that ROUGE counts (a-z): 93.94% of the references'" in capsys.readouterr().out
+
+
 # Mistakes.
 
 
@@ -211,6 +343,7 @@ def test_a_file_that_cannot_be_read(capsys, tmp_path):
     path.write_text('{"gold": "A cat."')
     assert f"{path} line 1 is not JSON" in complaint(capsys, str(path), *COLUMNS)
     other = tmp_path / "outputs.txt"
+    other.write_text("A cat.")
     assert f"{other} is of an unknown kind" in complaint(capsys, str(other), *COLUMNS)
 
 
@@ -219,11 +352,11 @@ def test_a_file_that_cannot_be_read(capsys, tmp_path):
     [
         (["FILE"], "FILE: name its columns with --reference COL and --summary COL"),
         (["FILE", "--reference", "gold"], "name its columns with --reference COL"),
-        (["--json"], "--json goes with a FILE of summaries (.jsonl, .csv, .parquet)"),
+        (["--json"], "--json goes with a FILE of summaries (.jsonl, .json, .csv, .tsv, .parquet)"),
         (["FILE", *COLUMNS, "--run", "runs/x"], "--run is of a study"),
         (["FILE", *COLUMNS, "--force"], "--force is of a study"),
         (["FILE", *COLUMNS, "--score.seed", "3"], "--score.seed is of a study"),
-        (["mine.yaml", *COLUMNS], "mine.yaml is of an unknown kind"),
+        (["mine.yaml", *COLUMNS], "mine.yaml does not exist"),
         (["nowhere.yaml"], "nowhere.yaml does not exist: give the path of a YAML file"),
     ],
 )

@@ -65,6 +65,21 @@ def test_equal_to_the_library_called_directly(half):
     for reference, summary in zip(rows["highlights"], rows["pgn_cov"], strict=True):
         direct = ["\n".join(sentences.split_sentences(text)) for text in (reference, summary)]
         assert rouge.score_rouge(reference, summary) == library(*direct)
+        scores = RougeScorer(list(rouge.ROUGE_TYPES), use_stemmer=True).score(*direct)
+        for kind, found in rouge.match(reference, summary).items():
+            assert tuple(found) == tuple(100 * value for value in scores[kind])
+
+
+def test_the_longest_common_sequence_is_the_library_s_and_long_texts_take_no_table():
+    rng = np.random.default_rng(1)
+    for n, m in [(1, 1), (3, 70), (64, 64), (65, 129), (200, 31)] * 4:
+        one, other = (" ".join(f"w{i}" for i in rng.integers(0, 20, size)) for size in (n, m))
+        scores = RougeScorer(["rougeL"]).score(one, other)["rougeL"]
+        assert tuple(rouge._longest_common(one.split(), other.split())) == tuple(
+            100 * value for value in scores
+        )
+    one, other = (list(map(str, rng.integers(0, 9000, 20_000))) for _ in range(2))
+    assert 1 < rouge._longest_common(one, other).fmeasure < 10
 
 
 def test_published_figures_within_the_sampling_error(half):
@@ -118,6 +133,16 @@ def test_interval_agrees_with_the_normal_approximation():
     assert found.low < found.mean < found.high
 
 
+def test_few_values_have_a_mean_and_no_interval():
+    for n in (1, 2, 5):
+        few = bootstrap.bootstrap([40.0, 50.0, 30.0, 20.0, 60.0][:n], 500, seed=1)
+        assert math.isnan(few.low)
+        assert math.isnan(few.high)
+    assert bootstrap.bootstrap([40.0], 500, seed=1).mean == 40
+    enough = bootstrap.bootstrap([40.0, 50.0, 30.0, 20.0, 60.0, 10.0], 500, seed=1)
+    assert enough.low < 35 < enough.high
+
+
 def test_bootstrap_repeats_with_its_seed_whatever_numpys_own_state():
     values = list(range(50))
     first = bootstrap.bootstrap(values, 500, seed=1)
@@ -148,7 +173,10 @@ def test_perplexity():
 def test_signature_names_what_a_figure_depends_on():
     found = rouge.rouge_signature(seed=42, resamples=10_000)
     assert found["package"] == "rouge-score"
-    assert found["stemmer"] is True
+    assert (found["tokenizer"], found["stemmer"]) == ("rouge-score", True)
+    other = rouge.rouge_signature(seed=42, resamples=10_000, tokenizer="unicode")
+    assert str(other["tokenizer"]).startswith("unicode ")
+    assert other["stemmer"] is False
     assert "sentencex" in str(found["splitter"])
     assert (found["bootstrap_seed"], found["bootstrap_resamples"]) == (42, 10_000)
 

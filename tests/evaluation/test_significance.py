@@ -66,7 +66,11 @@ def test_equal_scores_are_never_significant():
 
 def test_few_articles_prove_little_even_where_they_agree():
     for n in range(1, 6):
-        assert paired_difference([5.0] * n, [1.0] * n, 10_000, seed=1).p == 2 ** (1 - n)
+        few = paired_difference([5.0] * n, [1.0] * n, 10_000, seed=1)
+        assert few.p == 2 ** (1 - n)
+        assert math.isnan(few.low)
+        assert math.isnan(few.high)
+    assert paired_difference([5.0] * 6, [1.0] * 6, 500, seed=1).low == 4
     assert (
         verdict(paired_difference([5.0], [1.0], 10_000, seed=1), 1.0)
         == "no significant difference at n = 1"

@@ -10,12 +10,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from nutgraf.config import Config
-from nutgraf.config.load import build_config
+from nutgraf.config.load import build_config, with_overrides
 from nutgraf.config.systems import system_names
 from nutgraf.core.files import read_json, read_records, write_json, write_records
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation import indicators
+from nutgraf.pipeline.artifacts import BY_STAGE
 from nutgraf.pipeline.runner import run_stage
 from nutgraf.report.terminal_table import render_table
 from nutgraf.storage.run_folder import RunFolder
@@ -167,3 +168,37 @@ def test_the_terminal_tells_the_verdicts(compared: tuple[RunFolder, Config]) -> 
     assert "+4.97" in told["lead3"]
     assert told["zero_shot"].endswith("  worse")
     assert "no significant difference at n = 40" in told["baseline"]
+
+
+def test_the_terminal_gives_no_interval_of_few_articles_and_names_another_tokenizer(
+    compared: tuple[RunFolder, Config], tmp_path: Path
+) -> None:
+    folder, config = compared
+    (tmp_path / "analysis").mkdir()
+    for name in ("model_comparison_results.csv", "analysis/differences.csv", "analysis/seeds.csv"):
+        table = pd.read_csv(folder / name)
+        ends = [column for column in table if column.endswith(("low", "high"))]
+        table.assign(**dict.fromkeys(ends, float("nan")), n=3).to_csv(tmp_path / name, index=False)
+    unicode = with_overrides(config, {"score.tokenizer": "unicode"})
+    printed = render_table(tmp_path / "model_comparison_results.csv", unicode)
+    assert "words of every script) on 3 test articles" in printed
+    assert "none below 6 articles" in printed
+    assert "nan to nan" not in printed
+    assert "R-Lsum; another tokenizer, not to be compared)" in printed
+
+
+def test_another_tokenizer_makes_again_what_depends_on_it_and_the_default_nothing(
+    compared: tuple[RunFolder, Config],
+) -> None:
+    folder, config = compared
+    unicode = with_overrides(config, {"score.tokenizer": "unicode"})
+    for stage, names in {
+        "prepare": {"data"},
+        "search": {"search"},
+        "generate": {"summaries/oracle", "summaries/textrank"},
+        "score": {f"scores/{system}" for system in system_names([])},
+    }.items():
+        before, after = (BY_STAGE[stage](of, folder) for of in (config, unicode))
+        pairs = zip(before, after, strict=True)
+        assert {one.name for one, other in pairs if one.settings != other.settings} == names
+        assert all("rouge_tokenizer" not in one.settings for one in before)

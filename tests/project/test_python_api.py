@@ -59,7 +59,7 @@ def test_the_examples_of_the_document_run(
 
     monkeypatch.setattr(runner, "run_study", only_stages)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)

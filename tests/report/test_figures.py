@@ -86,7 +86,7 @@ def every_figure(table: pd.DataFrame, trials: pd.DataFrame, history: pd.DataFram
         search.search_history(history, trials, DATA),
         search.training_curves({"baseline": CURVE, "best": CURVE}, DATA),
         scores.error_rates(RATES, 120, DATA),
-        scores.relative_performance(table, DATA, None),
+        scores.relative_performance(table, DATA, "other data"),
         search.search_settings(trials, ["train.learning_rate"], DATA),
     ]
 
@@ -177,7 +177,7 @@ def test_a_share_of_a_published_score_is_drawn_for_the_same_data_only() -> None:
     assert of_bart[-1] == pytest.approx(100 * 57.1 / 40.90)
     whisker = figure.axes[1].lines[-2].get_xdata()
     assert list(whisker) == pytest.approx([100 * 55.1 / 40.90, 100 * 59.1 / 40.90])
-    without = scores.relative_performance(TABLE, DATA, None)
+    without = scores.relative_performance(TABLE, DATA, "other data")
     assert "not given: other data" in words(without)
     assert not without.axes[1].patches
 

@@ -83,6 +83,20 @@ def test_a_person_reads_how_it_was_trained_and_what_goes_wrong(
     assert "synthetic newswire" in model_card.model_card(about, "adapter")
 
 
+def test_a_card_names_another_tokenizer_and_gives_no_interval_of_few_articles(
+    tinyllama: dict[str, Any],
+) -> None:
+    study = tinyllama["study"]
+    study["tokenizer"] = "unicode"
+    study["rouge"]["rouge1"] |= {"low": None, "high": None}
+    text = model_card.model_card(tinyllama, "adapter")
+    assert "0 to 100, on words of every script, unstemmed, with" in text
+    assert "ROUGE-1 40.50 (not given below 6 articles)" in text
+    one, two = ModelCard(text).data.eval_results[:2]
+    assert one.metric_args == {"rouge_type": "rouge1", "use_stemmer": False, "tokenizer": "unicode"}
+    assert "interval_95" in two.metric_args
+
+
 def test_a_merged_model_s_card_tells_what_merging_changed(about: dict[str, Any]) -> None:
     merged = {"quantization": "nf4", "sample": "16 validation articles", "loss_before": 1.25,
               "loss_after": 1.2625, "rougeLsum_before": 35.0, "rougeLsum_after": 34.9,

@@ -199,6 +199,22 @@ def test_a_share_of_bart_is_given_with_its_interval_for_the_same_data_only(study
     said = report.share_of_published(real)
     assert "57.10 is 139.6% of the 40.90 published for BART-large" in said
     assert "95% interval 134.7% to 144.5%" in said
+    other = dataclasses.replace(real, signature={**real.signature, "stemmer": False})
+    assert "is given: it is of another tokenizer" in report.share_of_published(other)
+
+
+def test_too_few_articles_have_no_interval_anywhere(study: Study) -> None:
+    ends = {"rougeLsum_low": None, "rougeLsum_high": None}
+    few = dataclasses.replace(
+        study,
+        data="abisee/cnn_dailymail 3.0.0",
+        table=[{**row, **ends} for row in study.table],
+        differences=[{**row, "low": None, "high": None} for row in study.differences],
+    )
+    assert "(95% interval not given below 6 articles)" in next(verdict(few))
+    for text in render(few):
+        assert "not given below 6 articles" in text
+        assert not re.search(r"\bnan\b|None|– to –", text)
 
 
 def test_errors_stand_beside_the_references_own(study: Study) -> None:
@@ -225,10 +241,15 @@ def test_a_long_article_is_shown_from_its_beginning_and_that_is_said(study: Stud
 
 
 def test_published_figures_compare_only_on_the_same_data() -> None:
-    assert "cannot be compared" in report.published_note("the embedded synthetic newswire", 120)
-    note = report.published_note("abisee/cnn_dailymail 3.0.0", 120)
+    assert "cannot be compared" in report.published_note(
+        "the embedded synthetic newswire", 120, True
+    )
+    note = report.published_note("abisee/cnn_dailymail 3.0.0", 120, True)
     assert "cannot" not in note
     assert "120 of its 11,490" in note
+    note = report.published_note("abisee/cnn_dailymail 3.0.0", 120, stemmed=False)
+    assert note.startswith("Another tokenizer (score.tokenizer): ")
+    assert "cannot be compared" in note
 
 
 def test_nothing_from_outside_becomes_markup(study: Study) -> None:

@@ -142,7 +142,9 @@ def _read(config: Config, changes: list[str]) -> _Sample:
         drawn: dict[str, load.Split] = {}
         try:
             for split in reversed(SPLITS):  # as `prepare` does
-                drawn[split] = load.load_articles(config.data, split, drawn)
+                drawn[split] = load.load_articles(
+                    config.data, split, drawn, tokenizer=config.score.tokenizer
+                )
             counts = {split: len(drawn[split].articles) for split in SPLITS}
             seconds = (time.perf_counter() - started) / sum(counts.values())
             articles = [a for split in SPLITS for a in drawn[split].articles[: MAX_ARTICLES[split]]]

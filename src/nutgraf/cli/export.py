@@ -166,7 +166,9 @@ def _score(saved: SavedModel, sample: Sequence[Article]) -> _Quality:
     with load_summarizer(saved) as summarizer:
         summaries = [row.summary for row in summarizer.summarize([a.article for a in sample])]
         loss = summarizer.mean_loss([(a.article, a.reference) for a in sample])
-    scores = [score_rouge(a.reference, s) for a, s in zip(sample, summaries, strict=True)]
+    tokenizer = saved.about["study"].get("tokenizer", "rouge-score")  # older models do not say
+    pairs = zip(sample, summaries, strict=True)
+    scores = [score_rouge(a.reference, summary, tokenizer) for a, summary in pairs]
     return _Quality(loss, sum(s["rougeLsum"] for s in scores) / len(scores), summaries)
 
 

@@ -7,11 +7,12 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from nutgraf import __version__
 from nutgraf.cli import model_commands
 from nutgraf.config import Config
+from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.config.load import find_config, load_config, setting_fields, shipped_configs
 from nutgraf.core.console import show_log
 from nutgraf.core.environment import ignore_launchers
@@ -21,6 +22,7 @@ from nutgraf.core.paths import shown
 from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline import runner
 
+_FOR_FILE = ("reference", "summary", "article", "tokenizer", "out", "json")
 CARRIES_ON = "the same command carries on from here"
 
 
@@ -130,16 +132,31 @@ def _add_study_command(
 def _also_any_file(score: argparse.ArgumentParser) -> None:
     score.usage = (
         "nutgraf score [CONFIG.yaml] [--run DIR] [--force] [--section.field VALUE ...]\n"
-        "       nutgraf score FILE --reference COL --summary COL [--article COL] [--json]"
+        "       nutgraf score FILE --reference COL --summary COL [--article COL] [options]\n"
+        "       nutgraf score SUMMARIES.txt REFERENCES.txt ... [--article ARTICLES.txt] [options]"
     )
     score.description = (
         "One stage of a study; or, given a FILE of summaries from anywhere (.jsonl, .csv, .parquet)"
-        "\nwith the names of its columns, ROUGE with 95% intervals, and indicators."
+        "\nwith the names of its columns, or text files with a text a line, ROUGE with 95%"
+        "\nintervals, and indicators."
     )
     file = score.add_argument_group("for a FILE in place of CONFIG.yaml")
-    file.add_argument("--reference", metavar="COL", help="the column of references")
+    several = (
+        "the column of references; if a row has several: a list, COL_1, COL_2 ..., or given again"
+    )
+    lines = "text files with a reference a line, for a text file with a summary a line"
+    file.add_argument("references", nargs="*", type=Path, metavar="REFERENCES", help=lines)
+    file.add_argument("--reference", metavar="COL", action="append", help=several)
     file.add_argument("--summary", metavar="COL", help="the column of summaries")
     file.add_argument("--article", metavar="COL", help="that of articles: adds indicators")
+    file.add_argument(
+        "--tokenizer",
+        choices=get_args(RougeTokenizer),
+        help="rouge-score counts a-z and 0-9 and stems (the default); unicode counts every script",
+    )
+    file.add_argument(
+        "--out", metavar="FILE", type=Path, help="scores and flagged spans of each row"
+    )
     file.add_argument("--json", action="store_true", help="one JSON object, not a table")
     score.set_defaults(call=_score)
 
@@ -172,20 +189,26 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from nutgraf.data.tables import SUFFIXES, is_table
 
     options = vars(args)
-    for_file = [name for name in ("reference", "summary", "article", "json") if options[name]]
-    if not (for_file or (args.config and is_table(args.config))):
+    for_file = [name for name in _FOR_FILE if options[name]]
+    if not (for_file or args.references or (args.config and is_table(args.config))):
         return _run(args, overrides)
     if args.config is None:
         raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
     if for_study := [*overrides, *(name for name in ("run", "storage", "force") if options[name])]:
         raise UserError(f"--{for_study[0]} is of a study: not taken with a file of summaries")
-    if not (args.reference and args.summary):
+    if not (args.references or (args.reference and args.summary)):
         raise UserError(f"{args.config}: name its columns with --reference COL and --summary COL")
     from nutgraf.cli import score_file
 
-    kinds = ("reference", "summary", "article")
-    columns = {name: options[name] for name in kinds if options[name] is not None}
-    score_file.run(args.config, columns, as_json=args.json)
+    columns = {"reference": args.reference, "summary": args.summary, "article": args.article}
+    score_file.run(
+        args.config,
+        {kind: [name] if isinstance(name, str) else name for kind, name in columns.items() if name},
+        args.references,
+        args.tokenizer or "rouge-score",
+        args.out,
+        args.json,
+    )
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:

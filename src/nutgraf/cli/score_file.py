@@ -1,168 +1,266 @@
-"""Score any file of summaries: ROUGE with intervals, and indicators."""
+"""Score the summaries of any table, or of two text files."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import csv
+import io
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from nutgraf.config import ScoreConfig
-from nutgraf.core.errors import UserError, did_you_mean, visible
+from nutgraf.config.evaluation import RougeTokenizer
+from nutgraf.core import files
+from nutgraf.core.errors import UserError, did_you_mean, one_line, visible
 from nutgraf.data import tables
+from nutgraf.data.rouge_tokens import MIN_LETTERS
+from nutgraf.data.source_files import DAMAGED, encoding_of_table, open_bytes, read_head
 from nutgraf.data.text import TextError, usable_text
 from nutgraf.evaluation import indicators, rouge
-from nutgraf.evaluation.bootstrap import Interval, bootstrap
-from nutgraf.parallel.process_pool import map_rows
+from nutgraf.evaluation.bootstrap import MIN_VALUES, Interval
+from nutgraf.evaluation.scores import Row, Scores, rounded, score_rows
 
-# How many rows take about as long as starting a process: ROUGE alone, and with indicators.
-_ROWS_PER_PROCESS = {False: 500, True: 100}
-
-
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    reference: str
-    summary: str
-    article: str | None = None
+OUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores of `n` summaries: ROUGE F1, 0 to 100, with 95% bootstrap intervals over the rows.
-
-    `indicators` are means over the summaries of the indicators in `indicators.MEANINGS`, and
-    `reference_indicators` those over the references; both are empty without articles. `signature`
-    lists what the figures depend on.
-    """
-
-    n: int
-    rouge1: Interval
-    rouge2: Interval
-    rougeL: Interval  # noqa: N815 (the name of the figure)
-    rougeLsum: Interval  # noqa: N815
-    indicators: dict[str, float]
-    reference_indicators: dict[str, float]
-    signature: dict[str, str | int | bool]
-
-    def record(self) -> dict[str, Any]:
-        """Return the scores for JSON, rounded to 4 digits; without indicators if there are none."""
-        record = asdict(self)
-        for name in (*rouge.ROUGE_TYPES, "indicators", "reference_indicators"):
-            record[name] = {key: round(value, 4) for key, value in record[name].items()}
-        return {name: value for name, value in record.items() if value != {}}
-
-
-def run(path: Path, columns: Mapping[str, str], as_json: bool) -> None:
-    """Print the scores of the summaries in a JSONL, CSV or Parquet file, as a table or as JSON.
-
-    A summary may be empty, which scores 0.
+def run(
+    path: Path,
+    columns: Mapping[str, Sequence[str]],
+    references: Sequence[Path] = (),
+    tokenizer: RougeTokenizer = "rouge-score",
+    out: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print the scores of summaries, as a table or as JSON. An empty summary scores 0.
 
     Args:
-        path: The file.
-        columns: Names of its columns for "reference", "summary" and, if indicators are wanted,
-            "article".
+        path: A table or, with `references`, a text file with a summary a line.
+        columns: Names of the table's columns for "reference" (several if a row has so many),
+            "summary" and, if indicators are wanted, "article". Of text files only "article" is
+            taken, the name of a third one.
+        references: Text files with a reference a line.
+        tokenizer: That of ROUGE.
+        out: Where the scores and flagged spans of each row go: .csv, .jsonl or .parquet.
         as_json: Print one JSON object.
 
     Raises:
-        UserError: There is no row, a column is missing, or a row has no text or no reference.
+        UserError: There is no row, a column is missing, text files have different numbers of
+            lines, a row has no text or no reference, or ROUGE counts too few of its letters.
     """
-    rows = list(_read(path, columns))
+    _check_out(out, [path, *references])
+    rows = list(_of_lines(path, references, columns) if references else _of_table(path, columns))
     if not rows:
         raise UserError(f"{path} holds no row: there is nothing to score")
-    scores = _scores(rows, progress=visible(path.name))
+    scores = score_rows(
+        rows,
+        tokenizer,
+        what=str(references[0] if references else path),
+        knob="--tokenizer unicode",
+        flags=out is not None,
+        progress=visible(path.name),
+    )
+    if out:
+        _write(out, rows, scores)
     lines = [json.dumps(scores.record())] if as_json else _table(visible(str(path)), scores)
     print(*lines, sep="\n")
 
 
-def score_texts(texts: Mapping[str, Sequence[str]], processes: int) -> Scores:
+def score_texts(
+    texts: Mapping[str, Sequence[Any]],
+    tokenizer: RougeTokenizer,
+    flags: bool,
+    processes: int,
+) -> Scores:
     """Return the scores of equally long lists: "reference", "summary" and maybe "article"."""
     rows = [
         _row(f"row {number}", dict(zip(texts, row, strict=True)))
         for number, row in enumerate(zip(*texts.values(), strict=True), 1)
     ]
-    return _scores(rows, processes)
+    knob = "tokenizer='unicode'"
+    return score_rows(
+        rows, tokenizer, what="references", knob=knob, flags=flags, processes=processes
+    )
 
 
-def _read(path: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
+def _of_table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[Row]:
     for number, row in enumerate(tables.read_rows(path), 1):
         name = f"{path} row {number}"
-        for column in columns.values():
-            if column not in row:
-                raise UserError(
-                    f"{name} has no column {column!r}{did_you_mean(column, row)} "
-                    f"(it has {tables.listed(row)})"
-                )
-        yield _row(name, {kind: row[column] for kind, column in columns.items()}, columns)
+        texts: dict[str, Any] = {}
+        for kind, given in columns.items():
+            cells = [row[n] for column in given for n in _names(name, row, column, kind)]
+            listed = [text for cell in cells for text in _listed(cell)]
+            texts[kind] = listed if kind == "reference" else cells[0]
+        yield _row(name, texts, columns, row.get("id"))
 
 
-def _row(name: str, texts: Mapping[str, object], columns: Mapping[str, str] | None = None) -> _Row:
-    """Clean the texts of a row; `columns` names the column of each in a message."""
-    clean = {}
-    for kind, text in texts.items():
-        try:
-            clean[kind] = usable_text(text)
-        except TextError as error:
-            if (kind, error.reason) != ("summary", "empty"):
-                column = f" in column {columns[kind]!r}" if columns else ""
-                raise UserError(
-                    f"{name}: the {kind}{column} is {error}: correct it or leave the row out"
-                ) from None
-            clean[kind] = ""
-    return _Row(name, **clean)
+def _names(name: str, row: Mapping[str, Any], column: str, kind: str) -> list[str]:
+    """Return the column or, for references, those with its name and a number behind."""
+    if column in row:
+        return [column]
+    numbered = [other for other in row if re.fullmatch(re.escape(column) + r"[_.]?\d+", other)]
+    if not numbered or kind != "reference":
+        raise UserError(
+            f"{name} has no column {column!r}{did_you_mean(column, row)} "
+            f"(it has {tables.listed(row)})"
+        )
+    return numbered
 
 
-def _measure(row: _Row) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Return the row's ROUGE, its summary's indicators and its reference's."""
+def _listed(value: Any) -> list[Any]:
+    """Return the texts of a list, also if a CSV cell has it as JSON or as Python writes it."""
+    if isinstance(value, str) and re.match(r"""\[\s*["'].*["']\s*\]$""", value.strip(), re.S):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = ast.literal_eval(value.strip())
+    return value or [""] if isinstance(value, list) else [value]
+
+
+def _of_lines(
+    path: Path, references: Sequence[Path], columns: Mapping[str, Sequence[str]]
+) -> Iterator[Row]:
+    article = [Path(name) for name in columns.get("article", ())]
+    if unused := [kind for kind in columns if kind != "article"]:
+        raise UserError(f"--{unused[0]} is a column of a table: not taken with text files")
+    lines = [_lines(file) for file in (path, *references, *article)]
+    for file, own in zip((*references, *article), lines[1:], strict=True):
+        if len(own) != len(lines[0]):
+            raise UserError(
+                f"{path} has {len(lines[0]):,} lines, {file} {len(own):,}: give a line a summary, "
+                "those that belong together at the same place"
+            )
+    for number, (summary, *others) in enumerate(zip(*lines, strict=True), 1):
+        texts: dict[str, Any] = {"reference": others[: len(references)], "summary": summary}
+        yield _row(f"{path} line {number}", texts | ({"article": others[-1]} if article else {}))
+
+
+def _lines(path: Path) -> list[bytes]:
+    if tables.is_table(path):
+        raise UserError(f"{path} is a table: give it alone, with --reference COL and --summary COL")
     try:
-        scores = rouge.score_rouge(row.reference, row.summary)
-    except UserError as error:
-        raise UserError(f"{row.name}: {error}") from None
-    if row.article is None:
-        return scores, {}, {}
-    judge = indicators.SummaryJudge(row.article, row.reference)
-    return scores, judge.indicators(row.summary), judge.indicators(row.reference)
+        encoding = encoding_of_table(path, read_head(path))
+        with open_bytes(path) as file:
+            text = file.read()
+        if encoding != "utf-8-sig":
+            text = text.decode(encoding).encode()
+    except DAMAGED as error:
+        raise UserError(f"{path} cannot be read: {one_line(error, 300)}") from None
+    lines = text.split(b"\n")  # not at the other characters that str.splitlines takes
+    return lines if lines[-1] else lines[:-1]
 
 
-def _scores(
-    rows: Sequence[_Row], processes: int | None = None, progress: str | None = None
-) -> Scores:
-    measured = map_rows(
-        _measure,
-        rows,
-        rows_per_process=_ROWS_PER_PROCESS[rows[0].article is not None],
-        processes=processes,
-        progress=progress,
+def _row(
+    name: str,
+    texts: Mapping[str, Any],
+    columns: Mapping[str, Sequence[str]] | None = None,
+    identity: object = None,
+) -> Row:
+    """Clean the texts of a row; `columns` names the columns of each in a message.
+
+    Of several references some may be empty: they are as many as the row has.
+    """
+    references = texts["reference"]
+    references = [references] if isinstance(references, str | bytes | None) else [*references]
+
+    def clean(kind: str, text: object) -> str:
+        try:
+            return usable_text(text)
+        except TextError as error:
+            blank = error.reason == "empty" or (kind == "reference" and error.reason == "missing")
+            if blank and (kind == "summary" or (kind == "reference" and len(references) > 1)):
+                return ""
+            column = f" in column {', '.join(columns[kind])!r}" if columns else ""
+            raise UserError(
+                f"{name}: the {kind}{column} is {error}: correct it or leave the row out"
+            ) from None
+
+    clean_references = tuple(filter(None, (clean("reference", text) for text in references)))
+    if not clean_references:
+        raise UserError(f"{name}: all its references are empty: give it one or leave the row out")
+    article = clean("article", texts["article"]) if "article" in texts else None
+    summary = clean("summary", texts["summary"])
+    return Row(
+        name, clean_references, summary, article, None if identity is None else str(identity)
     )
-    per_row, of_summaries, of_references = zip(*measured, strict=True)
-    config = ScoreConfig()
-    return Scores(
-        n=len(rows),
-        **{
-            kind: bootstrap([row[kind] for row in per_row], config.resamples, config.seed)
-            for kind in rouge.ROUGE_TYPES
-        },
-        indicators=_means(of_summaries),
-        reference_indicators=_means(of_references),
-        signature=rouge.rouge_signature(config.seed, config.resamples),
-    )
 
 
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+def _check_out(out: Path | None, inputs: Sequence[Path]) -> None:
+    if out is None:
+        return
+    if out.suffix.lower() not in OUT_SUFFIXES or out.is_dir():
+        raise UserError(f"--out {out}: give a file that ends in {', '.join(OUT_SUFFIXES)}")
+    if out.resolve() in {path.resolve() for path in inputs}:
+        raise UserError(f"--out {out} is what is scored: give another file")
+
+
+def _write(out: Path, rows: Sequence[Row], scores: Scores) -> None:
+    """Write a record a row: its number, scores, flagged spans and the texts that they are of."""
+    several = bool(scores.mean_of_references)
+    records = [
+        {
+            "row": number,
+            **rounded(scored),
+            **({"references": [*row.references]} if several else {"reference": row.references[0]}),
+            "summary": row.summary,
+        }
+        for number, (row, scored) in enumerate(zip(rows, scores.rows, strict=True), 1)
+    ]
+    suffix = out.suffix.lower()
+    if suffix == ".jsonl":
+        files.write_records(out, records)
+    elif suffix == ".csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, records[0], lineterminator="\n")
+        writer.writeheader()
+        for record in records:
+            lists = {
+                k: json.dumps(v, ensure_ascii=False)
+                for k, v in record.items()
+                if isinstance(v, list)
+            }
+            writer.writerow(record | lists)
+        files.write_text(out, text.getvalue())
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = out.with_name(f".{out.name}.part")
+        pq.write_table(pa.Table.from_pylist(records), scratch)
+        files.move(scratch, out)
 
 
 def _table(path: str, scores: Scores) -> Iterator[str]:
-    yield f"{scores.n:,} summaries of {path}: ROUGE F1, 0 to 100, with 95% bootstrap intervals"
+    few = f", none below {MIN_VALUES} rows" if scores.n < MIN_VALUES else ""
+    yield f"{scores.n:,} summaries of {path}: ROUGE F1, 0 to 100, with 95% bootstrap intervals{few}"
     for kind in rouge.ROUGE_TYPES:
-        interval = getattr(scores, kind)
-        yield f"{kind:<10}{interval.mean:8.2f}   {interval.low:.2f} to {interval.high:.2f}"
+        yield _line(kind, getattr(scores, kind))
+    if scores.mean_of_references:
+        yield "of several references the best counts above; the mean over a row's references:"
+        for kind, interval in scores.mean_of_references.items():
+            yield _line(kind, interval)
+    if scores.without_words:
+        yield f"summaries without a word that ROUGE counts, which score 0: {scores.without_words:,}"
+    letters = scores.letters_counted
+    if min(letters["references"], letters["summaries"]) < 1:
+        of_each = [
+            f"{100 * letters[kind]:.4g}% of the {kind}'" for kind in ("references", "summaries")
+        ]
+        yield (
+            f"letters that ROUGE counts (a-z): {' and '.join(of_each)}, "
+            f"{letters['rows_below_limit']:,} rows below {100 * MIN_LETTERS:.0f}%; "
+            "--tokenizer unicode counts all"
+        )
     if scores.indicators:
         yield f"{'mean of':<20}{'summaries':>11}{'references':>12}"
         for name, mean in scores.indicators.items():
             reference = scores.reference_indicators[name]
             yield f"{name:<20}{mean:11.3f}{reference:12.3f}   {indicators.MEANINGS[name]}"
     yield "; ".join(f"{name} {value}" for name, value in scores.signature.items())
+
+
+def _line(kind: str, interval: Interval) -> str:
+    ends = "" if math.isnan(interval.low) else f"   {interval.low:.2f} to {interval.high:.2f}"
+    return f"{kind:<10}{interval.mean:8.2f}{ends}"

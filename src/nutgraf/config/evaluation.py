@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from nutgraf.config.types import Count, LocalPath, PathOrName, Section, Seed
+
+RougeTokenizer = Literal["rouge-score", "unicode"]
 
 
 class GenerateConfig(Section):
@@ -16,9 +20,16 @@ class GenerateConfig(Section):
 
 
 class ScoreConfig(Section):
-    """The bootstrap of the scores."""
+    """ROUGE, and the bootstrap of its intervals."""
 
-    resamples: Count = Field(10_000, description="Bootstrap resamples of the articles.")
+    tokenizer: RougeTokenizer = Field(
+        "rouge-score",
+        description="Words that ROUGE compares: `rouge-score` keeps a-z and 0-9, stemmed as "
+        "English, as published figures do; `unicode` keeps the letters of every script, unstemmed.",
+    )
+    resamples: Count = Field(
+        10_000, le=1_000_000, description="Bootstrap resamples of the articles."
+    )
     seed: Seed = Field(42, description="Seed of the bootstrap.")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from nutgraf.data.load import Split
 from nutgraf.data.rows import Article, count_reasons, join_counts
 
+_WARNED = 99.5  # percent of letters; English news have 99.9
+
 
 def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
     """Return `{"warnings": [sentence, …], "splits": {split: counts}}`.
@@ -17,7 +19,8 @@ def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
     `removed` count rows left out, by reason, and `not_drawn` those that are not asked for:
     `rows_read` is the sum of these and `sampled`. Of those, `duplicates` counts repetitions of
     an earlier one of their split, `shared` the different texts that are in another split too,
-    `summary_longer` those whose summary has more characters.
+    `summary_longer` those whose summary has more characters. `letters_counted` is the percent of
+    a mean summary's letters that ROUGE counts.
     """
     texts, sums = {}, {}
     for name, split in splits.items():
@@ -36,6 +39,7 @@ def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
             "duplicates": len(split.articles) - len(texts[name]),
             "shared": {o: len(texts[name] & texts[o]) for o in splits if o != name},
             **sums[name],
+            "letters_counted": round(100 * split.letters, 2),
         }
         for name, split in splits.items()
     }
@@ -84,6 +88,11 @@ def _warnings(counts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield f"{name}: {split['duplicates']:,} articles repeat another of the same split"
         if split["summary_longer"]:
             yield f"{name}: {split['summary_longer']:,} summaries are longer than their articles"
+        if split["letters_counted"] < _WARNED:
+            yield (
+                f"{name}: ROUGE counts {split['letters_counted']}% of the letters of the summaries "
+                "(a-z), and others split words: score.tokenizer unicode counts all"
+            )
     for one, other in itertools.combinations(counts, 2):
         if shared := counts[one]["shared"][other]:
             yield (

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from nutgraf.config import DataConfig
+from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core.errors import UserError
 from nutgraf.data.article_store import Spool, StoredArticles
 from nutgraf.data.rows import Article, Reader, Reject
@@ -33,7 +34,8 @@ class Split:
     `articles` and then of `spare` in their source, from 1. `rejected` rows cannot be used;
     `removed` ones could, but their article is in another split, or in training twice, or their
     split is none of the three. `usable` are the others, drawn or not. `notes` are sentences about
-    names of columns and splits.
+    names of columns and splits. `letters` is the share of the letters of the mean summary that
+    ROUGE counts, 0 to 1.
     """
 
     articles: Sequence[Article]
@@ -48,6 +50,7 @@ class Split:
     removed: list[Reject] = field(default_factory=list)
     usable: int = 0
     notes: Sequence[str] = ()
+    letters: float = 1.0
 
 
 def load_articles(
@@ -55,6 +58,7 @@ def load_articles(
     split: str,
     others: Mapping[str, Split] | None = None,
     folder: Path | None = None,
+    tokenizer: RougeTokenizer = "rouge-score",
 ) -> Split:
     """Draw the articles of a split.
 
@@ -68,10 +72,11 @@ def load_articles(
         others: Splits whose articles are removed, and for training those of an earlier row too,
             unless `data.allow_overlap`.
         folder: Where the temporary file with the articles lies; the system's folder by default.
+        tokenizer: That of ROUGE: a summary without a word of it is rejected.
 
     Raises:
-        UserError: A file, column or split is missing, nothing is left, or more than the share
-            `data.max_rejected` of the rows is rejected.
+        UserError: A file, column or split is missing, nothing is left, more than the share
+            `data.max_rejected` of the rows is rejected, or ROUGE counts too few letters.
         Failure: The Hub cannot be reached.
     """
     requested = getattr(data, f"{split}_examples")
@@ -87,7 +92,7 @@ def load_articles(
     fingerprints = {
         name: {a.fingerprint for a in other.articles} for name, other in (others or {}).items()
     }
-    reader = Reader(data, split, source, fingerprints)
+    reader = Reader(data, split, source, fingerprints, tokenizer)
     random = np.random.default_rng([data.seed, zlib.crc32(split.encode())])
     # Each article gets its sort key before any is removed: the others keep theirs.
     keyed = ((random.random(), number, a) for number, a in reader.articles(rows))
@@ -105,6 +110,7 @@ def load_articles(
         reader.removed,
         reader.usable,
         (*notes, *reader.notes()),
+        reader.letters,
     )
 
 

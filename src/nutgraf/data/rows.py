@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from nutgraf.config import DataConfig
+from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core.errors import UserError, did_you_mean, one_line
 from nutgraf.data import tables
 from nutgraf.data.json_rows import BrokenRow, OtherSplit
 from nutgraf.data.names import USUAL, find_column
-from nutgraf.data.sentences import has_rouge_tokens
+from nutgraf.data.rouge_tokens import check_letters, has_rouge_tokens, letters_counted
 from nutgraf.data.text import TextError, clean_text, usable_text
 
 # Rows with their numbers in their source, from 1.
@@ -57,11 +59,18 @@ class Reader:
     """Turns rows into articles, and collects the rows that it rejects or removes.
 
     `others` has the fingerprints of the articles of other splits, by split. `names` has the name
-    of each column in the source, by its setting; the first row decides.
+    of each column in the source, by its setting; the first row decides. A reference without a
+    token of ROUGE's `tokenizer` is rejected; `letters` is the share of letters that it counts in
+    the mean reference.
     """
 
     def __init__(
-        self, data: DataConfig, split: str, source: str, others: Mapping[str, Set[bytes]]
+        self,
+        data: DataConfig,
+        split: str,
+        source: str,
+        others: Mapping[str, Set[bytes]],
+        tokenizer: RougeTokenizer = "rouge-score",
     ) -> None:
         self.data, self.split, self.source = data, split, source
         self.rows_read = self.usable = 0
@@ -71,6 +80,9 @@ class Reader:
         self.columns: dict[str, None] = {}
         self._others = {f"article in {name} too": marks for name, marks in others.items()}
         self._earlier: set[bytes] = set()
+        self.letters = 1.0
+        self._tokenizer = tokenizer
+        self._shares = array("d")
 
     def articles(self, rows: NumberedRows) -> Iterator[tuple[int, Article]]:
         """Yield (row number, article) for each usable row."""
@@ -89,8 +101,12 @@ class Reader:
                 name = _id(row.get(names["id_column"])) or f"{self.split}-{self.rows_read:06d}"
                 text = _text(row, "article", names["article_column"])
                 reference = _text(row, "summary", names["summary_column"])
-                if not has_rouge_tokens(reference):
-                    raise TextError("summary without a word", "ROUGE counts a-z and 0-9 only")
+                if self._tokenizer == "rouge-score":
+                    self._shares.append(letters_counted(reference))
+                if not has_rouge_tokens(reference, self._tokenizer):
+                    raise TextError(
+                        "summary without a word", f"score.tokenizer is {self._tokenizer}"
+                    )
                 if name in ids:  # summaries and scores are joined by id
                     raise TextError("id of an earlier row")
             except TextError as error:
@@ -130,7 +146,7 @@ class Reader:
         return self.names
 
     def check(self) -> None:
-        """Raise UserError if a column is in no row, nothing is usable, or too much is rejected."""
+        """Raise UserError if a column is in no row, too little is usable, or ROUGE fits it not."""
         settings = ["article_column", "summary_column"]
         if self.data.id_column != DataConfig().id_column:
             settings.append("id_column")
@@ -141,6 +157,8 @@ class Reader:
                     f"{self.source} has no column {column!r}{did_you_mean(column, self.columns)} "
                     f"(it has {tables.listed(self.columns)}): set data.{setting}"
                 )
+        knob = "score.tokenizer unicode"
+        self.letters = check_letters(self._shares, f"{self.source} for {self.split}", knob)
         if not self.usable:
             reasons = "".join(
                 f", {what} {join_counts(count_reasons(rows))} (the first is {rows[0]})"

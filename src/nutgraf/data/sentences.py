@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
 import sentencex
-from rouge_score import tokenize as rouge_tokenize
 
 # A full stop that stands alone, as tokenized text has it (`it ended . '' he left`), ends a
 # sentence even if no capital follows; closing quotes belong to what they close.
@@ -92,33 +90,6 @@ def _pieces(line: str) -> Iterator[str]:
 def article_sentences(article: str) -> list[str]:
     """Return the sentences of an article, whose lines are paragraphs and end a sentence too."""
     return [sentence for line in article.splitlines() for sentence in _cut(line)]
-
-
-class RougeTokenizer:
-    """rouge_score's own tokenizer; remembers stems, for stemming takes most of the time."""
-
-    def __init__(self) -> None:
-        # Loaded here, for it brings scipy: a second, in every process of a study.
-        from nltk.stem.porter import PorterStemmer
-
-        self.stem = functools.lru_cache(maxsize=2**16)(PorterStemmer().stem)
-
-    def tokenize(self, text: str) -> list[str]:
-        """Return the tokens of a text as ROUGE compares them."""
-        return rouge_tokenize.tokenize(text, self)
-
-
-rouge_tokenizer = functools.cache(RougeTokenizer)  # one a process
-
-
-def rouge_tokens(text: str) -> list[str]:
-    """Return the tokens that ROUGE compares: lower-cased, stemmed, a-z and 0-9 only."""
-    return rouge_tokenizer().tokenize(text)
-
-
-def has_rouge_tokens(text: str) -> bool:
-    """Return whether a text has a word that rouge_score counts: letters a-z and digits only."""
-    return bool(rouge_tokenize.tokenize(text, None))
 
 
 # Clitics are tokens of their own, as tokenized corpora have them, so that `don't` and `do n't`

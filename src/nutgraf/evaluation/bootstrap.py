@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,14 @@ import numpy as np
 
 # Draws of one chunk of resamples: 2**22 indices of 4 bytes are 16 MB.
 _DRAWS = 2**22
+# Values below which no interval is given: even six that agree in sign can do so by chance once in
+# 32 times, fewer more often than once in 20, and resamples of them vary too little.
+MIN_VALUES = 6
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over articles with its 95% interval."""
+    """A mean over articles with its 95% interval, whose ends are NaN below MIN_VALUES articles."""
 
     mean: float
     low: float
@@ -23,11 +27,19 @@ class Interval:
 def bootstrap(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> Interval:
     """Return the mean of `values`, one an article, with its 95% percentile bootstrap interval.
 
-    Efron & Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13. A single article
-    gives an interval without width. Raises ValueError like `resampled_means`.
+    Efron & Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13. Raises ValueError
+    like `resampled_means`.
     """
-    low, high = np.percentile(resampled_means(values, resamples, seed), [2.5, 97.5])
-    return Interval(float(np.mean(values)), float(low), float(high))
+    ends = interval_ends(resampled_means(values, resamples, seed), len(values))
+    return Interval(float(np.mean(values)), *ends)
+
+
+def interval_ends(means: np.ndarray, n: int) -> tuple[float, float]:
+    """Return the 95% percentile interval of resampled means of n values; NaN if n is too small."""
+    if n < MIN_VALUES:
+        return math.nan, math.nan
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def resampled_means(values: Sequence[float] | np.ndarray, resamples: int, seed: int) -> np.ndarray:

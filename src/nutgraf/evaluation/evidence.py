@@ -8,15 +8,16 @@ that the article says the same.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from nutgraf.data.rouge_tokens import rouge_tokens
 from nutgraf.data.sentences import (
     article_sentences,
-    rouge_tokens,
     sentence_spans,
     split_tokens,
     token_spans,
@@ -29,6 +30,7 @@ MIN_SHARED = 2  # words that the first source has to share: one is chance
 MIN_ADDED = 0.1  # share of the weight of a sentence's words, which each source has to add
 # Words that any two sentences of the news may share.
 _COMMON = FUNCTION_WORDS | {"say", "says", "said", "told", "according"}
+_ENGLISH = re.compile("[a-z]+")  # what a stem is known of
 _UNSUPPORTED: dict[str, Literal["number", "name"]] = {
     "unsupported_numbers": "number",
     "unsupported_names": "name",
@@ -149,7 +151,7 @@ class _Passages:
 def _words(text: str) -> list[str]:
     """Return stems of the content words, and numbers as they are."""
     content = (t for t in split_tokens(text) if t[0].isalnum() and t not in _COMMON)
-    return [word for t in content for word in (rouge_tokens(t) if t.isalpha() else [t]) or [t]]
+    return [word for t in content for word in (rouge_tokens(t) if _ENGLISH.fullmatch(t) else [t])]
 
 
 def _copied(

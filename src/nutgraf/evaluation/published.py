@@ -61,6 +61,11 @@ SYSTEMS = (
 COMPARED = (BART, PEGASUS)
 
 
-def is_comparable(data: str) -> bool:
-    """Return whether figures of CNN/DailyMail compare with those of `data`, a description."""
-    return "cnn_dailymail" in data
+def why_not_comparable(data: str, stemmed: bool) -> str:
+    """Return in a few words why the figures do not compare with ours; empty if they do.
+
+    `data` describes the articles. Other words were compared if ours are not `stemmed`.
+    """
+    if "cnn_dailymail" not in data:
+        return "other data"
+    return "" if stemmed else "another tokenizer (score.tokenizer)"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nutgraf.core.errors import UserError
-from nutgraf.evaluation.bootstrap import resampled_means
+from nutgraf.evaluation.bootstrap import interval_ends, resampled_means
 
 METRICS = ("rouge1", "rouge2", "rougeLsum")
 ALPHA = 0.05
@@ -29,7 +29,8 @@ _MAX_ARTICLES = 1_000_000  # more than any test set has: how many more is of no 
 class Difference:
     """A mean difference over the same n articles, with its 95% interval and two-sided p.
 
-    `sd` is that of the differences, one an article; NaN for a single article.
+    `sd` is that of the differences, one an article; NaN for a single article. The ends of the
+    interval are NaN below `bootstrap.MIN_VALUES` articles.
     """
 
     n: int
@@ -63,11 +64,10 @@ def paired_difference(
         raise ValueError(f"{len(a)} and {len(b)} values are not pairs over the same articles")
     sample = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     means = resampled_means(sample, resamples, seed)
-    low, high = np.percentile(means, [2.5, 97.5])
     n, tail = len(sample), min(int((means <= 0).sum()), int((means >= 0).sum()))
     p = min(1.0, max(2 * (tail + 1) / (resamples + 1), 2.0 ** (1 - n)))
     sd = float(sample.std(ddof=1)) if n > 1 else math.nan
-    return Difference(n, float(sample.mean()), float(low), float(high), sd, p)
+    return Difference(n, float(sample.mean()), *interval_ends(means, n), sd, p)
 
 
 def holm_correction(p: Sequence[float]) -> list[float]:

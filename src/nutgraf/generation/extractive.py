@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nutgraf.data.sentences import article_sentences, rouge_tokens
+from nutgraf.config.evaluation import RougeTokenizer
+from nutgraf.data.rouge_tokens import rouge_tokens
+from nutgraf.data.sentences import article_sentences
 from nutgraf.parallel.process_pool import map_rows
 
 SENTENCES = 3
@@ -17,20 +19,24 @@ _RANKED = 500  # sentences: the graph grows with their square
 _ROWS_PER_PROCESS = 200  # take as long as starting a process
 
 
-def extract_many(system: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+def extract_many(
+    system: str, rows: Sequence[tuple[str, str]], tokenizer: RougeTokenizer = "rouge-score"
+) -> list[str]:
     """Return the summaries of `system` (`lead3`, `textrank`, `oracle`), in order, over all cores.
 
-    `rows` are pairs of article and reference, which only the oracle reads.
+    `rows` are pairs of article and reference, which only the oracle reads. Words are those of
+    ROUGE's `tokenizer`.
     """
-    work = [(system, article, reference) for article, reference in rows]
+    work = [(system, article, reference, tokenizer) for article, reference in rows]
     return map_rows(_extract, work, rows_per_process=_ROWS_PER_PROCESS)
 
 
-def _extract(row: tuple[str, str, str]) -> str:
-    system, article, reference = row
+def _extract(row: tuple[str, str, str, RougeTokenizer]) -> str:
+    system, article, reference, tokenizer = row
     if system == "oracle":
-        return oracle(article, reference)
-    return {"lead3": lead3, "textrank": textrank}[system](article)
+        return oracle(article, reference, tokenizer)
+    extract = {"lead3": lambda text, _: lead3(text), "textrank": textrank}[system]
+    return extract(article, tokenizer)
 
 
 def lead3(article: str) -> str:
@@ -38,7 +44,7 @@ def lead3(article: str) -> str:
     return "\n".join(article_sentences(article)[:SENTENCES])
 
 
-def textrank(article: str) -> str:
+def textrank(article: str, tokenizer: RougeTokenizer = "rouge-score") -> str:
     """Return the three most central sentences, in the order of the article, one per line.
 
     Mihalcea & Tarau (2004), "TextRank: Bringing Order into Texts": sentences are the nodes of a
@@ -47,7 +53,7 @@ def textrank(article: str) -> str:
     first 500 sentences are read.
     """
     sentences = article_sentences(article)[:_RANKED]
-    words = [Counter(rouge_tokens(sentence)) for sentence in sentences]
+    words = [Counter(rouge_tokens(sentence, tokenizer)) for sentence in sentences]
     n = len(sentences)
     weights = np.zeros((n, n))
     for i in range(n):
@@ -64,7 +70,7 @@ def textrank(article: str) -> str:
     return "\n".join(sentences[i] for i in sorted(chosen))
 
 
-def oracle(article: str, reference: str) -> str:
+def oracle(article: str, reference: str, tokenizer: RougeTokenizer = "rouge-score") -> str:
     """Return at most three sentences that share as much as they can with the reference.
 
     Greedy as in Nallapati et al. (2017), "SummaRuNNer": add the sentence that raises the sum of the
@@ -72,8 +78,8 @@ def oracle(article: str, reference: str) -> str:
     can go. If no sentence shares a word, it is the first one.
     """
     sentences = article_sentences(article)
-    tokens = [rouge_tokens(sentence) for sentence in sentences]
-    targets = [_ngrams(rouge_tokens(reference), n) for n in (1, 2)]
+    tokens = [rouge_tokens(sentence, tokenizer) for sentence in sentences]
+    targets = [_ngrams(rouge_tokens(reference, tokenizer), n) for n in (1, 2)]
     chosen: list[int] = []
     best = 0.0
     while len(chosen) < SENTENCES:

@@ -29,6 +29,7 @@ def prepare(config: Config, folder: RunFolder) -> list[Artefact]:
         "tokenizer": [config.model.base, config.model.revision],
         **tokenizer_fingerprint(config.model),
         "token_ids": 1,  # the form in which they are stored
+        **_tokenizer_settings(config),
     }
     return [folder.artefact("data", settings=settings)]
 
@@ -39,6 +40,7 @@ def search(config: Config, folder: RunFolder) -> list[Artefact]:
         with_first_seed(config), "prompt", "model", "lora", "train", "search", "generate"
     )
     del settings["search"]["trial_minutes"]
+    settings |= _tokenizer_settings(config)
     return [folder.artefact("search", inputs=["data"], settings=settings)]
 
 
@@ -76,6 +78,7 @@ def score(config: Config, folder: RunFolder) -> list[Artefact]:
             f"scores/{system}",
             outputs=[f"scores/{system}.jsonl"],
             inputs=["data", f"summaries/{system}"],
+            settings=_tokenizer_settings(config),
         )
         for system in systems.measured_systems(config.rivals, config.train.seeds)
     ]
@@ -146,6 +149,12 @@ def _settings(config: Config, *sections: str) -> dict[str, Any]:
     return settings | (weights_fingerprint(config.model) if "model" in sections else {})
 
 
+def _tokenizer_settings(config: Config) -> dict[str, Any]:
+    """Return ROUGE's tokenizer, unless it is the one that studies had when there was no other."""
+    tokenizer = config.score.tokenizer
+    return {} if tokenizer == "rouge-score" else {"rouge_tokenizer": tokenizer}
+
+
 def _file_hashes(data: DataConfig) -> dict[str, str]:
     """Return the SHA-256 of each local file, so that a changed one is read again."""
     hashes = {}
@@ -165,7 +174,7 @@ def _generation_settings(system: str, config: Config) -> dict[str, Any]:
     if systems.base_system(system) in systems.MODEL_SYSTEMS:
         return _settings(config, "prompt", "model", "generate")
     if system in systems.EXTRACTIVE_SYSTEMS:
-        return {}
+        return {} if system == "lead3" else _tokenizer_settings(config)
     rival = config.rivals[system]
     file = {"sha256": file_hash(Path(rival.file))} if rival.file else {}
     return {**rival.model_dump(mode="json", exclude={"batch_size"}), **file}

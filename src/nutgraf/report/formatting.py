@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from nutgraf.core.units import memory
+from nutgraf.evaluation.bootstrap import MIN_VALUES
 from nutgraf.evaluation.rouge import ROUGE_TYPES
 
 ROUGE_NAMES = {kind: kind.replace("rouge", "ROUGE-") for kind in ROUGE_TYPES}
@@ -40,8 +41,8 @@ def load_template(
         keep_trailing_newline=True,
     )
     for function in (
-        number, signed, probability, setting, memory, mark_class, shortened, split_by_marks,
-        with_marks,
+        number, signed, interval, probability, setting, memory, mark_class, shortened,
+        split_by_marks, with_marks,
     ):  # fmt: skip
         environment.filters[function.__name__] = function
     return environment.get_template(name)
@@ -112,6 +113,13 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def interval(low: float | None, high: float | None, write: Callable[[float], str] = number) -> str:
+    """Return 1.20 to 3.40, or that there are too few articles for an interval."""
+    if low is None or high is None or math.isnan(low):
+        return f"not given below {MIN_VALUES} articles"
+    return f"{write(low)} to {write(high)}"
 
 
 def signed(value: float) -> str:

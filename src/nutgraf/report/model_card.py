@@ -52,6 +52,7 @@ def study_record(
             kind: {"mean": best[kind], "low": best[f"{kind}_low"], "high": best[f"{kind}_high"]}
             for kind in ROUGE_NAMES
         },
+        "tokenizer": config.score.tokenizer,
         "bootstrap": {"seed": config.score.seed, "resamples": config.score.resamples},
         "systems": [{name: row[name] for name in _SYSTEM} for row in measured],
         "errors": [{name: row[name] for name in _RATE} for row in rates],
@@ -66,8 +67,13 @@ def model_card(about: Mapping[str, Any], form: Form) -> str:
         form=form,
         metadata=_metadata(about, form).to_yaml(),
         kinds=ROUGE_NAMES,
+        stemmed=_is_stemmed(about["study"]),
         synthetic=SYNTHETIC,
     )
+
+
+def _is_stemmed(study: Mapping[str, Any]) -> bool:
+    return study.get("tokenizer", "rouge-score") == "rouge-score"  # older models do not say
 
 
 def modelfile(about: Mapping[str, Any]) -> str:
@@ -104,11 +110,16 @@ def _metadata(about: Mapping[str, Any], form: Form) -> ModelCardData:
                 metric_value=study["rouge"][kind]["mean"],
                 metric_args={
                     "rouge_type": kind,
-                    "use_stemmer": True,
-                    "interval_95": [study["rouge"][kind]["low"], study["rouge"][kind]["high"]],
-                    "bootstrap": study["bootstrap"],
+                    "use_stemmer": _is_stemmed(study),
+                    **({} if _is_stemmed(study) else {"tokenizer": study["tokenizer"]}),
+                    **_interval(study["rouge"][kind], study["bootstrap"]),
                 },
             )
             for kind, name in ROUGE_NAMES.items()
         ],
     )
+
+
+def _interval(rouge: Mapping[str, Any], bootstrap: Mapping[str, int]) -> dict[str, Any]:
+    ends = [rouge["low"], rouge["high"]]
+    return {} if None in ends else {"interval_95": ends, "bootstrap": bootstrap}

@@ -20,10 +20,17 @@ from nutgraf.evaluation.error_rates import (
     wilson_interval,
 )
 from nutgraf.evaluation.indicators import COPIED, FAULTS
-from nutgraf.evaluation.published import BART, TEST_ARTICLES, is_comparable
+from nutgraf.evaluation.published import BART, TEST_ARTICLES, why_not_comparable
 from nutgraf.evaluation.significance import ALPHA
 from nutgraf.planning.duration import elapsed_seconds
-from nutgraf.report.formatting import as_markdown, inline_svg, load_template, number, signed
+from nutgraf.report.formatting import (
+    as_markdown,
+    inline_svg,
+    interval,
+    load_template,
+    number,
+    signed,
+)
 from nutgraf.search.trial import describe_proposals
 
 Record = Mapping[str, Any]
@@ -77,10 +84,11 @@ def render(study: Study) -> tuple[str, str]:
         "chosen_rouge": [trial["rougeLsum"] for trial in study.trials if trial["chosen"]],
         "peaks": {f"models/{name}": m["peak_memory_bytes"] for name, m in study.models.items()},
         "seconds": elapsed_seconds(study.artefacts),
-        "published_note": published_note(study.data, _best(study)["n"]),
+        "published_note": published_note(study.data, _best(study)["n"], study.signature["stemmer"]),
         "share": share_of_published(study),
         "rates": system_rates(study.errors),
         "wilson": wilson_interval,
+        "signed": signed,
         "crosstab": list(crosstab(study.errors)),
         "trimmed": study.errors.loc[study.errors["trimmed_tokens"] > 0, "id"].nunique(),
         "averages": mean_indicators(study.errors),
@@ -101,14 +109,15 @@ def verdict(study: Study) -> Iterator[str]:
     best = _best(study)
     yield (
         f"On {best['n']:,} test articles of {study.data}, the best model reaches ROUGE-Lsum "
-        f"{number(best['rougeLsum'])} (95% interval {number(best['rougeLsum_low'])} to "
-        f"{number(best['rougeLsum_high'])})."
+        f"{number(best['rougeLsum'])} (95% interval "
+        f"{interval(best['rougeLsum_low'], best['rougeLsum_high'])})."
     )
     phrases = {"better": "better than", "worse": "worse than"}
     compared: dict[str, list[str]] = {}
     for row in study.differences:
         if row["metric"] == "rougeLsum":
-            points = f"{signed(row['difference'])}, {signed(row['low'])} to {signed(row['high'])}"
+            ends = interval(row["low"], row["high"], signed)
+            points = f"{signed(row['difference'])}, {ends}"
             # Undecided verdicts say how many articles would be needed: one for each system.
             words, _, needed = row["verdict"].partition("; ")
             phrase = phrases.get(words, "not significantly different from")
@@ -142,26 +151,27 @@ def caveat(study: Study) -> str:
 
 def share_of_published(study: Study) -> str:
     """Return the best model's ROUGE-Lsum in percent of BART-large's, or why none is given."""
-    if not is_comparable(study.data):
-        return f"No share of {BART.system}'s ROUGE-Lsum is given: it is of other data."
+    if why := why_not_comparable(study.data, study.signature["stemmer"]):
+        return f"No share of {BART.system}'s ROUGE-Lsum is given: it is of {why}."
     best = _best(study)
-    share, low, high = (
-        100 * best[name] / BART.rougeLsum
-        for name in ("rougeLsum", "rougeLsum_low", "rougeLsum_high")
-    )
+
+    def share(score: float) -> str:
+        return f"{100 * score / BART.rougeLsum:.1f}%"
+
     return (
-        f"The best model's ROUGE-Lsum of {number(best['rougeLsum'])} is {share:.1f}% of the "
-        f"{number(BART.rougeLsum)} published for {BART.system} (95% interval {low:.1f}% to "
-        f"{high:.1f}%, from the articles sampled here)."
+        f"The best model's ROUGE-Lsum of {number(best['rougeLsum'])} is "
+        f"{share(best['rougeLsum'])} of the {number(BART.rougeLsum)} published for {BART.system} "
+        f"(95% interval {interval(best['rougeLsum_low'], best['rougeLsum_high'], share)}, from the "
+        "articles sampled here)."
     )
 
 
-def published_note(data: str, n: int) -> str:
+def published_note(data: str, n: int, stemmed: bool) -> str:
     """Return whether published figures compare with those of `n` articles of `data` (in words)."""
-    if not is_comparable(data):
+    if why := why_not_comparable(data, stemmed):
         return (
-            f"Other data: the published figures are of CNN/DailyMail, those measured here of "
-            f"{data}. They cannot be compared."
+            f"{why.capitalize()}: the published figures are of CNN/DailyMail, on stemmed English "
+            f"words, those measured here of {data}. They cannot be compared."
         )
     return f"Same data set, {n:,} of its {TEST_ARTICLES:,} test articles here: mind the interval."
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from nutgraf.config import Config
+from nutgraf.evaluation.bootstrap import MIN_VALUES
 from nutgraf.report.describe import SYNTHETIC, is_synthetic
 
 
@@ -19,14 +22,17 @@ def render_table(path: Path, config: Config) -> str:
     measured = table[table["source"] == "measured"]
     differences = pd.read_csv(path.parent / "analysis" / "differences.csv")
     width = 2 + max(map(len, table["system"]))
+    n, stemmed = int(measured["n"].iloc[0]), config.score.tokenizer == "rouge-score"
+    words = "stemmed" if stemmed else "words of every script"
+    few = f", none below {MIN_VALUES} articles" if n < MIN_VALUES else ""
     lines = [
-        f"ROUGE F1 (0 to 100, stemmed) on {int(measured['n'].iloc[0])} test articles; "
-        "R-Lsum with its 95% bootstrap interval",
+        f"ROUGE F1 (0 to 100, {words}) on {n} test articles; "
+        f"R-Lsum with its 95% bootstrap interval{few}",
         f"{'system':<{width}}{'R-1':>7}{'R-2':>7}{'R-L':>7}{'R-Lsum':>8}{'interval':>16}"
         f"{'ppl':>9}{'train s':>9}",
     ]
     for row in measured.itertuples():
-        interval = f"{row.rougeLsum_low:.1f} to {row.rougeLsum_high:.1f}"
+        interval = _interval(row.rougeLsum_low, row.rougeLsum_high, ".1f")
         of_models = f"{row.perplexity:9.2f}{row.train_seconds:9.0f}".replace("nan", "   ")
         lines.append(
             f"{row.system:<{width}}{row.rouge1:7.2f}{row.rouge2:7.2f}{row.rougeL:7.2f}"
@@ -39,17 +45,24 @@ def render_table(path: Path, config: Config) -> str:
         f"p Holm-corrected over {len(differences)} comparisons",
     ]
     for row in differences[differences["metric"] == "rougeLsum"].itertuples():
-        interval = f"{row.low:+.2f} to {row.high:+.2f}"
+        interval = _interval(row.low, row.high, "+.2f")
         lines.append(
             f"{row.other:<{width}}{row.difference:+7.2f}{interval:>18}  p {row.p_holm:.4f}  "
             f"{row.verdict}"
         )
-    lines.append("published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum):")
+    other = "" if stemmed else "; another tokenizer, not to be compared"
+    lines.append(
+        f"published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum{other}):"
+    )
     for row in table[table["source"] == "published"].itertuples():
         lines.append(
             f"{row.system:<{width}}{row.rouge1:7.2f}{row.rouge2:7.2f}{'':7}{row.rougeLsum:8.2f}"
         )
     return "\n".join([*lines, SYNTHETIC] if is_synthetic(config) else lines)
+
+
+def _interval(low: Any, high: Any, form: str) -> str:
+    return "–" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
 def seed_spread(by_seed: pd.DataFrame) -> list[str]:

@@ -61,7 +61,7 @@ def _summaries(
             encoded = TokenFile(folder.tokens("test")).first()
             return _by_model(system, config, test, encoded, journal, model)
     if system in EXTRACTIVE_SYSTEMS:
-        return _by_extract(system, test)
+        return _by_extract(system, config, test)
     rival = config.rivals[system]
     if rival.file:
         return external.read_summaries(system, rival, test)
@@ -99,8 +99,9 @@ def _rival(config: Config, system: str) -> external.Seq2SeqRival:
     return external.load_rival(system, config.rivals[system], device)
 
 
-def _by_extract(system: str, test: Sequence[Article]) -> list[Row]:
-    texts = extractive.extract_many(system, [(a.article, a.reference) for a in test])
+def _by_extract(system: str, config: Config, test: Sequence[Article]) -> list[Row]:
+    pairs = [(a.article, a.reference) for a in test]
+    texts = extractive.extract_many(system, pairs, config.score.tokenizer)
     unread = {"prompt_tokens": None, "trimmed_tokens": 0, "finish_reason": "extract"}
     return [
         {"id": article.id, "text": text, **unread}

@@ -61,7 +61,7 @@ def _write(config: Config, out: RunFolder) -> tuple[dict[str, Split], dict[str, 
     splits: dict[str, Split] = {}
     tokens = {}
     for name in reversed(SPLITS):
-        drawn = load.load_articles(config.data, name, splits, out.path)
+        drawn = load.load_articles(config.data, name, splits, out.path, config.score.tokenizer)
         rejected: list[Reject] = []
         sizes = array("q")
         with token_store.open_writer(out.tokens(name)) as store:

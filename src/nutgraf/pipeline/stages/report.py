@@ -46,10 +46,12 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, canvas.Fi
     curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED_SYSTEMS}
     errors = pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str})
     rates = error_rates.system_rates(errors)
-    note = render.published_note(data, int(table.loc[table["system"] == "best", "n"].iloc[0]))
+    stemmed = config.score.tokenizer == "rouge-score"
+    n = int(table.loc[table["system"] == "best", "n"].iloc[0])
+    note = render.published_note(data, n, stemmed)
     intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
     whiskers = table.merge(intervals, on="system", how="left")
-    bart = published.BART if published.is_comparable(data) else None
+    bart = published.why_not_comparable(data, stemmed) or published.BART
     yield "rouge_by_system", scores.rouge_by_system(whiskers, data)
     yield "relative_performance", scores.relative_performance(table, data, bart)
     yield "loss_perplexity_time", scores.loss_perplexity_time(table, data)
@@ -100,7 +102,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         },
         card=card,
         figures=figures,
-        signature=rouge.rouge_signature(config.score.seed, config.score.resamples),
+        signature=rouge.rouge_signature(**config.score.model_dump()),
         configuration=to_yaml(config),
         planned=planned,
         artefacts=[manifest for name, manifest in manifests.items() if name != "report"],

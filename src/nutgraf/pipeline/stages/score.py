@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from nutgraf.config import Config
+from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core.files import read_records, write_records
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
@@ -34,7 +36,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         scratches = [stack.enter_context(artefact.writing()) for artefact in outdated]
         cluster = stack.enter_context(open_executor(config, folder.path))
         rows = (cluster.map_rows if cluster else map_rows)(
-            _scores,
+            functools.partial(_scores, tokenizer=config.score.tokenizer),
             list(zip(test, *summaries, strict=True)),
             rows_per_process=math.ceil(_SUMMARIES_PER_PROCESS / len(systems)),
             progress="scores",
@@ -44,14 +46,14 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
             write_records(scratch / "scores" / f"{system}.jsonl", scores)
 
 
-def _scores(row: tuple[Article, *tuple[Record, ...]]) -> list[Record]:
+def _scores(row: tuple[Article, *tuple[Record, ...]], tokenizer: RougeTokenizer) -> list[Record]:
     """Score the summaries of one article, in their order."""
     article, *summaries = row
     judge = SummaryJudge(article.article, article.reference)
     return [
         {
             "id": article.id,
-            **rouge.score_rouge(article.reference, summary["text"]),
+            **rouge.score_rouge(article.reference, summary["text"], tokenizer),
             **judge.indicators(summary["text"], summary["finish_reason"]),
         }
         for summary in summaries

@@ -117,7 +117,7 @@ def _measure_rouge(
                 batches = model.summaries(prompts[: len(references)])
                 summaries = {i: summary for batch in batches for i, summary in batch.items()}
             texts = [renderer.text(summaries[i].ids) for i in range(len(references))]
-            scores = rouge.score_rouge_many(references, texts)
+            scores = rouge.score_rouge_many(references, texts, tokenizer=config.score.tokenizer)
             mean = {kind: sum(s[kind] for s in scores) / len(scores) for kind in scores[0]}
             write_json(home / "rouge.json", mean)
     for home, trial in evaluated.items():

@@ -120,24 +120,24 @@ def gaps(table: pd.DataFrame, data: str, note: str) -> Figure:
 
 
 @canvas.styled
-def relative_performance(table: pd.DataFrame, data: str, published: Published | None) -> Figure:
+def relative_performance(table: pd.DataFrame, data: str, published: Published | str) -> Figure:
     """Draw ROUGE-Lsum of measured systems in percent of lead-3's and of a published system's.
 
     `table`: rows of measured systems with system, source, n, rougeLsum, rougeLsum_low and
-    rougeLsum_high. `published`: None if `data` are other articles than those it was published for.
+    rougeLsum_high. `published`: why it is not given if it does not compare with ours.
     """
     rows = _measured(table)
     lead3 = rows.loc[rows["system"] == "lead3", "rougeLsum"]
     panels = [("lead-3, same articles", lead3.max(), "not measured")]
-    if published and published.rougeLsum:
+    if isinstance(published, Published):
         panels.append((f"{published.system}, published", published.rougeLsum, ""))
     else:
-        panels.append(("a published system", math.nan, "not given:\nother data"))
+        panels.append(("a published system", math.nan, f"not given:\n{published}"))
     figure, axes = canvas.new_figure(
         "ROUGE-Lsum relative to others",
         f"Percent; mean over {_n(rows)} of {data}. Whiskers: the system's own 95% interval "
         "as a share. Published: CNN/DailyMail test, n = 11,490."
-        + ("" if published else " No share of it is given: other data."),
+        + (f" No share of it is given: {published}." if isinstance(published, str) else ""),
         columns=2,
         height=1.6 + 0.3 * len(rows),
     )
