@@ -150,6 +150,7 @@ def test_what_is_not_as_described_is_told_in_one_line(server, body, told):
         ({"content": b'{"articles": ["a b"]}', "headers": {"Content-Type": "text/plain"}}, 415,
          "Content-Type is 'text/plain': send application/json"),
         ({"content": b'{"articles": ["a b"]}'}, 415, "Content-Type is ''"),
+        ({"content": b"\x1f\x8b", "headers": JSON}, 422, "the body is no JSON: it is compressed"),
         ({"content": b"x" * 2_000_001, "headers": JSON}, 413, "more than 2,000,000 bytes"),
         ({"content": iter([b" " * 10**6] * 3), "headers": JSON}, 413, "--max-body"),
     ],
@@ -321,7 +322,7 @@ def test_requests_that_wait_together_are_decoded_together():
         for waiting in [first, *rest]:
             assert waiting.result().status_code == 200
     assert [(len(b), {row.split()[0] for row in b}) for b in fake.batches] == [
-        (1, {"best"}), (4, {"best"}), (4, {"lead3"}), (1, {"best"}), (1, {"lead3"}),
+        (1, {"best"}), (4, {"lead3"}), (4, {"best"}), (1, {"lead3"}), (1, {"best"}),
     ]  # fmt: skip
 
 
@@ -467,7 +468,8 @@ def test_too_many_requests_at_once_are_refused():
 def test_at_the_end_what_waits_is_refused_and_what_is_written_has_a_moment(monkeypatch, finishes):
     monkeypatch.setattr("nutgraf.serving.server._FINISH_SECONDS", 5 if finishes else 0.2)
     fake = Fake()
-    with serving(fake, Limits(batch_size=2)) as server, ThreadPoolExecutor(4) as people:
+    limits = Limits(batch_size=2, batch_wait=5)
+    with serving(fake, limits) as server, ThreadPoolExecutor(4) as people:
         fake.open.clear()
         asked = []
         for n, system in enumerate(("best", "best", "baseline", "baseline"), 1):

@@ -300,10 +300,14 @@ def test_history_copy_download_and_files(person: Person, tmp_path: Path) -> None
     assert (tmp_path / "summary-best.txt").read_text() == SUMMARY
     assert json.loads((tmp_path / "summaries.json").read_text())["article"] == ARTICLE
 
-    other = tmp_path / "other.txt"
-    other.write_text("Norwick has a file.", encoding="utf-8")
     root = person.page.send("DOM.getDocument")["root"]["nodeId"]
     file = person.page.send("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+    saved = tmp_path / "saved.txt"
+    saved.write_text("\n<!DOCTYPE html><p>Norwick", encoding="utf-8")
+    person.page.send("DOM.setFileInputFiles", nodeId=file, files=[str(saved)])
+    person.waits_for("document.getElementById('problem').textContent.includes('it is a web page')")
+    other = tmp_path / "other.txt"
+    other.write_text("Norwick has a file.", encoding="utf-8")
     person.page.send("DOM.setFileInputFiles", nodeId=file, files=[str(other)])
     person.waits_for("document.getElementById('article').value === 'Norwick has a file.'")
     person.presses("Enter", modifiers=2)

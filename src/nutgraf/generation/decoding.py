@@ -96,14 +96,14 @@ def generate_batch(
     """
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     knob = f"lower generate.batch_size (now {settings.batch_size})"
-    watch = StoppingCriteriaList()
+    decoding, watch = generation_config(tokenizer, settings), StoppingCriteriaList()
     if on_token:
-        watch.append(_Watch(len(prompts), tokenizer.eos_token_id, on_token))
+        watch.append(_Watch(len(prompts), decoding.eos_token_id, on_token))
     with device.autocast(), guard_memory(len(prompts), ids.shape[1], knob):
         out = cast(Any, model).generate(
             input_ids=ids,
             attention_mask=mask,
-            generation_config=generation_config(tokenizer, settings),
+            generation_config=decoding,
             stopping_criteria=watch,
         )
     return [_cut(new, tokenizer.eos_token_id) for new in out[:, ids.shape[1] :].tolist()]
@@ -112,15 +112,16 @@ def generate_batch(
 class _Watch(StoppingCriteria):
     """Hands each token on, and ends the summaries that are not wanted any more."""
 
-    def __init__(self, n_prompts: int, eos: int, on_token: OnToken) -> None:
+    def __init__(self, n_prompts: int, ends: int | list[int] | None, on_token: OnToken) -> None:
         self._wanted = [True] * n_prompts
-        self._eos, self._on_token = eos, on_token
+        self._ends = ends if isinstance(ends, list) else [ends]
+        self._on_token = on_token
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.BoolTensor:
         beams = len(input_ids) // len(self._wanted)
         for i, token in enumerate(input_ids[::beams, -1].tolist()):
             if self._wanted[i]:
-                ended = beams == 1 and token == self._eos
+                ended = beams == 1 and token in self._ends
                 self._wanted[i] = self._on_token(i, None if ended else token) and not ended
         unwanted = torch.tensor([not wanted for wanted in self._wanted], device=input_ids.device)
         return cast(torch.BoolTensor, unwanted.repeat_interleave(beams))

@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from nutgraf import __version__
+from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.serving import schema
@@ -153,7 +154,8 @@ class _RunningRequest:
             for index, article in enumerate(order.articles)
             for system in dict.fromkeys(order.systems)
         ]
-        worker.submit(self._jobs)
+        # Extracts take no time, so they do not wait for models.
+        worker.submit(sorted(self._jobs, key=lambda job: job.system not in EXTRACTIVE_SYSTEMS))
 
     def close(self) -> None:
         """Drop what is not written yet."""
@@ -161,11 +163,8 @@ class _RunningRequest:
 
     async def summaries(self) -> schema.Summaries:
         """Return all summaries, in the order of the request."""
-        by_job: dict[Job, schema.Summary] = {}
-        async for found in self._items():
-            if found and isinstance(found[1], schema.Summary):
-                by_job[found[0]] = found[1]
-        return schema.Summaries(summaries=[by_job[job] for job in self._jobs])
+        by_job = dict([found async for found in self._items() if found])
+        return schema.Summaries.model_validate({"summaries": [by_job[job] for job in self._jobs]})
 
     async def events(self) -> AsyncIterator[str]:
         """Yield pieces and summaries as server-sent events."""
@@ -280,7 +279,7 @@ async def _on_request_error(request: Request, error: Any) -> JSONResponse:
 
 async def _on_http_error(request: Request, error: Any) -> JSONResponse:
     if error.status_code == 400:
-        line = "the body is no JSON: it is not UTF-8, or nested too deeply"
+        line = "the body is no JSON: it is compressed, not UTF-8, or nested too deeply"
         return JSONResponse({"error": line}, 422)
     line = f"{request.method} {request.url.path[:80]}: {error.detail}; see /openapi.json"
     headers = dict(error.headers or {})

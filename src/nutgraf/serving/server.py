@@ -36,7 +36,7 @@ class HttpServer(uvicorn.Server):
         config = uvicorn.Config(
             app,
             access_log=False,
-            log_level="warning",
+            log_level="error",  # its warnings are of what clients send
             lifespan="off",
             ws="none",
             server_header=False,

@@ -83,7 +83,9 @@ async function open(file) {
   if (!file) return;
   try {
     if (file.size > 4 * (limits.max_article ?? 0)) throw new Error("it is too large");
-    edit(new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer()));
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+    if (/^\s*<(!doctype|html|\?xml)/i.test(text)) throw new Error("it is a web page: copy its text, or use nutgraf summarize");
+    edit(text);
     complain("");
   } catch (error) {
     complain(`${file.name} cannot be opened: ${error instanceof TypeError ? "it is no UTF-8 text" : error.message}`);
@@ -181,7 +183,11 @@ function look(summary, sentence, node) {
 // History, for as long as the tab is open.
 
 function past() {
-  return JSON.parse(sessionStorage.getItem(STORE) ?? "[]");
+  try {
+    return JSON.parse(sessionStorage.getItem(STORE) ?? "[]");
+  } catch {
+    return []; // the browser allows this page no store
+  }
 }
 
 function remember(order) {

@@ -36,7 +36,7 @@ function remarks(summary) {
   }
   if (summary.evidence.repeated.length) said.push("Repeats itself");
   if (summary.finish_reason === "length") said.push(`Cut at ${summary.new_tokens} tokens`);
-  if (summary.trimmed_tokens) said.push(`The article's last ${summary.trimmed_tokens} tokens were not read`);
+  if (summary.trimmed_tokens) said.push(`The article's last ${summary.trimmed_tokens.toLocaleString("en")} tokens were not read`);
   return said;
 }
 

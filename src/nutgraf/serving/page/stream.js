@@ -41,5 +41,5 @@ async function asked(path, options) {
   }
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
-  throw new Error(told.error ?? `The server answered ${answer.status}.`);
+  throw new Error(told.error ?? `The answer was ${answer.status}: is nutgraf serve still running?`);
 }
