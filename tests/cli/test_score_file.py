@@ -294,6 +294,19 @@ def test_another_script_is_refused_and_the_unicode_tokenizer_offered(capsys, tmp
     assert "letters that ROUGE counts (a-z): 93.94% of the references'" in capsys.readouterr().out
 
 
+def test_marks_of_generators_are_cleaned_and_counted(capsys, tmp_path):
+    ours, gold = tmp_path / "ours.txt", tmp_path / "gold.txt"
+    ours.write_text(
+        "<t> a cat sat . </t> <t> it &#39;s late . </t>\nRain fell.<n>It stopped.\n<n>\n"
+    )
+    gold.write_text("A cat sat.<q>It's late.\nIt stopped.<q>Rain fell.\nA dog.\n")
+    found = scored(capsys, ours, str(gold))
+    assert found["rougeLsum"]["mean"] == pytest.approx(200 / 3, abs=1e-4)
+    assert (found["marks_cleaned"]["<q>"], found["without_words"]) == (2, 1)
+    assert main.main(["score", str(ours), str(gold)]) == 0
+    assert "marks of generators, cleaned: " in capsys.readouterr().out
+
+
 # Mistakes.
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core import files
 from nutgraf.core.errors import UserError, did_you_mean, one_line, visible
 from nutgraf.data import tables
+from nutgraf.data.generator_marks import without_marks
 from nutgraf.data.rouge_tokens import MIN_LETTERS
 from nutgraf.data.source_files import DAMAGED, encoding_of_table, open_bytes, read_head
 from nutgraf.data.text import TextError, usable_text
@@ -162,14 +164,23 @@ def _row(
 ) -> Row:
     """Clean the texts of a row; `columns` names the columns of each in a message.
 
+    Summary and references lose the marks that generators leave.
     Of several references some may be empty: they are as many as the row has.
     """
     references = texts["reference"]
     references = [references] if isinstance(references, str | bytes | None) else [*references]
 
-    def clean(kind: str, text: object) -> str:
+    marks = Counter[str]()
+
+    def clean(kind: str, value: object) -> str:
         try:
-            return usable_text(text)
+            text = usable_text(value)
+            if kind != "article":
+                text, found = without_marks(text)
+                marks.update(found)
+            if not text.strip():
+                raise TextError("empty")
+            return text
         except TextError as error:
             blank = error.reason == "empty" or (kind == "reference" and error.reason == "missing")
             if blank and (kind == "summary" or (kind == "reference" and len(references) > 1)):
@@ -184,9 +195,8 @@ def _row(
         raise UserError(f"{name}: all its references are empty: give it one or leave the row out")
     article = clean("article", texts["article"]) if "article" in texts else None
     summary = clean("summary", texts["summary"])
-    return Row(
-        name, clean_references, summary, article, None if identity is None else str(identity)
-    )
+    name_of_row = None if identity is None else str(identity)
+    return Row(name, clean_references, summary, article, name_of_row, marks)
 
 
 def _check_out(out: Path | None, inputs: Sequence[Path]) -> None:
@@ -243,6 +253,9 @@ def _table(path: str, scores: Scores) -> Iterator[str]:
             yield _line(kind, interval)
     if scores.without_words:
         yield f"summaries without a word that ROUGE counts, which score 0: {scores.without_words:,}"
+    if found := Counter(scores.marks_cleaned).most_common(4):
+        marks = ", ".join(f"{mark} {n:,}" for mark, n in found)
+        yield f"marks of generators, cleaned: {visible(marks)}"
     letters = scores.letters_counted
     if min(letters["references"], letters["summaries"]) < 1:
         of_each = [

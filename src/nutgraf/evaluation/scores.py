@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,13 +32,17 @@ _ROWS_PER_PROCESS = {False: 500, True: 100}
 
 @dataclass(frozen=True)
 class Row:
-    """A summary with its references and, for indicators, its article; `name` is for messages."""
+    """A summary with its references and, for indicators, its article; `name` is for messages.
+
+    `marks` counts what generators had left in them.
+    """
 
     name: str
     references: tuple[str, ...]
     summary: str
     article: str | None = None
     id: str | None = None
+    marks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class Scores:
     `score_multi`; `mean_of_references` has F1 averaged over them, and is empty if no row has
     several. An interval's ends are NaN below `bootstrap.MIN_VALUES` rows.
 
-    `without_words` counts the summaries without a word, which score 0. `letters_counted` has the
+    `without_words` counts the summaries without a word, which score 0, and `marks_cleaned` the
+    marks of generators (`<n>`, `&#39;`) that are not scored. `letters_counted` has the
     share of letters that the tokenizer counts, 0 to 1, in the mean reference and summary, and
     `rows_below_limit`. `indicators` are means over the summaries of the indicators in
     `indicators.MEANINGS`, `reference_indicators` those of the references, both averaged over a
@@ -71,6 +77,7 @@ class Scores:
     rougeLsum: Rouge  # noqa: N815
     mean_of_references: dict[str, Interval]
     without_words: int
+    marks_cleaned: dict[str, int]
     letters_counted: dict[str, float]
     indicators: dict[str, float]
     reference_indicators: dict[str, float]
@@ -149,6 +156,7 @@ def score_rows(
             kind: interval(f"{kind}_mean") for kind in rouge.ROUGE_TYPES if several
         },
         without_words=sum(not has_rouge_tokens(row.summary, tokenizer) for row in rows),
+        marks_cleaned=dict(sum((Counter(row.marks) for row in rows), Counter[str]())),
         letters_counted=letters,
         indicators=mean(of_references[0], per_row),
         reference_indicators=mean(of_references[0], of_references),
