@@ -125,7 +125,7 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nutgraf.config.load import build_config
     from nutgraf.config.systems import system_names
     from nutgraf.evaluation import indicators
-    from nutgraf.generation.decoding import generation_config
+    from nutgraf.generation.decoding import generation_config, recipe
     from nutgraf.modeling.adapters import fresh_adapter
     from nutgraf.modeling.base_identity import base_identity
     from nutgraf.modeling.load import load_base, load_tokenizer
@@ -163,6 +163,7 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "base": base,
         **{name: getattr(config, name).model_dump(mode="json")
            for name in ("model", "prompt", "generate")},
+        "recipe": recipe(tokenizer, config.prompt, config.generate),
         "train": train,
         "study": model_card.study_record(config, table, ends, rates, splits),
     }  # fmt: skip

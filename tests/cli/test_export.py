@@ -11,15 +11,16 @@ import pytest
 import torch
 from helpers.snippets import blocks, run_snippet
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from nutgraf.cli import export
 from nutgraf.cli.export import run
-from nutgraf.config import ModelConfig
+from nutgraf.config import LoraSettings, ModelConfig
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.data.rows import Article
 from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import adapters, saved_model
-from nutgraf.modeling.load import load_base
+from nutgraf.modeling.load import load_base, load_tokenizer
 from nutgraf.pocket import newswire
 
 NEWS = [story.article for story in newswire.stories("test", 2, seed=11)]
@@ -149,13 +150,59 @@ def test_an_adapter_is_copied_with_all_it_needs(final_best_model: Path, tmp_path
     assert adapter["base_model_name_or_path"] == "pocket"
 
 
-def test_what_cannot_be_exported_is_told(
-    final_best_model: Path, merged: Path, tmp_path: Path
+def test_an_adapter_on_tied_embeddings_is_merged_by_parting_them(tmp_path: Path) -> None:
+    lora = LoraSettings(r=2, alpha=4, target_modules=("embed_tokens", "q_proj"))
+    base = load_base(ModelConfig(dtype="fp32"))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with adapters.fresh_adapter(base, lora, seed=1) as model:
+        for name, weight in model.named_parameters():
+            if "lora_embedding_A" in name or "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.1)
+        expected = model(input_ids=ids).logits
+        adapters.save_adapter(model, tmp_path / "adapter")
+    assert not torch.allclose(base(input_ids=ids).logits, expected, atol=1e-2)
+    adapters.merge_adapter(ModelConfig(), tmp_path / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert torch.allclose(merged(input_ids=ids).logits, expected, atol=1e-2)
+
+
+def test_sentencepiece_s_own_file_goes_along_for_llama_cpp(
+    final_best_model: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "taken").mkdir()
+    (tmp_path / "tokenizer.model").write_bytes(b"pieces and scores")
+    saved = saved_model.read_saved_model(str(final_best_model))
+    tokenizer = load_tokenizer(saved.model)
+    other = dataclasses.replace(saved, model=ModelConfig(base=str(tmp_path)))
+    (out := tmp_path / "out").mkdir()
+    tokenizer.save_pretrained(str(out))
+    export._save_sentencepiece(other, tokenizer, out)
+    assert (out / "tokenizer.model").read_bytes() == b"pieces and scores"
+    added = json.loads((out / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert added[str(tokenizer.eos_token_id)]["special"] is True
+
+
+def test_what_cannot_be_exported_is_said(
+    final_best_model: Path, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("taken", "empty", "home"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
-    with pytest.raises(UserError, match="taken is there already: give --to a new folder"):
-        run(final_best_model, tmp_path / "taken", "adapter")
+    (tmp_path / "link").symlink_to(final_best_model)
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for to, reason in (
+        (tmp_path / "taken", "is there already: give it a new folder"),
+        (tmp_path / "taken" / "file", "is there already"),
+        (Path("."), "--to . is there already"),
+        (Path(".."), "is there already"),
+        (final_best_model, "is there already"),
+        (tmp_path / "link" / "new", "is in .*, a part of the model"),
+        (tmp_path / "taken" / "file" / "new", "no folder can be made there"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            run(final_best_model, to, "adapter")
+    run(final_best_model, Path("~/new"), "adapter")
+    assert (tmp_path / "home" / "new" / "adapter_config.json").is_file()
     for form in ("adapter", "merged"):
         with pytest.raises(UserError, match="is a whole model, merged already"):
             run(merged, tmp_path / "new", form)  # type: ignore[arg-type]

@@ -32,6 +32,9 @@ def tinyllama(about: dict[str, Any]) -> dict[str, Any]:
     other["base"] |= {"base": "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "revision": "fe8a4ea1"}
     other["model"]["quantization"] = "nf4"
     other["prompt"]["template"] = "chat"
+    other["recipe"] |= {"head": [1, 529], "tail": [2, 13], "skip": 2, "ends": {"</s>": 2},
+                        "text_before": "<|user|>\nSummarize:",
+                        "text_after": "</s>\n<|assistant|>\n"}  # fmt: skip
     other["study"]["data"] |= {"source": "abisee/cnn_dailymail", "name": "3.0.0",
                                "revision": "96df5e68", "synthetic": False}  # fmt: skip
     return other
@@ -106,37 +109,67 @@ def test_a_merged_model_s_card_tells_what_merging_changed(about: dict[str, Any])
     assert "held in 4-bit NF4" in text
 
 
-def test_the_snippet_for_transformers_and_peft_writes_what_nutgraf_writes(
+def test_the_snippet_for_transformers_and_peft_writes_what_nutgraf_writes_of_a_long_article(
     final_best_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (story,) = newswire.stories("test", 1, seed=11)
+    article = " ".join(story.article for story in newswire.stories("test", 8, seed=11))
     text = (final_best_model / "README.md").read_text()
     (code,) = (block for block in blocks(text, "python") if "from peft" in block)
     with load_summarizer(saved_model.read_saved_model(str(final_best_model))) as summarizer:
-        (written,) = summarizer.summarize([story.article])
-    assert run_snippet(code, final_best_model, story.article, monkeypatch) == written.summary
+        (written,) = summarizer.summarize([article])
+    assert run_snippet(code, final_best_model, article, monkeypatch) == written.summary
+    assert written.trimmed_tokens > 500
     assert len(written.summary.split()) > 5
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("which", ["about", "tinyllama"])
-def test_every_snippet_is_python(
-    form: model_card.Form, which: str, request: pytest.FixtureRequest
+@pytest.mark.parametrize("beams", [1, 4])
+def test_every_snippet_is_python_and_cuts_the_article(
+    form: model_card.Form, which: str, beams: int, request: pytest.FixtureRequest
 ) -> None:
-    text = model_card.model_card(request.getfixturevalue(which), form)
-    found = blocks(text, "python")
-    assert len(found) == (1 if form == "gguf" else 2)
-    for block in found:
+    about = request.getfixturevalue(which)
+    about = {**about, "generate": {**about["generate"], "num_beams": beams}}
+    text = model_card.model_card(about, form)
+    snippets = blocks(text, "python")
+    assert len(snippets) == 2
+    cut = "[2:738]" if which == "tinyllama" else "[1:737]"
+    for block in snippets:
         compile(block, "card", "exec")
-    chat = which == "tinyllama"
-    assert all(("Summary:" in block) is not chat for block in found)
-    assert ('revision="fe8a4ea1"' in text) is (chat and form == "adapter")
+        assert cut in block
+    assert ('revision="fe8a4ea1"' in text) is (which == "tinyllama" and form == "adapter")
+    assert ("beam search" in text) is (beams == 4)
 
 
-def test_ollama_is_told_the_prompt_and_the_limits(about: dict[str, Any]) -> None:
-    told = model_card.modelfile(about)
-    assert 'TEMPLATE """Summarize: {{ .Prompt }}\n\nSummary:"""\n' in told
-    assert "PARAMETER num_ctx 912\n" in told
-    assert "PARAMETER num_predict 16\n" in told
-    chat = {**about, "prompt": {**about["prompt"], "template": "chat"}}
-    assert "TEMPLATE" not in model_card.modelfile(chat)  # the file has its own
+@pytest.mark.parametrize(("rank", "taken"), [(1, 1), (4, 8), (24, 32), (300, 320), (513, None)])
+def test_vllm_takes_the_next_rank_up_or_the_merged_model(
+    about: dict[str, Any], rank: int, taken: int | None
+) -> None:
+    about = {**about, "train": {**about["train"], "lora_r": rank}}
+    text = model_card.model_card(about, "adapter")
+    assert f"max_lora_rank={taken}," in text if taken else "export it merged" in text
+    assert ("from vllm" in text) is (taken is not None)
+    assert "from vllm" in model_card.model_card(about, "merged")
+
+
+def test_an_adapter_of_a_base_in_4_bits_is_loaded_on_it(tinyllama: dict[str, Any]) -> None:
+    adapter, merged = (model_card.model_card(tinyllama, form) for form in FORMS[:2])
+    assert "quantization_config=quantized" in adapter
+    assert "in full precision, the study in 4 bits" in adapter
+    assert "quantized" not in merged
+
+
+def test_ollama_gets_the_prompt_the_decoding_and_the_limits(
+    about: dict[str, Any], tinyllama: dict[str, Any]
+) -> None:
+    plain = model_card.modelfile(about)
+    assert 'TEMPLATE """Summarize: {{ .Prompt }}\n\nSummary:"""\n' in plain
+    assert "PARAMETER num_ctx 912\n" in plain
+    assert "PARAMETER num_predict 16\n" in plain
+    assert "PARAMETER repeat_penalty 1\n" in plain  # Ollama's own is 1.1
+    chat = model_card.modelfile(tinyllama)
+    assert 'TEMPLATE """<|user|>\nSummarize: {{ .Prompt }}</s>\n<|assistant|>\n"""\n' in chat
+    assert 'PARAMETER stop "</s>"\n' in chat
+    odd = {**about["recipe"], "text_before": '"""{{', "text_after": ""}
+    expected = 'TEMPLATE """{{ "\\"\\"\\"" }}{{ "{{" }} {{ .Prompt }}"""\n'
+    assert expected in model_card.modelfile({**about, "recipe": odd})

@@ -7,21 +7,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
 from nutgraf.core import hub
-from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.errors import Failure, UserError, library_errors
 from nutgraf.core.files import read_json, write_json
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation.rouge import score_rouge
-from nutgraf.generation.decoding import generation_config
+from nutgraf.generation.decoding import generation_config, recipe
 from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.adapters import merge_adapter
+from nutgraf.modeling.base_files import base_source
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.modeling.saved_model import SavedModel
 from nutgraf.pocket import newswire
@@ -67,8 +71,7 @@ def run(
         Failure: The loss changes too much, the conversion fails, or the Hub refuses.
     """
     saved = saved_model.read_saved_model(str(model))
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"{to} is there already: give --to a new folder")
+    to = _new_folder(to, saved)
     if format == "gguf" and llama_cpp is None:
         raise UserError(
             "--format gguf needs llama.cpp's converter: git clone "
@@ -81,25 +84,41 @@ def run(
             f"{saved.folder / saved_model.FILE} has no scores for a model card, it is of an "
             "earlier version: make the model again with `nutgraf compare --force`"
         )
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as scratch:
+    with library_errors(f"--to {to}: no folder can be made there", "give it another place"):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-")
+    with temporary as scratch:
         folder = Path(scratch) / format
         folder.mkdir()
         if format == "adapter":
             _copy_adapter(saved, folder)
         else:
+            tokenizer = load_tokenizer(saved.model)
+            # A model of an earlier version has no recipe.
+            about = {**saved.about, "recipe": recipe(tokenizer, saved.prompt, saved.generate)}
             merged = saved.folder
             if saved.adapter is not None:
                 merged = Path(scratch) / "merged"
-                _merge(saved, merged, *_sample(Path(model)), tolerance)
+                about |= _merge(saved, tokenizer, about, merged, *_sample(Path(model)), tolerance)
             if format == "gguf" and llama_cpp is not None:
-                _convert_to_gguf(merged, folder, llama_cpp)
+                _convert_to_gguf(merged, about, folder, llama_cpp)
         if to.exists():
             to.rmdir()
         shutil.move(folder, to)
     print(f"Model: {to}")
     if push_to_hub:
         print(f"Pushed: {hub.upload(to, push_to_hub)}")
+
+
+def _new_folder(to: Path, saved: SavedModel) -> Path:
+    """Return `to` without `~` and links. Raise UserError if it is taken, or a part of the model."""
+    path = to.expanduser().resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir()) or path == Path.cwd()):
+        raise UserError(f"--to {to} is there already: give it a new folder")
+    for source in (saved.folder, Path(base_source(saved.model))):
+        if source.resolve() in (path, *path.parents):
+            raise UserError(f"--to {to} is in {source}, a part of the model: give it a new folder")
+    return path
 
 
 def _copy_adapter(saved: SavedModel, out: Path) -> None:
@@ -109,20 +128,29 @@ def _copy_adapter(saved: SavedModel, out: Path) -> None:
 
 
 def _merge(
-    saved: SavedModel, out: Path, sample: Sequence[Article], source: str, tolerance: float
-) -> None:
-    """Add the adapter to the weights of its base, and compare a sample before and after."""
+    saved: SavedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    about: Mapping[str, Any],
+    out: Path,
+    sample: Sequence[Article],
+    source: str,
+    tolerance: float,
+) -> dict[str, Any]:
+    """Add the adapter to the weights of its base, and compare a sample before and after.
+
+    Returns what changes of `about`, which is nutgraf.json.
+    """
     assert saved.adapter is not None
     articles = f"{len(sample)} {source}"
     logger.info(f"scoring {articles} before")
     before = _score(saved, sample)
     merge_adapter(saved.model, saved.adapter, out)
-    tokenizer = load_tokenizer(saved.model)
     tokenizer.save_pretrained(str(out))
+    _save_sentencepiece(saved, tokenizer, out)
     generation_config(tokenizer, saved.generate).save_pretrained(str(out))
     model = saved.model.model_copy(update={"quantization": "none"})
-    about: dict[str, Any] = {**saved.about, "model": model.model_dump(mode="json")}
-    write_json(out / saved_model.FILE, about)
+    changed: dict[str, Any] = {"model": model.model_dump(mode="json")}
+    write_json(out / saved_model.FILE, {**about, **changed})
     logger.info(f"scoring {articles} after")
     after = _score(saved_model.read_saved_model(str(out)), sample)
     difference = after.loss - before.loss
@@ -139,7 +167,7 @@ def _merge(
             f"merging changes the loss by {difference:+.4f} nats a token, {tolerance:g} allowed: "
             "nothing was written; use the adapter on its base, or raise --tolerance"
         )
-    about["merged"] = {
+    changed["merged"] = {
         "quantization": saved.model.quantization,
         "sample": articles,
         "loss_before": round(before.loss, 6),
@@ -148,8 +176,28 @@ def _merge(
         "rougeLsum_after": round(after.rouge, 2),
         "same_summaries": same,
     }
-    write_json(out / saved_model.FILE, about)
-    (out / "README.md").write_text(model_card(about, "merged"), encoding="utf-8")
+    write_json(out / saved_model.FILE, {**about, **changed})
+    card = model_card({**about, **changed}, "merged")
+    (out / "README.md").write_text(card, encoding="utf-8")
+    return changed
+
+
+def _save_sentencepiece(saved: SavedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write what llama.cpp's converter reads of a SentencePiece tokenizer beside tokenizer.json.
+
+    transformers does not save it, and without it llama.cpp makes other tokens of a text.
+    """
+    file = cached_file(
+        base_source(saved.model),
+        "tokenizer.model",
+        revision=saved.model.revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    if file is not None:
+        shutil.copy2(file, out)
+        added = {i: token.__getstate__() for i, token in tokenizer.added_tokens_decoder.items()}
+        settings = out / "tokenizer_config.json"
+        write_json(settings, {**read_json(settings), "added_tokens_decoder": added})
 
 
 def _sample(model: Path) -> tuple[list[Article], str]:
@@ -172,7 +220,7 @@ def _score(saved: SavedModel, sample: Sequence[Article]) -> _Quality:
     return _Quality(loss, sum(s["rougeLsum"] for s in scores) / len(scores), summaries)
 
 
-def _convert_to_gguf(merged: Path, out: Path, llama_cpp: Path) -> None:
+def _convert_to_gguf(merged: Path, about: Mapping[str, Any], out: Path, llama_cpp: Path) -> None:
     """Write a merged model as one file that llama.cpp reads, with a Modelfile for Ollama."""
     converter = llama_cpp / "convert_hf_to_gguf.py"
     if not converter.is_file():
@@ -182,7 +230,6 @@ def _convert_to_gguf(merged: Path, out: Path, llama_cpp: Path) -> None:
     if result.returncode:
         reason = (result.stderr.strip() or result.stdout.strip() or "no word").splitlines()[-1]
         raise Failure(f"{converter} could not convert the model: {reason}")
-    about = read_json(merged / saved_model.FILE)
-    shutil.copy2(merged / saved_model.FILE, out)
+    write_json(out / saved_model.FILE, about)
     (out / "Modelfile").write_text(modelfile(about), encoding="utf-8")
     (out / "README.md").write_text(model_card(about, "gguf"), encoding="utf-8")

@@ -124,8 +124,11 @@ class Renderer:
         self._tokenizer = tokenizer
         self._config = config
         self._prefixes: dict[tuple[str, bool], list[int]] = {}
-        head, tail = _frame(tokenizer, config)
-        self._head = _opening(tokenizer, head) + self._ids(head, special=True)
+        self._frame = head, tail = _frame(tokenizer, config)
+        self._opening, opening = _opening(tokenizer)
+        if self._opening and head.startswith(self._opening):
+            opening = []  # the template has its own
+        self._head = opening + self._ids(head, special=True)
         self._tail = self._after("a", tail, special=True)
         # A chat template that ends its line is followed by the answer, anything else by a space.
         self._gap = "" if tail[-1:].isspace() else " "
@@ -142,6 +145,23 @@ class Renderer:
     def tail_tokens(self) -> int:
         """Return how many tokens of a prompt follow its article."""
         return len(self._tail)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return how another program builds the same prompts.
+
+        A prompt is `head`, at most `limit` ids of the article, `tail`. The article's ids are those
+        of a line break, a space and its text, without the first `skip`. `text_before` and
+        `text_after` stand around the text, for a program that adds what the tokenizer adds.
+        """
+        before, after = self._frame
+        return {
+            "head": self._head,
+            "tail": self._tail,
+            "limit": self._article_limit,
+            "skip": len(self._ids("\n", special=False)),
+            "text_before": before.removeprefix(self._opening),
+            "text_after": after,
+        }
 
     def prompt(self, article: str) -> Prompt:
         """Return the prompt that asks for a summary. Raise PromptError for an empty article."""
@@ -254,12 +274,12 @@ def _pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase, head: str) -> list[int]:
-    """Return the beginning-of-sequence token if texts need it; a template may have its own."""
+def _opening(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
+    """Return what the tokenizer puts at the beginning of every text, if anything: as text, ids."""
     bos = tokenizer.bos_token_id
-    if bos is None or head.startswith(str(tokenizer.bos_token)):
-        return []
-    return [bos] if tokenizer("a")["input_ids"][0] == bos else []
+    if bos is None or tokenizer("a")["input_ids"][0] != bos:
+        return "", []
+    return str(tokenizer.bos_token), [bos]
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> tuple[str, str]:

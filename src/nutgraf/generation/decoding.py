@@ -16,7 +16,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from nutgraf.config import GenerateConfig
+from nutgraf.config import GenerateConfig, PromptConfig
+from nutgraf.data.prompts import Renderer
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import guard_memory, pad_left
@@ -51,6 +52,21 @@ def generation_config(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def recipe(
+    tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, settings: GenerateConfig
+) -> dict[str, Any]:
+    """Return what another program needs to write the same summaries, for `nutgraf.json`.
+
+    It is that of the prompts, and `ends`: the tokens that end a summary, as text with their ids.
+    """
+    ends = generation_config(tokenizer, settings).eos_token_id
+    ids = ends if isinstance(ends, list) else [ends]
+    return {
+        **Renderer(tokenizer, prompt).recipe(),
+        "ends": {tokenizer.decode([token]): token for token in ids},
+    }
 
 
 def generate(

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, set_seed
@@ -21,6 +22,10 @@ from nutgraf.config import LoraSettings, ModelConfig
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import written_by_others
 from nutgraf.modeling.load import load_architecture, load_base, load_weights
+
+# peft warns of an adapter on tied weights: `merge_adapter` parts them.
+for message in ("Model .* `tie_word_embeddings=True`", "Input and output embeddings are no longer"):
+    warnings.filterwarnings("ignore", message=message)
 
 # Errors of the libraries for a damaged adapter.
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, RuntimeError, UserWarning, SafetensorError)
@@ -105,11 +110,18 @@ def with_adapters(
 def merge_adapter(config: ModelConfig, adapter: Path, out: Path) -> None:
     """Save the base at `out` with the adapter saved at `adapter` added into its weights.
 
-    The sum is in fp32, never in 4 bits, and is saved in the base's own number format. Raises
-    UserError as `with_adapter` does, Failure if a merged weight is not finite.
+    The sum is in fp32, never in 4 bits, and is saved in the base's own number format. If embedding
+    and output layer share weights and one of them has an adapter, they are parted. Raises UserError
+    as `with_adapter` does, Failure if a merged weight is not finite.
     """
     dtype = load_architecture(config).dtype or torch.float32
-    model = _load_adapters(load_weights(config, dtype=torch.float32), {"default": adapter})
+    base = load_weights(config, dtype=torch.float32)
+    model = _load_adapters(base, {"default": adapter})
+    embedding, output = base.get_input_embeddings(), base.get_output_embeddings()
+    adapted = isinstance(embedding, BaseTunerLayer) or isinstance(output, BaseTunerLayer)
+    if adapted and output is not None and output.weight is embedding.weight:
+        layer: Any = output.get_base_layer() if isinstance(output, BaseTunerLayer) else output
+        layer.weight = torch.nn.Parameter(layer.weight.clone())
     try:
         merged = cast(Any, model).merge_and_unload(safe_merge=True).to(dtype)
     except ValueError as error:

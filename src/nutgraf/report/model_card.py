@@ -1,7 +1,7 @@
 """Write a model's card: what it is, how it was trained and measured, how to load it.
 
-The words are in templates/model_card.md, which includes usage.md; the front matter is what the Hub
-reads (huggingface.co/docs/hub/model-cards).
+The words are in templates/model_card.md, which includes usage.jinja; the front matter is what the
+Hub reads (huggingface.co/docs/hub/model-cards).
 """
 
 from __future__ import annotations

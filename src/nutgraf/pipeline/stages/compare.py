@@ -129,7 +129,7 @@ def _errors(
 
 
 def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
-    from nutgraf.generation.decoding import generation_config
+    from nutgraf.generation.decoding import generation_config, recipe
     from nutgraf.modeling.load import load_tokenizer
 
     out.mkdir(parents=True)
@@ -149,6 +149,7 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     about = {
         "base": train["base"],
         **config.model_dump(mode="json", include={"model", "prompt", "generate"}),
+        "recipe": recipe(tokenizer, config.prompt, config.generate),
         "train": train,
         "study": model_card.study_record(
             config,
