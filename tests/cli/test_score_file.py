@@ -370,6 +370,7 @@ def test_a_file_that_cannot_be_read(capsys, tmp_path):
         (["FILE", *COLUMNS, "--force"], "--force is of a study"),
         (["FILE", *COLUMNS, "--score.seed", "3"], "--score.seed is of a study"),
         (["mine.yaml", *COLUMNS], "mine.yaml does not exist"),
+        (["ours.txt"], "ours.txt: give the file with its references behind it"),
         (["nowhere.yaml"], "nowhere.yaml does not exist: give the path of a YAML file"),
     ],
 )

@@ -299,6 +299,8 @@ def test_settings_are_immutable():
         ("train.learning_rate", "-1", r"train\.learning_rate is -1: .*greater than 0"),
         ("train.learning_rate", "fast", r"train\.learning_rate is 'fast': .*number"),
         ("lora.dropout", "1", r"lora\.dropout is 1: .*less than 1"),
+        ("score.resamples", "1000001", r"score\.resamples is 1000001: .*equal to 1000000"),
+        ("score.tokenizer", "ascii", r"score\.tokenizer is 'ascii': .*'rouge-score' or 'unicode'"),
         ("train.schedule", "cosin", r"train\.schedule is 'cosin': .*'cosine'"),
         ("train.max_steps", "25", r"max_examples is 896 and max_steps 25: set exactly one"),
         ("train.max_examples", "null", r"None and max_steps None: set exactly one"),

@@ -191,6 +191,8 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     options = vars(args)
     for_file = [name for name in _FOR_FILE if options[name]]
     if not (for_file or args.references or (args.config and is_table(args.config))):
+        if args.config and args.config.suffix == ".txt":
+            raise UserError(f"{args.config}: give the file with its references behind it")
         return _run(args, overrides)
     if args.config is None:
         raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")

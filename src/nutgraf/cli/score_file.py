@@ -68,10 +68,10 @@ def run(
         flags=out is not None,
         progress=visible(path.name),
     )
+    lines = [json.dumps(scores.record())] if as_json else _table(visible(str(path)), scores)
+    print(*lines, sep="\n", flush=True)  # before a file that may not be written
     if out:
         _write(out, rows, scores)
-    lines = [json.dumps(scores.record())] if as_json else _table(visible(str(path)), scores)
-    print(*lines, sep="\n")
 
 
 def score_texts(
