@@ -358,15 +358,20 @@ def test_streams_and_whole_summaries_are_decoded_together():
 def test_what_cannot_be_ready_in_time_is_refused_at_once():
     fake = Fake()
     with (
-        serving(fake, Limits(time_limit=0.5, batch_size=1)) as server,
-        ThreadPoolExecutor(2) as people,
+        serving(fake, Limits(time_limit=1, batch_size=1)) as server,
+        ThreadPoolExecutor(3) as people,
     ):
         fake.open.clear()
-        slow = people.submit(server.ask, "slow")  # from which a batch is known to take 0.3 s
+        slow = people.submit(server.ask, "slow")  # from which a batch is known to take 0.7 s
         until(lambda: len(fake.batches) == 1)
-        time.sleep(0.3)
+        waiting = [people.submit(server.ask, "a b", stream=stream) for stream in (False, True)]
+        time.sleep(0.7)
         fake.open.set()
         assert slow.result().is_success
+        assert "s of work, too much for the 1 s of --time-limit: ask" in refusal(
+            waiting[0].result(), 429
+        )
+        assert '{"status": 429, ' in waiting[1].result().text
         fake.open.clear()
         running = people.submit(server.ask, "next")
         until(lambda: len(fake.batches) == 2)
@@ -374,11 +379,12 @@ def test_what_cannot_be_ready_in_time_is_refused_at_once():
             answer = server.ask("c d", stream=stream)
             line = refusal(answer, 429)
             assert re.search(
-                r"1 more asked for, about 0.[6-9]\d* s of work, limit 0.5 s \(--time", line
+                r"1 more asked for, about 1\.\d+ s of work, too much for the 1 s", line
             )
             assert answer.headers["retry-after"] == "1"
         fake.open.set()
         assert running.result().is_success
+    assert fake.batches == [["best slow"], ["best next"]]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back():

@@ -11,10 +11,10 @@ import ctypes
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
 from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.modeling.losses import DeviceMemoryError
 from nutgraf.serving.errors import RequestError
@@ -22,7 +22,10 @@ from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics, log_place
 from nutgraf.serving.models import Models
 
-_SMOOTHING = 0.2  # weight of the last batch in the mean seconds of a batch
+# A batch of n summaries takes about as long as 3 + n units (docs/log.md). How long a unit is, the
+# batches show; the last one has this weight.
+_FIXED_UNITS, _SMOOTHING = 3, 0.3
+_SHARE = 0.8  # of the time limit that work may be estimated to take
 _MAX_RETRY_AFTER = 60  # seconds
 # To pass on a piece takes the interpreter from the model for some milliseconds. So each of several
 # streams gets its next piece after so many seconds for each of the others.
@@ -42,6 +45,7 @@ class Job:
     system: str
     streamed: bool
     on_event: Callable[[Job, str | SummaryResult | RequestError], None]
+    deadline: float = math.inf  # of the estimate, on the monotonic clock
     closed: bool = False  # answered, or not wanted any more
 
 
@@ -54,7 +58,8 @@ class Worker:
         self._queue: list[Job] = []
         self._running: list[Job] = []
         self._changed = threading.Condition()
-        self._batch_seconds = 0.0  # mean; 0 before the first batch
+        self._unit_seconds = 0.0  # 0 before the first batch
+        self._started = 0.0  # when the running batch was
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="nutgraf-worker", daemon=True)
         self.unanswered = 0  # summaries accepted and not yet answered
@@ -98,6 +103,8 @@ class Worker:
             self.check()
             if self.unanswered:
                 self._check_room(jobs)
+            for job in jobs:
+                job.deadline = time.monotonic() + _SHARE * self._limits.time_limit
             self._queue.extend(jobs)
             self._count(len(jobs))
             self._changed.notify_all()
@@ -110,30 +117,51 @@ class Worker:
             self._queue = [job for job in self._queue if not job.closed]
 
     def _check_room(self, jobs: Sequence[Job]) -> None:
-        by_system = Counter(job.system for job in [*self._queue, *jobs])
-        batches = sum(math.ceil(n / self._batch_size) for n in by_system.values())
-        seconds = (batches + bool(self._running)) * self._batch_seconds
-        max_queue, time_limit = self._limits.max_queue, self._limits.time_limit
-        if self.unanswered + len(jobs) > max_queue:
-            line = f"limit {max_queue} (--max-queue)"
-        elif seconds > time_limit:
-            line = f"about {seconds:.3g} s of work, limit {time_limit:g} s (--time-limit)"
-            seconds -= time_limit
-        else:
-            return
-        wait = min(_MAX_RETRY_AFTER, max(1, math.ceil(seconds)))
-        line = f"{self.unanswered} summaries are waiting and {len(jobs)} more asked for, {line}"
-        raise RequestError(429, f"{line}: ask again in {wait} s", retry_after=wait)
+        waits = self._waits([*self._queue, *jobs])
+        own, limits = max(waits[job] for job in jobs), self._limits
+        asked = f"{self.unanswered} summaries are waiting and {len(jobs)} more asked for"
+        if self.unanswered + len(jobs) > limits.max_queue:
+            raise _busy(f"{asked}, limit {limits.max_queue} (--max-queue)", max(waits.values()))
+        if own > _SHARE * limits.time_limit:
+            line = f"{asked}, about {own:.3g} s of work, too much for the {limits.time_limit:g} s"
+            raise _busy(f"{line} of --time-limit", own - _SHARE * limits.time_limit)
+
+    def _waits(self, queue: Sequence[Job]) -> dict[Job, float]:
+        """Estimate in how many seconds each job of a queue is ready."""
+        left, waits = list(queue), dict[Job, float]()
+        end = self._started + self._unit_seconds * _units(self._running)
+        seconds = max(0.0, end - time.monotonic()) if self._running else 0.0
+        while batch := self._batch(left):
+            seconds += self._unit_seconds * _units(batch)
+            waits |= dict.fromkeys(batch, seconds)
+            left = [job for job in left if job not in waits]
+        return waits
+
+    def _refuse_late(self) -> None:
+        """Refuse those that wait and cannot be ready in time, the youngest first."""
+        while True:
+            with self._changed:
+                waits, now = self._waits(self._queue), time.monotonic()
+                late = [job for job in self._queue if now + waits[job] > job.deadline]
+                if not late:
+                    return
+                self._queue.remove(late[-1])
+            seconds = waits[late[-1]]
+            line = f"{len(waits)} summaries are waiting, about {seconds:.3g} s of work, too much "
+            line += f"for the {self._limits.time_limit:g} s of --time-limit"
+            self._answer(late[-1], _busy(line, now + seconds - late[-1].deadline))
 
     def _work(self) -> None:
         while self._next_jobs():
-            started = time.perf_counter()
-            self._write(self._running)
-            self._running = []
+            self._started = time.monotonic()
+            whole = self._write(self._running)
             _release_memory()
-            seconds = time.perf_counter() - started
-            weight = _SMOOTHING if self._batch_seconds else 1.0
-            self._batch_seconds += weight * (seconds - self._batch_seconds)
+            if whole and (units := _units(self._running)):
+                unit = (time.monotonic() - self._started) / units
+                weight = _SMOOTHING if self._unit_seconds else 1.0
+                self._unit_seconds += weight * (unit - self._unit_seconds)
+            self._running = []
+            self._refuse_late()
 
     def _next_jobs(self) -> bool:
         """Take the oldest job and those that go with it off the queue; return False at the end."""
@@ -141,25 +169,26 @@ class Worker:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._stopping)
                 self._changed.wait_for(
-                    lambda: not self._queue or len(self._compatible()) >= self._batch_size,
+                    lambda: len(self._batch(self._queue)) in (0, self._batch_size),
                     self._limits.batch_wait,
                 )
                 if self._stopping:
                     return False
                 if self._queue:
-                    self._running = self._compatible()[: self._batch_size]
+                    self._running = self._batch(self._queue)
                     self._queue = [job for job in self._queue if job not in self._running]
                     return True
 
-    def _compatible(self) -> list[Job]:
-        """Return the oldest job and all that can be written together with it."""
-        return [job for job in self._queue if job.system == self._queue[0].system]
+    def _batch(self, queue: Sequence[Job]) -> list[Job]:
+        """Return the oldest job and those that are written together with it."""
+        return [job for job in queue if job.system == queue[0].system][: self._batch_size]
 
-    def _write(self, jobs: Sequence[Job]) -> None:
-        """Write the summaries of jobs of one system."""
+    def _write(self, jobs: Sequence[Job]) -> bool:
+        """Write the summaries of jobs of one system; return whether any became whole."""
         self._metrics.batch_size.observe(len(jobs))
         articles, streamed = [job.article for job in jobs], [job.streamed for job in jobs]
         pieces, shown = [""] * len(jobs), [0.0] * len(jobs)
+        whole: list[bool] = []
         pause = _PIECE_SECONDS * (sum(streamed) - 1)
 
         def on_event(i: int, event: str | SummaryResult) -> bool:
@@ -171,7 +200,7 @@ class Worker:
                 job.on_event(job, pieces[i])
                 pieces[i], shown[i] = "", now
             if isinstance(event, SummaryResult):
-                self._answer(job, event)
+                whole.append(self._answer(job, event))
             return not job.closed
 
         try:
@@ -180,14 +209,17 @@ class Worker:
             refusal = self._request_error(error, len(jobs))
             for job in jobs:
                 self._answer(job, refusal)
+        return any(whole)
 
-    def _answer(self, job: Job, answer: SummaryResult | RequestError) -> None:
+    def _answer(self, job: Job, answer: SummaryResult | RequestError) -> bool:
+        """Answer a job; return False if it was closed before."""
         if not self._close(job):
-            return
+            return False
         if isinstance(answer, SummaryResult):
             self._metrics.summaries.labels(job.system).inc()
             self._metrics.new_tokens.labels(job.system).inc(answer.new_tokens)
         job.on_event(job, answer)
+        return True
 
     def _close(self, job: Job) -> bool:
         """Count a job as answered; return False if it was before."""
@@ -214,6 +246,17 @@ class Worker:
         return RequestError(
             500, f"no summary could be written ({type(error).__name__}): see the server's messages"
         )
+
+
+def _units(jobs: Sequence[Job]) -> int:
+    """Return how much work a batch is; extracts are none."""
+    written = [job for job in jobs if job.system not in EXTRACTIVE_SYSTEMS]
+    return _FIXED_UNITS + len(written) if written else 0
+
+
+def _busy(line: str, seconds: float) -> RequestError:
+    wait = min(_MAX_RETRY_AFTER, max(1, math.ceil(seconds)))
+    return RequestError(429, f"{line}: ask again in {wait} s", retry_after=wait)
 
 
 def _stopping_error() -> RequestError:
