@@ -176,7 +176,10 @@ def score(
     lengths = {"summaries": len(summaries), "references": len(references)}
     if articles is not None:
         texts["article"], lengths["articles"] = articles, len(articles)
-    if len(set(lengths.values())) > 1 or not summaries:
+    for what, given in (("summaries", summaries), ("references", references)):
+        if isinstance(given, str):
+            raise UserError(f"{what} is one text, {given[:40]!r}: give a list of texts")
+    if len(set(lengths.values())) > 1 or not lengths["summaries"]:
         counts = ", ".join(f"{n} {what}" for what, n in lengths.items())
         raise UserError(f"{counts}: give equally many, at least one")
     return score_file.score_texts(texts, tokenizer, flags, processes)

@@ -197,6 +197,7 @@ def test_text_files_with_other_counts_or_an_empty_reference(capsys, tmp_path):
     gold.write_text("One.\nTwo.\nThree.\n")
     found = scored(capsys, ours, str(gold))
     assert (found["n"], found["without_words"]) == (3, 1)
+    assert scored(capsys, ours, "--tokenizer", "rouge-score", str(gold)) == found
     assert found["rouge1"]["low"] is found["rouge1"]["high"] is None  # too few for an interval
     assert main.main(["score", str(ours), str(gold)]) == 0
     printed = capsys.readouterr().out

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import nutgraf
@@ -88,6 +90,11 @@ def test_several_summaries_are_those_of_one_at_a_time_and_streamed(runs: Path) -
 def test_scores_are_typed_and_without_articles_there_are_no_indicators() -> None:
     scores = nutgraf.score(["A new road opened."], ["A new road opened."])
     assert (scores.n, scores.rouge1.mean, scores.indicators) == (1, 100.0, {})
+    assert math.isnan(scores.rouge1.low)
+    table = pd.DataFrame({"ours": ["The road closed."], "gold": ["The road closes."]})
+    flagged = nutgraf.score(table["ours"], table["gold"], ["A road in Oslo."], flags=True)
+    assert flagged.rouge1.precision == flagged.rows[0]["rouge1"] == 100
+    assert [flag["kind"] for flag in flagged.rows[0]["flags"]] == []
 
 
 @pytest.mark.parametrize(
@@ -95,6 +102,12 @@ def test_scores_are_typed_and_without_articles_there_are_no_indicators() -> None
     [
         ((["a"], ["b", "c"]), "1 summaries, 2 references: give equally many, at least one"),
         (([], []), "0 summaries, 0 references: give equally many, at least one"),
+        (("a b", "a b"), "summaries is one text, 'a b': give a list of texts"),
+        (
+            (["a"], [math.nan]),
+            "row 1: the reference is not text: it is of type float: correct it or "
+            "leave the row out",
+        ),
         ((["a"], [" "]), "row 1: the reference is empty: correct it or leave the row out"),
         ((["a"], ["b"], [None]), "row 1: the article is missing: correct it or leave the row out"),
     ],

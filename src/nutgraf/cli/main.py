@@ -35,7 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ignore_launchers()
     try:
         words, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
-        args = _parser().parse_args(words)
+        args, behind = _parser().parse_known_args(words)
+        if behind and (any(w.startswith("-") for w in behind) or not hasattr(args, "references")):
+            raise UserError(f"unrecognized arguments: {' '.join(behind)}: see `nutgraf --help`")
+        if behind:  # argparse takes files before the first option only
+            args.references += map(Path, behind)
         if overrides and not hasattr(args, "stages"):
             raise UserError(f"--{next(iter(overrides))} is a setting of a study: not taken here")
         status: int | None = args.call(args, overrides)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +167,9 @@ def _row(
     Summary and references lose the marks that generators leave.
     Of several references some may be empty: they are as many as the row has.
     """
-    references = texts["reference"]
-    references = [references] if isinstance(references, str | bytes | None) else [*references]
+    given = texts["reference"]
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    references = [*given] if several else [given]
 
     marks = Counter[str]()
 
