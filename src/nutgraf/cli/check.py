@@ -16,7 +16,7 @@ from nutgraf.config.load import build_config
 from nutgraf.core import hub
 from nutgraf.core.console import Styled, print_line, print_section, supports_colour
 from nutgraf.core.environment import free_disk_bytes, library_versions
-from nutgraf.core.errors import UserError
+from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.paths import shown
 from nutgraf.core.units import duration
@@ -25,10 +25,10 @@ from nutgraf.data import data_card, load, sources
 from nutgraf.data.prompts import Encoded, Example, Piece, PromptError, Renderer
 from nutgraf.data.rows import Article
 from nutgraf.data.sources import SPLITS
+from nutgraf.pipeline import preflight
 from nutgraf.planning import advice, memory
 from nutgraf.planning.duration import Plan
 from nutgraf.planning.memory import RowLengths
-from nutgraf.training import tracking
 
 MAX_ARTICLES = {"train": 100, "validation": 4, "test": 50}  # that are read
 PROMPT_TOKENS = 60  # shown of the example's prompt from its beginning; half as many from its end
@@ -59,10 +59,7 @@ def run(config: Config) -> int:
     print_section("Machine", _machine(config))
     print_section("Hub", _hub(config, changes))
     print_section("Configuration (* differs from the default)", _configuration(config))
-    try:
-        tracking.installed_trackers(config.tracking.to)
-    except UserError as error:
-        changes.append(str(error))
+    changes += preflight.of_settings(config)
     sample = _read(config, changes)
     if any(change.startswith("model.base") for change in changes):
         print_section("Rows and plan", ["not known without the base's tokenizer and configuration"])
@@ -169,6 +166,10 @@ def _check_rows(config: Config, sample: _Sample, changes: list[str]) -> None:
         from nutgraf.modeling.load import load_tokenizer
         from nutgraf.planning import benchmark
 
+    try:
+        changes += preflight.of_models(config)
+    except Failure as error:  # the Hub's
+        changes.append(str(error))
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     started = time.perf_counter()
     encoded: list[Encoded] = []
@@ -287,16 +288,7 @@ def _plan(config: Config, plan: Plan) -> Iterator[str]:
 
 def _required_changes(config: Config, plan: Plan, articles: int) -> Iterator[str]:
     """Yield what has to change for the study to fit on the device and on the disk."""
-    dims, machine, new_tokens = plan.shape, plan.machine, config.generate.max_new_tokens
-    if machine.device == "cpu" and config.search.gpus_per_trial:
-        yield f"search.gpus_per_trial {config.search.gpus_per_trial:g} → 0 (there is no GPU here)"
-    longest = config.prompt.max_tokens + new_tokens
-    if longest > dims.positions:
-        yield (
-            f"prompt.max_tokens {config.prompt.max_tokens:,} → {dims.positions - new_tokens:,} "
-            f"(with generate.max_new_tokens {longest:,} tokens, and the base was made for "
-            f"{dims.positions:,})"
-        )
+    dims, machine = plan.shape, plan.machine
     peaks = memory.bytes_by_stage(config, dims, plan.rows, machine)
     stage, peak = max(peaks.items(), key=lambda item: item[1])
     why = f"{stage} needs {size(round(peak))}, {size(machine.free)} there"

@@ -65,6 +65,9 @@ class DataConfig(Section):
                 f"only {', '.join(named)} given: set {', '.join(f'data.{n}' for n in missing)} "
                 "too, or put all rows in one file with a split column and set data.source"
             )
+        endless = [split for split in splits if getattr(self, f"{split}_examples") is None]
+        if endless and missing and self.source == "newswire":
+            raise ValueError(f"the newswire never ends: set data.{endless[0]}_examples to a number")
         return self
 
 

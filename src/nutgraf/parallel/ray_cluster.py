@@ -39,6 +39,8 @@ os.environ.update(
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Ctrl-C is for the search: Ray would end with the trials that it has, as if they were all.
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        # Trials read relative paths, as in HF_HOME, where the study does.
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
     }
 )
 import ray
@@ -71,10 +73,11 @@ def local_ray(cpus: int, gpus: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def join_cluster(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
+def join_cluster(settings: RayConfig, folder: Path | None = None) -> Iterator[Cluster]:
     """Yield the cluster at `settings.address`, each of whose nodes has nutgraf and sees `folder`.
 
-    Raise UserError if there is none, and for a node that lacks one of both.
+    Raise UserError if there is none, and for a node that lacks one of both; without a folder nodes
+    are not looked at.
     """
     problem = UserError(
         f"no Ray cluster at ray.address {settings.address!r} (REASON): start one with "
@@ -82,7 +85,8 @@ def join_cluster(settings: RayConfig, folder: Path) -> Iterator[Cluster]:
     )
     with _session(problem, str(settings.address)):
         cluster = Cluster(settings)
-        cluster.check_nodes(folder)
+        if folder:
+            cluster.check_nodes(folder)
         if not settings.gpus_per_worker and (gpus := cluster.capacity(0, 1)):
             logger.warning(
                 f"the cluster has {gpus} GPUs and ray.gpus_per_worker is 0: none of them is used"

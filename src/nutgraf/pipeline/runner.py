@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import time
@@ -16,7 +17,7 @@ from nutgraf.core.console import show_log
 from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.files import write_text
-from nutgraf.pipeline import artifacts
+from nutgraf.pipeline import artifacts, preflight
 from nutgraf.storage.run_folder import Artefact, RunFolder
 from nutgraf.storage.run_lock import run_lock
 
@@ -33,6 +34,9 @@ STAGES = {
 }
 
 
+WITH_MODELS = ("prepare", "search", "train", "generate")
+
+
 def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool = False) -> bool:
     """Run stages in the folder `config.run`, and return whether anything had to be made.
 
@@ -46,7 +50,9 @@ def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool
     """
     if (config.ray.address or "").startswith("ray://"):
         return _run_on_cluster(config, stages, force)
+    preflight.require(preflight.of_settings(config))
     folder = RunFolder(config.run)
+    check = functools.cache(lambda: preflight.require(preflight.of_models(config)))
     anything = False
     with run_lock(folder.path), _synced(config, folder) as push:
         folder.recover()
@@ -60,7 +66,7 @@ def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool
             logger.info(f"{title} {STAGES[name]}")
             started = time.perf_counter()
             try:
-                if not run_stage(name, config, folder, force):
+                if not run_stage(name, config, folder, force, check):
                     logger.info(f"{title} unchanged, skipped")
                     continue
                 push()
@@ -72,14 +78,25 @@ def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool
     return anything
 
 
-def run_stage(name: str, config: Config, folder: RunFolder, force: bool = False) -> bool:
-    """Make the artefacts of a stage that are not current, or all; return whether there were any."""
+def run_stage(
+    name: str,
+    config: Config,
+    folder: RunFolder,
+    force: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Make the artefacts of a stage that are not current, or all; return whether there were any.
+
+    `check` is called before a stage that uses models.
+    """
     outdated: list[Artefact] = []
     current: list[Artefact] = []
     for artefact in artifacts.BY_STAGE[name](config, folder):
         follows = any(earlier.name in artefact.inputs for earlier in outdated)
         (outdated if follows or not artefact.is_current or force else current).append(artefact)
     if outdated:
+        if name in WITH_MODELS:
+            check()
         for artefact in current:
             logger.info(f"{artefact.name}: done before")
         _stage(name).run(config, folder, outdated)

@@ -17,6 +17,12 @@ def total_steps(settings: TrainConfig) -> int:
     return max(1, round(settings.max_examples / effective_batch_size(settings)))
 
 
+def warmup_steps(settings: TrainConfig) -> int:
+    """Return the steps in which the learning rate rises; a share of all leaves at least one."""
+    steps, warmup = total_steps(settings), settings.warmup_steps
+    return int(warmup) if warmup >= 1 else min(math.ceil(steps * warmup), steps - 1)
+
+
 def effective_batch_size(settings: TrainConfig) -> int:
     """Return the examples in one optimizer step."""
     return settings.micro_batch_size * settings.gradient_accumulation_steps

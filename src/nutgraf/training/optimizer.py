@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -10,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from nutgraf.config import TrainConfig
-from nutgraf.training.budget import total_steps
+from nutgraf.training.budget import total_steps, warmup_steps
 
 
 def build_optimizer(
@@ -25,11 +24,10 @@ def build_optimizer(
     optimizer = torch.optim.AdamW(
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    steps, warmup = total_steps(settings), settings.warmup_steps
     schedule: LambdaLR = get_scheduler(
         settings.schedule,
         optimizer,
-        num_warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
-        num_training_steps=steps,
+        num_warmup_steps=warmup_steps(settings),
+        num_training_steps=total_steps(settings),
     )
     return optimizer, schedule

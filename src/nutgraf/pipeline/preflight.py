@@ -1,0 +1,155 @@
+"""Find before the first stage of a study what a later one would refuse: the same for `check`.
+
+`of_settings` needs no model. `of_models` reads what decides whether a base and a rival can be used,
+but no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from nutgraf.config import Config, LoraSettings, systems
+from nutgraf.config.load import with_overrides
+from nutgraf.config.types import Choices
+from nutgraf.core.errors import Failure, UserError
+from nutgraf.evaluation.significance import check_resamples
+from nutgraf.training.budget import total_steps, warmup_steps
+from nutgraf.training.tracking import installed_trackers
+
+
+def of_settings(config: Config) -> list[str]:
+    """Return a line for each setting that a stage would refuse."""
+    return _collect(config, (_resamples, _warmup, _trackers))
+
+
+def of_models(config: Config) -> list[str]:
+    """Return a line for each setting that base, rivals, devices or a cluster do not go with.
+
+    Raises Failure if the Hub does not give what has to be read.
+    """
+    cluster = config.ray.address is not None
+    return _collect(config, [_devices, _base, _rivals, *([_cluster] if cluster else [])])
+
+
+def require(problems: Iterable[str]) -> None:
+    """Raise UserError with all problems, if there are any."""
+    if text := "; ".join(problems):
+        raise UserError(text)
+
+
+def _collect(config: Config, checks: Iterable[Callable[[Config], None]]) -> list[str]:
+    problems = []
+    for check in checks:
+        try:
+            check(config)
+        except UserError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def _resamples(config: Config) -> None:
+    competing = systems.without_oracle(systems.system_names(config.rivals))
+    check_resamples(config.score.resamples, len(competing) - 1)
+
+
+def _trackers(config: Config) -> None:
+    installed_trackers(config.tracking.to)
+
+
+def _warmup(config: Config) -> None:
+    """Refuse a rise that takes all of a training: of the baseline, or a trial with large steps."""
+    largest = {}
+    for name in ("warmup_steps", "micro_batch_size", "gradient_accumulation_steps"):
+        if domain := config.search.space.get(f"train.{name}"):
+            values = domain.choices if isinstance(domain, Choices) else (domain.high,)
+            largest[f"train.{name}"] = max(values)
+    trial = with_overrides(config, largest)
+    for train, where in ((config.train, ""), (trial.train, " with the largest of search.space")):
+        steps, warmup = total_steps(train), warmup_steps(train)
+        if warmup >= steps:
+            raise UserError(
+                f"train.warmup_steps is {train.warmup_steps:g} and a training has {steps} "
+                f"step{'s' * (steps > 1)}{where}: the learning rate would never reach its peak; lower it, or raise "
+                "train.max_examples or train.max_steps"
+            )
+
+
+def _devices(config: Config) -> None:
+    import torch
+
+    from nutgraf.modeling.load import choose_device
+
+    if config.ray.address is None:  # else those of the cluster count
+        choose_device(config.model)
+        gpus, there = config.search.gpus_per_trial, torch.cuda.device_count()
+        if gpus > there:
+            what = f"there are {there} GPUs here" if there else "there is no GPU here"
+            raise UserError(f"search.gpus_per_trial {gpus:g} → {there} ({what})")
+
+
+def _base(config: Config) -> None:
+    """Refuse a base that cannot have each adapter of the study, or that is too short."""
+    from nutgraf.modeling.shape import read_dims
+
+    domain = config.search.space.get("lora.target_modules")
+    choices = domain.choices if isinstance(domain, Choices) else ()
+    for targets in (config.lora.target_modules, *choices):
+        lora = with_overrides(config, {"lora.target_modules": targets}).lora
+        dims = read_dims(config.model, lora)
+        if config.search.together == "on":
+            _check_packed(config, lora)
+    new_tokens = config.generate.max_new_tokens
+    longest = config.prompt.max_tokens + new_tokens
+    if longest > dims.positions:
+        raise UserError(
+            f"prompt.max_tokens {config.prompt.max_tokens:,} → {dims.positions - new_tokens:,} "
+            f"(with generate.max_new_tokens {longest:,} tokens, and the base was made for "
+            f"{dims.positions:,})"
+        )
+
+
+def _check_packed(config: Config, lora: LoraSettings) -> None:
+    """Raise UserError if trainings with these adapters are not done together."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from nutgraf.modeling.adapters import fresh_adapter
+    from nutgraf.modeling.load import choose_device, load_architecture
+    from nutgraf.training.packed.loop import PackedTrainer
+    from nutgraf.training.packed.lora import PackedAdapter
+
+    device = choose_device(config.model)
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(load_architecture(config.model))
+            empty.train()
+            PackedTrainer(empty, 0, device)
+            with fresh_adapter(empty, lora, seed=0) as model:
+                PackedAdapter(model, 0, device)
+    except Failure as error:
+        raise UserError(str(error)) from error
+
+
+def _rivals(config: Config) -> None:
+    from nutgraf.generation.external import load_rival
+
+    for name, rival in config.rivals.items():
+        if rival.model:
+            load_rival(name, rival, "cpu")
+            folder = Path(rival.model)
+            if folder.is_dir() and not any(folder.glob("*.safetensors")):
+                raise UserError(
+                    f"rivals.{name}.model {rival.model!r} has no weights in safetensors: pickles "
+                    "are not read, since they can run code"
+                )
+
+
+def _cluster(config: Config) -> None:
+    """Refuse a cluster that is not there, or without room for one trial or worker."""
+    from nutgraf.parallel.ray_cluster import join_cluster
+
+    with join_cluster(config.ray) as cluster:
+        search, ray = config.search, config.ray
+        cluster.require_capacity(search.cpus_per_trial, search.gpus_per_trial, "search", "trial")
+        cluster.require_capacity(ray.cpus_per_worker, ray.gpus_per_worker)
