@@ -25,6 +25,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # bitsandbytes tries to fetch an optional CPU kernel when imported and logs that it could not.
 logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each try; the last is our error
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
 
+from nutgraf.core import console
 from nutgraf.core.console import print_line
 from nutgraf.core.errors import Failure
 from nutgraf.parallel.background_jobs import run_jobs
@@ -68,3 +70,14 @@ def test_messages_of_processes_reach_the_log_of_the_program(
     ]
     assert caplog.record_tuples == expected
     assert capfd.readouterr().err.splitlines() == [message for *_, message in expected]
+
+
+def test_a_librarys_warning_and_log_are_a_line_without_a_place_in_the_code(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    console.show_log()
+    place = "/x/lib/python3.11/site-packages/peft/tuners/a.py"
+    warnings.showwarning("tied\nlayers \x1b[31m", UserWarning, place, 1463)
+    logging.getLogger("somebody.else").warning("one\ntwo")
+    err = capsys.readouterr().err
+    assert err == "peft: tied layers \\x1b[31m\none\\ntwo\n"

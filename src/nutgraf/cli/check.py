@@ -106,14 +106,14 @@ def _hub(config: Config, changes: list[str]) -> Iterator[str]:
 
 def _downloads(config: Config) -> Iterator[tuple[str, str, str, str]]:
     """Yield (setting, repository on the Hub, its kind, what to use instead)."""
-    if config.model.base != "pocket" and not Path(config.model.base).is_dir():
+    if config.model.base != "pocket" and not Path(config.model.base).is_absolute():
         folder = "`pocket` or a folder with safetensors and a tokenizer"
         yield "model.base", config.model.base, "model", folder
     if sources.on_the_hub(config.data):
         files = "`newswire`, or files in data.train, data.validation and data.test"
         yield "data.source", config.data.source, "dataset", files
     for name, rival in config.rivals.items():
-        if rival.model and not Path(rival.model).is_dir():
+        if rival.model and not Path(rival.model).is_absolute():
             yield f"rivals.{name}.model", rival.model, "model", "a folder, or a file of summaries"
 
 

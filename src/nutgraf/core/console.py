@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from nutgraf.core.errors import visible, without_secrets
+from nutgraf.core.errors import one_line, visible, without_secrets
 
 WIDTH = 96
 _CODES = {"red": "31", "green": "32", "bold": "1"}
@@ -41,9 +44,20 @@ _LOGGER, _HANDLER = logging.getLogger("nutgraf"), _StandardError()
 
 
 def show_log() -> None:
-    """Print the log on standard error, from INFO on. A second call changes nothing."""
+    """Print the log on standard error, from INFO on. A second call changes nothing.
+
+    Warnings of libraries come on one line too.
+    """
     _LOGGER.addHandler(_HANDLER)
     _LOGGER.setLevel(logging.INFO)
+    logging.lastResort = _HANDLER
+    warnings.showwarning = warn_in_a_line
+
+
+def warn_in_a_line(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+    """Log a warning that Python would print with a place in the code, by its library's name."""
+    library = re.search(r"-packages/(\w+)", filename)
+    _LOGGER.warning(one_line(f"{library[1] if library else category.__name__}: {message}", 300))
 
 
 def supports_colour() -> bool:

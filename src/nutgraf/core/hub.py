@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import urllib.error
 import urllib.request
@@ -69,6 +70,25 @@ def connection_error() -> str | None:
     except (OSError, ValueError) as error:
         return _reason(getattr(error, "reason", None) or error, 100)
     return None
+
+
+def check_reachable(setting: str, repository: str) -> None:
+    """Raise Failure if a model is not in the cache, and the Hub cannot be reached.
+
+    The libraries would try each of its files for a minute.
+    """
+    if constants.HF_HUB_OFFLINE or is_cached(repository, "model"):
+        return  # offline they try nothing
+    if error := _first_connection_error():
+        raise Failure(
+            f"{setting} {repository!r} is no folder here, not in the cache, and the Hub cannot be "
+            f"reached ({error}): give a folder, or connect this machine"
+        )
+
+
+@functools.cache
+def _first_connection_error() -> str | None:
+    return connection_error()
 
 
 def is_cached(repository: str, kind: str) -> bool:

@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 def on_the_hub(data: DataConfig) -> bool:
     """Return whether the articles are neither embedded nor in local files or folders."""
     source = Path(data.source)
-    local = data.train or is_newswire(data) or source.exists()
+    local = data.train or is_newswire(data) or source.exists() or source.is_absolute()
     return not local and not tables.is_table(source)
 
 
@@ -44,6 +44,8 @@ def rows_of_split(
     if source.is_dir() and (files := _files_by_split(data, notes)):
         chained = itertools.chain.from_iterable(map(tables.read_rows_or_broken, files[split]))
         return enumerate(chained, 1), data.source, None
+    if source.is_absolute() and not source.exists():
+        raise UserError(f"data.source {data.source} does not exist: correct its path")
     if source.is_dir() or not (source.is_file() or tables.is_table(source)):
         rows, revision = _hub(data, split, notes)
         return enumerate(rows, 1), data.source, revision

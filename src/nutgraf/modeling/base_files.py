@@ -10,7 +10,8 @@ from importlib import resources
 from pathlib import Path
 
 from nutgraf.config import ModelConfig
-from nutgraf.core.errors import Failure, one_line
+from nutgraf.core.errors import Failure, UserError, one_line
+from nutgraf.modeling.model_folder import check_folder
 
 # Files that tokenizers are loaded from; a base has some of them.
 _TOKENIZER_FILES = (
@@ -20,9 +21,13 @@ _TOKENIZER_FILES = (
 
 
 def base_source(config: ModelConfig) -> str:
-    """Return the folder or Hub id that `transformers` loads the base from."""
+    """Return the folder or Hub id that `transformers` loads the base from.
+
+    Raises UserError for a path at which there is no model.
+    """
     if config.base == "pocket":
         return str(resources.files("nutgraf.pocket") / "checkpoint")
+    check_folder("model.base", config.base)
     return config.base
 
 
@@ -42,6 +47,7 @@ def tokenizer_fingerprint(config: ModelConfig) -> dict[str, str]:
     if not _can_change(config):
         return {}
     hashed = hashlib.sha256()
+    base_source(config)
     try:
         for path in filter(None, (_file(config, name) for name in _TOKENIZER_FILES)):
             hashed.update(path.name.encode() + path.read_bytes())
@@ -58,7 +64,7 @@ def hash_weights(config: ModelConfig) -> str:
     """
     try:
         files = _weight_files(config)
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     except Exception as error:  # as in `load_errors`
         raise load_failure(config, error) from error

@@ -162,7 +162,7 @@ def load_errors(config: ModelConfig) -> Iterator[None]:
     """Raise Failure for anything that transformers raises if it cannot load the base."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, UserError):
         raise
     except Exception as error:  # a damaged file can make the libraries raise anything
         raise load_failure(config, error) from error

@@ -18,6 +18,7 @@ from nutgraf.core import hub
 from nutgraf.core.errors import UserError
 from nutgraf.core.paths import is_path
 from nutgraf.modeling.base_identity import base_identity
+from nutgraf.modeling.model_folder import check_pointers
 
 FILE = "nutgraf.json"
 _ADAPTER = "adapter_config.json"
@@ -48,6 +49,7 @@ def find_model(model: str) -> Path:
     path = Path(model).expanduser()
     for folder in (path, path / "final_best_model"):
         if (folder / FILE).is_file():
+            check_pointers(folder)
             return folder
     if is_path(model.partition("@")[0]) or not _HUB_ID.fullmatch(model):
         raise UserError(

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
@@ -13,6 +14,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from nutgraf.core import signals
+from nutgraf.core.console import warn_in_a_line
 from nutgraf.core.errors import Failure
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.parallel.process_pool import SPAWN, Result, Row, follow_parent
@@ -111,6 +113,7 @@ def _run(work: bytes, sender: Any, level: int) -> None:
     _PACKAGE_LOGGER.setLevel(level)
     _PACKAGE_LOGGER.addHandler(_ToParent(sender))
     _PACKAGE_LOGGER.propagate = False
+    warnings.showwarning = warn_in_a_line
     try:
         with signals.stop_on_signals(signal.SIGTERM):
             with fast_imports():

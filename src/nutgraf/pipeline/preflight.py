@@ -7,13 +7,13 @@ but no weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from nutgraf.config import Config, LoraSettings, systems
 from nutgraf.config.load import with_overrides
 from nutgraf.config.types import Choices
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.evaluation.significance import check_resamples
+from nutgraf.modeling.model_folder import check_folder
 from nutgraf.training.budget import total_steps, warmup_steps
 from nutgraf.training.tracking import installed_trackers
 
@@ -70,8 +70,8 @@ def _warmup(config: Config) -> None:
         if warmup >= steps:
             raise UserError(
                 f"train.warmup_steps is {train.warmup_steps:g} and a training has {steps} "
-                f"step{'s' * (steps > 1)}{where}: the learning rate would never reach its peak; lower it, or raise "
-                "train.max_examples or train.max_steps"
+                f"step{'s' * (steps > 1)}{where}: the learning rate would never reach its peak; "
+                "lower it, or raise train.max_examples or train.max_steps"
             )
 
 
@@ -136,13 +136,8 @@ def _rivals(config: Config) -> None:
 
     for name, rival in config.rivals.items():
         if rival.model:
+            check_folder(f"rivals.{name}.model", rival.model)
             load_rival(name, rival, "cpu")
-            folder = Path(rival.model)
-            if folder.is_dir() and not any(folder.glob("*.safetensors")):
-                raise UserError(
-                    f"rivals.{name}.model {rival.model!r} has no weights in safetensors: pickles "
-                    "are not read, since they can run code"
-                )
 
 
 def _cluster(config: Config) -> None:

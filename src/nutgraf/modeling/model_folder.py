@@ -1,0 +1,68 @@
+"""Name what lies in a folder that is to be a model, before a library looks for it on the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nutgraf.core.errors import UserError
+from nutgraf.core.files import read_json
+
+_POINTER = b"version https://git-lfs.github.com/"
+_READ = ("*.safetensors", "*.json", "*.model", "*.jinja")  # of a model
+
+
+def check_folder(setting: str, model: str) -> None:
+    """Raise UserError if `model` is a path and no folder with a model in the form of the Hub.
+
+    An adapter alone, a GGUF file and pointers of Git LFS are named. The id of a repository passes
+    if it is in the cache or the Hub answers, else Failure is raised.
+    """
+    path = Path(model)
+    if not os.path.isabs(model) and not path.is_dir():
+        from nutgraf.core.hub import check_reachable  # with its library
+
+        return check_reachable(setting, model)
+    what = _fault(path) if path.is_dir() else _not_a_folder(path)
+    if what:
+        raise UserError(f"{setting} {model!r} {what}")
+
+
+def check_pointers(folder: Path) -> None:
+    """Raise UserError if a file of a model is a pointer of Git LFS."""
+    for pattern in _READ:
+        for path in sorted(folder.glob(pattern)):
+            with path.open("rb") as file:
+                if file.read(len(_POINTER)) == _POINTER:
+                    raise UserError(
+                        f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` "
+                        "in that folder"
+                    )
+
+
+def _not_a_folder(path: Path) -> str:
+    if not path.exists():
+        return "is not there: correct the path, which is one of the folder of the command"
+    with path.open("rb") as file:
+        if file.read(4) == b"GGUF":
+            return "is a GGUF file: give the folder of the model in safetensors that it is made of"
+    return "is a file: give the folder of the model"
+
+
+def _fault(folder: Path) -> str | None:
+    check_pointers(folder)
+    if (folder / "config.json").is_file():
+        if any(folder.glob("*.safetensors")):
+            return None
+        return "has no weights in safetensors; pickles are not read, since they can run code"
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        return f"is an adapter, no model: give its base, {base!r}, or the merged model"
+    names = sorted(path.name for path in folder.iterdir())
+    if gguf := [name for name in names if name.lower().endswith(".gguf")]:
+        return f"holds a GGUF file ({gguf[0]}): give the folder of the model in safetensors"
+    inside = [path.parent.name for path in sorted(folder.glob("*/config.json"))]
+    if inside:
+        return f"has no config.json: is it {folder / inside[0]}?"
+    held = f"holds {', '.join(names[:3])}" if names else "is empty"
+    return f"has no config.json and {held}: give the folder of a model"

@@ -1,0 +1,113 @@
+"""What a later stage would refuse is refused before the first one, by `check` and `run` alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import command
+
+from nutgraf.config import TrainConfig
+from nutgraf.config.load import ConfigError, build_config, load_config_values
+from nutgraf.pipeline import preflight
+from nutgraf.training import tracking
+from nutgraf.training.budget import warmup_steps
+
+SPACE = {"choices": ["all-linear", ["q_proj", "no_such_proj"]]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"score.resamples": 200}, "score.resamples is 200: 12 comparisons need at least 480"),
+        (
+            {"train.warmup_steps": 1000},
+            "train.warmup_steps is 1000 and a training has 112 steps: the learning rate would "
+            "never reach its peak; lower it, or raise train.max_examples or train.max_steps",
+        ),
+        (
+            {"train.warmup_steps": 1, "train.max_examples": 2},
+            "train.warmup_steps is 1 and a training has 1 step: ",
+        ),
+        (
+            {"train.warmup_steps": 56},
+            "train.warmup_steps is 56 and a training has 56 steps with the largest of search.space",
+        ),
+        (
+            {"search.space.train.warmup_steps": {"low": 1, "high": 500}},
+            "train.warmup_steps is 500 and a training has 56 steps with the largest of search.space",
+        ),
+        ({"tracking.to": ["wandb"]}, "tracking.to names wandb, which is not installed"),
+    ],
+)
+def test_a_setting_that_a_later_stage_refuses(monkeypatch, settings, said):
+    monkeypatch.setitem(tracking._TRACKERS, "wandb", ("no_such_library", tracking._wandb))
+    (problem,) = preflight.of_settings(load_config_values(None, settings))
+    assert problem.startswith(said)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.05, 0.9999, 1, 55])
+def test_a_rise_that_ends_is_taken(warmup):
+    assert preflight.of_settings(load_config_values(None, {"train.warmup_steps": warmup})) == []
+
+
+def test_a_share_of_steps_never_takes_the_only_one():
+    one = TrainConfig(max_examples=8)
+    assert warmup_steps(one) == 0
+    assert warmup_steps(TrainConfig(max_examples=16)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"search.gpus_per_trial": 1}, r"search.gpus_per_trial 1 → 0 \(there is no GPU here\)"),
+        ({"model.device": "cuda"}, "model.device is 'cuda' and there is no CUDA device"),
+        ({"prompt.max_tokens": 2000}, r"prompt.max_tokens 2,000 → 1,952 \(with generate"),
+        ({"lora.target_modules": ["no_such_proj"]}, "lora.target_modules .*no_such_proj"),
+        ({"search.space.lora.target_modules": SPACE}, "lora.target_modules .*no_such_proj"),
+        ({"model.base": "/nowhere/base"}, "model.base '/nowhere/base' is not there"),
+        ({"rivals.x.model": "/nowhere/r"}, "rivals.x.model '/nowhere/r' is not there"),
+        ({"ray.address": "127.0.0.1:9"}, "no Ray cluster at ray.address '127.0.0.1:9'"),
+    ],
+)
+def test_what_does_not_go_with_base_rivals_or_devices(settings, said):
+    (problem,) = preflight.of_models(load_config_values(None, settings))
+    assert re.search(said, problem)
+
+
+def test_adapters_that_are_not_trained_together_if_that_is_asked_for(tiny_base: Path) -> None:
+    settings: dict[str, Any] = {
+        "model": {"base": str(tiny_base)},
+        "prompt": {"max_tokens": 300, "max_article_tokens": 200},
+        "lora": {"target_modules": ["q_proj", "embed_tokens"]},
+        "search": {"together": "on"},
+    }
+    (problem,) = preflight.of_models(build_config(settings))
+    assert problem.startswith("an adapter on model.embed_tokens is not trained together with")
+    settings["search"]["together"] = "off"
+    assert preflight.of_models(build_config(settings)) == []
+
+
+def test_the_newswire_never_ends():
+    with pytest.raises(ConfigError, match=r"never ends: set data.test_examples to a number"):
+        load_config_values(None, {"data.test_examples": None})
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("score.resamples", 200), ("search.space.lora.target_modules", SPACE)],
+)
+def test_run_says_it_before_its_first_stage_in_the_words_of_check(tmp_path: Path, word, value):
+    words = [f"--{word}", json.dumps(value)]
+    folder = tmp_path / "study"
+    run = command.run("run", "--run", str(folder), *words, status=2)
+    said = run.stderr.splitlines()[-1].removeprefix("nutgraf: ")
+    assert said in preflight.of_settings(config := load_config_values(None, {word: value})) or (
+        said in preflight.of_models(config)
+    )
+    assert not (folder / "data").exists()
+    check = command.run("check", *words, status=2).stdout
+    assert said in " ".join(check.split())
