@@ -97,6 +97,8 @@ def test_a_configuration_and_a_run_folder_are_read_as_for_run(capsys, tmp_path, 
         (["--prompt.max-tokens", "2000"], "prompt.max_tokens 2,000 → 1,952"),
         (["--lora.target-modules", "[c_attn]"], "the base has no such layers"),
         (["--data.source", "nowhere.csv"], "nowhere.csv does not exist"),
+        (["--score.resamples", "200"], "score.resamples is 200: 12 comparisons need at least 480"),
+        (["--train.warmup-steps", "500"], "train.warmup_steps is 500 and a training has 112"),
         (["--prompt.max-tokens", "80", "--prompt.max-article-tokens", "40"], "too long"),
         (["--prompt.max-tokens", "60", "--prompt.max-article-tokens", "40"], "none has room"),
     ],
@@ -169,7 +171,7 @@ def test_what_could_drive_a_terminal_does_not_reach_it(capsys, tmp_path, quick):
     example = text[text.index("One training row") :]
     assert "gnp.exe" in example
     assert "\\u202egnp.exe" in example
-    assert "rivals.a.model \\x1b]0;owned\\x07" in text
+    assert re.search(r"rivals\.a\.model '/.*\\x1b\]0;owned\\x07", text)
 
 
 # The Hub.

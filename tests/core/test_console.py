@@ -78,6 +78,7 @@ def test_a_librarys_warning_and_log_are_a_line_without_a_place_in_the_code(monke
     console.show_log()
     place = "/x/lib/python3.11/site-packages/peft/tuners/a.py"
     warnings.showwarning("tied\nlayers \x1b[31m", UserWarning, place, 1463)
-    logging.getLogger("somebody.else").warning("one\ntwo")
+    assert logging.lastResort
+    logging.lastResort.handle(logging.makeLogRecord({"msg": "one\ntwo", "levelno": 30}))
     err = capsys.readouterr().err
     assert err == "peft: tied layers \\x1b[31m\none\\ntwo\n"

