@@ -54,7 +54,14 @@ def show_log() -> None:
     warnings.showwarning = warn_in_a_line
 
 
-def warn_in_a_line(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+def warn_in_a_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
     """Log a warning that Python would print with a place in the code, by its library's name."""
     library = re.search(r"-packages/(\w+)", filename)
     _LOGGER.warning(one_line(f"{library[1] if library else category.__name__}: {message}", 300))
