@@ -204,9 +204,12 @@ BAD_ARTICLES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.symlink_to(path), "cannot be read"),
     (as_text(""), "is empty"),
     (as_text("\ufeff \u200b\n\x00\x1b"), "is empty"),
-    (as_text("News.".encode("utf-16")), "not UTF-8: invalid start byte at byte 0"),
+    (as_text("News.".encode("utf-16")[:-1]), "not UTF-8: truncated data at byte 10"),
     (as_text(b"caf\xe9 news"), "not UTF-8: invalid continuation byte at byte 3"),
-    (as_text(b"PK\x03\x04\xff\xfe"), "not UTF-8"),
+    (as_text(b"PK\x03\x04\xff\xfe"), "is a workbook, a document or an archive"),
+    (as_text(b"%PDF-1.7\n%\xe2"), "is PDF: save its text as .txt"),
+    (as_text(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"), "run `git lfs pull`"),
+    (as_text(gzip.compress(b"News." * 99)[:-4]), "cannot be read"),
 ]
 
 

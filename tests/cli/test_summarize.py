@@ -215,6 +215,26 @@ def test_what_to_look_at_is_told_on_standard_error(
     assert "were not read" not in capsys.readouterr().err
 
 
+def test_what_cannot_be_read_is_left_out_and_ends_the_command(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "a.txt").write_text(NEWS[0])
+    (pages / "b.html").write_text("<!doctype html><html><body></body></html>")
+    gone = str(tmp_path / "gone.txt")
+    with pytest.raises(
+        Failure, match=r"2 of 3 articles were left out: the first: .*b\.html is HTML"
+    ):
+        summarize.run(str(saved), [str(pages), gone], as_json=False)
+    told = capsys.readouterr()
+    assert told.out.strip()
+    assert told.err.splitlines()[0].startswith(f"left out: {pages / 'b.html'} is HTML in which")
+    assert told.err.splitlines()[1].startswith(f"left out: {gone} is not a file")
+    with pytest.raises(UserError, match=r"none of 2 articles can be read: the first: .*gone\.txt"):
+        summarize.run(str(saved), [gone, str(pages / "b.html")], as_json=False)
+
+
 def test_a_missing_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     summarize._warn(
         NewArticle("a.txt", "Ann Lee spoke."),

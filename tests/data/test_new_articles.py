@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from nutgraf.core.errors import UserError
+from nutgraf.core.errors import Failure, NutgrafError, UserError
 from nutgraf.data import new_articles
 from nutgraf.data.new_articles import Columns, NewArticle
 
@@ -110,7 +111,7 @@ def test_an_address_is_fetched_only_where_that_is_allowed(monkeypatch: pytest.Mo
         ("none.txt", None, "none.txt is not a file: give files, folders, or -"),
         ("a\x00b", None, "cannot be read: embedded null byte"),
         ("a.jsonl", b"", "a.jsonl holds no row"),
-        ("a.jsonl", b'{"text": "x"}', "row 1 has no column 'article' (it has text): name it with"),
+        ("a.jsonl", b'{"html": "x"}', "row 1 has no column 'article' (it has html): name it with"),
         ("a.jsonl", b'{"articel": "x"}', "did you mean 'articel'?"),
         ("a.jsonl", b'{"article": 3}', "row 1: column 'article' is not text: it is of type int"),
         ("a.jsonl", b'{"article": "x"}\n{"article": " "}', "row 2: column 'article' is empty"),
@@ -149,3 +150,62 @@ def test_json_lines_of_any_text_come_back(tmp_path: Path) -> None:
     texts = ["Ünïcödé – “quotes”", "tab\there", "a\nb"]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"article": t}) + "\n" for t in texts))
     assert [row.text for row in read(tmp_path / "x.jsonl")] == texts
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    for name in ("a.html", "c.html"):
+        (folder / name).write_text(PAGE.format(LONG))
+    (folder / "b.html").write_text("<!doctype html><html><body></body></html>")
+    (folder / "d.txt").write_bytes(b"")
+    (folder / "e.csv.gz").write_bytes(b"\x1f\x8bno gzip")
+    (folder / "f.jsonl").write_text('{"text": "One."}\n{"text": ""}\n{"te\n{"text": "Two."}\n')
+    (tmp_path / "list").write_text("https://n.test/1\nhttps://n.test/2\n")
+
+    def fetched(address: str) -> str:
+        if address.endswith("2"):
+            raise Failure(f"{address} could not be fetched: 404")
+        return "Web."
+
+    monkeypatch.setattr(new_articles, "fetch_article", fetched)
+    failed: list[NutgrafError] = []
+    sources = [folder, tmp_path / "gone.txt", tmp_path / "list"]
+    found = read(*sources, fetch=True, failed=failed)
+    assert [article.text for article in found] == [
+        LONG.strip(),
+        LONG.strip(),
+        "One.",
+        "Two.",
+        "Web.",
+    ]
+    told = "\n".join(map(str, failed))
+    for name, reason in (
+        ("b.html", "is HTML in which no article was found"),
+        ("d.txt", "is empty"),
+        ("e.csv.gz", "cannot be read"),
+        ("f.jsonl row 2", "column 'text' is empty"),
+        ("f.jsonl line 3", "is not JSON"),
+        ("gone.txt", "is not a file"),
+        ("n.test/2", "could not be fetched: 404"),
+    ):
+        assert re.search(f"{re.escape(name)}.* {re.escape(reason)}", told)
+    assert len(failed) == 7
+
+
+def test_rows_on_standard_input_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rows in (
+        '{"article": "One."}\n{"article": "Two."}\n',
+        '[{"text": "One."}, {"text": "Two."}]',
+    ):
+        given = SimpleNamespace(buffer=io.BytesIO(rows.encode()))
+        monkeypatch.setattr(sys, "stdin", given)
+        assert [row.text for row in read("-")] == ["One.", "Two."]
+
+
+def test_a_compressed_text_and_one_in_utf_16_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"News."))
+    (tmp_path / "b.txt").write_bytes("Caf\xe9.".encode("utf-16"))
+    assert [row.text for row in read(tmp_path)] == ["News.", "Caf\xe9."]

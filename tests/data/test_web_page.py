@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
+import re
 import shutil
 import socket
 import ssl
@@ -11,6 +13,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from email.message import EmailMessage
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -47,6 +52,106 @@ def test_a_page_in_another_encoding_is_read_by_what_it_says_of_itself() -> None:
     assert "council of Tromsø voted" in web_page.extract_article(
         page.encode("latin-1"), "page.html"
     )
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Extract an article and return what is said of it."""
+    monkeypatch.setattr(logging.getLogger("nutgraf"), "propagate", True)
+    caplog.set_level("INFO")
+
+    def extract(page: bytes | str) -> str:
+        caplog.clear()
+        web_page.extract_article(page, "page.html")
+        return "\n".join(caplog.messages)
+
+    return extract
+
+
+def test_what_was_taken_is_said(told: Callable[..., str]) -> None:
+    assert told(PAGE) == (
+        "page.html: 53 words taken: Schools close The council of Oslo … half of what they once had."
+    )
+
+
+def saved(page: str, encoding: str = "quoted-printable") -> bytes:
+    """Return a page as Chrome saves it in one file."""
+    part = EmailMessage()
+    part.set_content(page, subtype="html", cte=encoding, charset="utf-8")
+    whole = MIMEMultipart("related", type="text/html")
+    whole["From"] = "<Saved by Blink>"
+    whole["Subject"] = "Schools close =?utf-8?Q?=E2=80=93?= The Paper"
+    whole.attach(part)
+    whole.attach(MIMEText("body { color: red }", "css"))
+    return whole.as_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["quoted-printable", "base64"])
+def test_a_page_saved_in_one_file_is_read(encoding: str) -> None:
+    content = saved(PAGE.replace("Oslo", "Tromsø"), encoding)
+    assert web_page.is_html(content)
+    found = web_page.extract_article(content, "page.mhtml")
+    assert STORY[0].replace("Oslo", "Tromsø") in found.splitlines()
+    mail = EmailMessage()
+    mail.set_content("\n".join(STORY))
+    assert web_page.extract_article(mail.as_bytes(), "a.eml").strip() == "\n".join(STORY)
+
+
+def paragraphs(of: str) -> str:
+    return "".join(f"<p>{text} It was item {n} of {of}.</p>" for n in range(3) for text in STORY)
+
+
+# trafilatura gives up behind the picture.
+HALF = f"""<html><body><main><div class="story-body">{paragraphs("one")}</div>
+<figure><figcaption>A school in Oslo</figcaption></figure>
+<div class="lower">{paragraphs("two")}</div></main></body></html>"""
+
+
+def test_a_page_that_may_have_more_is_named(told: Callable[..., str]) -> None:
+    said = told(HALF)
+    assert (
+        "page.html: 207 words taken: The council of Oslo voted on … It was item 2 of one." in said
+    )
+    assert re.search(r"another extractor finds (39|40|41)\d words: look whether", said)
+    assert "extractor" not in told(PAGE)
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "expected"),
+    [
+        ("Just a moment...", "Enable JavaScript and cookies to continue", "a check for robots"),
+        ("Access Denied", "You don't have permission to access this page.", "a check for robots"),
+        ("News", "We value your privacy. We and our 842 partners store cookies on a device. With "
+         "your consent we and our partners use precise data. Manage your privacy preferences. " * 3,
+         "a question about cookies"),
+        ("The Paper", "You need to enable JavaScript to run this app.", "a page that only JavaS"),
+        ("Page not found", "The page was not found. Try the search.", "an error"),
+    ],
+)  # fmt: skip
+def test_a_notice_is_no_article(title: str, text: str, expected: str) -> None:
+    page = (
+        f"<html><head><title>{title}</title></head><body><main><p>{text}</p></main></body></html>"
+    )
+    with pytest.raises(UserError, match=f"page.html is {expected}"):
+        web_page.extract_article(page, "page.html")
+
+
+def test_pages_of_another_kind_are_named(told: Callable[..., str]) -> None:
+    teasers = "".join(
+        f"<article><h2><a href='/{n}'>The council voted on its school {n}</a></h2>"
+        f"<p>{STORY[n % 3]}</p></article>"
+        for n in range(8)
+    )
+    assert "a list of articles, such as a front page" in told(
+        f"<html><body>{teasers}</body></html>"
+    )
+    wall = PAGE.replace("<footer>", "<div>Subscribe to continue reading</div><footer>")
+    assert "behind a paywall" in told(wall)
+    wall = PAGE.replace("</head>", '<script type="application/ld+json">{"@type": "NewsArticle", '
+                        '"isAccessibleForFree": false}</script></head>')  # fmt: skip
+    assert "behind a paywall" in told(wall)
+    video = PAGE.replace("<h1>", "<video src='a.mp4'></video><h1>")
+    assert "the page of a video, with 53 words of text" in told(video)
 
 
 def test_a_page_without_an_article_is_told() -> None:

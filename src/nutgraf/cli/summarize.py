@@ -11,14 +11,17 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from nutgraf.core.errors import visible
+from nutgraf.core.errors import Failure, NutgrafError, UserError, visible
 from nutgraf.data import new_articles
 from nutgraf.data.new_articles import COLUMNS, Columns, NewArticle
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation.summarizer import SummaryResult, load_summarizer
 from nutgraf.modeling import saved_model
+from nutgraf.modeling.saved_model import SavedModel
 
 logger = logging.getLogger(__name__)
+
+_SHOWN = 20  # errors, each on a line of its own
 
 
 def run(
@@ -33,7 +36,7 @@ def run(
     """Print a summary of each article; on a terminal, while it is written.
 
     What a reader should check is logged as a warning. Everything is read before the model is
-    loaded.
+    loaded. What cannot be read is left out and named, and an error ends the command.
 
     Args:
         model: A run folder, its `final_best_model`, an exported model, or a Hub id.
@@ -46,11 +49,34 @@ def run(
         fetch: Allow addresses.
 
     Raises:
-        UserError: There is no model, its base is not the one it was trained on, or a source
-            cannot be read or holds no text.
+        UserError: There is no model, its base is not the one it was trained on, or nothing can be
+            read.
+        Failure: Some articles could not be read; the others are summarized.
     """
     saved = saved_model.read_saved_model(str(model))
-    articles = list(new_articles.read_sources(sources, columns, fetch))
+    failed: list[NutgrafError] = []
+    articles = list(new_articles.read_sources(sources, columns, fetch, failed))
+    if failed and len(articles) + len(failed) == 1:
+        raise failed[0]
+    for error in failed[:_SHOWN]:
+        logger.warning(f"left out: {error}")
+    if not articles:
+        raise UserError(f"none of {len(failed):,} articles can be read: the first: {failed[0]}")
+    _summarize(saved, articles, as_json, sentences, long)
+    if failed:
+        total = len(articles) + len(failed)
+        raise Failure(
+            f"{len(failed):,} of {total:,} articles were left out: the first: {failed[0]}"
+        )
+
+
+def _summarize(
+    saved: SavedModel,
+    articles: Sequence[NewArticle],
+    as_json: bool,
+    sentences: int | None,
+    long: Literal["lead", "map-reduce"],
+) -> None:
     texts = [article.text for article in articles]
     one, terminal = len(articles) == 1, sys.stdout.isatty()
     with load_summarizer(saved) as summarizer:

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 from nutgraf.core.errors import UserError
 from nutgraf.data.names import split_of
-from nutgraf.data.source_files import encoding_by_mark, open_bytes
+from nutgraf.data.source_files import open_bytes
+from nutgraf.data.text import encoding_by_mark
 
 Row = dict[str, Any]
 

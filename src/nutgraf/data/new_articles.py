@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nutgraf.core.errors import UserError, did_you_mean
+from nutgraf.core.errors import NutgrafError, UserError, did_you_mean
 from nutgraf.data import tables, web_page
 from nutgraf.data.fetch import fetch_article, is_address
+from nutgraf.data.json_rows import BrokenRow, Row, rows_of_json
+from nutgraf.data.names import USUAL, find_column
+from nutgraf.data.source_files import DAMAGED, bare_suffix, check_kind, open_bytes
 from nutgraf.data.text import TextError, usable_text
 
 logger = logging.getLogger(__name__)
 
-PAGES = (".html", ".htm", ".xhtml")
+PAGES = (".html", ".htm", ".xhtml", ".mhtml", ".mht", ".eml")
 TEXTS = (".txt", ".text", ".md")
 
 
@@ -45,31 +49,52 @@ class NewArticle:
 
 
 def read_sources(
-    sources: Sequence[str], columns: Columns = COLUMNS, fetch: bool = False
+    sources: Sequence[str],
+    columns: Columns = COLUMNS,
+    fetch: bool = False,
+    failed: list[NutgrafError] | None = None,
 ) -> Iterator[NewArticle]:
     """Yield the articles of each source, in order. Text is UTF-8 on every machine.
 
     Args:
-        sources: Files of text, HTML or rows (JSONL, CSV, Parquet), folders with such files,
-            `http(s)` addresses, or `-` for standard input.
+        sources: Files of text, HTML, addresses or rows (JSON, CSV, Parquet), folders with such
+            files, `http(s)` addresses, or `-` for standard input.
         columns: Columns of tables.
         fetch: Whether addresses may be fetched.
+        failed: Takes the errors of what cannot be read; the others are read. None raises the first.
 
     Raises:
         UserError: A source, or a row of it, is missing, cannot be read or holds no text.
+        Failure: An address cannot be fetched.
     """
     for source in sources:
+        for article in _articles(source, columns, fetch):
+            if isinstance(article, NewArticle):
+                yield article
+            elif failed is None:
+                raise article
+            else:
+                failed.append(article)
+
+
+def _articles(source: str, columns: Columns, fetch: bool) -> Iterator[NewArticle | NutgrafError]:
+    """Yield the articles of a source, and an error for each that cannot be read."""
+    try:
         if is_address(source):
             if not fetch:
                 raise UserError(f"{source} is an address: --fetch allows to fetch it")
             yield _named(source, fetch_article(source))
         elif source == "-":
-            yield _from_bytes("-", sys.stdin.buffer.read())
+            yield from _from_bytes("-", sys.stdin.buffer.read(), columns, fetch)
         elif _is_folder(source):
             for file in _files(Path(source)):
-                yield from _file(str(file), columns)
+                yield from _articles(str(file), columns, fetch)
+        elif tables.is_table(Path(source)):
+            yield from _rows(source, tables.read_rows_or_broken(Path(source)), columns)
         else:
-            yield from _file(source, columns)
+            yield from _from_bytes(source, _content(source), columns, fetch)
+    except NutgrafError as error:
+        yield error
 
 
 def _is_folder(source: str) -> bool:
@@ -82,7 +107,7 @@ def _is_folder(source: str) -> bool:
 def _files(folder: Path) -> list[Path]:
     """Return the files of known kinds directly in a folder, by name."""
     files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    known = [f for f in files if f.suffix.lower() in (*TEXTS, *PAGES) or tables.is_table(f)]
+    known = [f for f in files if bare_suffix(f) in (*TEXTS, *PAGES) or tables.is_table(f)]
     if not known:
         raise UserError(
             f"{folder} holds no file of articles ({', '.join((*TEXTS, *PAGES, *tables.SUFFIXES))})"
@@ -93,42 +118,77 @@ def _files(folder: Path) -> list[Path]:
     return known
 
 
-def _file(source: str, columns: Columns) -> Iterator[NewArticle]:
-    if tables.is_table(Path(source)):
-        yield from _rows(source, columns)
-        return
+def _content(source: str) -> bytes:
     try:
-        content = Path(source).read_bytes()
+        with open_bytes(Path(source)) as file:
+            return file.read()
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"{source} is not a file: give files, folders, or - for standard input"
         ) from None
-    except (OSError, ValueError) as error:  # no right to read it; a NUL in the name
+    except (*DAMAGED, ValueError) as error:  # no right to read it; a NUL in the name
         raise UserError(f"{source} cannot be read: {error}: give another file") from None
-    yield _from_bytes(source, content)
 
 
-def _from_bytes(source: str, content: bytes) -> NewArticle:
-    if Path(source).suffix.lower() in PAGES or web_page.is_html(content):
-        return _named(source, web_page.extract_article(content, source))
-    return _named(source, content)
+def _from_bytes(
+    source: str, content: bytes, columns: Columns, fetch: bool
+) -> Iterator[NewArticle | NutgrafError]:
+    check_kind(source, content)
+    if bare_suffix(Path(source)) in PAGES or web_page.is_html(content):
+        yield _named(source, web_page.extract_article(content, source))
+        return
+    if content.lstrip()[:1] in (b"{", b"["):
+        rows = list(rows_of_json(io.BytesIO(content), source, lines=True))
+        if rows and isinstance(rows[0], dict):
+            yield from _rows(source, rows, columns)
+            return
+    article = _named(source, content)
+    lines = article.text.split()
+    if all(map(is_address, lines)):
+        for line in lines:
+            yield from _articles(line, columns, fetch)
+    else:
+        yield article
 
 
-def _rows(source: str, columns: Columns) -> Iterator[NewArticle]:
-    number = 0
-    for number, row in enumerate(tables.read_rows(Path(source)), 1):
+def _rows(
+    source: str, rows: Iterable[Row | BrokenRow], columns: Columns
+) -> Iterator[NewArticle | NutgrafError]:
+    number, article = 0, None
+    for number, row in enumerate(rows, 1):
         where = f"{source} row {number}"
-        for column in (columns.article, columns.id):
-            if column is not None and column not in row:
-                raise UserError(
-                    f"{where} has no column {column!r}{did_you_mean(column, row)} "
-                    f"(it has {tables.listed(row)}): name it with --article COL or --id COL"
-                )
-        cell = row.get(columns.id or "id")
-        name = f"row {number}" if cell is None else str(cell)
-        yield _named(source, row[columns.article], name, f"{where}: column {columns.article!r}")
+        if isinstance(row, BrokenRow):
+            yield UserError(f"{source} {row}")
+            continue
+        if article is None:  # the first row decides what columns are called
+            usual = USUAL["article_column"] if columns.article == COLUMNS.article else ()
+            article = _column(where, columns.article, row, usual)
+            name = "id" if columns.id is None else _column(where, columns.id, row)
+            if article != columns.article:
+                logger.warning(f"{source}: column {article!r} is taken as the article")
+        cell = row.get(name)
+        try:
+            text = row[article] if article in row else row[_column(where, article, row)]
+            yield _named(
+                source,
+                text,
+                f"row {number}" if cell is None else str(cell),
+                f"{where}: column {article!r}",
+            )
+        except UserError as error:
+            yield error
     if number == 0:
         raise UserError(f"{source} holds no row: there is nothing to summarize")
+
+
+def _column(where: str, name: str, row: Row, usual: Sequence[str] = ()) -> str:
+    column = find_column(name, row, usual)
+    if column is None:
+        raise UserError(
+            f"{where} has no column {name!r}{did_you_mean(name, row)} "
+            f"(it has {tables.listed(row)}): name it with --article COL or --id COL"
+        )
+    return column
 
 
 def _named(

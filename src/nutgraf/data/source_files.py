@@ -18,10 +18,10 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from nutgraf.core.errors import UserError
+from nutgraf.data.text import HEAD, encoding_by_mark
 
 logger = logging.getLogger(__name__)
 
-HEAD = 8192  # bytes that show what a file is
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeError, pa.ArrowException)
 
@@ -46,11 +46,6 @@ _FOREIGN = {
     b"\x89PNG": f"a picture: {_AS_TEXT}",
     b"\xff\xd8\xff": f"a picture: {_AS_TEXT}",
 }
-_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 _ABOVE_ASCII = re.compile(rb"[\x80-\xff]+")
 _UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
@@ -67,6 +62,14 @@ def open_bytes(path: Path) -> BinaryIO:
     return file
 
 
+def bare_suffix(path: Path) -> str:
+    """Return the suffix of a name in small letters, without that of a compression."""
+    name = path.name.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return Path(name).suffix
+
+
 def read_head(path: Path) -> bytes:
     """Return the first bytes. Raises UserError if they are of a kind that is not read."""
     with open_bytes(path) as file:
@@ -80,19 +83,6 @@ def check_kind(name: str, head: bytes) -> None:
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
             raise UserError(f"{name} is {kind}")
-
-
-def encoding_by_mark(head: bytes) -> str | None:
-    """Return `utf-16` or `utf-32` if the first bytes show it, by their mark or by their zeros."""
-    for mark, encoding in _MARKS.items():
-        if head.startswith(mark):
-            return encoding
-    pairs = len(head) // 2
-    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        zeros = head[start : 2 * pairs : 2].count(0)
-        if pairs > 1 and zeros > 0.7 * pairs and not head[1 - start : 2 * pairs : 2].count(0):
-            return encoding
-    return None
 
 
 @functools.lru_cache(maxsize=64)

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from nutgraf.core.errors import UserError, one_line
 from nutgraf.data.json_rows import BrokenRow, Row, read_json
 from nutgraf.data.source_files import (
-    COMPRESSED,
     DAMAGED,
+    bare_suffix,
     encoding_of_table,
     open_bytes,
     read_head,
@@ -40,7 +40,7 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 
 def is_table(path: Path) -> bool:
     """Return whether a file's name is that of rows: `a.jsonl`, `a.CSV`, `a.tsv.gz`."""
-    return _kind(path) is not None
+    return bare_suffix(path) in _KINDS
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -66,7 +66,7 @@ def read_rows_or_broken(path: Path) -> Iterator[Row | BrokenRow]:
     _check_is_file(path)
     try:
         head = read_head(path)
-        kind = "parquet" if head.startswith(b"PAR1") else _kind(path)
+        kind = "parquet" if head.startswith(b"PAR1") else _KINDS.get(bare_suffix(path))
         if kind == "csv" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b'{"'):
             kind = "lines"
         if kind is None:
@@ -79,13 +79,6 @@ def read_rows_or_broken(path: Path) -> Iterator[Row | BrokenRow]:
             yield from read_json(path, head, lines=kind == "lines")
     except DAMAGED as error:
         raise UserError(f"{path} cannot be read: {one_line(error, 300)}") from None
-
-
-def _kind(path: Path) -> str | None:
-    name = path.name.lower()
-    for suffix in COMPRESSED:
-        name = name.removesuffix(suffix)
-    return _KINDS.get(Path(name).suffix)
 
 
 def _check_is_file(path: Path) -> None:

@@ -5,12 +5,25 @@ Everything that takes texts takes them through here: the stages, `score` and `su
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 
-# Line ends of other systems become "\n"; other control characters and byte order marks go. A
-# lone surrogate, which JSON can hold and UTF-8 cannot, becomes the replacement character.
-_CHARACTERS: dict[int, str | None] = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0xFEFF])
+HEAD = 8192  # bytes that show what a file is
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+# Line ends of other systems become "\n", spaces of a fixed width or without a break " "; other
+# control characters go. So do invisible ones, which would part words: soft hyphens, spaces without
+# width and byte order marks, but not the joiners and marks of direction that scripts need. A lone
+# surrogate, which JSON can hold and UTF-8 cannot, becomes the replacement character.
+_INVISIBLE = [0xAD, 0x180E, 0x200B, *range(0x2060, 0x2065), 0xFEFF]
+_CHARACTERS: dict[int, str | None] = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), *_INVISIBLE])
 _CHARACTERS |= dict.fromkeys([0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n") | {0x09: "\t"}
+_CHARACTERS |= dict.fromkeys([0xA0, 0x2007, 0x202F], " ")
 _CHARACTERS |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 
 
@@ -23,7 +36,7 @@ class TextError(ValueError):
 
 
 def usable_text(value: object) -> str:
-    """Return the clean text of a value: text, or bytes in UTF-8 with or without a mark.
+    """Return the clean text of a value: text, or bytes in UTF-8, or with the mark of UTF-16 or -32.
 
     Raises TextError with the reason `missing` (None), `not text`, `not UTF-8`, or `empty` if
     nothing visible would be left.
@@ -32,7 +45,7 @@ def usable_text(value: object) -> str:
         raise TextError("missing")
     if isinstance(value, bytes):
         try:
-            value = value.decode("utf-8-sig")
+            value = value.decode(encoding_by_mark(value[:HEAD]) or "utf-8-sig")
         except UnicodeDecodeError as error:
             raise TextError("not UTF-8", f"{error.reason} at byte {error.start}") from None
     if not isinstance(value, str):
@@ -44,8 +57,21 @@ def usable_text(value: object) -> str:
 
 
 def clean_text(text: str) -> str:
-    r"""Return a text with "\n" as line end, without control characters and outer white space.
+    r"""Return a text with "\n" as line end, without invisible characters and outer white space.
 
-    Wording, case, tabs and inner spaces stay as they are.
+    Wording, case, tabs and the number of inner spaces stay as they are.
     """
     return text.replace("\r\n", "\n").translate(_CHARACTERS).strip()
+
+
+def encoding_by_mark(head: bytes) -> str | None:
+    """Return `utf-16` or `utf-32` if the first bytes show it, by their mark or by their zeros."""
+    for mark, encoding in _MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    pairs = len(head) // 2
+    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        zeros = head[start : 2 * pairs : 2].count(0)
+        if pairs > 1 and zeros > 0.7 * pairs and not head[1 - start : 2 * pairs : 2].count(0):
+            return encoding
+    return None
