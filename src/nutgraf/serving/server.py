@@ -41,6 +41,7 @@ class HttpServer(uvicorn.Server):
             ws="none",
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=75,  # longer than proxies keep a connection, or they answer 502
             timeout_graceful_shutdown=int(_FINISH_SECONDS) + _REFUSE_SECONDS,
         )
         super().__init__(config)
