@@ -56,7 +56,8 @@ def run(
         UserError: There is no row, a column is missing, text files have different numbers of
             lines, a row has no text or no reference, or ROUGE counts too few of its letters.
     """
-    _check_out(out, [path, *references])
+    texts = map(Path, columns.get("article", ())) if references else ()
+    _check_out(out, [path, *references, *texts])
     rows = list(_of_lines(path, references, columns) if references else _of_table(path, columns))
     if not rows:
         raise UserError(f"{path} holds no row: there is nothing to score")
