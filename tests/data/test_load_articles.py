@@ -352,17 +352,25 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_folder_in_the_form_of_the_hub_loads_through_datasets(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "news" / "data"
+    folder = tmp_path / "ne[w]s" / "data"
     folder.mkdir(parents=True)
-    for number, split in enumerate(("train", "dev", "test")):
-        pq.write_table(pa.Table.from_pylist(rows(3, 10 * number)), folder / f"{split}.parquet")
+    for number, name in enumerate(("train", "dev", "test")):
+        pq.write_table(pa.Table.from_pylist(rows(3, 10 * number)), folder / f"{name}.parquet")
     data = DataConfig(source=str(folder.parent))
+    own = load.load_articles(data, "validation")  # the names of the files are enough
+    config = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for name in ("train", "dev"):
+        config += [f"  - split: {name}", f"    path: data/{name}.parquet"]
+    plain = folder.parent.rename(tmp_path / "news")
+    (plain / "README.md").write_text("\n".join([*config, "---", ""]))
+    data = DataConfig(source=str(plain))
     split = load.load_articles(data, "validation")
     assert sorted(a.id for a in split.articles) == ["r10", "r11", "r12"]
+    assert list(own.articles) == list(split.articles)
     assert split.revision is None
-    (folder / "dev.parquet").unlink()
-    with pytest.raises(UserError, match=r"cannot give its split 'validation'.*Unknown split"):
-        load.load_articles(data, "validation")
+    assert split.notes == (f"split 'dev' of {plain} is taken",)
+    with pytest.raises(UserError, match=r"cannot give its split 'test'.*Unknown split"):
+        load.load_articles(data, "test")
 
 
 def test_the_revision_is_read_from_what_was_downloaded():
@@ -382,8 +390,10 @@ def test_a_hub_out_of_reach_is_one_line_with_what_to_do(monkeypatch):
 
 
 def test_the_newswire_needs_a_number():
-    with pytest.raises(UserError, match=r"set data\.train_examples to a number"):
-        load.load_articles(DataConfig(train_examples=None), "train")
+    with pytest.raises(ValueError, match=r"set data\.train_examples to a number"):
+        DataConfig(train_examples=None)
+    split = load.load_articles(DataConfig(train_examples=3, max_rejected=1), "train")
+    assert (len(split.articles), len(split.spare)) == (3, 0)
 
 
 def test_the_newswire_gives_what_is_asked():

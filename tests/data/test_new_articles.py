@@ -78,7 +78,7 @@ def test_a_folder_gives_its_files_of_known_kinds(
     (tmp_path / "deeper.txt").mkdir()
     (tmp_path / "c.jsonl").write_text('{"article": "A row."}\n')
     assert [row.text for row in read(tmp_path)] == ["Text of a.md.", "Text of b.txt.", "A row."]
-    assert capsys.readouterr().err == f"{tmp_path}: 1 file of another kind is left out\n"
+    assert capsys.readouterr().err == f"{tmp_path}: 1 file of another kind is left out: photo.png\n"
 
 
 def test_standard_input_is_utf_8_whatever_the_machine_s_encoding(

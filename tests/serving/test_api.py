@@ -120,6 +120,7 @@ def test_models_health_examples_and_metrics(server):
         ({"articles": ["a"] * 17}, "articles is a list of 17: list should have at most 16 items"),
         ({"articles": [ARTICLE, " \n"]}, "articles.1 is ' \\n': it has nothing but white space"),
         ({"articles": ["\0\x01"]}, "nothing but white space"),
+        ({"articles": ["<!DOCTYPE html><html><p>It rained."]}, "it is a web page: give the text"),
         ({"articles": [7]}, "articles.0 is 7: input should be a valid string"),
         ({"articles": ["x" * 50_001]}, "a text of 50,001 characters: string should have at most"),
         ({"articles": ["a \ud800 b"]}, "unable to parse raw data as a unicode string"),

@@ -19,7 +19,6 @@ import numpy as np
 
 from nutgraf.config import DataConfig
 from nutgraf.config.evaluation import RougeTokenizer
-from nutgraf.core.errors import UserError
 from nutgraf.data.article_store import Spool, StoredArticles
 from nutgraf.data.rows import Article, Reader, Reject
 from nutgraf.data.sources import is_newswire, rows_of_split
@@ -82,6 +81,7 @@ def load_articles(
     requested = getattr(data, f"{split}_examples")
     limit = _with_spare(requested, data.max_rejected)
     if is_newswire(data):
+        limit = limit or requested
         stories = enumerate(_newswire(split, limit, data.seed), 1)
         spool = _spooled(((number, number, article) for number, article in stories), limit, folder)
         drawn = _drawn(spool, limit, requested)
@@ -157,6 +157,5 @@ def _drawn(
 def _newswire(split: str, n: int | None, seed: int) -> Iterator[Article]:
     from nutgraf.pocket import newswire
 
-    if n is None:
-        raise UserError(f"the newswire never ends: set data.{split}_examples to a number")
+    assert n is not None  # the configuration asks for a number
     return (Article(s.id, s.article, s.reference) for s in newswire.iter_stories(split, n, seed))

@@ -112,9 +112,11 @@ def _files(folder: Path) -> list[Path]:
         raise UserError(
             f"{folder} holds no file of articles ({', '.join((*TEXTS, *PAGES, *tables.SUFFIXES))})"
         )
-    if others := len(files) - len(known):
-        what = "1 file of another kind is" if others == 1 else f"{others} files of other kinds are"
-        logger.warning(f"{folder}: {what} left out")
+    if others := [file.name for file in files if file not in known]:
+        what = (
+            "1 file of another kind is" if len(others) == 1 else f"{len(others)} of other kinds are"
+        )
+        logger.warning(f"{folder}: {what} left out: {tables.listed(others)}")
     return known
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def rows_of_split(
 
 
 def _files_by_split(data: DataConfig, notes: list[str]) -> dict[str, list[Path]] | None:
-    """Return the files of rows in a folder by the split in their names, if there are all three.
+    """Return the files of rows in a folder by the split in their paths, if there are all three.
 
     A folder that says by itself how it is read is left to `datasets`.
     """
@@ -62,10 +63,11 @@ def _files_by_split(data: DataConfig, notes: list[str]) -> dict[str, list[Path]]
     card = folder / "README.md"
     if data.name or (card.is_file() and b"\nconfigs:" in card.read_bytes()):
         return None
-    tables_there = sorted(p for p in folder.iterdir() if p.is_file() and tables.is_table(p))
     files: dict[str | None, list[Path]] = {}
-    for path in tables_there:
-        files.setdefault(split_of_file(path.name), []).append(path)
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and tables.is_table(path) and not re.search(r"(^|/)[._]", name):
+            files.setdefault(split_of_file(name), []).append(path)
     others = files.pop(None, [])
     if len(files) < len(SPLITS):
         return None

@@ -105,8 +105,9 @@ def _csv(path: Path, head: bytes) -> Iterator[Row | BrokenRow]:
     with io.TextIOWrapper(open_bytes(path), encoding, errors, newline="") as file:
         skipped, lines = 0, iter(file)
         first = next(lines, "")
-        if sep := re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n")):  # a line for Excel
-            skipped, first = 1, next(lines, "")
+        sep = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"))  # a line for Excel
+        while first and (not first.strip() or skipped < bool(sep)):
+            skipped, first = skipped + 1, next(lines, "")
         delimiter = sep[1] if sep else _delimiter(first)
         reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
         header: list[str] = []

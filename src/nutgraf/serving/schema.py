@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from nutgraf.data.text import TextError, usable_text
+from nutgraf.data.web_page import is_html
 from nutgraf.evaluation.evidence import Evidence
 from nutgraf.serving.limits import Limits
 
@@ -75,6 +76,8 @@ def _check_visible(article: str) -> str:
         usable_text(article)
     except TextError:
         raise ValueError("it has nothing but white space: give a text") from None
+    if is_html(article[:4096].encode("utf-8", "replace")):
+        raise ValueError("it is a web page: give the text of its article")
     return article
 
 
