@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 import sentencex
@@ -103,6 +105,39 @@ _TOKEN = re.compile(
 TYPOGRAPHIC = str.maketrans("’‘“”", "''\"\"")
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# Letters that no decomposition makes plain.
+_PLAIN = dict(zip("øØłŁđĐıŋ", "oOlLdDin", strict=True))
+_PLAIN |= {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "þ": "th", "Þ": "Th"}
+
+
+def folded(text: str) -> tuple[str, Sequence[int]]:
+    """Return a text as it is compared, and the place in `text` of each of its characters.
+
+    Quotes are ASCII, Latin letters have no accents, digits and letters are of normal width, and
+    what is not seen (format characters, byte order marks, controls) is gone.
+    """
+    plain = text.translate(TYPOGRAPHIC)
+    if plain.isascii() and not _CONTROL.search(plain):
+        return plain, range(len(text) + 1)
+    pieces = [_folded(character) for character in plain]
+    places = [at for at, piece in enumerate(pieces) for _ in piece]
+    return "".join(pieces), [*places, len(text)]
+
+
+@functools.lru_cache(maxsize=2**12)
+def _folded(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in ("Cf", "Cc", "Mn") and character not in "\n\t\r":
+        hidden = category != "Mn" or "\u0300" <= character <= "\u036f"
+        return "" if hidden else character
+    if category[0] == "L" or category == "Nd":
+        bare = unicodedata.normalize("NFKD", character)
+        bare = "".join(c for c in bare if not unicodedata.combining(c))
+        return bare if bare.isascii() else _PLAIN.get(character, character)
+    return character
+
+
 def split_tokens(text: str) -> list[str]:
     """Return lower-cased tokens with punctuation, the same for plain and tokenized text."""
     return [token for token, _, _ in token_spans(text)]
@@ -110,8 +145,11 @@ def split_tokens(text: str) -> list[str]:
 
 def token_spans(text: str) -> list[tuple[str, int, int]]:
     """Return `split_tokens`, each with its start and end in the text (characters)."""
-    matches = _TOKEN.finditer(text.translate(TYPOGRAPHIC))
-    return [('"' if m[0] in ("``", "''") else m[0].lower(), *m.span()) for m in matches]
+    plain, places = folded(text)
+    return [
+        ('"' if m[0] in ("``", "''") else m[0].lower(), places[m.start()], places[m.end() - 1] + 1)
+        for m in _TOKEN.finditer(plain)
+    ]
 
 
 def sentence_spans(

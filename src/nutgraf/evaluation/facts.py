@@ -1,8 +1,8 @@
 """Find the names and numbers of a text, and check whether another text has them.
 
-Rules without a model, so that anybody can check them by eye. A number is compared by its value
-(2,500 = 2500 = 2.5 thousand), a name by its words: `Mr Smith` is supported by `John Smith`, but
-`John Smith` not by `John Brown` and `Alan Smith`.
+Rules without a model, so that anybody can check them by eye. A number is compared by value and unit
+(2,500 = 2.5 thousand, but not £2,500), a name by its words: `Mr Smith` is supported by `John
+Smith`, but `John Smith` not by `John Brown` and `Alan Smith`.
 """
 
 from __future__ import annotations
@@ -10,38 +10,19 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from re import Match
+from typing import Any
 
-from nutgraf.data.sentences import TYPOGRAPHIC
+from nutgraf.data.sentences import folded
+from nutgraf.evaluation import numbers
+from nutgraf.evaluation.number_patterns import as_figures
+from nutgraf.evaluation.numbers import Number
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
-_SMALL = {word: value for value, word in enumerate(_UNITS.split())}
-_SMALL |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
-_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6}
-_SCALES |= {"billion": 10**9, "trillion": 10**12}
-_SHORT_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "tn": 10**12}
-# Evidence for a number in an article, but too often something else to count as one.
-_LOOSE = {"one": 1, "once": 1, "twice": 2, "pair": 2, "couple": 2}
-_LOOSE |= {word: value for value, word in enumerate(_ORDINALS.split(), 1)}
-# Limits for texts that are no news, which would take time or memory without bound: of a number its
-# digits and words, of a name its words. Title case over a whole page is many names.
-_DIGITS, _WORDS, _NAME_WORDS = 100, 20, 20
-_NUMBER_WORD = "|".join([*_SMALL, *_SCALES])
-_NUMBER = re.compile(
-    r"(?<![^\W_])(?<!\d[.,])(?P<figures>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
-    rf"(?:[\s-]?(?P<scale>{'|'.join(_SCALES)})s?\b|\s?(?P<short>bn|mn|tn|[mk])\b)?"
-    rf"|\b(?P<loose>{'|'.join(_LOOSE)})\b(?![\s-]+(?:{'|'.join(_SCALES)})\b)"
-    rf"|\b(?P<words>(?:{_NUMBER_WORD})(?:(?:-|\s+(?:and\s+)?)(?:{_NUMBER_WORD})){{0,{_WORDS}}})\b",
-    re.IGNORECASE,
-)
+# A limit for texts that are no news: title case over a whole page is many names.
+_NAME_WORDS = 20
 
 # `U.S.`, `U.S`, `O'Neill`, `Smith's`; a hyphen parts words.
 _WORD = re.compile(r"(?:[^\W\d_]\.){2,}|(?:[^\W\d_]\.)+[^\W\d_]\b|[^\W_]+(?:'[^\W_]+)*")
@@ -66,24 +47,31 @@ FUNCTION_WORDS = set(
 # `Federal Bureau of Investigation`, of which an acronym may be made.
 _LONG_NAME = re.compile(r"(?<!\w)[A-Z]\w+(?: (?:(?:of|for|and|the|on) )*[A-Z]\w+)+")
 _SINGLE = re.compile(r"[^\W\d_]")
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number from `start` to `end` (characters), with the values that it may mean."""
-
-    start: int
-    end: int
-    values: frozenset[Decimal]
+# `FBI`, `U.N.`; a word among others in capitals is of a headline.
+_ACRONYM = re.compile(r"(?:[A-Z]\.?){2,6}")
+# What may open a sentence before a name and is no part of it: `Former Wales captain`.
+_OPENERS = set(
+    "former ex late veteran fellow senior acting outgoing incumbent current leading prominent "
+    "young local despite unlike following besides whether neither today yesterday later recently "
+    "sometimes perhaps maybe obviously instead manager journalist prosecutor photographer "
+    "councillor actor actress author director chairman singer striker defender midfielder "
+    "goalkeeper winger captain coach boss rapper producer referee lawyer barrister pastor artist "
+    "musician comedian broadcaster presenter driver spokesman spokeswoman coroner compatriot "
+    "substitute debutant owner founder editor detective officer police anti pro".split()
+)
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name from `start` to `end` (characters), as normal forms of its words."""
+    """A name from `start` to `end` (characters), as normal forms of its words.
+
+    `acronyms` are those of them that are written as one: `FBI`, not `Fbi`.
+    """
 
     start: int
     end: int
     words: tuple[str, ...]
+    acronyms: frozenset[str] = frozenset()
 
 
 Fact = Number | Name
@@ -100,7 +88,7 @@ class Facts:
     """
 
     def __init__(self, text: str, article: Facts | None = None) -> None:
-        plain = text.translate(TYPOGRAPHIC)
+        plain, places = folded(text)
         words = [match for match in _WORD.finditer(plain) if not match[0].isdigit()]
         runs = list(_runs(plain, words))
         self.cased = text != text.lower()
@@ -108,38 +96,48 @@ class Facts:
         capitalized = itertools.chain.from_iterable(runs)
         self._inner = {_normal(m[0]) for m in capitalized if not _opens_sentence(plain, m)}
         self._words = {_normal(match[0]) for match in words}
-        self._runs = {name.words for run in runs if (name := _name(run))}
-        self._parts = {part for run in self._runs for part in _parts(run)}
-        self._singles = self._lower | _TITLES | {run[-1] for run in self._runs}
-        self._acronyms = {_acronym(match[0]) for match in _LONG_NAME.finditer(plain)}
+        self._together = set(itertools.pairwise(_normal(match[0]) for match in words))
+        self._initials = set(_acronyms(words))
         if article:
             hidden = self._lower & (article._inner - article._lower)
             self.cased = self.cased and len(hidden) <= len(self._inner & article._inner)
             runs = [_without_opening(plain, run, self, article) for run in runs]
-        self.names = [name for run in runs if (name := _name(run))]
-        numbers = [(match, _values(match)) for match in _NUMBER.finditer(plain)]
-        self._values = {value for _, values in numbers for value in values}
-        self.numbers = [Number(*m.span(), values) for m, values in numbers if not m["loose"]]
+        else:
+            runs = [_without_opener(plain, run) for run in runs]
+        names = [name for run in runs if (name := _name(run))]
+        self._runs = {name.words for name in names}
+        self._capitals = {word for run in self._runs for word in run}
+        self._parts = {part for run in self._runs for part in _parts(run)}
+        self._singles = self._lower | _TITLES | {run[-1] for run in self._runs}
+        self._acronyms = {_acronym(match[0]) for match in _LONG_NAME.finditer(plain)}
+        found = numbers.find_numbers(plain)
+        self._values = {value for number in found for value in number.values}
+        counted = [number for number in found if not number.loose]
+        self.names = [_in_text(name, places) for name in names]
+        self.numbers = [_in_text(number, places) for number in counted]
 
     def supports(self, fact: Fact) -> bool:
         """Return whether this text has a value of the number, or all words of the name.
 
         The words of a longer name are together here, or fall into pieces that are, or that are
         surnames or common words here: the first name of one person and the surname of another do
-        not support a third.
+        not support a third. Initials count as written (`FBI`), and common words alone do if they
+        are together.
         """
         if isinstance(fact, Number):
-            return not self._values.isdisjoint(fact.values)
+            return numbers.supports(self._values, fact)
         words = fact.words
         if len(words) == 1:
-            return words[0] in self._acronyms or any(w in self._words for w in _variants(words[0]))
-        if _acronym(" ".join(words).title()) in self._words:
+            return self._has_word(fact)
+        if _acronym(" ".join(words).title()) in self._initials:
             return True
         reached = {0}
         for end in range(1, len(words) + 1):
-            if any(at in reached and self._has_piece(words[at:end]) for at in range(end)):
+            if any(at in reached and self._has_piece(fact, at, end) for at in range(end)):
                 reached.add(end)
-        return len(words) in reached
+        own = self._capitals - _TITLES
+        together = all(pair in self._together for pair in itertools.pairwise(words))
+        return len(words) in reached and (together or not own.isdisjoint(words))
 
     def mentions(self, fact: Fact) -> bool:
         """Return whether this text has the fact or a shorter name: `Smith` for `John Smith`.
@@ -156,16 +154,30 @@ class Facts:
 
     def shared(self, other: Facts) -> list[Fact]:
         """Return the different facts of `other` that this text supports, names in longest form."""
-        numbers = {n.values: n for n in other.numbers if self.supports(n)}
+        known = [number for number in other.numbers if self.supports(number)]
+        by_value = {frozenset(v for v in number.values if v[0] != "?"): number for number in known}
         names: list[Name] = []
         for name in sorted(other.names, key=lambda n: -len(n.words)):
             covered = {part for n in names for part in _parts(n.words, shortest=1)}
             if name.words not in covered and self.supports(name):
                 names.append(name)
-        return [*numbers.values(), *names]
+        return [*by_value.values(), *names]
 
-    def _has_piece(self, words: tuple[str, ...]) -> bool:
-        return words in self._parts or (len(words) == 1 and words[0] in self._singles)
+    def _has_word(self, name: Name) -> bool:
+        (word,) = name.words
+        if name.acronyms and word in self._acronyms:
+            return True
+        known = self._capitals if self.cased else self._words
+        return word in self._words or any(form in known for form in _variants(word))
+
+    def _has_piece(self, name: Name, start: int, end: int) -> bool:
+        words = name.words[start:end]
+        if len(words) > 1:
+            return words in self._parts
+        (word,) = words
+        if word.isdigit():
+            return ("", Decimal(word)) in self._values
+        return word in self._singles or (word in name.acronyms and word in self._acronyms)
 
 
 def _runs(plain: str, words: list[Match[str]]) -> Iterator[list[Match[str]]]:
@@ -200,14 +212,41 @@ def _name(run: list[Match[str]]) -> Name | None:
     words = tuple(_normal(match[0]) for match in run if not _SINGLE.fullmatch(match[0]))
     if not words:
         return None
+    if len(words) > 1:  # `World War Two` and `World War II`
+        words = tuple(as_figures(word) for word in words)
     end = run[-1].start() + len(run[-1][0].removesuffix("'s"))
-    return Name(run[0].start(), end, words)
+    return Name(run[0].start(), end, words, frozenset(_acronyms(run)))
+
+
+def _acronyms(words: list[Match[str]]) -> Iterator[str]:
+    """Yield words that are written as acronyms and do not stand in a headline in capitals."""
+    for at, match in enumerate(words):
+        word = match[0].removesuffix("'s")
+        if not (word[:2].isupper() and _ACRONYM.fullmatch(word)):
+            continue
+        around = [other[0] for other in words[max(0, at - 1) : at + 2] if other is not match]
+        headline = around and all(len(near) > 1 and near.isupper() for near in around)
+        if not headline and _normal(word) not in FUNCTION_WORDS:
+            yield _normal(word)
+
+
+def _in_text(fact: Fact, places: Sequence[int]) -> Any:
+    """Return a fact of a folded text with its places in the text itself."""
+    return replace(fact, start=places[fact.start], end=places[fact.end - 1] + 1)
+
+
+def _without_opener(plain: str, run: list[Match[str]]) -> list[Match[str]]:
+    opens = _normal(run[0][0]) in _OPENERS and _opens_sentence(plain, run[0])
+    return run[1:] if opens else run
 
 
 def _without_opening(
     plain: str, run: list[Match[str]], own: Facts, article: Facts
 ) -> list[Match[str]]:
     """Return the run without a first word that is capitalized only for opening a sentence."""
+    run = _without_opener(plain, run)
+    if not run:
+        return run
     first = _normal(run[0][0])
     if first in _TITLES or first in article._inner or not _opens_sentence(plain, run[0]):
         return run
@@ -256,32 +295,3 @@ def _variants(word: str) -> Iterator[str]:
             yield word + ending
         if word.endswith(ending) and len(word) > len(ending) + 3:
             yield word.removesuffix(ending)
-
-
-def _values(match: Match[str]) -> frozenset[Decimal]:
-    """Return what a number may mean: `50m` is fifty million or fifty metres."""
-    if match["loose"]:
-        return frozenset({Decimal(_LOOSE[match["loose"].lower()])})
-    if match["words"]:
-        return frozenset({Decimal(_from_words(match["words"].lower()))})
-    plain = Decimal(match["figures"].replace(",", "")[:_DIGITS])
-    if match["scale"]:
-        return frozenset({plain * _SCALES[match["scale"].lower()]})
-    if match["short"]:
-        scaled = plain * _SHORT_SCALES[match["short"].lower()]
-        return frozenset({scaled, plain} if len(match["short"]) == 1 else {scaled})
-    return frozenset({plain})
-
-
-def _from_words(words: str) -> int:
-    """Return the value of words: `two thousand five hundred` is 2500; a scale alone counts once."""
-    total = current = 0
-    for word in re.findall(r"[a-z]+", words):
-        if word in _SMALL:
-            current += _SMALL[word]
-        elif word in _SCALES and _SCALES[word] < 1000:
-            current = max(current, 1) * _SCALES[word]
-        elif word in _SCALES:
-            total += max(current, 1) * _SCALES[word]
-            current = 0
-    return total + current

@@ -26,7 +26,7 @@ MEANINGS: dict[str, str] = {
     "repeated_trigrams": "Share of the summary's three-word sequences seen before in it, 0 to 1.",
     "repeated_sentences": "Sentences of the summary that repeat an earlier one.",
     "numbers": "Numbers in the summary, in figures or words (from two on).",
-    "unsupported_numbers": "Numbers in the summary whose value the article does not have.",
+    "unsupported_numbers": "Numbers in the summary whose value, with its unit, the article lacks.",
     "cased": "1 if the summary capitalizes names, 0 if it is lower-cased and hides them.",
     "names": "Capitalized names in the summary; none are found in lower-cased text.",
     "unsupported_names": "Names in the summary that the article does not have.",
