@@ -226,7 +226,7 @@ def sentences(
     size, nodes = SAVED * device.adapter / 1e6, math.ceil(n / options.devices_per_node)
     sent, held = row_bytes(options.row, options.summary)
     rows = options.articles + VALIDATION
-    blind = min(options.trials, simulated.startup_trials(options.trials) + 2 * (n - 1))
+    blind = min(options.trials, simulated.STARTUP + 2 * (n - 1))
     lost = {what: part / (n * one.together) for what, part in one.lost().items()}
     share = {what: 100 * max(0.0, part) for what, part in lost.items()}
     worst = max((what for what in share if what != "what counts"), key=share.__getitem__)

@@ -19,7 +19,7 @@ from devices import Device
 from nutgraf.config import Config, SearchConfig
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.search.halving import Halving, TrialProgress, Verdict
-from nutgraf.search.sampler import startup_trials
+from nutgraf.search.sampler import STARTUP
 from nutgraf.training.budget import effective_batch_size, evaluation_steps, split_batch, total_steps
 
 # How losses fall: final loss and early handicap of a trial are drawn apart, so that the best one is
@@ -60,7 +60,7 @@ def unlike(spread: float, draw: random.Random) -> float:
 def needed(search: SearchConfig, asked: int) -> range:
     """Trials that have to be settled before the next one is proposed, as `Sampler.needed`."""
     last = asked - 2 * (search.concurrent - 1)
-    return range(1, last + 1) if last >= startup_trials(search.trials) else range(0)
+    return range(1, last + 1) if last >= STARTUP else range(0)
 
 
 def pieces(config: Config, device: Device, draw: random.Random) -> list[float]:

@@ -17,7 +17,7 @@ from nutgraf.config import Config, LoraSettings, ModelConfig
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.modeling import adapters, base_identity, load
 from nutgraf.modeling import adapters as adapter
-from nutgraf.modeling.base_files import weights_fingerprint
+from nutgraf.modeling.base_files import base_fingerprint
 from nutgraf.pipeline import artifacts
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training.checkpoints import Checkpoints
@@ -171,7 +171,8 @@ def test_what_was_made_with_weights_that_have_changed_since_is_made_again(
     (made,) = artifacts.search(config, folder)
     assert (made.outdated or "").startswith("base_weights was ")
     fixed = ModelConfig(base="some/model", revision="0" * 40)
-    assert weights_fingerprint(fixed) == weights_fingerprint(ModelConfig()) == {}
+    asked = ("base_weights", "chat_template")
+    assert base_fingerprint(fixed, *asked) == base_fingerprint(ModelConfig(), *asked) == {}
 
 
 # Number formats.

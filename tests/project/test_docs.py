@@ -23,6 +23,7 @@ import nutgraf.serving
 from nutgraf.cli import main as cli
 from nutgraf.config import Config
 from nutgraf.config import load as config
+from nutgraf.config.effects import DECIDES
 from nutgraf.config.load import setting_fields
 from nutgraf.data import article_store, load, rows, sources
 from nutgraf.pipeline import runner
@@ -202,6 +203,9 @@ def test_pocket_scores_are_never_without_their_caution():
     assert "they say nothing about CNN/DailyMail or any other real news" in text
 
 
+HEAD = "| setting | default | | decides |"
+
+
 def settings_page() -> str:
     """docs/settings.md: every setting with its default and its sentence, a section a table."""
     lines = [
@@ -212,8 +216,11 @@ def settings_page() -> str:
         "In YAML a section is a mapping; on the command line `train.learning_rate` is",
         "`--train.learning-rate 1e-3`.",
         "",
-        "| setting | default | |",
-        "|---|---|---|",
+        "The last column says what a changed value makes again: artefacts of the run folder, and",
+        "what follows from them if they come out different. Without one, nothing is made again.",
+        "",
+        HEAD,
+        "|---|---|---|---|",
     ]
     defaults = Config().model_dump(mode="json")
     section = ""
@@ -228,11 +235,12 @@ def settings_page() -> str:
                 "",
                 str(about),
                 "",
-                "| setting | default | |",
-                "|---|---|---|",
+                HEAD,
+                "|---|---|---|---|",
             ]
         default = default if "NAME" in here else defaults[here][field] if here else defaults[field]
-        lines.append(f"| `{name}` | {_shown(default)} | {sentence} |")
+        decides = DECIDES[name].replace(" ", ", ")
+        lines.append(f"| `{name}` | {_shown(default)} | {sentence} | {decides} |")
     return "\n".join(lines) + "\n"
 
 

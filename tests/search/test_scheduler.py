@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nutgraf.config import load
+from nutgraf.config import Config, load
 from nutgraf.core.errors import Failure
 from nutgraf.search.scheduler import TrialScheduler
 from nutgraf.search.trial import Trial
 
-TRIALS, EVALUATIONS = 16, 4  # twice the results that TPE starts from
+TRIALS, EVALUATIONS = 16, 4
+BEGUN_WITH: int | None = None
 CONFIG = load.build_config(
     {
         "train": {"max_examples": 64, "eval_every": 16},
@@ -42,13 +44,16 @@ def loss(trial: Trial) -> float:
 
 
 def broken(trial: Trial) -> bool:
-    return trial.values["lora.r"] == 8 and len(trial.history) == 1
+    return trial.values["lora.r"] == 7 and len(trial.history) == 1
 
 
 class Machine:
     """Runs the trials of a scheduler in one process, in an order and with kills drawn by seed."""
 
-    def __init__(self, out: Path, seed: int, kills: int, lost: float = 0.0) -> None:
+    def __init__(
+        self, out: Path, seed: int, kills: int, lost: float = 0.0, config: Config = CONFIG
+    ) -> None:
+        self.config, self.evaluated = config, 0
         self.lost = lost  # chance that whoever works on a trial is gone, instead of a step
         self.out, self.draw = out, random.Random(seed)
         self.workers = self.draw.choice([1, 2, 5])
@@ -57,9 +62,10 @@ class Machine:
 
     def search(self) -> list[Trial]:
         while True:
-            scheduler = TrialScheduler(CONFIG, self.out)
+            scheduler = TrialScheduler(self.config, self.out, BEGUN_WITH)
             if self._run(scheduler):
                 assert scheduler.finished
+                scheduler.remove_scratch()
                 return [replace(trial, seconds=0.0) for trial in scheduler.results()]
 
     def _run(self, scheduler: TrialScheduler) -> bool:
@@ -91,6 +97,7 @@ class Machine:
         if len(trial.history) == EVALUATIONS:
             trial.row_nll, trial.row_tokens = [trial.values["train.learning_rate"]], [1]
         else:
+            self.evaluated += 1
             trial.history.append((16 * (len(trial.history) + 1), loss(trial)))
         trial.write(folder)
         return scheduler.update(number).stop is not None or trial.completed
@@ -142,10 +149,37 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     shutil.copytree(folder / "undisturbed", folder / "again", dirs_exist_ok=True)
     again = TrialScheduler(CONFIG, folder / "again")
-    # Errors are tried anew: a user may have given the machine more memory.
+    assert again.finished
+    assert again.results() == undisturbed
+    # Of a search that is not finished errors are tried anew: there may be more memory.
+    (folder / "again" / "errors.json").unlink()
+    again = TrialScheduler(CONFIG, folder / "again")
     assert fail_all(again) == [t.number for t in undisturbed if t.status == "error"]
     assert again.finished
-    assert sum("before" in line for line in caplog.messages) == TRIALS
+    assert sum("before" in line for line in caplog.messages) == 2 * TRIALS
+
+
+@pytest.mark.parametrize("fewer", [1, 4, 9])
+def test_a_search_of_more_or_fewer_trials_is_as_if_it_had_begun_with_them(
+    folder: Path, undisturbed: list[Trial], fewer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials that are there are not trained again, nor are failed ones tried anew."""
+    little = load.with_overrides(CONFIG, {"search.trials": fewer, "search.concurrent": 1})
+    out = folder / f"grown-{fewer}"
+    monkeypatch.setattr(sys.modules[__name__], "BEGUN_WITH", 2)
+    shutil.rmtree(out, ignore_errors=True)
+    first = Machine(out, 1, 0, config=little)
+    begun = first.search()
+    more = Machine(out, 2, 0)
+    assert more.search() == undisturbed
+    whole = Machine(folder / "whole", 3, 0)
+    shutil.rmtree(folder / "whole", ignore_errors=True)
+    whole.search()
+    if fewer > 1:  # the first two are judged against each other, one alone is not
+        assert first.evaluated + more.evaluated <= whole.evaluated + 2 * EVALUATIONS
+    less = Machine(out, 4, 0, config=little)
+    assert less.search() == begun
+    assert less.evaluated <= (EVALUATIONS if fewer == 1 else 0)
 
 
 def test_a_trial_of_other_settings_is_not_taken_over(folder: Path) -> None:
@@ -158,9 +192,12 @@ def test_a_trial_of_other_settings_is_not_taken_over(folder: Path) -> None:
     assert again.trials[2].history == [(16, 1.0)]
 
 
-def test_proposals_are_random_until_half_the_results_are_known(undisturbed: list[Trial]) -> None:
-    # The ninth to have a result is the eleventh: one has failed, and two may still run.
-    assert [trial.proposed_by for trial in undisturbed] == ["random"] * 11 + ["tpe"] * 5
+def test_proposals_are_random_until_four_results_are_known(undisturbed: list[Trial]) -> None:
+    # The fourth to have a result is the fourth or fifth, as one may fail, and two may still run.
+    by = [trial.proposed_by for trial in undisturbed]
+    assert by == ["random"] * by.count("random") + ["tpe"] * by.count("tpe")
+    failed = sum(trial.status == "error" for trial in undisturbed[:4])
+    assert by.count("random") == 4 + failed + 2
 
 
 def test_a_finished_search_keeps_records_adapters_and_tracebacks(
@@ -171,6 +208,7 @@ def test_a_finished_search_keeps_records_adapters_and_tracebacks(
     for trial in undisturbed:
         for name in ("adapter", ".adapter.checkpoints", "evaluated"):
             (out / str(trial.number) / name).mkdir()
+        (out / "errors.json").unlink(missing_ok=True)
         for name in ("error.txt", "hang.txt", ".lock", "rouge.json"):
             (out / str(trial.number) / name).touch()
     scheduler = TrialScheduler(CONFIG, out)

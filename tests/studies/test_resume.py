@@ -304,11 +304,11 @@ def test_checkpoints_of_another_training_are_never_carried_on_from(
     assert train(tiny_base, out) == whole
     assert capsys.readouterr().err == (
         "a: what a stopped run left is thrown away: "
-        "settings.learning_rate was 0.001, is now 0.005\n"
+        "settings.train.learning_rate was 0.001, is now 0.005\n"
     )
     finished = Checkpoints(out, json.loads((tmp_path / ".a.done.json").read_text())["claim"], "a")
     assert finished.finished()
-    finished.claim["settings"]["learning_rate"] = 1e-3
+    finished.claim["settings"]["train.learning_rate"] = 1e-3
     assert finished.finished() is None  # nor is a finished one taken for another
 
 
@@ -446,7 +446,7 @@ def test_what_is_made_again_and_why_is_told_before_anything_is(
     stages["train"].stops = True
     assert told(search={"trials": 6}) == [
         "search is made again: search.trials was 4, is now 6",
-        "models is made again: it follows search",
+        "models is made again if search changes",
     ]
     assert told(search={"trials": 6}) == ["models is made again: changed: search"]
     assert told(search={"trials": 6}, train={"eval_every": 64}) == [
@@ -455,6 +455,6 @@ def test_what_is_made_again_and_why_is_told_before_anything_is(
     ]
     assert told(search={"trials": 7}, train={"eval_every": 64}) == [
         "search is made again: search.trials was 6, is now 7",
-        "models is made again: it follows search",
-        "models, half made, is thrown away: it follows search",
+        "models is made again: changed: search",
+        "models, half made, is thrown away if search changes",
     ]

@@ -93,9 +93,10 @@ def run(
         if format == "adapter":
             _copy_adapter(saved, folder)
         else:
-            tokenizer = load_tokenizer(saved.model)
+            tokenizer = load_tokenizer(saved.model, saved.tokenizer)
             # A model of an earlier version has no recipe.
-            about = {**saved.about, "recipe": recipe(tokenizer, saved.prompt, saved.generate)}
+            own = recipe(tokenizer, saved.prompt, saved.generate, saved.frame)
+            about = {**saved.about, "recipe": own}
             merged = saved.folder
             if saved.adapter is not None:
                 merged = Path(scratch) / "merged"

@@ -22,8 +22,8 @@ class SearchConfig(Section):
 
     trials: Count = Field(
         4,
-        description="Settings tried: at random at first, by TPE once half of them, at least 4 and "
-        "at most 10, have a result.",
+        description="Settings tried: at random at first, by TPE once four have a result. More of "
+        "them, or fewer, continue a search.",
     )
     space: Space = Field(
         default={
@@ -33,7 +33,11 @@ class SearchConfig(Section):
         },
         description="What is searched: a field of `train` or `lora`, and its choices or range.",
     )
-    concurrent: Count = Field(2, description="Trials at the same time.")
+    concurrent: Count = Field(
+        2,
+        description="Trials at the same time; the proposals of a search that goes on keep the "
+        "order of the number that it began with.",
+    )
     cpus_per_trial: Positive = Field(1, description="CPU cores, and so threads, of one trial.")
     gpus_per_trial: Annotated[Float, Field(ge=0)] = Field(
         0, description="GPUs of one trial; a fraction lets several share one."

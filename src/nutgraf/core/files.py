@@ -87,8 +87,9 @@ def move(source: Path, target: Path) -> None:
     sync(source.parent)
 
 
-# By device, inode, size and time of change, so that a command reads a finished file once.
-_hashes: dict[tuple[int, int, int, int], str] = {}
+# By device, inode, size and times of change, so that a command reads a finished file once. The
+# second time is the system's own: programs that copy a file may set back the first.
+_hashes: dict[tuple[int, ...], str] = {}
 _SETTLED = 2_000_000_000  # ns after a change, when the next has a different time on any disk
 
 
@@ -99,18 +100,18 @@ def sha256(path: Path) -> str:
     """
     with path.open("rb") as file:
         stat = os.fstat(file.fileno())
-        key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         if key in _hashes:
             return _hashes[key]
         hashed = hashlib.file_digest(file, "sha256").hexdigest()
-    if time.time_ns() - stat.st_mtime_ns > _SETTLED:
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED:
         _hashes[key] = hashed
     return hashed
 
 
-def digest(files: Mapping[str, str]) -> str:
-    """Return one hash of several files, given as name: hash."""
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+def digest(values: Mapping[str, Any]) -> str:
+    """Return one hash of values of JSON by name, such as the hashes of several files."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 class Journal:

@@ -13,7 +13,7 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nutgraf.config import PromptConfig
 from nutgraf.core.errors import UserError
@@ -36,6 +36,17 @@ _ARTICLE = "\ue000"  # a private-use character that holds the article's place in
 
 class PromptError(UserError):
     """An article and its summary cannot be put within the limits."""
+
+
+class Frame(NamedTuple):
+    """The text before the article and its space, and the text between it and the summary.
+
+    A chat template may write the date, or draw at random. So a study renders it once, and all that
+    comes later, saved models included, uses what came out.
+    """
+
+    head: str
+    tail: str
 
 
 @dataclass(frozen=True)
@@ -117,14 +128,19 @@ class Piece:
 class Renderer:
     """Renders articles for one tokenizer within the limits of one PromptConfig."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
-        """Raise PromptError if template and tokenizer do not fit together, or leave no room."""
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig, frame: Frame | None = None
+    ) -> None:
+        """Prepare the fixed parts, of a template as it is rendered now if there is no `frame`.
+
+        Raise PromptError if template and tokenizer do not fit together, or leave no room.
+        """
         if tokenizer.eos_token_id is None:
             raise PromptError("the tokenizer has no end-of-sequence token: choose another base")
         self._tokenizer = tokenizer
         self._config = config
         self._prefixes: dict[tuple[str, bool], list[int]] = {}
-        self._frame = head, tail = _frame(tokenizer, config)
+        self.frame = head, tail = frame or _frame(tokenizer, config)
         self._opening, opening = _opening(tokenizer)
         if self._opening and head.startswith(self._opening):
             opening = []  # the template has its own
@@ -153,7 +169,7 @@ class Renderer:
         of a line break, a space and its text, without the first `skip`. `text_before` and
         `text_after` stand around the text, for a program that adds what the tokenizer adds.
         """
-        before, after = self._frame
+        before, after = self.frame
         return {
             "head": self._head,
             "tail": self._tail,
@@ -196,11 +212,7 @@ class Renderer:
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the summary that generated `ids` (those after the prompt) stand for."""
-        text = self._tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return clean_text(text)
+        return summary_text(self._tokenizer, ids)
 
     def pieces(self, example: Example) -> list[Piece]:
         """Return the tokens of a training row as text, special ones by their names."""
@@ -266,6 +278,13 @@ class Renderer:
         return ids
 
 
+def summary_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the summary that generated `ids` (those after the prompt) stand for."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return clean_text(text)
+
+
 def _pieces(text: str) -> Iterator[str]:
     start = 0
     while space := _BREAK.search(text, start + _PIECE):
@@ -282,8 +301,7 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
     return str(tokenizer.bos_token), [bos]
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> tuple[str, str]:
-    """Return the text before the article and its space, and the text between it and the summary."""
+def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Frame:
     request = f"{REQUEST}{_ARTICLE}"
     if config.template == "plain":
         text = f"{request}{ANSWER}"
@@ -297,4 +315,4 @@ def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> tuple[st
         raise PromptError(
             "the chat template does not repeat the request once: set prompt.template to plain"
         )
-    return head, tail
+    return Frame(head, tail)

@@ -11,6 +11,7 @@ from typing import Any
 
 from nutgraf.config import DataConfig
 from nutgraf.core.errors import Failure, UserError, did_you_mean, one_line
+from nutgraf.core.files import digest, files_in, sha256
 from nutgraf.data import tables
 from nutgraf.data.json_rows import BrokenRow, OtherSplit
 from nutgraf.data.names import USUAL, find_column, split_of, split_of_file
@@ -134,9 +135,16 @@ def _hub(
     import datasets
 
     own_files = "or give files with data.train, data.validation and data.test"
+    cache = None
+    if Path(data.source).is_dir():
+        # By itself it keeps rows by path, size and time, which a change can leave as they were.
+        content = digest({str(file): sha256(file) for file in files_in(Path(data.source))})
+        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"nutgraf-{content[:16]}")
 
     def load(name: str) -> Any:
-        return datasets.load_dataset(data.source, data.name, split=name, revision=data.revision)
+        return datasets.load_dataset(
+            data.source, data.name, split=name, revision=data.revision, cache_dir=cache
+        )
 
     try:
         try:

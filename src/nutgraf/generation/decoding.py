@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from nutgraf.config import GenerateConfig, PromptConfig
-from nutgraf.data.prompts import Renderer
+from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import guard_memory, pad_left
@@ -55,7 +55,10 @@ def generation_config(
 
 
 def recipe(
-    tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, settings: GenerateConfig
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: PromptConfig,
+    settings: GenerateConfig,
+    frame: Frame | None = None,
 ) -> dict[str, Any]:
     """Return what another program needs to write the same summaries, for `nutgraf.json`.
 
@@ -64,7 +67,7 @@ def recipe(
     ends = generation_config(tokenizer, settings).eos_token_id
     ids = ends if isinstance(ends, list) else [ends]
     return {
-        **Renderer(tokenizer, prompt).recipe(),
+        **Renderer(tokenizer, prompt, frame).recipe(),
         "ends": {tokenizer.decode([token]): token for token in ids},
     }
 

@@ -50,7 +50,7 @@ class SummaryResult:
 @contextlib.contextmanager
 def load_summarizer(saved: SavedModel) -> Iterator[Summarizer]:
     """Yield the summarizer of a saved model, loaded until the end of the block."""
-    base, tokenizer = load_base(saved.model), load_tokenizer(saved.model)
+    base, tokenizer = load_base(saved.model), load_tokenizer(saved.model, saved.tokenizer)
     adapted = with_adapter(base, saved.adapter) if saved.adapter else contextlib.nullcontext(base)
     with adapted as model:
         yield Summarizer(model, tokenizer, choose_device(saved.model), saved)
@@ -68,7 +68,7 @@ class Summarizer:
     ) -> None:
         self._model, self._tokenizer, self._device = model, tokenizer, device
         self._settings = saved.generate
-        self._renderer = Renderer(tokenizer, saved.prompt)
+        self._renderer = Renderer(tokenizer, saved.prompt, saved.frame)
 
     @property
     def can_stream(self) -> bool:

@@ -1,23 +1,30 @@
-"""Find the files of the base and hash its weights, without a library that could load them."""
+"""Find the files of the base and hash them, without a library that could load them."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from nutgraf.config import ModelConfig
 from nutgraf.core.errors import Failure, UserError, one_line
+from nutgraf.core.files import digest, read_json, sha256
 from nutgraf.modeling.model_folder import check_folder
 
-# Files that tokenizers are loaded from; a base has some of them.
+WEIGHTS = "model.safetensors"
+# What decides tokens: names that a folder is searched for, and those asked of the Hub.
+_TOKENIZER = re.compile(r"tok|tekken|vocab|merges|spiece|spm|bpe|encoder\.json|\.model$")
+_NO_TOKENIZER = re.compile(r"\.(safetensors|bin|pth?|gguf|py|md)$|index\.json$|^\.")
 _TOKENIZER_FILES = (
     "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json "
-    "added_tokens.json chat_template.jinja vocab.json vocab.txt merges.txt spiece.model"
+    "added_tokens.json vocab.json vocab.txt merges.txt spiece.model sentencepiece.bpe.model "
+    "tiktoken.model tekken.json"
 ).split()
+_VOLATILE = ("_name_or_path", "name_or_path", "transformers_version")  # decide nothing
 
 
 def base_source(config: ModelConfig) -> str:
@@ -31,29 +38,47 @@ def base_source(config: ModelConfig) -> str:
     return config.base
 
 
-def weights_fingerprint(config: ModelConfig) -> dict[str, str]:
-    """Return a hash of the weights if the base can change without being renamed, else nothing.
+def base_fingerprint(config: ModelConfig, *parts: str) -> dict[str, str]:
+    """Return hashes of `parts` of the base if it can change without being renamed, else nothing.
 
-    A local folder can, and a Hub id without a commit. Raises Failure as `hash_weights`.
+    A local folder can, and a Hub id without a commit. Parts are those of `hash_parts`. Raises
+    Failure, with what to do, if the files cannot be read.
     """
-    return {"base_weights": hash_weights(config)} if _can_change(config) else {}
-
-
-def tokenizer_fingerprint(config: ModelConfig) -> dict[str, str]:
-    """Return a hash of the tokenizer's files if the base can change without being renamed.
-
-    Else it is empty. Raises Failure if the files cannot be read.
-    """
-    if not _can_change(config):
+    if config.base == "pocket" or re.fullmatch("[0-9a-f]{40}", config.revision or ""):
         return {}
-    hashed = hashlib.sha256()
-    base_source(config)
+    source = base_source(config)
     try:
-        for path in filter(None, (_file(config, name) for name in _TOKENIZER_FILES)):
-            hashed.update(path.name.encode() + path.read_bytes())
+        return hash_parts(source, config.revision, *parts)
+    except MemoryError:
+        raise
     except Exception as error:  # as in `load_errors`
         raise load_failure(config, error) from error
-    return {"tokenizer_files": hashed.hexdigest()[:16]}
+
+
+def hash_parts(source: str, revision: str | None, *parts: str) -> dict[str, str]:
+    """Return a hash of what each part of a model holds, in a folder or on the Hub.
+
+    Parts are `base_weights`, `base_config`, `tokenizer_files` (without templates), `chat_template`
+    and `generation_config`. Raises OSError if there are no weights in safetensors.
+    """
+    file = functools.partial(_find_file, source, revision)
+    contents: dict[str, Callable[[], Any]] = {
+        "base_weights": lambda: [_content(path) for path in _weight_files(file)],
+        "base_config": lambda: _without(file("config.json"), *_VOLATILE),
+        "generation_config": lambda: _without(file("generation_config.json"), *_VOLATILE),
+        "tokenizer_files": lambda: {
+            name: _without(path, *_VOLATILE, "chat_template")
+            if name == "tokenizer_config.json"
+            else _content(path)
+            for name in _tokenizer_names(source)
+            if (path := file(name))
+        },
+        "chat_template": lambda: [
+            (_without(file("tokenizer_config.json")) or {}).get("chat_template"),
+            *(_content(path) for path in _templates(source, revision)),
+        ],
+    }
+    return {part: digest({"": contents[part]()})[:16] for part in parts}
 
 
 def hash_weights(config: ModelConfig) -> str:
@@ -63,7 +88,7 @@ def hash_weights(config: ModelConfig) -> str:
     Raises Failure if the files cannot be read.
     """
     try:
-        files = _weight_files(config)
+        files = _weight_files(functools.partial(_find_file, base_source(config), config.revision))
     except (MemoryError, UserError):
         raise
     except Exception as error:  # as in `load_errors`
@@ -91,32 +116,61 @@ def load_failure(config: ModelConfig, error: Exception) -> Failure:
     )
 
 
-def _can_change(config: ModelConfig) -> bool:
-    pinned = re.fullmatch("[0-9a-f]{40}", config.revision or "")
-    return config.base != "pocket" and not pinned
-
-
-def _file(config: ModelConfig, name: str) -> Path | None:
-    if Path(config.base).is_dir():
-        path = Path(config.base) / name
+def _find_file(source: str, revision: str | None, name: str) -> Path | None:
+    if Path(source).is_dir():
+        path = Path(source, name)
         return path if path.is_file() else None
-    return _hub_file(config.base, name, config.revision)
+    return _hub_file(source, name, revision)
 
 
 @functools.cache  # it is a request
 def _hub_file(base: str, name: str, revision: str | None) -> Path | None:
-    from transformers.utils import cached_file
+    from transformers.utils import cached_file  # takes a second, and most studies do not need it
 
     path = cached_file(base, name, revision=revision, _raise_exceptions_for_missing_entries=False)
     return Path(path) if path else None
 
 
-def _weight_files(config: ModelConfig) -> list[Path]:
-    from transformers.utils import cached_file  # takes a second, and most studies do not need it
+def _weight_files(file: Callable[[str], Path | None]) -> list[Path]:
+    if single := file(WEIGHTS):
+        return [single]
+    index = file(f"{WEIGHTS}.index.json")
+    if index is None:
+        raise FileNotFoundError(f"it has no {WEIGHTS}")
+    shards = {name: file(name) for name in sorted(set(read_json(index)["weight_map"].values()))}
+    for name, path in shards.items():
+        if path is None:
+            raise FileNotFoundError(f"it has no {name}, which {index.name} lists")
+    return [path for path in shards.values() if path]
 
-    file = functools.partial(cached_file, base_source(config), revision=config.revision)
-    if single := file("model.safetensors", _raise_exceptions_for_missing_entries=False):
-        return [Path(single)]
-    index = Path(str(file("model.safetensors.index.json"))).read_text(encoding="utf-8")
-    shards = set(json.loads(index)["weight_map"].values())
-    return [Path(str(file(shard))) for shard in sorted(shards)]
+
+def _tokenizer_names(source: str) -> Iterable[str]:
+    if not Path(source).is_dir():
+        return _TOKENIZER_FILES
+    names = sorted(path.name for path in Path(source).iterdir())
+    return [n for n in names if _TOKENIZER.search(n) and not _NO_TOKENIZER.search(n)]
+
+
+def _templates(source: str, revision: str | None) -> list[Path]:
+    """Return the files with chat templates; those of the Hub are in the cache then."""
+    folder = Path(source)
+    if not folder.is_dir():
+        from transformers.utils import list_repo_templates
+
+        names = list_repo_templates(source, local_files_only=False, revision=revision)
+        files = [f"additional_chat_templates/{name.removesuffix('.jinja')}.jinja" for name in names]
+        found = [_hub_file(source, name, revision) for name in ("chat_template.jinja", *files)]
+        return [path for path in found if path]
+    more = sorted(folder.glob("additional_chat_templates/*.jinja"))
+    return [path for path in (folder / "chat_template.jinja", *more) if path.is_file()]
+
+
+def _content(path: Path) -> str:
+    """Return the name and the hash of a file, which the Hub's cache has in the name of its blob."""
+    blob = path.resolve()
+    return f"{path.name} {blob.name if blob.parent.name == 'blobs' else sha256(path)}"
+
+
+def _without(path: Path | None, *keys: str) -> dict[str, Any] | None:
+    """Return what a file holds as JSON, without `keys`; None if there is no file."""
+    return {k: v for k, v in read_json(path).items() if k not in keys} if path else None

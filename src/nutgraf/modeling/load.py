@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,11 +78,15 @@ def _cpu_has_bf16() -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Return the base's tokenizer; without a padding token, the end of sequence pads too."""
+def load_tokenizer(config: ModelConfig, saved: Path | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer in the folder `saved`, or else the base's.
+
+    Without a padding token, the end of sequence pads too.
+    """
+    source, revision = (str(saved), None) if saved else (base_source(config), config.revision)
     with load_errors(config):
         tokenizer = AutoTokenizer.from_pretrained(
-            base_source(config), revision=config.revision, trust_remote_code=False
+            source, revision=revision, trust_remote_code=False
         )
     if tokenizer.pad_token is None:
         # Safe because padding is masked by position, never by id.

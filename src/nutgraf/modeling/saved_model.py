@@ -17,6 +17,7 @@ from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.core import hub
 from nutgraf.core.errors import UserError
 from nutgraf.core.paths import is_path
+from nutgraf.data.prompts import Frame
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.model_folder import check_pointers
 
@@ -30,6 +31,8 @@ class SavedModel:
     """A model in `folder`: an `adapter` on a base, or a full model if `adapter` is None.
 
     `about` is all of `nutgraf.json`: the model's settings, and how it was trained and measured.
+    `tokenizer` is the folder of its own one and `frame` the fixed text of its prompts; both are
+    None in models of earlier versions, which take them from the base.
     """
 
     folder: Path
@@ -38,6 +41,8 @@ class SavedModel:
     prompt: PromptConfig
     generate: GenerateConfig
     about: Mapping[str, Any]
+    tokenizer: Path | None = None
+    frame: Frame | None = None
 
 
 def find_model(model: str) -> Path:
@@ -76,24 +81,30 @@ def read_saved_model(model: str) -> SavedModel:
         base = ModelConfig.model_validate({**raw["model"], "device": "auto"})
         prompt = PromptConfig.model_validate(raw["prompt"])
         decoding = GenerateConfig.model_validate(raw["generate"])
+        frame = Frame(*map(str, raw["frame"])) if "frame" in raw else None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{file} is damaged ({type(error).__name__}: {reason}): make the model again with "
             "`nutgraf compare --force`"
         ) from None
+    own = (raw, folder if (folder / "tokenizer_config.json").is_file() else None, frame)
     if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
         merged = base.model_copy(update={"base": str(folder), "revision": None})
-        return SavedModel(folder, None, merged, prompt, decoding, raw)
+        return SavedModel(folder, None, merged, prompt, decoding, *own)
     check_base(folder, trained_on, base)
-    return SavedModel(folder, folder, base, prompt, decoding, raw)
+    return SavedModel(folder, folder, base, prompt, decoding, *own)
 
 
 def check_base(adapter: Path, trained_on: Mapping[str, Any], base: ModelConfig) -> None:
-    """Raise UserError if `base` is not the one that the adapter was trained on."""
+    """Raise UserError if `base` is not the one that the adapter was trained on.
+
+    It may have another name: a folder can be moved.
+    """
     identity = base_identity(base)
     # A model of an earlier version records less; what it records has to match.
-    if "shape" not in trained_on or not trained_on.items() <= identity.items():
+    recorded = {name: trained_on[name] for name in ("shape", "weights") if name in trained_on}
+    if "shape" not in recorded or not recorded.items() <= identity.items():
         raise UserError(
             f"{adapter} was trained on base {trained_on} and {base.base!r} is now {identity}: "
             "an adapter works on its own base only"

@@ -11,47 +11,61 @@ from typing import Any
 
 import yaml
 
-from nutgraf.config import Config, DataConfig, systems
+from nutgraf.config import Config, DataConfig, effects, systems
 from nutgraf.config.load import with_overrides
-from nutgraf.core.errors import UserError
+from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import file_hash
-from nutgraf.modeling.base_files import tokenizer_fingerprint, weights_fingerprint
+from nutgraf.modeling.base_files import base_fingerprint, hash_parts
 from nutgraf.storage.run_folder import Artefact, RunFolder
 
+# Parts of the base that decide its losses, and those that decide what is written with it.
+_WEIGHTS, _DECODING = ("base_weights", "base_config"), ("tokenizer_files", "generation_config")
 TABLE = "model_comparison_results.csv"
 
 
 def prepare(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the data, of files as they are now. Raise UserError if one cannot be read."""
+    chat = ["chat_template"] if config.prompt.template == "chat" else []
     settings = {
-        **_settings(config, "data", "prompt"),
+        **_deciding(config, "data", "tokenizer_files", *chat),
         "files": _file_hashes(config.data),
-        "tokenizer": [config.model.base, config.model.revision],
-        **tokenizer_fingerprint(config.model),
-        "token_ids": 1,  # the form in which they are stored
-        **_tokenizer_settings(config),
+        "token_ids": 2,  # the form in which they are stored
     }
     return [folder.artefact("data", settings=settings)]
 
 
 def search(config: Config, folder: RunFolder) -> list[Artefact]:
-    """Return the search: its trials and the settings that it chose."""
-    settings = _settings(
-        with_first_seed(config), "prompt", "model", "lora", "train", "search", "generate"
-    )
-    del settings["search"]["trial_minutes"]
-    settings |= _tokenizer_settings(config)
-    return [folder.artefact("search", inputs=["data"], settings=settings)]
+    """Return the search: its trials and the settings that it chose.
+
+    A trial follows from rows, base, and the settings of its training. So if those of the search
+    itself change, trials that it proposes again are not trained again.
+    """
+    settings = _deciding(with_first_seed(config), "search", *_WEIGHTS, *_DECODING)
+    return [
+        folder.artefact(
+            "search",
+            inputs=["data:train", "data:validation"],
+            settings=settings,
+            replayed=[
+                name
+                for name in settings
+                if name.startswith(("search.", "generate.", "score.")) or name in _DECODING
+            ],
+            recorded=effects.undecisive(config),
+        )
+    ]
 
 
 def train(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return one artefact a model, in the order of `training_configs`."""
-    inputs = {"baseline": ["data"], "best": ["data", "search"]}
+    inputs = ["data:train", "data:validation"]
+    chosen = {"baseline": [], "best": ["search:best.yaml"]}
     return [
         folder.artefact(
             f"models/{name}",
-            inputs=inputs[systems.base_system(name)],
-            settings=_settings(own, "prompt", "model", "lora", "train"),
+            inputs=[*inputs, *chosen[systems.base_system(name)]],
+            settings=_deciding(own, "models", *_WEIGHTS),
+            recorded=effects.undecisive(config),
         )
         for name, own in training_configs(config, folder).items()
     ]
@@ -64,8 +78,9 @@ def generate(config: Config, folder: RunFolder) -> list[Artefact]:
         folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data", *([f"models/{system}"] if system in trained else [])],
+            inputs=["data:test", *([f"models/{system}"] if system in trained else [])],
             settings=_generation_settings(system, config),
+            recorded=effects.undecisive(config),
         )
         for system in systems.measured_systems(config.rivals, config.train.seeds)
     ]
@@ -77,8 +92,8 @@ def score(config: Config, folder: RunFolder) -> list[Artefact]:
         folder.artefact(
             f"scores/{system}",
             outputs=[f"scores/{system}.jsonl"],
-            inputs=["data", f"summaries/{system}"],
-            settings=_tokenizer_settings(config),
+            inputs=["data:test", f"summaries/{system}"],
+            settings=effects.deciding(config, "scores"),
         )
         for system in systems.measured_systems(config.rivals, config.train.seeds)
     ]
@@ -88,29 +103,39 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the table with the analysis, then the model to take away."""
     measured = systems.measured_systems(config.rivals, config.train.seeds)
     models = [f"models/{name}" for name in trained_models(config)]
+    records = [f"{kind}/{system}" for system in measured for kind in ("summaries", "scores")]
     return [
         folder.artefact(
             "comparison",
             outputs=[TABLE, "analysis"],
-            inputs=[*(f"scores/{system}" for system in measured), *models],
-            settings=_settings(config, "score"),
+            inputs=["data:test", *records, *models],
+            settings=effects.deciding(config, "comparison"),
         ),
-        folder.artefact("final_best_model", inputs=["data", "comparison", "models/best"]),
+        folder.artefact(
+            "final_best_model",  # its card describes the study
+            inputs=["data", "comparison", "models/best"],
+            settings={
+                **effects.deciding(config, "any"),
+                **base_fingerprint(config.model, *_WEIGHTS, *_DECODING, "chat_template"),
+            },
+        ),
     ]
 
 
 def report(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the pages with their figures; they show every setting."""
     models = [f"models/{name}" for name in systems.TRAINED_SYSTEMS]
-    scores = [f"scores/{system}" for system in systems.system_names(config.rivals)]
+    records = systems.system_names(config.rivals)
     return [
         folder.artefact(
             "report",
             outputs=["figures", "report.html", "report.md"],
-            inputs=["data", "search", *models, *scores, "comparison"],
-            settings=config.model_dump(mode="json"),
+            inputs=[
+                "data", "search", *models, *(f"scores/{name}" for name in records), "comparison",
+            ],
+            settings=effects.deciding(config, "any") | effects.deciding(config, "report"),
         )
-    ]
+    ]  # fmt: skip
 
 
 BY_STAGE: dict[str, Callable[[Config, RunFolder], list[Artefact]]] = {
@@ -143,16 +168,12 @@ def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
     }
 
 
-def _settings(config: Config, *sections: str) -> dict[str, Any]:
-    """Return these sections, and the weights of the base if `model` is one of them."""
-    settings = config.model_dump(mode="json", include=set(sections))
-    return settings | (weights_fingerprint(config.model) if "model" in sections else {})
-
-
-def _tokenizer_settings(config: Config) -> dict[str, Any]:
-    """Return ROUGE's tokenizer, unless it is the one that studies had when there was no other."""
-    tokenizer = config.score.tokenizer
-    return {} if tokenizer == "rouge-score" else {"rouge_tokenizer": tokenizer}
+def _deciding(config: Config, artefact: str, *parts: str) -> dict[str, Any]:
+    """Return the settings that decide an artefact; a local base stands for what is in it."""
+    settings = effects.deciding(config, artefact)
+    if Path(config.model.base).is_dir():
+        del settings["model.base"], settings["model.revision"]
+    return settings | base_fingerprint(config.model, *parts)
 
 
 def _file_hashes(data: DataConfig) -> dict[str, str]:
@@ -172,9 +193,21 @@ def _file_hashes(data: DataConfig) -> dict[str, str]:
 def _generation_settings(system: str, config: Config) -> dict[str, Any]:
     """Return what the summaries of the system depend on, apart from the data."""
     if systems.base_system(system) in systems.MODEL_SYSTEMS:
-        return _settings(config, "prompt", "model", "generate")
+        settings = _deciding(config, "summaries", *_WEIGHTS, *_DECODING)
+        return {n: v for n, v in settings.items() if not n.startswith(("rivals.", "score."))}
     if system in systems.EXTRACTIVE_SYSTEMS:
-        return {} if system == "lead3" else _tokenizer_settings(config)
-    rival = config.rivals[system]
-    file = {"sha256": file_hash(Path(rival.file))} if rival.file else {}
-    return {**rival.model_dump(mode="json", exclude={"batch_size"}), **file}
+        return {} if system == "lead3" else {"score.tokenizer": config.score.tokenizer}
+    rival, begin = config.rivals[system], f"rivals.{system}."
+    settings = effects.deciding(config, "summaries")
+    settings = {n: value for n, value in settings.items() if n.startswith(begin)}
+    if rival.file:
+        settings[f"{begin}file"] = file_hash(Path(rival.file))
+    elif rival.model and Path(rival.model).is_dir():
+        try:
+            settings[f"{begin}model"] = hash_parts(rival.model, None, *_WEIGHTS, *_DECODING)
+        except (OSError, ValueError) as error:
+            raise Failure(
+                f"{begin}model {rival.model!r} could not be read ({one_line(error, 300)}): give a "
+                "folder with weights in safetensors"
+            ) from error
+    return settings

@@ -92,7 +92,7 @@ def run_stage(
     outdated: list[Artefact] = []
     current: list[Artefact] = []
     for artefact in artifacts.BY_STAGE[name](config, folder):
-        follows = any(earlier.name in artefact.inputs for earlier in outdated)
+        follows = any(earlier.name in artefact.sources for earlier in outdated)
         (outdated if follows or not artefact.is_current or force else current).append(artefact)
     if outdated:
         if name in WITH_MODELS:
@@ -111,17 +111,23 @@ def _explain_reruns(config: Config, folder: RunFolder, stages: Sequence[str]) ->
     to_make: set[str] = set()
     for stage in stages:
         for artefact in artifacts.BY_STAGE[stage](config, folder):
-            if remade := ", ".join(name for name in artefact.inputs if name in to_make):
-                stale: str | None = f"it follows {remade}"
-                abandoned = stale if artefact.is_unfinished else None
-            else:
-                stale, abandoned = artefact.outdated, artefact.claim_mismatch
+            remade = " or ".join(sorted({n.partition("/")[0] for n in artefact.sources & to_make}))
+            known = not remade or all(folder.has(source) for source in artefact.sources)
+            stale, abandoned = (
+                (artefact.outdated, artefact.claim_mismatch) if known else (None, None)
+            )
             if stale:
+                reason = f"{'goes on' if artefact.goes_on else 'is made again'}: {stale}"
+            else:
+                reason = f"is made again if {remade} changes"
+            if stale or remade:
                 to_make.add(artefact.name)
                 if folder.has(artefact.name):
-                    lines.append(f"{artefact.name} is made again: {stale}")
+                    lines.append(f"{artefact.name} {reason}")
             if abandoned:
                 lines.append(f"{artefact.name}, half made, is thrown away: {abandoned}")
+            elif remade and artefact.is_unfinished:
+                lines.append(f"{artefact.name}, half made, is thrown away if {remade} changes")
     return lines
 
 

@@ -46,6 +46,7 @@ def run_search(
     out: Path,
     together: bool = False,
     max_packed: int | None = None,
+    begun_with: int | None = None,
 ) -> list[Trial]:
     """Try `config.search.trials` settings and return all trials by number.
 
@@ -60,6 +61,7 @@ def run_search(
         out: Folder of the trials.
         together: Whether one process trains the trials, packed, in place of a process each.
         max_packed: Trials that are trained in one pass, if `together`; None for all.
+        begun_with: `search.concurrent` at the start of the search; None if it starts now.
 
     Raises:
         Failure: if no trial is completed, or if Ray cannot start.
@@ -68,14 +70,17 @@ def run_search(
     inputs = SearchInputs(config, train, list(validation))
     alone = functools.partial(trial_worker.train_trial, inputs=inputs)
     training = PackedTraining(inputs, max_packed) if together else alone
-    return run_trials(config, training, out.resolve())
+    return run_trials(config, training, out.resolve(), begun_with)
 
 
 def run_trials(
-    config: Config, training: trial_worker.Training | PackedTraining, out: Path
+    config: Config,
+    training: trial_worker.Training | PackedTraining,
+    out: Path,
+    begun_with: int | None = None,
 ) -> list[Trial]:
     """Run the search with any `training`; `out` is an absolute path."""
-    scheduler = TrialScheduler(config, out)
+    scheduler = TrialScheduler(config, out, begun_with)
     if not scheduler.finished:
         _run_in_ray(scheduler, training)
     if scheduler.full_disk:

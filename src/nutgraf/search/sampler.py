@@ -26,13 +26,9 @@ from nutgraf.search.trial import Trial
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def startup_trials(trials: int) -> int:
-    """Return how many results TPE needs before it proposes anything in a search of `trials`.
-
-    Half of the trials, from 4 up to the 10 of Optuna's default (docs/log.md, 2026-11-28). A search
-    of four trials is therefore a random search.
-    """
-    return min(10, max(4, trials // 2))
+# Results that TPE needs before it proposes anything (docs/log.md). The same for any number of
+# trials, so that a search goes on as it would have if it had had more from the start.
+STARTUP = 4
 
 
 class Sampler:
@@ -41,10 +37,10 @@ class Sampler:
     `proposed_by` has for each proposal so far `random` or `tpe`.
     """
 
-    def __init__(self, search: SearchConfig) -> None:
-        self.startup = startup_trials(search.trials)
+    def __init__(self, search: SearchConfig, concurrent: int) -> None:
+        self.startup = STARTUP
         self.space = {name: _distribution(name, d) for name, d in search.space.items()}
-        self.concurrent = search.concurrent
+        self.concurrent = concurrent
         sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=self.startup)
         self.study = optuna.create_study(sampler=sampler)
         self.proposals: list[optuna.Trial] = []

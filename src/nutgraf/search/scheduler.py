@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.config import Config, load
+from nutgraf.core.files import read_json, write_json
 from nutgraf.search.halving import Halving, TrialProgress, Verdict
 from nutgraf.search.sampler import Sampler
 from nutgraf.search.trial import EVALUATED, HANG, Trial
 from nutgraf.training.budget import evaluation_steps
 
 logger = logging.getLogger(__name__)
+
+_ERRORS = "errors.json"  # of a finished search
 
 # What stays of a trial, by its status. A failed trial is tried again, so its ROUGE goes.
 _FILES = {
@@ -32,15 +35,19 @@ _FILES = {
 class TrialScheduler:
     """The trials of the search `config.search`, each in a folder of `out` named by its number."""
 
-    def __init__(self, config: Config, out: Path) -> None:
+    def __init__(self, config: Config, out: Path, begun_with: int | None = None) -> None:
+        """Go on with what `out` holds; `begun_with` is `search.concurrent` at the start of it."""
         search = config.search
         self.config, self.out = config, out
         self.trials: dict[int, Trial] = {}
         self.evaluations: dict[int, int] = {}  # of a whole training
-        self.errors: dict[int, str] = {}
+        # By number. Those of a finished search stay, so that proposals after them do.
+        errors = out / _ERRORS
+        self.errors = {int(n): e for n, e in read_json(errors).items()} if errors.exists() else {}
         self.full_disk: str | None = None  # the path on a full disk, which ends the search
-        self.sampler = Sampler(search)
-        parallel = min(search.concurrent, search.trials)
+        concurrent = begun_with or search.concurrent
+        self.sampler = Sampler(search, concurrent)
+        parallel = min(concurrent, search.trials)
         self.halving = Halving(search.grace_evaluations, search.reduction_factor, parallel)
         self.queue: list[int] = []  # proposed, and no process runs it
         self._propose()
@@ -56,6 +63,9 @@ class TrialScheduler:
             folder = self.out / str(number)
             trial = Trial.read(folder)
             if trial is None or trial.values != values:
+                if trial and trial.history:
+                    logger.info(f"trial {number} is proposed with other settings: trained anew")
+                self.errors.pop(number, None)
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 trial = Trial(number, values)
@@ -128,6 +138,8 @@ class TrialScheduler:
 
     def remove_scratch(self) -> None:
         """Delete everything of a finished search but records, adapters, tracebacks and ROUGE."""
+        if self.errors:
+            write_json(self.out / _ERRORS, self.errors)
         for trial in self.results():
             for path in (self.out / str(trial.number)).iterdir():
                 if path.name not in _FILES[trial.status]:

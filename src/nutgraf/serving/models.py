@@ -45,7 +45,8 @@ class Models:
         self.batch_size = saved.generate.batch_size
         self.systems = {name: BUILT_IN_SYSTEMS[name] for name in (*adapters, _LEAD)}
         self._adapters, self._activate = adapters, activate
-        tokenizer, device = load_tokenizer(saved.model), choose_device(saved.model)
+        tokenizer = load_tokenizer(saved.model, saved.tokenizer)
+        device = choose_device(saved.model)
         self._summarizer = Summarizer(activate(adapters[DEFAULT]), tokenizer, device, saved)
 
     def write(

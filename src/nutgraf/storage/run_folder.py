@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nutgraf.storage import work_claim
 UNFINISHED = ".making"  # with a folder for each artefact that is being made
 MANIFESTS = "manifests"
 SEALED = "manifest.json"  # is in an unfinished artefact once it is complete
+_COPY = ".copy"  # of a finished artefact, on its way into an unfinished one
 
 
 class RunFolder:
@@ -48,6 +49,12 @@ class RunFolder:
         """Return the path of the token ids of `data(split)`, row by row."""
         return self.path / "data" / f"{split}-tokens.parquet"
 
+    @property
+    def frame(self) -> Any:
+        """The fixed text of every prompt, before and after the article; None if not recorded."""
+        path = self.path / "data" / "frame.json"
+        return read_json(path) if path.exists() else None
+
     def model(self, name: str) -> Path:
         """Return the folder of the adapter of `baseline` or `best`."""
         return self.path / "models" / name
@@ -67,16 +74,31 @@ class RunFolder:
         outputs: Sequence[str] | None = None,
         inputs: Iterable[str] = (),
         settings: Mapping[str, Any] | None = None,
+        replayed: Sequence[str] = (),
+        recorded: Mapping[str, Any] | None = None,
     ) -> Artefact:
         """Return the artefact `name`, finished or not.
 
         Args:
             name: The artefact, also the name of its manifest.
             outputs: Its files and folders, relative to the run folder; None is `name` itself.
-            inputs: Names of the earlier artefacts that it is made from.
-            settings: The part of the configuration that decides the result.
+            inputs: Names of the earlier artefacts that it is made from. `data:train` is made from
+                those files of `data` alone whose names begin with `train`.
+            settings: What decides the result, by dotted name.
+            replayed: Those of them whose change leaves work of use, which the stage goes through.
+            recorded: Other settings, for the manifest alone.
         """
-        return Artefact(self, name, tuple(outputs or [name]), tuple(inputs), dict(settings or {}))
+        made_from = (tuple(outputs or [name]), tuple(inputs), dict(settings or {}))
+        return Artefact(self, name, *made_from, replayed, dict(recorded or {}))
+
+    def digest(self, name: str) -> str:
+        """Return the hash of an input: an artefact, or a part of it. Raises Failure if not made."""
+        artefact, _, part = name.partition(":")
+        manifest = self.manifest(artefact)
+        if not part:
+            return str(manifest["digest"])
+        files = manifest["files"].items()
+        return digest({file: h for file, h in files if Path(file).name.startswith(part)})
 
     def manifest(self, name: str) -> dict[str, Any]:
         """Return the manifest of a finished artefact. Raises Failure if there is none."""
@@ -123,11 +145,18 @@ class Artefact:
     outputs: tuple[str, ...]
     inputs: tuple[str, ...]
     settings: dict[str, Any]
+    replayed: Sequence[str] = ()
+    recorded: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> set[str]:
+        """The artefacts that its inputs are, or are parts of."""
+        return {name.partition(":")[0] for name in self.inputs}
 
     @property
     def digests(self) -> dict[str, str]:
         """The inputs' hashes. Raises Failure if one has not been made."""
-        return {name: self.folder.manifest(name)["digest"] for name in self.inputs}
+        return {name: self.folder.digest(name) for name in self.inputs}
 
     @property
     def is_current(self) -> bool:
@@ -140,6 +169,18 @@ class Artefact:
 
         Raises Failure if an input has not been made.
         """
+        return self._outdated(self.settings)
+
+    @property
+    def goes_on(self) -> bool:
+        """Return whether it is finished but for settings that are `replayed`."""
+        return bool(self.replayed and self.outdated) and self._outdated(self._fixed) is None
+
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        return {name: value for name, value in self.settings.items() if name not in self.replayed}
+
+    def _outdated(self, settings: Mapping[str, Any]) -> str | None:
         digests = self.digests
         path = self.folder._manifest_path(self.name)
         try:
@@ -157,7 +198,9 @@ class Artefact:
         if inputs != digests:
             names = sorted(inputs.keys() | digests.keys())
             return f"changed: {', '.join(n for n in names if inputs.get(n) != digests.get(n))}"
-        if changes := work_claim.describe_changes(old_settings, self.settings):
+        # What an earlier manifest has beside these decides nothing.
+        old_settings = {name: old_settings[name] for name in settings if name in old_settings}
+        if changes := work_claim.describe_changes(old_settings, settings):
             return changes
         for file, hashed in files.items():
             if not (self.folder / file).is_file():
@@ -184,13 +227,19 @@ class Artefact:
 
         When the block ends, the outputs are moved into place and the manifest is written last.
         When it raises, what was made before stays. With `resume` the folder is as a stopped run
-        left it, if that had the same inputs, settings and versions of the libraries; else empty.
+        left it, if that had the same inputs, settings and versions of the libraries; else empty,
+        or with the outputs as they are if the artefact `goes_on`.
         """
         started = time.time()
         scratch = self._scratch
         resumed = False
         if resume:
             resumed = work_claim.claim_folder(scratch, self._claim(), self.name)
+            if self.goes_on and not (scratch / self.name).exists():
+                shutil.rmtree(scratch / _COPY, ignore_errors=True)
+                shutil.copytree(self.folder / self.name, scratch / _COPY)
+                move(scratch / _COPY, scratch / self.name)
+                resumed = True
         else:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
@@ -204,7 +253,7 @@ class Artefact:
 
     def _claim(self) -> dict[str, Any]:
         inputs = {name: hashed[:16] for name, hashed in self.digests.items()}
-        return {"inputs": inputs, "settings": self.settings, "versions": library_versions()}
+        return {"inputs": inputs, "settings": self._fixed, "versions": library_versions()}
 
     def _seal(self, scratch: Path, started: float, resumed: bool) -> None:
         """Write the manifest into the scratch: from now on it is complete, and only to be moved."""
@@ -225,6 +274,7 @@ class Artefact:
                 "carried_on": resumed,  # then these seconds are not all
                 "inputs": self.digests,
                 "settings": self.settings,
+                "without_effect": self.recorded,  # settings that decide nothing here
                 "versions": library_versions(),
                 "machine": machine_info(),
                 "outputs": self.outputs,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nutgraf.config import effects
 from nutgraf.core import signals
 from nutgraf.core.errors import one_line
 from nutgraf.modeling import adapters
@@ -23,7 +24,7 @@ from nutgraf.training.job import TrainingJob, notify_once
 from nutgraf.training.sft_trainer import AdapterTrainer
 
 # Raised when checkpoints of an earlier version can no longer be resumed.
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 
 
 def fit_adapter(
@@ -111,7 +112,8 @@ def _train_within_memory(
     train: Callable[[int], AdapterTrainer], job: TrainingJob, checkpoints: Checkpoints
 ) -> AdapterTrainer:
     """Call `train` with smaller and smaller micro-batches until one fits; note its size."""
-    micro_batch = checkpoints.notes.get("micro_batch_size", job.config.train.micro_batch_size)
+    micro_batch = job.config.train.micro_batch_size
+    micro_batch = min(micro_batch, checkpoints.notes.get("micro_batch_size", micro_batch))
     while True:
         try:
             return train(micro_batch)
@@ -134,14 +136,11 @@ def training_claim(
     Of the frozen base a few values of each tensor are hashed, not all. `start` holds the adapter's
     initial weights by name.
     """
-    lora = cast(Any, model).peft_config["default"]
     frozen = (full_weight(w).flatten() for w in model.parameters() if not w.requires_grad)
     rows = (*job.ordered_rows, *job.evaluated_rows)
     return {
         "checkpoint_format": CHECKPOINT_FORMAT,
-        "settings": job.config.train.model_dump(mode="json"),
-        "lora_alpha": lora.lora_alpha,
-        "lora_dropout": lora.lora_dropout,
+        "settings": effects.deciding_training(job.config),
         "device": [device.name, device.dtype_name],
         "adapter": _hash(start[name].numpy() for name in sorted(start)),
         "base": _hash(w[:: max(1, w.numel() // 16)].float().cpu().numpy() for w in frozen),

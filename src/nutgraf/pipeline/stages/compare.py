@@ -14,6 +14,7 @@ from nutgraf.config import Config, systems
 from nutgraf.core import files, units
 from nutgraf.core.files import read_json, read_records, write_json, write_records
 from nutgraf.data import article_store
+from nutgraf.data.prompts import Frame
 from nutgraf.data.rows import Article
 from nutgraf.evaluation import error_rates, examples, indicators, published, significance
 from nutgraf.evaluation.bootstrap import bootstrap
@@ -144,12 +145,14 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
         tokenizer.save_pretrained(str(out))
         generation_config(tokenizer, config.generate).save_pretrained(str(out))
     train = read_json(best / "train.json")
+    frame = Frame(*folder.frame)
     rates = pd.read_csv(folder / "analysis" / "rates.csv")
     intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
     about = {
         "base": train["base"],
         **config.model_dump(mode="json", include={"model", "prompt", "generate"}),
-        "recipe": recipe(tokenizer, config.prompt, config.generate),
+        "frame": frame,
+        "recipe": recipe(tokenizer, config.prompt, config.generate, frame),
         "train": train,
         "study": model_card.study_record(
             config,

@@ -14,7 +14,7 @@ from nutgraf.config import Config
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, base_system
 from nutgraf.core.files import Journal, write_records
 from nutgraf.data import article_store
-from nutgraf.data.prompts import Encoded, Renderer
+from nutgraf.data.prompts import Encoded, summary_text
 from nutgraf.data.rows import Article
 from nutgraf.data.token_store import TokenFile
 from nutgraf.generation import external, extractive
@@ -117,7 +117,7 @@ def _by_model(
     journal: Path,
     model: Backend,
 ) -> list[Row]:
-    renderer = Renderer(load_tokenizer(config.model), config.prompt)
+    tokenizer = load_tokenizer(config.model)
     prompts = [row.prompt for row in encoded]
     summaries = _collect(
         journal / "summaries.part", system, len(test),
@@ -130,7 +130,7 @@ def _by_model(
     return [
         {
             "id": article.id,
-            "text": renderer.text(summaries[i]["ids"]),
+            "text": summary_text(tokenizer, summaries[i]["ids"]),
             "prompt_tokens": len(prompts[i].ids),
             "trimmed_tokens": prompts[i].trimmed_tokens,
             "finish_reason": summaries[i]["finish_reason"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from nutgraf.core.errors import UserError
 from nutgraf.core.files import write_json, write_records
 from nutgraf.data import article_store, data_card, load, token_store
 from nutgraf.data.load import Split
-from nutgraf.data.prompts import Encoded, PromptError, Renderer
+from nutgraf.data.prompts import Encoded, Frame, PromptError, Renderer
 from nutgraf.data.rows import Article, Reject, check_rejected
 from nutgraf.data.sources import SPLITS
 from nutgraf.generation import external
@@ -25,15 +25,25 @@ from nutgraf.storage.run_folder import Artefact, RunFolder
 
 logger = logging.getLogger(__name__)
 
+_FRAME_DECIDED_BY = (
+    "prompt.template model.base model.revision tokenizer_files chat_template".split()
+)
+
 
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make data/: a split's .parquet and -tokens.parquet, card.json and rejects.jsonl.
 
     The last has each row that was left out, with split, row, id, reason and detail. An article is
-    tokenized here and never again: later stages read its token ids.
+    tokenized here and never again: later stages read its token ids. frame.json has the fixed text
+    of the prompts, which stays if the data is made again with the same template.
     """
+    frame = _earlier_frame(folder, outdated[0].settings)
+    tokenizer = load_tokenizer(config.model)
+    renderer = Renderer(tokenizer, config.prompt, frame)
+    if config.prompt.template == "chat" and "strftime_now" in str(tokenizer.chat_template):
+        logger.info("the chat template writes the time: once for this study and its saved model")
     with outdated[0].writing() as scratch:
-        splits, tokens = _write(config, RunFolder(scratch))
+        splits, tokens = _write(config, renderer, RunFolder(scratch))
         for name, rival in config.rivals.items():
             if rival.file:  # what it lacks is better known now than after the trainings
                 external.read_summaries(name, rival, splits["test"].articles)
@@ -41,6 +51,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         for name, counts in card["splits"].items():
             counts["tokens"] = tokens[name]
         write_json(scratch / "data" / "card.json", card)
+        write_json(scratch / "data" / "frame.json", renderer.frame)
         rejects = [r for split in splits.values() for r in (*split.rejected, *split.removed)]
         write_records(scratch / "data" / "rejects.jsonl", map(asdict, rejects))
     for name, counts in card["splits"].items():
@@ -52,12 +63,22 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         logger.warning(f"warning: {warning}")
 
 
-def _write(config: Config, out: RunFolder) -> tuple[dict[str, Split], dict[str, Any]]:
+def _earlier_frame(folder: RunFolder, settings: Mapping[str, Any]) -> Frame | None:
+    """Return the text of the prompts in `folder`, if it is of the same template."""
+    if not (folder.has("data") and folder.frame):
+        return None
+    earlier = folder.manifest("data")["settings"]
+    same = all(earlier.get(name) == settings.get(name) for name in _FRAME_DECIDED_BY)
+    return Frame(*folder.frame) if same else None
+
+
+def _write(
+    config: Config, renderer: Renderer, out: RunFolder
+) -> tuple[dict[str, Split], dict[str, Any]]:
     """Draw, tokenize and write the three splits; return them with the counts of their tokens.
 
     The test comes first, so that what stands in it is used nowhere else.
     """
-    renderer = Renderer(load_tokenizer(config.model), config.prompt)
     splits: dict[str, Split] = {}
     tokens = {}
     for name in reversed(SPLITS):

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure
-from nutgraf.core.files import read_json, write_json
+from nutgraf.core.files import digest, read_json, write_json
 from nutgraf.data import article_store
-from nutgraf.data.prompts import Renderer
+from nutgraf.data.prompts import summary_text
 from nutgraf.data.token_store import TokenFile
 from nutgraf.evaluation import rouge
 from nutgraf.generation.backends import open_backend
@@ -40,11 +40,17 @@ from nutgraf.training.tracking import installed_trackers, track_training
 
 logger = logging.getLogger(__name__)
 
+_ROUGE_DECIDED_BY = (
+    "search.rouge_examples score.tokenizer generate.max_new_tokens generate.num_beams "
+    "tokenizer_files generation_config"
+).split()
+
 
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make search/: trials.csv, history.csv, best.yaml, and a folder for each trial.
 
-    An interrupted search goes on from what the trials' folders hold, ROUGE included.
+    An interrupted search goes on from what the trials' folders hold, ROUGE included; so does a
+    finished one, if settings of the search itself have changed.
     """
     study, config = config, artifacts.with_first_seed(config)
     installed_trackers(config.tracking.to)  # a UserError, if one is not installed
@@ -66,22 +72,38 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
             planned = benchmark.forecast(study, examples, prompts, sampled)
             write_json(plan, planned.record(time.time()))
             logger.info(str(planned))
-        # Noted, since a search that is carried on does not change its way.
-        if not (out / "together.json").exists():
-            write_json(out / "together.json", packing.choose_packing(config, examples).record())
-        choice = packing.Choice.from_record(read_json(out / "together.json"))
+        noted = out / "together.json"
+        # Kept, since a search that goes on keeps its way; but what a user asks for holds.
+        record = read_json(noted) if noted.exists() else {}
+        if not record or config.search.together != "auto":
+            record |= packing.choose_packing(config, examples).record()
+        begun = record.setdefault("concurrent", config.search.concurrent)
+        write_json(noted, record)
+        choice = packing.Choice.from_record(record)
         logger.info(choice.why)
+        if begun != config.search.concurrent:
+            logger.info(f"search.concurrent was {begun} at the start: proposals keep that order")
         rows = [encoded.example for encoded in validation]
-        trials = ray_tune.run_search(
-            config, train, rows, out / "trials", choice.together, choice.max_packed
-        )
+        key = digest({n: outdated[0].settings.get(n) for n in _ROUGE_DECIDED_BY})[:16]
+        for again in (False, True):
+            trials = ray_tune.run_search(
+                config, train, rows, out / "trials", choice.together, choice.max_packed, begun
+            )
+            lost = [trial.number for trial in trials if _has_lost(trial, out / "trials", key)]
+            if lost and again:
+                raise Failure(f"trials {lost} have lost the weights that their ROUGE needs, twice")
+            for number in lost:
+                logger.info(f"trial {number} is trained again: it has lost its weights")
+                shutil.rmtree(out / "trials" / str(number))
+            if not lost:
+                break
         logger.info(describe_proposals([trial.proposed_by for trial in trials]))
         for trial in trials:
             name = f"trial-{trial.number}"
             with track_training(config.tracking.to, folder.path, name, trial.values) as curves:
                 for seen, loss in trial.history:
                     curves.log_evaluation(seen, loss)
-        _measure_rouge(config, folder, trials, out / "trials", prompts)
+        _measure_rouge(config, folder, trials, out / "trials", prompts, key)
         chosen = choose_trial(trials, config.search.finalists)
         logger.info(f"chosen: trial {chosen.number}, validation loss {chosen.loss:.3f}")
         table = pd.DataFrame([trial.record(trial is chosen) for trial in trials])
@@ -98,28 +120,29 @@ def _measure_rouge(
     trials: Sequence[Trial],
     out: Path,
     prompts: Sequence[Sequence[int]],
+    key: str,
 ) -> None:
     """Give each trial that was evaluated its mean ROUGE on the first articles of validation.
 
     They are measured with the weights of the evaluation that counts, one trial after the other in
     this process (or on the cluster), so that they do not depend on how trials ran. What has been
-    measured stands in `out/<number>/rouge.json`.
+    measured stands in `out/<number>/rouge.json`, with the `key` of what decides it.
     """
-    renderer = Renderer(load_tokenizer(config.model), config.prompt)
+    tokenizer = load_tokenizer(config.model)
     articles = article_store.read_split(folder.data("validation"))[: config.search.rouge_examples]
     references = [article.reference for article in articles]
     evaluated = {out / str(trial.number): trial for trial in trials if trial.history}
     with open_executor(config, folder.path) as cluster:
         for home, trial in evaluated.items():
-            if (home / "rouge.json").exists():
+            if _measured(trial, home, key):
                 continue
             with open_backend(config, _adapter_folder(trial, config, home), cluster) as model:
                 batches = model.summaries(prompts[: len(references)])
                 summaries = {i: summary for batch in batches for i, summary in batch.items()}
-            texts = [renderer.text(summaries[i].ids) for i in range(len(references))]
+            texts = [summary_text(tokenizer, summaries[i].ids) for i in range(len(references))]
             scores = rouge.score_rouge_many(references, texts, tokenizer=config.score.tokenizer)
             mean = {kind: sum(s[kind] for s in scores) / len(scores) for kind in scores[0]}
-            write_json(home / "rouge.json", mean)
+            write_json(home / "rouge.json", {**mean, "examples": trial.history[-1][0], "key": key})
     for home, trial in evaluated.items():
         shutil.rmtree(home / EVALUATED, ignore_errors=True)
         trial.rouge = read_json(home / "rouge.json")
@@ -128,18 +151,29 @@ def _measure_rouge(
         )
 
 
+def _measured(trial: Trial, home: Path, key: str) -> bool:
+    """Return whether rouge.json is of the evaluation that counts, measured as now."""
+    file = home / "rouge.json"
+    record = read_json(file) if file.exists() else {}
+    return record.get("key") == key and record["examples"] == trial.history[-1][0]
+
+
+def _has_lost(trial: Trial, out: Path, key: str) -> bool:
+    """Return whether a trial has neither ROUGE nor the weights to measure it with."""
+    home = out / str(trial.number)
+    if not trial.history or _measured(trial, home, key):
+        return False
+    weights = home / "adapter" / "adapter_model.safetensors"
+    if trial.status != "completed":
+        weights = evaluated_weights(home, trial.history[-1][0])
+    return not weights.exists()
+
+
 def _adapter_folder(trial: Trial, config: Config, home: Path) -> Path:
     """Return the folder of the adapter at its end, or at the last evaluation that counts."""
     if trial.status == "completed":
         return home / "adapter"
     folder = home / EVALUATED / "adapter"
-    lora = with_overrides(config, trial.values).lora
-    file = evaluated_weights(home, trial.history[-1][0])
-    if not file.exists():
-        shutil.rmtree(home)
-        raise Failure(
-            f"trial {trial.number} has lost {file.name}, which its ROUGE needs: run the same "
-            "command again, which trains it anew"
-        )
-    adapters.save_adapter_weights(load_file(file), lora, folder)
+    weights = load_file(evaluated_weights(home, trial.history[-1][0]))
+    adapters.save_adapter_weights(weights, with_overrides(config, trial.values).lora, folder)
     return folder

@@ -62,7 +62,8 @@ class PackedRun:
             self.notify(self.result.history.evaluations)
             return
         self.checkpoints.open()
-        self.micro_batch = self.checkpoints.notes.get("micro_batch_size", self.micro_batch)
+        fits = self.checkpoints.notes.get("micro_batch_size", self.micro_batch)
+        self.micro_batch = min(self.micro_batch, fits)
         if newest := self.checkpoints.newest():
             self._resume(newest)
         if self.step < total_steps(settings):

@@ -1,0 +1,150 @@
+"""Say what each setting decides, so that a changed value makes that again and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nutgraf.config.study import Config
+
+# The artefacts that each setting decides; the others follow from these, if they come out different.
+# None: it changes speed, memory or places, and results at most in the last bits of their numbers.
+DECIDES: dict[str, str] = {
+    "run": "report",  # its pages name the folder
+    "storage": "",
+    "data.source": "data",
+    "data.name": "data",
+    "data.revision": "data",
+    "data.train": "data",
+    "data.validation": "data",
+    "data.test": "data",
+    "data.id_column": "data",
+    "data.article_column": "data",
+    "data.summary_column": "data",
+    "data.split_column": "data",
+    "data.train_examples": "data",
+    "data.validation_examples": "data",
+    "data.test_examples": "data",
+    "data.max_rejected": "data",
+    "data.allow_overlap": "data",
+    "data.seed": "data",
+    "prompt.template": "data",
+    "prompt.max_tokens": "data",
+    "prompt.max_article_tokens": "data",
+    "model.base": "data search models summaries",  # by what is in it, if it is a folder
+    "model.revision": "data search models summaries",
+    "model.quantization": "search models summaries",
+    "model.double_quantization": "search models summaries",  # of nf4
+    "model.dtype": "search models summaries",
+    "model.device": "",
+    # Of `lora` and `train`, those that are searched decide no trial, nor the best model.
+    "lora.r": "search models",
+    "lora.alpha": "search models",
+    "lora.dropout": "search models",
+    "lora.target_modules": "search models",
+    "train.max_examples": "search models",
+    "train.max_steps": "search models",
+    "train.micro_batch_size": "search models",  # their product; with dropout, this one too
+    "train.gradient_accumulation_steps": "search models",
+    "train.learning_rate": "search models",
+    "train.weight_decay": "search models",
+    "train.warmup_steps": "search models",
+    "train.schedule": "search models",
+    "train.max_grad_norm": "search models",
+    "train.eval_every": "search models",
+    "train.eval_examples": "search models",
+    "train.activation_checkpointing": "",
+    "train.seeds": "search models",  # the search and each model: its own
+    "search.trials": "search",
+    "search.space": "search",
+    "search.concurrent": "",  # the value at the start of a search orders its proposals to the end
+    "search.cpus_per_trial": "",
+    "search.gpus_per_trial": "",
+    "search.together": "",
+    "search.trial_minutes": "",
+    "search.grace_evaluations": "search",
+    "search.reduction_factor": "search",
+    "search.finalists": "search",
+    "search.rouge_examples": "search",
+    "search.seed": "search",
+    "generate.max_new_tokens": "search summaries",
+    "generate.num_beams": "search summaries",
+    "generate.batch_size": "",
+    "score.tokenizer": "data search summaries scores comparison",  # summaries of extracts alone
+    "score.resamples": "comparison",
+    "score.seed": "comparison",
+    "tracking.to": "",
+    "ray.address": "",
+    "ray.train_workers": "",  # with dropout, the models
+    "ray.fsdp": "",
+    "ray.workers": "",
+    "ray.cpus_per_worker": "",
+    "ray.gpus_per_worker": "",
+    "rivals.NAME.model": "summaries",  # by what is in it, if it is a folder
+    "rivals.NAME.revision": "summaries",
+    "rivals.NAME.batch_size": "",
+    "rivals.NAME.file": "summaries",
+    "rivals.NAME.id": "summaries",
+    "rivals.NAME.summary": "summaries",
+}
+_SPLIT = ("train.micro_batch_size", "train.gradient_accumulation_steps")
+
+
+def deciding(config: Config, artefact: str) -> dict[str, Any]:
+    """Return the settings that decide an artefact (a column of `DECIDES`), by dotted name.
+
+    `any` is for those that decide at least one, apart from the report alone.
+    """
+    wanted = {name for name, kinds in DECIDES.items() if artefact in kinds.split()}
+    if artefact == "any":
+        wanted = {name for name, kinds in DECIDES.items() if kinds not in ("", "report")}
+    settings = {name: value for name, value in _flat(config) if _row(name) in wanted}
+    if config.model.quantization == "none":
+        settings.pop("model.double_quantization", None)
+    if artefact == "search":
+        for name in config.search.space:
+            settings.pop(name, None)
+    if artefact in ("search", "models", "any"):
+        _merge_batch(settings, config, artefact)
+    return settings
+
+
+def undecisive(config: Config) -> dict[str, Any]:
+    """Return the other settings, which a manifest records as they were."""
+    return {name: value for name, value in _flat(config) if not DECIDES[_row(name)]}
+
+
+def deciding_training(config: Config) -> dict[str, Any]:
+    """Return the fields of `lora` and `train` that decide one training with them."""
+    settings = deciding(config, "models")
+    return {n: v for n, v in settings.items() if n.startswith(("lora.", "train."))}
+
+
+def _merge_batch(settings: dict[str, Any], config: Config, artefact: str) -> None:
+    """Let the effective batch stand for its two factors, of which neither is searched."""
+    micro_batch, accumulated = (settings.pop(name, None) for name in _SPLIT)
+    if micro_batch and accumulated:
+        settings[" × ".join(_SPLIT)] = micro_batch * accumulated
+    else:
+        settings |= {n: v for n, v in zip(_SPLIT, (micro_batch, accumulated), strict=True) if v}
+    if config.lora.dropout or (artefact == "search" and "lora.dropout" in config.search.space):
+        # Its masks are drawn for a micro-batch, in each process.
+        settings |= {_SPLIT[0]: micro_batch} if micro_batch else {}
+        settings |= {"ray.train_workers": config.ray.train_workers} if artefact == "models" else {}
+
+
+def _flat(config: Config) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value as JSON) of every setting."""
+    for section, fields in config.model_dump(mode="json").items():
+        if section == "rivals":
+            for rival, values in fields.items():
+                yield from ((f"rivals.{rival}.{name}", value) for name, value in values.items())
+        elif isinstance(fields, dict):
+            yield from ((f"{section}.{name}", value) for name, value in fields.items())
+        else:
+            yield section, fields
+
+
+def _row(name: str) -> str:
+    """Return the row of `DECIDES` for a setting."""
+    return f"rivals.NAME.{name.split('.')[2]}" if name.startswith("rivals.") else name

@@ -1,0 +1,165 @@
+"""What each setting decides: a change makes that again, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nutgraf.config import Config, effects
+from nutgraf.config.load import build_config, setting_fields
+from nutgraf.pipeline import artifacts
+from nutgraf.storage.run_folder import RunFolder
+
+CHANGED: dict[str, Any] = {
+    "storage": "other", "data.source": "news.jsonl", "data.name": "3.0.0", "data.revision": "main",
+    "data.train": "news.jsonl", "data.validation": "news.jsonl", "data.test": "news.jsonl",
+    "prompt.template": "chat", "model.revision": "0" * 40, "model.quantization": "none",
+    "model.dtype": "fp32", "lora.dropout": 0.1, "model.device": "cpu",
+    "lora.target_modules": ["q_proj"],
+    "train.max_examples": 800, "train.max_steps": 112, "train.schedule": "cosine",
+    "train.warmup_steps": 3, "train.seeds": [7],
+    "search.space": {"train.learning_rate": {"low": 1e-3, "high": 2e-3}},
+    "search.together": "on", "search.trial_minutes": 3.0,
+    "tracking.to": [], "ray.address": "auto", "ray.workers": 3, "ray.fsdp": True,
+}  # fmt: skip
+OWN = [name for name, _, _ in setting_fields() if not name.startswith("rivals.")]
+
+
+def with_setting(config: Config, name: str) -> Config:
+    """The configuration with another value of one setting, be it valid with the others or not."""
+    section, _, field = name.rpartition(".")
+    part: Any = getattr(config, section) if section else config
+    other = CHANGED.get(name, value := getattr(part, field))
+    if name not in CHANGED:
+        other = (
+            not value
+            if isinstance(value, bool)
+            else f"{value}+"
+            if value == str(value)
+            else (value / 2 if 0 < value < 1 else value + 1)
+        )
+    part = part.model_copy(update={field: other})
+    return config.model_copy(update={section: part}) if section else part
+
+
+def settings(config: Config) -> dict[str, dict[str, Any]]:
+    """What decides each artefact of a study with this configuration."""
+    return {
+        artefact.name: json.loads(json.dumps(artefact.settings, default=str))
+        for stage in artifacts.BY_STAGE.values()
+        for artefact in stage(config, RunFolder(config.run))
+    }
+
+
+def study(**raw: Any) -> dict[str, dict[str, Any]]:
+    return settings(build_config({"run": "run", **raw}))
+
+
+@pytest.fixture(autouse=True)
+def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("news.jsonl").write_text("{}\n")
+
+
+def test_every_setting_has_a_row() -> None:
+    assert list(effects.DECIDES) == [name for name, _, _ in setting_fields()]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_changed_setting_makes_again_what_it_decides_and_nothing_else(name: str) -> None:
+    # Of a base on the Hub its name and commit stand for what is in it.
+    pinned = {"base": "some/base", "revision": "1" * 40, "quantization": "nf4"}
+    space = {} if name == "search.space" else {"space": {}}
+    budget = {"max_examples": None, "max_steps": 96} if name == "train.max_steps" else {}
+    config = build_config({"run": "run", "model": pinned, "search": space, "train": budget})
+    if name in ("data.validation", "data.test"):
+        config = with_setting(config, "data.train")
+    before, after = settings(config), settings(with_setting(config, name))
+    made_again = {n.partition("/")[0] for n in before if before[n] != after.get(n)}
+    decides = set(effects.DECIDES[name].split())
+    described = {"final_best_model", "report"} if decides - {"report"} else decides
+    assert made_again == decides | described
+
+
+def test_a_searched_setting_decides_neither_trials_nor_the_best() -> None:
+    before, after = study(), study(train={"learning_rate": 1e-4})
+    assert before["search"] == after["search"]
+    assert before["models/baseline"] != after["models/baseline"]
+
+
+def test_micro_batches_decide_a_result_by_their_product_and_their_dropout() -> None:
+    def models(micro_batch: int, accumulated: int, dropout: float) -> Any:
+        train = {"micro_batch_size": micro_batch, "gradient_accumulation_steps": accumulated}
+        made = study(train=train, lora={"dropout": dropout}, search={"space": {}})
+        return {name: made[name] for name in ("search", "models/best", "report")}
+
+    assert models(4, 2, 0.0) == models(2, 4, 0.0)
+    for one, other in (
+        (models(4, 2, 0.0), models(4, 4, 0.0)),
+        (models(4, 2, 0.1), models(2, 4, 0.1)),
+    ):
+        assert all(one[name] != other[name] for name in one)
+
+
+def test_a_rival_is_what_is_in_it(tiny_base: Path) -> None:
+    base = shutil.copytree(tiny_base, Path("bart"))
+    Path("theirs.jsonl").write_text("{}\n")
+    rivals = {"file": {"file": "theirs.jsonl"}, "bart": {"model": str(base)}}
+    before = study(rivals=rivals)
+    rivals["bart"]["batch_size"] = 3
+    assert study(rivals=rivals) == before
+    Path("theirs.jsonl").write_text('{"id": 1}\n')
+    (base / "generation_config.json").write_text('{"num_beams": 4}')
+    after = study(rivals=rivals)
+    assert {name for name in before if before[name] != after[name]} == {
+        "summaries/file", "summaries/bart",
+    }  # fmt: skip
+
+
+def test_a_base_in_a_folder_is_what_is_in_it(tmp_path: Path, tiny_base: Path) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    moved = shutil.copytree(tiny_base, tmp_path / "moved")
+    there, elsewhere = study(model={"base": str(base)}), study(model={"base": str(moved)})
+    assert {name for name in there if there[name] != elsewhere[name]} == {
+        "report", "final_best_model",
+    }  # fmt: skip
+
+    def changed(file: str, content: bytes | str, template: str = "chat") -> set[str]:
+        """The artefacts that follow from a changed file, whose time stays."""
+        raw = {"model": {"base": str(base)}, "prompt": {"template": template}}
+        before, path = study(**raw), base / file
+        old, times = (path.read_bytes(), path.stat()) if path.exists() else (None, None)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        if times:
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        after = study(**raw)
+        path.unlink() if old is None else path.write_bytes(old)
+        made_again = {n.partition("/")[0] for n in before if before[n] != after[n]}
+        return made_again - {"final_best_model"}
+
+    tokenizer = json.loads((base / "tokenizer_config.json").read_text())
+    assert changed("chat_template.jinja", "{{ 1 }}") == {"data"}
+    assert changed("chat_template.jinja", "{{ 1 }}", "plain") == set()
+    assert changed("additional_chat_templates/a.jinja", "{{ 1 }}") == {"data"}
+    inline = json.dumps(tokenizer | {"chat_template": "{{ 2 }}"})
+    assert changed("tokenizer_config.json", inline) == {"data"}
+    written = {"data", "search", "summaries"}
+    limit = json.dumps(tokenizer | {"model_max_length": 9})
+    assert changed("tokenizer_config.json", limit) == written
+    for file in ("added_tokens.json", "special_tokens_map.json", "sentencepiece.bpe.model"):
+        assert changed(file, "{}") == written, file
+    assert changed("generation_config.json", '{"eos_token_id": [2, 5]}') == written - {"data"}
+    config = json.loads((base / "config.json").read_text())
+    trained = {"search", "models", "summaries"}
+    assert changed("config.json", json.dumps(config | {"rope_theta": 5.0})) == trained
+    assert changed("config.json", json.dumps(config | {"transformers_version": "9"})) == set()
+    assert changed("README.md", "A base.") == set()
+    weights = bytearray((base / "model.safetensors").read_bytes())
+    weights[-7000] ^= 1  # one bit, between what a sample would read
+    assert changed("model.safetensors", bytes(weights)) == trained
