@@ -46,6 +46,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple
         article_store.write_split(test, scratch / "data" / "test.parquet")
         splits = {name: {"sampled": 40} for name in ("train", "validation", "test")}
         write_json(scratch / "data" / "card.json", {"splits": splits})
+        write_json(scratch / "data" / "frame.json", ["Summarize:", "\n\nSummary:"])
     for name in ("baseline", "best"):
         with folder.artefact(f"models/{name}").writing() as scratch:
             (scratch / "models" / name).mkdir(parents=True)
