@@ -9,7 +9,7 @@ import html
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -41,8 +41,8 @@ def load_template(
         keep_trailing_newline=True,
     )
     for function in (
-        number, signed, interval, probability, setting, memory, mark_class, shortened,
-        split_by_marks, with_marks,
+        number, signed, interval, probability, setting, in_words, memory, mark_class,
+        shortened, split_by_marks, with_marks,
     ):  # fmt: skip
         environment.filters[function.__name__] = function
     return environment.get_template(name)
@@ -135,3 +135,10 @@ def probability(p: float) -> str:
 def setting(value: Any) -> str:
     """Return a setting as a person writes it: 0.00213."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def in_words(value: Any) -> str:
+    """Return a fact of the data card: a number, some text, or counts by name."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {number(n)}" for name, n in value.items()) or "none"
+    return value if isinstance(value, str) else number(value, 1)

@@ -29,6 +29,7 @@ from nutgraf.report.formatting import (
     interval,
     load_template,
     number,
+    setting,
     signed,
 )
 from nutgraf.search.trial import describe_proposals
@@ -73,12 +74,14 @@ class Study:
 def render(study: Study) -> tuple[str, str]:
     """Return the report as (HTML, Markdown)."""
     measured = [row for row in study.table if row["source"] == "measured"]
+    articles = study.errors["id"].nunique()
     values = {
         "study": study,
         "measured": measured,
         "test": {row["system"]: row for row in measured},
         "verdict": list(verdict(study)),
         "caveat": caveat(study),
+        "searched": [[setting(trial[name]) for name in study.searched] for trial in study.trials],
         "proposals": describe_proposals([trial["proposed_by"] for trial in study.trials]),
         "fitted": {name: model["validation_loss"] for name, model in study.models.items()},
         "chosen_rouge": [trial["rougeLsum"] for trial in study.trials if trial["chosen"]],
@@ -86,8 +89,7 @@ def render(study: Study) -> tuple[str, str]:
         "seconds": elapsed_seconds(study.artefacts),
         "published_note": published_note(study.data, _best(study)["n"], study.signature["stemmer"]),
         "share": share_of_published(study),
-        "rates": system_rates(study.errors),
-        "wilson": wilson_interval,
+        "rates": system_rates(study.errors).map(lambda rate: rate_in_words(rate, articles)),
         "signed": signed,
         "crosstab": list(crosstab(study.errors)),
         "trimmed": study.errors.loc[study.errors["trimmed_tokens"] > 0, "id"].nunique(),
@@ -95,7 +97,7 @@ def render(study: Study) -> tuple[str, str]:
         "error_examples": {
             kind: [row for row in study.error_examples if row["kind"] == kind] for kind in FAULTS
         },
-        "articles": study.errors["id"].nunique(),
+        "articles": articles,
         "figures": {name: Markup(inline_svg(svg)) for name, svg in study.figures.items()},
         "copied": COPIED,
     }
@@ -174,6 +176,11 @@ def published_note(data: str, n: int, stemmed: bool) -> str:
             f"words, those measured here of {data}. They cannot be compared."
         )
     return f"Same data set, {n:,} of its {TEST_ARTICLES:,} test articles here: mind the interval."
+
+
+def rate_in_words(rate: float, n: int) -> str:
+    """Return a percentage of `n` summaries with its 95% interval."""
+    return "{} ({} to {})".format(*(number(x, 1) for x in (rate, *wilson_interval(rate, n))))
 
 
 def crosstab(errors: pd.DataFrame) -> Iterator[tuple[str, list[tuple[str, int, list[float]]]]]:
