@@ -88,7 +88,7 @@ def fit(
     if state := group.broadcast(checkpoints.finished()):
         if group.is_first:
             cast(Any, model).load_adapter(str(job.out), "default", is_trainable=True)
-        result = TrainingResult.from_state(state, job.config.train, device)
+        result = TrainingResult(settings=job.config.train, device=device, **state)
     else:
         checkpoints.open()
         checkpoints.share(group)
@@ -99,11 +99,15 @@ def fit(
                 trainer = _train_within_memory(train, job, checkpoints)
             adapters.set_adapter_weights(model, trainer.best)
             result = TrainingResult(
-                job.config.train, device, trainer.history, trainer.micro_batch, group.size
+                settings=job.config.train,
+                device=device,
+                history=trainer.history,
+                micro_batch_size=trainer.micro_batch,
+                processes=group.size,
             )
             if group.is_first:
                 adapters.save_adapter(model, job.out)
-                checkpoints.finish(result.state())
+                checkpoints.finish(result.model_dump())
     notify(result.history.evaluations)
     return result
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr
 from safetensors.torch import load_file, save_file
 
 from nutgraf.config import Config, TrainConfig
@@ -129,34 +129,18 @@ def _check_loss(fact: str, loss: float, rate: float) -> None:
         )
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(BaseModel, arbitrary_types_allowed=True, frozen=True):
     """The result of a training beside its adapter.
 
     `micro_batch_size` is the one that the memory allowed, of each of the `processes` that shared
-    the work in the end.
+    the work in the end. A dump has the results alone, without `settings` and `device`.
     """
 
-    settings: TrainConfig
-    device: Device
+    settings: TrainConfig = Field(exclude=True)
+    device: Device = Field(exclude=True)
     history: History
     micro_batch_size: int
     processes: int = 1
-
-    def state(self) -> dict[str, Any]:
-        """Return history, micro-batch and processes as plain values, for `from_state`."""
-        return {
-            "history": self.history.model_dump(),
-            "micro_batch_size": self.micro_batch_size,
-            "processes": self.processes,
-        }
-
-    @classmethod
-    def from_state(
-        cls, state: Mapping[str, Any], settings: TrainConfig, device: Device
-    ) -> TrainingResult:
-        """Return the result of a finished training."""
-        return cls(settings, device, **{**state, "history": History(**state["history"])})
 
     @property
     def best(self) -> Evaluation:

@@ -58,7 +58,7 @@ class PackedRun:
         self._optimizer, self._schedule = build_optimizer(self.adapter.parameters, settings)
         self._masks_at_step = self.adapter.masks.generator.get_state()
         if state := self.checkpoints.finished():
-            self.result = TrainingResult.from_state(state, settings, device)
+            self.result = TrainingResult(settings=settings, device=device, **state)
             self.notify(self.result.history.evaluations)
             return
         self.checkpoints.open()
@@ -185,5 +185,10 @@ class PackedRun:
         with self._new_adapter() as model:
             adapters.set_adapter_weights(model, self.best)
             adapters.save_adapter(model, self.job.out)
-        self.result = TrainingResult(self.settings, self.device, self.history, self.micro_batch)
-        self.checkpoints.finish(self.result.state())
+        self.result = TrainingResult(
+            settings=self.settings,
+            device=self.device,
+            history=self.history,
+            micro_batch_size=self.micro_batch,
+        )
+        self.checkpoints.finish(self.result.model_dump())
