@@ -67,6 +67,9 @@ SAME = [
     ("0800 123 456", "0800-123-456"),
     ("3-1", "3-1"),
     ("ten and twelve", "between 10 and 12"),
+    ("at 15.30", "3.30pm"),
+    ("one in five", "20% of them"),
+    ("1.5 million", "a million and a half"),
 ]
 SAME += [
     ("seek 17 percent, and they offer 2.", "17 percent, but 2 percent was offered"),

@@ -25,8 +25,8 @@ _TIME = (
     "Dec(?:ember)?|[A-Z]{1,3}T|UTC|Eastern|Central|Mountain|Pacific|Greenwich|[Ll]ocal|[Ss]harp"
 )
 _NO_STOP = re.compile(
-    rf"\b(?:[ap]\.?m|Mon|Tues?|Wed|Thurs?|Fri|Sat|Sun)\.\s+(?:(?:{_TIME})\b|\(\d)"
-    r"|\b(?:Ms|Mx|Govs|Amb|Atty|Pte|Cdr|Const|Lieut|Snr|approx)\.\s+(?=\w)"
+    rf"\b(?:[ap]\.m|Mon|Tues?|Wed|Thurs?|Fri|Sat|Sun)\.\s+(?:(?:{_TIME})\b|\(\d)"
+    r"|\b(?:Ms|Mx|Govs|Amb|Atty|Pte|Cdr|Const|Lieut|Snr|Sra|Srta|approx)\.\s+(?=\w)"
 )
 # The splitter takes the square of a line's length; longer lines are cut at a space before this one.
 _LONGEST_LINE = 20_000

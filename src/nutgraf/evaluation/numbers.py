@@ -81,7 +81,6 @@ def find_numbers(text: str) -> list[Number]:
             return "\0" * len(match[0])
 
         left = pattern.sub(take, left)
-    found += map(_ratio, RATIO.finditer(text))
     found.sort(key=lambda number: number.start)
     return _ranges(text, [_in_place(text, number) for number in found])
 
@@ -133,7 +132,7 @@ def _share(match: Match[str]) -> Number:
 
 def _ratio(match: Match[str]) -> Number:
     above, below = (SMALL.get(n.lower()) or int(n) for n in (match["n"], match["of"]))
-    return _number(match, *_shares(above, below), loose=True)
+    return _number(match, *_shares(above, below), ("", Decimal(below)))
 
 
 def _shares(above: int, below: int) -> list[Value]:
@@ -164,14 +163,13 @@ def _plain(match: Match[str]) -> Number | None:
     """Read figures or words, with a fraction, a scale and a unit; `one` alone is evidence only."""
     if match[0].lower() == "one":
         return None
-    exact: set[Decimal] = set()
+    exact = {Decimal(0)}
     if figures := match["figures"]:
         exact = set(_from_figures(figures))
     elif match["words"]:
         exact = {Decimal(from_words(match["words"].lower()))}
-    elif match["sign"]:
-        exact = {Decimal(0)}
-    exact = {value + _fraction(match) for value in exact}
+    last = re.split(r"[\s-]", match["words"] or "")[-1].lower()
+    exact = {value + _fraction(match) * SCALES.get(last, 1) for value in exact}
     short, scale = (match[name] and match[name].lower() for name in ("short", "scale"))
     before = BEFORE.search(match.string, max(0, match.start() - 5), match.start())
     money = before and ((before[1] or CODES[before[2].upper()]).replace("#", "£"))
@@ -195,9 +193,12 @@ def _plain(match: Match[str]) -> Number | None:
         units = {"%"}
     elif match["ordinal"] and max(values) < 32:
         units = {"", "date"}
+    pairs = frozenset(itertools.product(units, values))
+    if units == {""} and re.fullmatch(r"(?:1?\d|2[0-3])\.[0-5]\d", match[0]):  # 15.30
+        pairs |= {("time", 60 * (value // 1) + 100 * (value % 1)) for value in values}
     size = SCALES.get(scale or "", 1) * SHORT_SCALES.get(short or "", 1)
     start = before.start() if before else match.start()
-    return Number(start, match.end(), frozenset(itertools.product(units, values)), scale=size)
+    return Number(start, match.end(), pairs, scale=size)
 
 
 def _from_figures(figures: str) -> Iterator[Decimal]:
@@ -237,6 +238,7 @@ def _roman(match: Match[str]) -> Number:
 
 _READERS: tuple[tuple[re.Pattern[str], Callable[[Match[str]], Number | None]], ...] = (
     (PHONE, _phone),
+    (RATIO, _ratio),
     (SHARE, _share),
     (CLOCK, _clock),
     (DECADE, _decade),
