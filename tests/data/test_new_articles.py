@@ -208,4 +208,5 @@ def test_rows_on_standard_input_are_rows(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_compressed_text_and_one_in_utf_16_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"News."))
     (tmp_path / "b.txt").write_bytes("Caf\xe9.".encode("utf-16"))
-    assert [row.text for row in read(tmp_path)] == ["News.", "Caf\xe9."]
+    (tmp_path / "c.text").write_bytes(PAGE.format(LONG).encode("utf-16"))
+    assert [row.text for row in read(tmp_path)] == ["News.", "Caf\xe9.", LONG.strip()]

@@ -52,7 +52,7 @@ def test_settings_say_what_is_wrong(given: dict[str, Any], said: str) -> None:
 
 def test_a_file_is_joined_by_id(tmp_path: Path) -> None:
     rows = [{"key": key, "text": f"About {key}."} for key in "xcb"] + [{"key": "a", "text": ""}]
-    rival = RivalConfig(file=write(tmp_path / "s.jsonl", rows), id="key", summary="text")
+    rival = RivalConfig(file=write(tmp_path / "s.jsonl", rows), id="Key", summary="text ")
     found = external.read_summaries("other", rival, TEST)
     texts = [(row["id"], row["text"]) for row in found]
     assert texts == [("a", ""), ("b", "About b."), ("c", "About c.")]

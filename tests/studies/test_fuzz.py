@@ -29,6 +29,7 @@ from nutgraf.core.errors import MAX_LENGTH, NutgrafError, UserError, one_line
 from nutgraf.data import article_store, data_card, load
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.text import TextError, clean_text, usable_text
+from nutgraf.evaluation import rouge, scores
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline import runner
@@ -123,8 +124,8 @@ def drawn_from(path: Path, **given: Any) -> None:
         article_store.write_split(found["train"].articles, path.with_suffix(".out"))
         assert article_store.read_split(path.with_suffix(".out")) == found["train"].articles
     with one_line_at_most():
-        columns = {"reference": "highlights", "summary": "highlights", "article": "article"}
-        list(score_file._read(path, columns))
+        columns = {"reference": ["highlights"], "summary": ["highlights"], "article": ["article"]}
+        list(score_file._of_table(path, columns))
 
 
 ALLOWED = st.fixed_dictionaries(
@@ -347,8 +348,9 @@ def test_renderer(renderers, article: str, summary: str, template: str, most: in
 def test_scores(article: str, reference: str, summary: str, filler: str) -> None:
     texts = {"article": filler + article, "reference": filler + reference, "summary": summary}
     with one_line_at_most():
-        rouge, *_ = score_file._measure(score_file._row("row 1", texts))
-        assert all(0 <= value <= 100 + 1e-9 for value in rouge.values())
+        row = score_file._row("row 1", texts)
+        measured, _ = scores._measure(row, "rouge-score", several=False, flags=True)
+        assert all(0 <= measured[kind] <= 100 + 1e-9 for kind in rouge.ROUGE_TYPES)
 
 
 @fuzz(150)

@@ -22,6 +22,7 @@ from nutgraf.core import files
 from nutgraf.core.errors import UserError, did_you_mean, one_line, visible
 from nutgraf.data import tables
 from nutgraf.data.generator_marks import without_marks
+from nutgraf.data.names import find_column
 from nutgraf.data.rouge_tokens import MIN_LETTERS
 from nutgraf.data.source_files import DAMAGED, encoding_of_table, open_bytes, read_head
 from nutgraf.data.text import TextError, usable_text
@@ -105,8 +106,8 @@ def _of_table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[Row]
 
 def _names(name: str, row: Mapping[str, Any], column: str, kind: str) -> list[str]:
     """Return the column or, for references, those with its name and a number behind."""
-    if column in row:
-        return [column]
+    if there := find_column(column, row):
+        return [there]
     numbered = [other for other in row if re.fullmatch(re.escape(column) + r"[_.]?\d+", other)]
     if not numbered or kind != "reference":
         raise UserError(

@@ -15,7 +15,7 @@ class DataConfig(Section):
     source: PathOrName = Field(
         "newswire",
         description="Where articles come from: `newswire` (embedded, synthetic), a Hub data set "
-        "like `abisee/cnn_dailymail`, or one local .jsonl, .csv or .parquet with a split column.",
+        "like `abisee/cnn_dailymail`, a local file of rows with a split column, or a folder.",
     )
     name: str | None = Field(None, description="Configuration of the Hub data set, e.g. `3.0.0`.")
     revision: str | None = Field(

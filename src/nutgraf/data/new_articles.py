@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import sys
@@ -15,7 +16,7 @@ from nutgraf.data.fetch import fetch_article, is_address
 from nutgraf.data.json_rows import BrokenRow, Row, rows_of_json
 from nutgraf.data.names import USUAL, find_column
 from nutgraf.data.source_files import DAMAGED, bare_suffix, check_kind, open_bytes
-from nutgraf.data.text import TextError, usable_text
+from nutgraf.data.text import HEAD, TextError, encoding_by_mark, usable_text
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,9 @@ def _from_bytes(
     source: str, content: bytes, columns: Columns, fetch: bool
 ) -> Iterator[NewArticle | NutgrafError]:
     check_kind(source, content)
+    if encoding := encoding_by_mark(content[:HEAD]):
+        with contextlib.suppress(UnicodeDecodeError):  # `usable_text` says where
+            content = content.decode(encoding).encode()
     if bare_suffix(Path(source)) in PAGES or web_page.is_html(content):
         yield _named(source, web_page.extract_article(content, source))
         return

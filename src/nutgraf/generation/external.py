@@ -16,6 +16,7 @@ from nutgraf.config import RivalConfig
 from nutgraf.core.errors import Failure, UserError, did_you_mean, one_line
 from nutgraf.data import tables
 from nutgraf.data.generator_marks import marks_line, without_marks
+from nutgraf.data.names import find_column
 from nutgraf.data.rows import Article
 from nutgraf.data.text import clean_text
 from nutgraf.modeling.batching import length_batches
@@ -38,13 +39,15 @@ def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -
     summaries: dict[str, str] = {}
     found, marked = Counter[str](), 0
     for row in tables.read_rows(Path(str(rival.file))):
+        cells = []
         for setting, column in (("id", rival.id), ("summary", rival.summary)):
-            if column not in row:
+            if (there := find_column(column, row)) is None:
                 raise UserError(
                     f"{rival.file} has no column {column!r}{did_you_mean(column, row)} (it has "
                     f"{tables.listed(row)}): set rivals.{name}.{setting}"
                 )
-        key, text = str(row[rival.id]), row[rival.summary]
+            cells.append(row[there])
+        key, text = clean_text(str(cells[0])), cells[1]
         if key not in ids or text is None:
             continue
         if not isinstance(text, str):
