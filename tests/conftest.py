@@ -128,7 +128,7 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nutgraf.generation.decoding import generation_config, recipe
     from nutgraf.modeling.adapters import fresh_adapter
     from nutgraf.modeling.base_identity import base_identity
-    from nutgraf.modeling.load import load_base, load_tokenizer
+    from nutgraf.modeling.load import end_tokens, load_base, load_tokenizer
     from nutgraf.report import model_card
 
     config = build_config({"model": {"dtype": "fp32"}, "lora": {"r": 4, "alpha": 8},
@@ -146,7 +146,8 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "adapter_config.json").write_text(json.dumps(adapter))
     tokenizer = load_tokenizer(config.model)
     tokenizer.save_pretrained(str(folder))
-    generation_config(tokenizer, config.generate).save_pretrained(str(folder))
+    end_ids = end_tokens(config.model)
+    generation_config(tokenizer, config.generate, end_ids).save_pretrained(str(folder))
     rouge = {"rouge1": 40.5, "rouge2": 20.25, "rougeL": 30.0, "rougeLsum": 35.125}
     ends = {f"{kind}_{end}": mean + by for kind, mean in rouge.items()
             for end, by in (("low", -2.0), ("high", 2.5))}  # fmt: skip
@@ -163,7 +164,7 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "base": base,
         **{name: getattr(config, name).model_dump(mode="json")
            for name in ("model", "prompt", "generate")},
-        "recipe": recipe(tokenizer, config.prompt, config.generate),
+        "recipe": recipe(tokenizer, config.prompt, end_ids),
         "train": train,
         "study": model_card.study_record(config, table, ends, rates, splits),
     }  # fmt: skip

@@ -170,6 +170,8 @@ def test_sentencepiece_s_own_file_goes_along_for_llama_cpp(
     final_best_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"pieces and scores")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
     saved = saved_model.read_saved_model(str(final_best_model))
     tokenizer = load_tokenizer(saved.model)
     other = dataclasses.replace(saved, model=ModelConfig(base=str(tmp_path)))

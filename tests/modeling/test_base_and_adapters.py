@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nutgraf.config import Config, LoraSettings, ModelConfig
-from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.errors import UserError
 from nutgraf.modeling import adapters, base_identity, load
 from nutgraf.modeling import adapters as adapter
 from nutgraf.modeling.base_files import base_fingerprint
@@ -78,7 +78,7 @@ def test_unknown_target_modules_are_a_users_mistake(tiny_base: Path) -> None:
 
 def test_a_base_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
     config = ModelConfig(base=str(tmp_path / "nowhere"))
-    with pytest.raises(Failure, match="could not be loaded"):
+    with pytest.raises(UserError, match="is not there: correct the path"):
         load.load_base(config)
 
 
@@ -87,7 +87,7 @@ def test_pickled_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, folder)
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(Failure, match="safetensors"):
+    with pytest.raises(UserError, match="no weights in safetensors; pickles are not read"):
         load.load_base(ModelConfig(base=str(folder), dtype="fp32", device="cpu"))
 
 

@@ -16,7 +16,7 @@ from nutgraf.config.load import build_config
 from nutgraf.core import hub
 from nutgraf.core.console import Styled, print_line, print_section, supports_colour
 from nutgraf.core.environment import free_disk_bytes, library_versions
-from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.errors import Failure, UserError, library_errors
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.paths import shown
 from nutgraf.core.units import duration
@@ -163,6 +163,7 @@ def _check_rows(config: Config, sample: _Sample, changes: list[str]) -> None:
     """
     # Slow to import: what needs neither is on the screen by now.
     with fast_imports():
+        from nutgraf.modeling.end_tokens import unused_settings
         from nutgraf.modeling.load import load_tokenizer
         from nutgraf.planning import benchmark
 
@@ -194,9 +195,14 @@ def _check_rows(config: Config, sample: _Sample, changes: list[str]) -> None:
     print_section("Rows", rows)
     print_section(*_example(renderer, examples))
     lengths = None if sample.own else _longest_rows(config)
-    plan = benchmark.forecast(config, examples, prompts, sample.counts, lengths, seconds)
+    with library_errors(f"model.base {config.model.base!r} does not work here", "give another"):
+        plan = benchmark.forecast(config, examples, prompts, sample.counts, lengths, seconds)
     print_section("Plan", _plan(config, plan))
-    print_section("Unusual", [*advice.settings_advice(config), *advice.cost_advice(config, plan)])
+    unusual = [*advice.settings_advice(config), *advice.cost_advice(config, plan)]
+    if unused := unused_settings(config.model):
+        listed = ", ".join(f"{name} {value}" for name, value in unused.items())
+        unusual.append(f"generation_config.json of the base has {listed}: not used")
+    print_section("Unusual", unusual)
     changes += _required_changes(config, plan, sum(sample.counts.values()))
 
 

@@ -26,7 +26,7 @@ from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.adapters import merge_adapter
 from nutgraf.modeling.base_files import base_source
-from nutgraf.modeling.load import load_tokenizer
+from nutgraf.modeling.load import end_tokens, load_tokenizer
 from nutgraf.modeling.saved_model import SavedModel
 from nutgraf.pocket import newswire
 from nutgraf.report.model_card import model_card, modelfile
@@ -95,7 +95,7 @@ def run(
         else:
             tokenizer = load_tokenizer(saved.model, saved.tokenizer)
             # A model of an earlier version has no recipe.
-            own = recipe(tokenizer, saved.prompt, saved.generate, saved.frame)
+            own = recipe(tokenizer, saved.prompt, end_tokens(saved.model), saved.frame)
             about = {**saved.about, "recipe": own}
             merged = saved.folder
             if saved.adapter is not None:
@@ -148,7 +148,8 @@ def _merge(
     merge_adapter(saved.model, saved.adapter, out)
     tokenizer.save_pretrained(str(out))
     _save_sentencepiece(saved, tokenizer, out)
-    generation_config(tokenizer, saved.generate).save_pretrained(str(out))
+    ends = end_tokens(saved.model)
+    generation_config(tokenizer, saved.generate, ends).save_pretrained(str(out))
     model = saved.model.model_copy(update={"quantization": "none"})
     changed: dict[str, Any] = {"model": model.model_dump(mode="json")}
     write_json(out / saved_model.FILE, {**about, **changed})

@@ -40,16 +40,19 @@ class Generated:
 
 
 def generation_config(
-    tokenizer: PreTrainedTokenizerBase, settings: GenerateConfig
+    tokenizer: PreTrainedTokenizerBase, settings: GenerateConfig, ends: Sequence[int]
 ) -> GenerationConfig:
-    """Return how summaries are decoded, in the form that transformers reads."""
+    """Return how summaries are decoded, in the form that transformers reads.
+
+    `ends` are the tokens that end one, as `load.end_tokens` returns them.
+    """
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         num_beams=settings.num_beams,
         do_sample=False,
         use_cache=True,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else list(ends),
         pad_token_id=tokenizer.pad_token_id,
     )
 
@@ -57,18 +60,16 @@ def generation_config(
 def recipe(
     tokenizer: PreTrainedTokenizerBase,
     prompt: PromptConfig,
-    settings: GenerateConfig,
+    ends: Sequence[int],
     frame: Frame | None = None,
 ) -> dict[str, Any]:
     """Return what another program needs to write the same summaries, for `nutgraf.json`.
 
     It is that of the prompts, and `ends`: the tokens that end a summary, as text with their ids.
     """
-    ends = generation_config(tokenizer, settings).eos_token_id
-    ids = ends if isinstance(ends, list) else [ends]
     return {
         **Renderer(tokenizer, prompt, frame).recipe(),
-        "ends": {tokenizer.decode([token]): token for token in ids},
+        "ends": {tokenizer.decode([token]): token for token in ends},
     }
 
 
@@ -114,10 +115,11 @@ def generate_batch(
         DeviceMemoryError: if the device has no memory for the batch.
     """
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
+    ends = ends_of(model)
     knob = f"lower generate.batch_size (now {settings.batch_size})"
-    decoding, watch = generation_config(tokenizer, settings), StoppingCriteriaList()
+    decoding, watch = generation_config(tokenizer, settings, ends), StoppingCriteriaList()
     if on_token:
-        watch.append(_Watch(len(prompts), decoding.eos_token_id, on_token))
+        watch.append(_Watch(len(prompts), ends, on_token))
     with device.autocast(), guard_memory(len(prompts), ids.shape[1], knob):
         out = cast(Any, model).generate(
             input_ids=ids,
@@ -125,16 +127,15 @@ def generate_batch(
             generation_config=decoding,
             stopping_criteria=watch,
         )
-    return [_cut(new, tokenizer.eos_token_id) for new in out[:, ids.shape[1] :].tolist()]
+    return [_cut(new, ends) for new in out[:, ids.shape[1] :].tolist()]
 
 
 class _Watch(StoppingCriteria):
     """Hands each token on, and ends the summaries that are not wanted any more."""
 
-    def __init__(self, n_prompts: int, ends: int | list[int] | None, on_token: OnToken) -> None:
+    def __init__(self, n_prompts: int, ends: Sequence[int], on_token: OnToken) -> None:
         self._wanted = [True] * n_prompts
-        self._ends = ends if isinstance(ends, list) else [ends]
-        self._on_token = on_token
+        self._ends, self._on_token = ends, on_token
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.BoolTensor:
         beams = len(input_ids) // len(self._wanted)
@@ -163,6 +164,7 @@ def stream_tokens(
     decoding would choose are accepted. Raise DeviceMemoryError if there is no memory for them.
     """
     text, guess, cache = list(prompt), list[int](), DynamicCache()
+    ends = ends_of(model)
     limit = len(prompt) + settings.max_new_tokens
     while True:
         unseen = torch.tensor([text[cache.get_seq_length() :] + guess], device=device.name)
@@ -175,7 +177,7 @@ def stream_tokens(
                 logits_to_keep=len(guess) + 1,
             ).logits
         for i, token in enumerate(logits[0].argmax(-1).tolist()):
-            if token == tokenizer.eos_token_id:
+            if token in ends:
                 return
             text.append(token)
             yield token
@@ -195,8 +197,15 @@ def _repetition(text: list[int], limit: int) -> list[int]:
     return []
 
 
-def _cut(tokens: list[int], eos: int) -> Generated:
-    """Cut new tokens before the end of sequence."""
-    if eos in tokens:
-        return Generated(tokens[: tokens.index(eos)], "stop")
+def ends_of(model: PreTrainedModel) -> list[int]:
+    """Return the tokens that end a summary of a model, which `load_base` has set."""
+    ends = cast(Any, model.generation_config).eos_token_id
+    return ends if isinstance(ends, list) else [ends]
+
+
+def _cut(tokens: list[int], ends: Sequence[int]) -> Generated:
+    """Cut new tokens before the first that ends the summary."""
+    for place, token in enumerate(tokens):
+        if token in ends:
+            return Generated(tokens[:place], "stop")
     return Generated(tokens, "length")

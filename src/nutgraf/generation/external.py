@@ -20,6 +20,7 @@ from nutgraf.data.names import find_column
 from nutgraf.data.rows import Article
 from nutgraf.data.text import clean_text
 from nutgraf.modeling.batching import length_batches
+from nutgraf.modeling.suitability import check_no_adapter
 
 Row = dict[str, Any]
 
@@ -85,6 +86,7 @@ class Seq2SeqRival:
         it cannot be loaded.
         """
         self.name, self.rival, self.device = name, rival, device
+        check_no_adapter(f"rivals.{name}.model", str(rival.model), rival.revision)
         config = self._load(AutoConfig)
         if not config.is_encoder_decoder:
             raise UserError(
@@ -151,10 +153,11 @@ class Seq2SeqRival:
         decoding, rows = self._model.generation_config, []
         for article, source, ids in zip(articles, texts, out.tolist(), strict=True):
             # PEGASUS and ProphetNet write the ends of their lines as text.
-            text, _ = without_marks(self._tokenizer.decode(ids, skip_special_tokens=True))
+            written, reason = _cut(ids, decoding)
+            text, _ = without_marks(self._tokenizer.decode(written, skip_special_tokens=True))
             length = len(self._tokenizer(source).input_ids)
             read = min(length, self._limit)
-            row = _row(article, text.strip(), read, length - read, _finish_reason(ids, decoding))
+            row = _row(article, text.strip(), read, length - read, reason)
             rows.append({**row, "decoding": decoding.to_diff_dict()})
         return rows
 
@@ -162,17 +165,20 @@ class Seq2SeqRival:
 load_rival = functools.lru_cache(maxsize=1)(Seq2SeqRival)
 
 
-def _finish_reason(ids: list[int], decoding: Any) -> str:
-    """Return `stop` if the model ended the summary, `length` if it was cut.
+def _cut(ids: list[int], decoding: Any) -> tuple[list[int], str]:
+    """Return the tokens before the end; and `stop`, or `length` if the summary was cut.
 
     A row begins with the token that starts the decoder, in BART the end of sequence itself. An end
     that is forced at the last position counts as cut.
     """
-    if decoding.eos_token_id not in ids[1:]:
-        return "length"
-    end = ids.index(decoding.eos_token_id, 1)
-    forced = decoding.forced_eos_token_id is not None and end + 1 == decoding.max_length
-    return "length" if forced else "stop"
+    said = decoding.eos_token_id
+    ends = said if isinstance(said, list) else [said]
+    end = next((place for place, token in enumerate(ids) if place and token in ends), None)
+    if end is None:
+        return ids, "length"
+    last = decoding.max_new_tokens or (decoding.max_length or 0) - 1
+    forced = decoding.forced_eos_token_id is not None and end == last
+    return ids[:end], "length" if forced else "stop"
 
 
 def _row(article: Article, text: str, read: int | None, trimmed: int, reason: str) -> Row:

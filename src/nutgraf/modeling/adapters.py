@@ -6,6 +6,7 @@ LoRA: Hu et al. 2021 (arXiv:2106.09685).
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,9 +18,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, set_seed
+from transformers.pytorch_utils import Conv1D
 
 from nutgraf.config import LoraSettings, ModelConfig
-from nutgraf.core.errors import Failure, UserError, one_line
+from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors, one_line
 from nutgraf.core.files import written_by_others
 from nutgraf.modeling.load import load_architecture, load_base, load_weights
 
@@ -49,26 +51,57 @@ def fresh_adapter(
 ) -> Iterator[PreTrainedModel]:
     """Yield the base with a new LoRA adapter in fp32, drawn from `seed`; remove it at the end.
 
-    Raises UserError if the base has no such layers.
+    Raises UserError if one of `lora.target_modules` is no layer that an adapter can be on.
     """
+    names = check_targets(base, lora)
     set_seed(seed)
-    try:
+    change = f"use names among {', '.join(names)}"
+    fact = f"no adapter can be on lora.target_modules {lora.target_modules}"
+    with library_errors(fact, change), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what peft decides for GPT-2's layers; experts are below
         model = get_peft_model(base, lora_config(lora))
-    except ValueError as error:
-        if "not found in the base model" in str(error):
-            raise UserError(
-                f"lora.target_modules is {lora.target_modules!r} and the base has no such layers: "
-                "use all-linear or names of its linear layers"
-            ) from None
-        raise
     with _removed(model, base):
         # peft has a set here, and its order would differ in the files of two processes.
         config = cast(Any, model.peft_config["default"])
         config.target_modules = sorted(config.target_modules or ())
+        if config.target_parameters:
+            raise UserError(
+                f"lora.target_modules is {lora.target_modules} and takes in the experts of a "
+                f"mixture, which get no adapter: {change}"
+            )
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
         yield cast(PreTrainedModel, model)
+
+
+def check_targets(base: PreTrainedModel, lora: LoraSettings) -> list[str]:
+    """Return the names of the linear layers that an adapter can be on: all but the output.
+
+    The embedding can have one too. Raises UserError for a name in `lora.target_modules` that is
+    none of them.
+    """
+    output, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    linear = {
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
+    }
+    able = linear | {name for name, module in base.named_modules() if module is embedding}
+    names = sorted({name.rpartition(".")[2] for name in linear})
+    for target in () if lora.target_modules == "all-linear" else lora.target_modules:
+        is_it = re.compile(rf"(.*\.)?{re.escape(target)}").fullmatch
+        if any(map(is_it, able)):
+            continue
+        kinds = [type(module).__name__ for name, module in base.named_modules() if is_it(name)]
+        what = "the base has no such layer" + did_you_mean(target, names)
+        if kinds:
+            what = f"that is a {kinds[0]}, which cannot have an adapter"
+        raise UserError(
+            f"lora.target_modules has {target!r}, and {what}: use all-linear, or names among "
+            f"{', '.join(names)}"
+        )
+    return names
 
 
 @contextlib.contextmanager

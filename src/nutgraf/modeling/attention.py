@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
@@ -27,15 +28,17 @@ def training_attention(
 ) -> Iterator[None]:
     """Use plain attention in the block, if that is fastest for micro-batches of [rows, tokens].
 
-    It keeps all scores for the backward pass, so it is used only if these are few.
+    It keeps all scores for the backward pass, so it is used only if these are few. It is used in
+    place of torch's fused attention alone: a base that takes another (Gemma 2 caps its scores)
+    needs that.
     """
     config = model.config
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     size = attention_score_bytes(layers, heads, rows, tokens, device.dtype.itemsize)
-    if device.name != "cpu" or size > ATTENTION_SCORE_LIMIT:
+    previous = config._attn_implementation
+    if device.name != "cpu" or previous != "sdpa" or size > ATTENTION_SCORE_LIMIT:
         yield
         return
-    previous = config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
         yield
@@ -50,6 +53,7 @@ def _plain(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
+    dropout: float = 0.0,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend from queries [batch, heads, n, d] to keys and values [batch, heads or fewer, m, d].
@@ -64,7 +68,10 @@ def _plain(
     scores = (query.to(dtype) * scaling) @ key.transpose(2, 3)
     if attention_mask is not None:
         scores += attention_mask
-    return (torch.softmax(scores, dim=-1) @ value).transpose(1, 2).contiguous(), None
+    weights = torch.softmax(scores, dim=-1)
+    if dropout:
+        weights = functional.dropout(weights, dropout)
+    return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 def _mask(*, dtype: torch.dtype = torch.float32, **shape: Any) -> torch.Tensor | None:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,6 +27,8 @@ from nutgraf.config import ModelConfig
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import UserError
 from nutgraf.modeling.base_files import base_source, load_failure
+from nutgraf.modeling.end_tokens import find_end_tokens
+from nutgraf.modeling.suitability import check_architecture, check_no_adapter, check_vocabulary
 
 if not torch.distributed.is_initialized():  # else they are Ray's, for one training
     ignore_launchers()  # those of a cluster's node
@@ -81,25 +84,43 @@ def _cpu_has_bf16() -> bool:
 def load_tokenizer(config: ModelConfig, saved: Path | None = None) -> PreTrainedTokenizerBase:
     """Return the tokenizer in the folder `saved`, or else the base's.
 
-    Without a padding token, the end of sequence pads too.
+    Its padding token is one that the base has a row for: else the end of sequence pads too. Raises
+    as `load_architecture`, and UserError if the tokenizer is of another base.
     """
+    rows = load_architecture(config).vocab_size
     source, revision = (str(saved), None) if saved else (base_source(config), config.revision)
     with load_errors(config):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
         # Safe because padding is masked by position, never by id.
         tokenizer.pad_token = tokenizer.eos_token
+    check_vocabulary(config, tokenizer, rows)
     return tokenizer
 
 
-def load_architecture(config: ModelConfig) -> Any:
-    """Return the base's configuration, without its weights. Raises Failure if it is not there."""
+@functools.lru_cache(maxsize=4)
+def end_tokens(config: ModelConfig) -> tuple[int, ...]:
+    """Return the ids of all tokens that end a summary. Raises as `load_tokenizer`."""
+    tokenizer = load_tokenizer(config)
     with load_errors(config):
-        return AutoConfig.from_pretrained(
+        return find_end_tokens(config, tokenizer)
+
+
+def load_architecture(config: ModelConfig) -> Any:
+    """Return the base's configuration, without its weights.
+
+    Every use of a base comes through here. Raises Failure if it is not there, UserError if it is
+    none that can be trained.
+    """
+    with load_errors(config):
+        check_no_adapter("model.base", base_source(config), config.revision)
+        architecture = AutoConfig.from_pretrained(
             base_source(config), revision=config.revision, trust_remote_code=False
         )
+    check_architecture(config, architecture)
+    return architecture
 
 
 @functools.lru_cache(maxsize=1)
@@ -131,15 +152,32 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
 
 
 def load_weights(config: ModelConfig, **kwargs: Any) -> PreTrainedModel:
-    """Return the base as `from_pretrained` loads it with `kwargs`, from safetensors only."""
+    """Return the base as `from_pretrained` loads it with `kwargs`, from safetensors only.
+
+    Its `generation_config` has the ends of its texts and nothing else. Raises UserError if the
+    files lack a weight, which transformers would draw at random.
+    """
+    architecture = load_architecture(config)
     with load_errors(config):
-        return AutoModelForCausalLM.from_pretrained(
+        base, info = cast(Any, AutoModelForCausalLM).from_pretrained(
             base_source(config),
+            config=architecture,
             revision=config.revision,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # or the sizes would be in no message
+            output_loading_info=True,
             **kwargs,
         )
+    missing = [*sorted(info["missing_keys"]), *(key for key, *_ in sorted(info["mismatched_keys"]))]
+    if missing:
+        raise UserError(
+            f"model.base {config.base!r} lacks weights of a {type(base).__name__} or has them in "
+            f"another shape ({len(missing)}, the first {missing[0]}): give a whole causal language "
+            "model"
+        )
+    base.generation_config = GenerationConfig(eos_token_id=list(end_tokens(config)))
+    return base
 
 
 def _cast_for_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from nutgraf.config import LoraSettings, ModelConfig
+from nutgraf.core.errors import library_errors
 from nutgraf.modeling.adapters import fresh_adapter
+from nutgraf.modeling.base_files import base_source
 from nutgraf.modeling.dims import ModelDims
-from nutgraf.modeling.load import load_architecture
+from nutgraf.modeling.load import load_architecture, load_tokenizer, load_weights
+
+# What a base calls the longest text that it was made for; with ALiBi there may be none.
+_POSITIONS = ("max_position_embeddings", "max_seq_len", "seq_length")
 
 
 def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
@@ -19,21 +27,21 @@ def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
 
     Raises Failure if the base's configuration cannot be read, UserError for layers that it lacks.
     """
-    architecture = load_architecture(config)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(architecture)
-        total = sum(weight.numel() for weight in empty.parameters())
-        output = empty.get_output_embeddings()
-        linear = sum(
-            module.weight.numel()
-            for module in empty.modules()
-            if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
-        )
-        with fresh_adapter(empty, lora, seed=0) as model:
-            adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    empty = _empty_base(config)
+    architecture: Any = empty.config
+    total = sum(weight.numel() for weight in empty.parameters())
+    output = empty.get_output_embeddings()
+    linear = sum(
+        module.weight.numel()
+        for module in empty.modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
+    )
+    with torch.device("meta"), fresh_adapter(empty, lora, seed=0) as model:
+        adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     heads = architecture.num_attention_heads
     key_heads = getattr(architecture, "num_key_value_heads", None) or heads
     head = getattr(architecture, "head_dim", None) or architecture.hidden_size // heads
+    limits = [getattr(architecture, name, None) for name in _POSITIONS]
     return ModelDims(
         layers=architecture.num_hidden_layers,
         width=architecture.hidden_size,
@@ -42,7 +50,7 @@ def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
         query_width=heads * head,
         key_width=key_heads * head,
         vocabulary=architecture.vocab_size,
-        positions=architecture.max_position_embeddings,
+        positions=next(filter(None, limits), sys.maxsize),
         linear=linear,
         other=total - linear,
         adapter=adapter,
@@ -50,11 +58,30 @@ def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
 
 
 def write_random_base(config: ModelConfig, layers: int, folder: Path) -> None:
-    """Write a checkpoint of the base's architecture with `layers` layers and random weights."""
+    """Write a base of the same architecture and tokenizer, with `layers` layers, random weights."""
     architecture = load_architecture(config)
-    architecture.num_hidden_layers = min(layers, architecture.num_hidden_layers)
-    if getattr(architecture, "layer_types", None):
-        architecture.layer_types = architecture.layer_types[:layers]
+    every = architecture.num_hidden_layers
+    architecture.num_hidden_layers = min(layers, every)
+    for name, value in vars(architecture).items():
+        if isinstance(value, list) and len(value) == every:  # one thing a layer
+            setattr(architecture, name, value[:layers])
     set_seed(0)
-    model = AutoModelForCausalLM.from_config(architecture, dtype=torch.bfloat16)
+    with _shape_errors(config):
+        model = AutoModelForCausalLM.from_config(architecture, dtype=torch.bfloat16)
     model.save_pretrained(str(folder))
+    load_tokenizer(config).save_pretrained(str(folder))
+
+
+def _empty_base(config: ModelConfig) -> PreTrainedModel:
+    """Return the base without weights; those of a folder are looked at, whether all are there."""
+    architecture = load_architecture(config)
+    if Path(base_source(config)).is_dir():
+        return load_weights(config, device_map={"": "meta"})
+    with _shape_errors(config), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(architecture)
+
+
+def _shape_errors(config: ModelConfig) -> contextlib.AbstractContextManager[None]:
+    """Raise UserError for what transformers says if it cannot make a model of the shape."""
+    fact = f"model.base {config.base!r} has a config.json that no model can be made of"
+    return library_errors(fact, "give another base")

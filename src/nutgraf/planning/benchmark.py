@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
@@ -204,7 +204,10 @@ class Benchmark:
         overrides = {"generate.max_new_tokens": NEW_TOKENS, "generate.batch_size": batch}
         settings = with_overrides(self.config, overrides).generate
         firsts, tokens = [], []
-        with fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model:
+        with (
+            _endless(self.base),  # one that ends at once would leave nothing to measure
+            fresh_adapter(self.base, self.config.lora, self.config.train.seed) as model,
+        ):
             model.eval()
             for _ in range(REPEATS):
                 times = [self.now()]
@@ -265,6 +268,15 @@ def open_benchmark(config: Config, dims: ModelDims, device: Device) -> Iterator[
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _endless(base: PreTrainedModel) -> Iterator[None]:
+    before, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = before
 
 
 @contextlib.contextmanager

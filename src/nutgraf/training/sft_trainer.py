@@ -92,6 +92,7 @@ class AdapterTrainer(SFTTrainer):
                 ddp_find_unused_parameters=False,
                 seed=settings.seed,
                 max_length=None,
+                router_aux_loss_coef=0.0,  # the loss is ours
                 dataset_kwargs={"skip_prepare_dataset": True},
                 disable_tqdm=True,
                 report_to="none",

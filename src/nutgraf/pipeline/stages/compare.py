@@ -131,7 +131,7 @@ def _errors(
 
 def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     from nutgraf.generation.decoding import generation_config, recipe
-    from nutgraf.modeling.load import load_tokenizer
+    from nutgraf.modeling.load import end_tokens, load_tokenizer
 
     out.mkdir(parents=True)
     best = folder.model("best")
@@ -140,10 +140,10 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     # The base's name: peft writes the path that it was loaded from on this machine.
     adapter |= {"base_model_name_or_path": config.model.base, "revision": config.model.revision}
     write_json(out / "adapter_config.json", adapter)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer, ends = load_tokenizer(config.model), end_tokens(config.model)
     with files.written_by_others(out):
         tokenizer.save_pretrained(str(out))
-        generation_config(tokenizer, config.generate).save_pretrained(str(out))
+        generation_config(tokenizer, config.generate, ends).save_pretrained(str(out))
     train = read_json(best / "train.json")
     frame = Frame(*folder.frame)
     rates = pd.read_csv(folder / "analysis" / "rates.csv")
@@ -152,7 +152,7 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
         "base": train["base"],
         **config.model_dump(mode="json", include={"model", "prompt", "generate"}),
         "frame": frame,
-        "recipe": recipe(tokenizer, config.prompt, config.generate, frame),
+        "recipe": recipe(tokenizer, config.prompt, ends, frame),
         "train": train,
         "study": model_card.study_record(
             config,

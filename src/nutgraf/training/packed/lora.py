@@ -129,8 +129,9 @@ class AdapterStack:
         self.adapters: list[PackedAdapter] = []
         self._layers: dict[str, _Layer] = {}
         for name, module in base.named_modules():
-            own = module.p if isinstance(module, nn.Dropout) else 0.0
-            if share := max(own, getattr(module, "attention_dropout", None) or 0.0):
+            # A share is that of a layer, or a number that a module hands to a function.
+            shares = [v for k, v in vars(module).items() if "drop" in k and isinstance(v, float)]
+            if share := max([module.p if isinstance(module, nn.Dropout) else 0.0, *shares]):
                 raise Failure(
                     f"the base drops {share:g} of its own numbers in {name}: its trainings "
                     "are not done together, set search.together to off"
@@ -228,12 +229,13 @@ class _Layer:
 
     def _drop(self, x: torch.Tensor, layout: _BatchLayout) -> torch.Tensor:
         masks, first = torch.ones(x.shape, device=x.device), 0
+        by_row = masks.view(sum(part.rows for part in layout.slices), -1, x.shape[-1])  # or flat
         for part in layout.slices:
             adapter = layout.adapters[part.place]
             if adapter.dropout and self.name in adapter.down:
                 shape = (part.rows, part.tokens, x.shape[-1])
                 mask = adapter.masks.draw(self.name, shape, adapter.dropout, layout.recompute)
-                masks[first : first + part.rows, : part.tokens] = mask
+                by_row[first : first + part.rows, : part.tokens] = mask
             first += part.rows
         return x * masks
 

@@ -1,0 +1,79 @@
+"""Decide whether a base can be trained here: a causal language model of text, in full weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
+
+from nutgraf.config import ModelConfig
+from nutgraf.core.errors import UserError
+
+_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+def check_no_adapter(setting: str, model: str, revision: str | None) -> None:
+    """Raise UserError if an adapter lies with a model: transformers would apply it unasked."""
+    if find_adapter_config_file(model, revision=revision):
+        raise UserError(
+            f"{setting} {model!r} holds an adapter (adapter_config.json), which would be applied "
+            "unasked: give a model without one, such as the merged model"
+        )
+
+
+def check_architecture(config: ModelConfig, architecture: Any) -> None:
+    """Raise UserError for a base of another kind, or one that is stored quantized."""
+    causal = AutoModelForCausalLM._model_mapping
+    layers = getattr(architecture, "layer_types", None) or ()
+    what = None
+    if architecture.get_text_config() is not architecture:
+        what = "reads more than text"
+    elif getattr(architecture, "is_encoder_decoder", False):
+        what = "is an encoder-decoder, which can only be a rival (rivals.NAME.model)"
+    elif (
+        type(architecture) not in causal
+        or type(architecture) in AutoModelForMaskedLM._model_mapping
+        or getattr(architecture, "attn_type", None) == "bi"  # XLNet
+    ):
+        what = "is no causal language model"
+    elif getattr(causal[type(architecture)], "_is_stateful", False) or set(layers) - _LAYERS:
+        what = "has layers with a state, not attention alone"
+    if what:
+        raise UserError(
+            f"model.base {config.base!r} ({architecture.model_type}) {what}: give a causal "
+            "language model of text, such as Llama, Qwen, Mistral or GPT-2"
+        )
+    stored = getattr(architecture, "quantization_config", None) or getattr(
+        architecture, "compression_config", None
+    )
+    if stored:
+        method = dict(stored).get("quant_method", "quantized")
+        raise UserError(
+            f"model.base {config.base!r} is stored quantized ({method}), and an adapter on it "
+            "cannot be merged: give the model that it was made from, which model.quantization nf4 "
+            "holds in 4 bits"
+        )
+
+
+def check_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Raise UserError if a prompt or a summary may have a token that the base has no row for.
+
+    Special tokens that no text has, such as one for images, may be beyond the `rows`.
+    """
+    needed = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    beyond = [
+        f"{token.content!r} ({id:,})"
+        for id, token in tokenizer.added_tokens_decoder.items()
+        if id >= rows
+        and (
+            not token.special or id in needed or token.content in str(tokenizer.chat_template or "")
+        )
+    ]
+    if tokenizer.vocab_size > rows:
+        beyond.append(f"{tokenizer.vocab_size:,} tokens")
+    if beyond:
+        raise UserError(
+            f"model.base {config.base!r} has {beyond[0]} in its tokenizer and {rows:,} rows in its "
+            "embedding: give the tokenizer that it was trained with"
+        )
