@@ -25,8 +25,8 @@ from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors
 from nutgraf.core.files import written_by_others
 from nutgraf.modeling.load import load_architecture, load_base, load_weights
 
-# peft warns of an adapter on tied weights: `merge_adapter` parts them.
-for message in ("Model .* `tie_word_embeddings=True`", "Input and output embeddings are no longer"):
+# peft warns of an adapter on tied weights, which `merge_adapter` parts, or on an embedding.
+for message in ("Model .* `tie_word_emb", "Input and output emb", "Setting `save_embedding_"):
     warnings.filterwarnings("ignore", message=message)
 
 # Errors of the libraries for a damaged adapter.
