@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,25 @@ def test_a_merged_model_s_card_tells_what_merging_changed(about: dict[str, Any])
     assert "held in 4-bit NF4" in text
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_snippet_for_transformers_and_peft_writes_what_nutgraf_writes_of_a_long_article(
-    final_best_model: Path, monkeypatch: pytest.MonkeyPatch
+    final_best_model: Path,
+    about: dict[str, Any],
+    dtype: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(final_best_model, model)
+    about = {name: {**about[name], "dtype": dtype} if name in ("model", "train") else value
+             for name, value in about.items()}  # fmt: skip
+    (model / "nutgraf.json").write_text(json.dumps(about))
     article = " ".join(story.article for story in newswire.stories("test", 8, seed=11))
-    text = (final_best_model / "README.md").read_text()
+    text = model_card.model_card(about, "adapter")
     (code,) = (block for block in blocks(text, "python") if "from peft" in block)
-    with load_summarizer(saved_model.read_saved_model(str(final_best_model))) as summarizer:
+    with load_summarizer(saved_model.read_saved_model(str(model))) as summarizer:
         (written,) = summarizer.summarize([article])
-    assert run_snippet(code, final_best_model, article, monkeypatch) == written.summary
+    assert run_snippet(code, model, article, monkeypatch) == written.summary
     assert written.trimmed_tokens > 500
     assert len(written.summary.split()) > 5
 
