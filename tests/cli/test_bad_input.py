@@ -142,6 +142,7 @@ BAD_TABLES: list[tuple[str, Callable[[Path], object], str]] = [
     ("book.xlsx", as_text(b"PK\x03\x04..."), "is a workbook"),
     ("lfs.jsonl", as_text(b"version https://git-lfs.github.com/spec/v1\n"), "run `git lfs pull`"),
     ("keys.json", as_text('{"a": [{"x": 1}], "b": [{"x": 1}]}'), "has rows below 'a', 'b'"),
+    ("page.csv", as_text("<!DOCTYPE html><title>404</title>"), "is a web page, not a table"),
     ("cut.json", as_text('[\n{"article": "x"},\n'), "not JSON: Expecting value (line 3"),
     ("ragged.csv", as_text(f"{HEAD}1,a, b, c\n"), "4 cells, the header has 3"),
     ("short.csv", as_text(f"{HEAD}1,a\n"), "2 cells, the header has 3"),

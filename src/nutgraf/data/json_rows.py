@@ -21,6 +21,18 @@ Row = dict[str, Any]
 
 _SPACE = re.compile(r"\s*")
 _MARK = b"\xef\xbb\xbf"
+# Keys below which programs put rows.
+_ROWS = {
+    "data",
+    "rows",
+    "records",
+    "items",
+    "examples",
+    "instances",
+    "articles",
+    "documents",
+    "docs",
+}
 _LONG = 200  # characters of a text that no description of a data set has
 
 
@@ -159,8 +171,11 @@ def _rows_within(value: Row, name: str) -> Iterable[object]:
     if any(isinstance(cell, str) and len(cell) > _LONG for cell in value.values()):
         return [value]
     below = {key: cell for key, cell in value.items() if _all(cell, dict)}
-    if len(below) == 1:
-        return next(iter(below.values()))
+    usual = [key for key in below if key.lower() in _ROWS]
+    if len(below) == 1 or len(usual) == 1:
+        rows = below[usual[0] if len(usual) == 1 else next(iter(below))]
+        inner = [row.get("row") for row in rows]  # as the viewer of the Hub gives them
+        return inner if _all(inner, dict) else rows
     if below:
         if not all(map(split_of, below)):
             raise UserError(
@@ -171,6 +186,12 @@ def _rows_within(value: Row, name: str) -> Iterable[object]:
     if _all(value.get("columns"), str) and _all(value.get("data"), list):  # pandas, by "split"
         return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
     cells = list(value.values())
+    if (
+        len(cells) == 1
+        and isinstance(cells[0], dict)
+        and any(_all(c, dict) for c in cells[0].values())
+    ):
+        return _rows_within(cells[0], name)
     if all(isinstance(cell, list) for cell in cells) and len({len(cell) for cell in cells}) == 1:
         return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
     if all(isinstance(cell, dict) for cell in cells):
@@ -184,6 +205,8 @@ def _rows_within(value: Row, name: str) -> Iterable[object]:
 
 
 def _holds_rows(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_all(cell, dict) for key, cell in value.items() if key.lower() in _ROWS)
     return isinstance(value, list) and any(isinstance(item, dict) for item in value)
 
 

@@ -69,6 +69,8 @@ def read_rows_or_broken(path: Path) -> Iterator[Row | BrokenRow]:
         kind = "parquet" if head.startswith(b"PAR1") else _KINDS.get(bare_suffix(path))
         if kind == "csv" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b'{"'):
             kind = "lines"
+        if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise UserError(f"{path} is a web page, not a table: download the file itself")
         if kind is None:
             raise UserError(f"{path} is of an unknown kind: give {', '.join(SUFFIXES)}")
         if kind == "parquet":
