@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nutgraf.config import PromptConfig
+from nutgraf.core.errors import UserError
 from nutgraf.data.prompts import IGNORED, PromptError, Renderer
 from nutgraf.data.text import clean_text
 
@@ -194,6 +195,20 @@ def test_a_tokenizer_without_a_chat_template_is_named(byte_level):
             Renderer(byte_level, PromptConfig(template="chat"))
         byte_level.chat_template = "{{ 'no request' }}"
         with pytest.raises(PromptError, match="does not repeat the request"):
+            Renderer(byte_level, PromptConfig(template="chat"))
+    finally:
+        byte_level.chat_template = template
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["{{ raise_exception('system first') }}", "{% for %}", "{{ messages.nope.nope }}",
+     "{{ 1 / 0 }}", "{{ ''.__class__.__mro__ }}", "{% include '/etc/passwd' %}"],
+)  # fmt: skip
+def test_a_chat_template_that_raises_is_one_line_with_the_setting(byte_level, broken):
+    template, byte_level.chat_template = byte_level.chat_template, broken
+    try:
+        with pytest.raises(UserError, match=r"cannot be rendered \(.*\): set it to plain, or"):
             Renderer(byte_level, PromptConfig(template="chat"))
     finally:
         byte_level.chat_template = template

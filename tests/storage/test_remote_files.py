@@ -53,8 +53,12 @@ def test_an_address_of_a_folder_is_that_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("nope://here/x", r"storage is nope://here/x, which cannot be opened \(Protocol not known"),
+        (
+            "nope://here/x",
+            r"storage is nope://here/x, which cannot be opened \(.*Protocol not",
+        ),
         ("github://a:b@c/x", r"storage is github://…@c/x, which cannot be opened"),
+        ("github://x", r"storage is github://x, which cannot be opened \(TypeError: "),
         ("s3://", r"storage is s3://.*, which cannot be opened \(.*bucket"),
     ],
 )
@@ -73,7 +77,7 @@ def test_a_bucket_that_is_not_there_and_a_library_that_is_not_installed_are_told
         raise ImportError("Install adlfs to access Azure")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(UserError, match=r"which cannot be opened \(Install adlfs"):
+    with pytest.raises(UserError, match=r"which cannot be opened \(ImportError: Install adlfs"):
         RemoteFiles("az://container/x")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nutgraf.config import PromptConfig
-from nutgraf.core.errors import UserError
+from nutgraf.core.errors import UserError, library_errors
 from nutgraf.data.text import TextError, clean_text, usable_text
 
 if TYPE_CHECKING:
@@ -309,7 +309,11 @@ def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Frame:
         raise PromptError("the tokenizer has no chat template: set prompt.template to plain")
     else:
         chat = [{"role": "user", "content": request}]
-        text = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        fact = "prompt.template is 'chat' and the tokenizer's chat template cannot be rendered"
+        with library_errors(fact, "set it to plain, or give a base with another template"):
+            text = str(
+                tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            )
     head, place, tail = text.partition(f" {_ARTICLE}")
     if not place or _ARTICLE in tail:
         raise PromptError(

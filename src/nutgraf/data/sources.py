@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.config import DataConfig
-from nutgraf.core.errors import Failure, UserError, did_you_mean, one_line
+from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors, library_message
 from nutgraf.core.files import digest, files_in, sha256
 from nutgraf.data import tables
 from nutgraf.data.json_rows import BrokenRow, OtherSplit
@@ -146,34 +146,38 @@ def _hub(
             data.source, data.name, split=name, revision=data.revision, cache_dir=cache
         )
 
-    try:
+    here = Path(data.source).is_absolute()
+    fact = f"{data.source} cannot be read" if here else f"the Hub did not give {data.source!r}"
+    change = f"try again with a connection, {own_files}"
+    with library_errors(fact, change, Failure):
         try:
-            rows = load(split)
+            try:
+                rows = load(split)
+            except ValueError as error:
+                if "Unknown split" not in str(error):
+                    raise
+                names = datasets.get_dataset_split_names(
+                    data.source, data.name, revision=data.revision
+                )
+                alike = [name for name in names if split_of(name) == split]
+                if len(alike) != 1:
+                    raise
+                rows = load(alike[0])
+                notes.append(f"split {alike[0]!r} of {data.source} is taken")
+        except (
+            datasets.exceptions.DatasetNotFoundError,
+            datasets.exceptions.DataFilesNotFoundError,
+        ):
+            meant = did_you_mean(data.source, ["newswire"])
+            raise UserError(
+                f"data.source {data.source!r} is no file, no folder with data files and no public "
+                f"data set on the Hub{meant}; correct it, {own_files}"
+            ) from None
         except ValueError as error:
-            if "Unknown split" not in str(error):
-                raise
-            names = datasets.get_dataset_split_names(data.source, data.name, revision=data.revision)
-            alike = [name for name in names if split_of(name) == split]
-            if len(alike) != 1:
-                raise
-            rows = load(alike[0])
-            notes.append(f"split {alike[0]!r} of {data.source} is taken")
-    except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError):
-        meant = did_you_mean(data.source, ["newswire"])
-        raise UserError(
-            f"data.source {data.source!r} is no file, no folder with data files and no public "
-            f"data set on the Hub{meant}; correct it, {own_files}"
-        ) from None
-    except ValueError as error:
-        raise UserError(
-            f"{data.source} cannot give its split {split!r}: {_named(error)} "
-            "(data.name, data.revision)"
-        ) from None
-    except (OSError, datasets.exceptions.DatasetGenerationError) as error:
-        raise Failure(
-            f"the Hub did not give {data.source!r}: {_named(error)}; "
-            f"try again with a connection, {own_files}"
-        ) from error
+            raise UserError(
+                f"{data.source} cannot give its split {split!r}: {library_message(error)} "
+                "(data.name, data.revision)"
+            ) from None
     return rows, data.revision or _revision(rows.info.download_checksums)
 
 
@@ -182,7 +186,3 @@ def _revision(downloads: Mapping[str, Any] | None) -> str | None:
     addresses = [address for address in downloads or {} if address.startswith("hf://")]
     commits = {address.partition("@")[2].partition("/")[0] for address in addresses}
     return commits.pop() if len(commits) == 1 else None
-
-
-def _named(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}", 300)

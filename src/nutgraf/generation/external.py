@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from nutgraf.config import RivalConfig
-from nutgraf.core.errors import Failure, UserError, did_you_mean, one_line
+from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors
 from nutgraf.data import tables
 from nutgraf.data.generator_marks import marks_line, without_marks
 from nutgraf.data.names import find_column
@@ -115,16 +115,15 @@ class Seq2SeqRival:
         """Load a part of the checkpoint with one of transformers' Auto classes."""
         # Named `main`, a repository with pickles only is read from its conversion to safetensors.
         revision = self.rival.revision or "main"
-        try:
+        fact = f"rivals.{self.name}.model {self.rival.model!r} could not be loaded"
+        change = (
+            "give a folder or a Hub id that this machine reaches or has cached, with weights in "
+            "safetensors"
+        )
+        with library_errors(fact, change, Failure):
             return kind.from_pretrained(
                 self.rival.model, revision=revision, trust_remote_code=False, **options
             )
-        except (OSError, ValueError) as error:
-            raise Failure(
-                f"rivals.{self.name}.model {self.rival.model!r} could not be loaded "
-                f"({one_line(error, 300)}): give a folder or a Hub id that this machine reaches or "
-                "has cached, with weights in safetensors"
-            ) from error
 
     def summaries(
         self, articles: Sequence[Article], done: Container[int] = ()

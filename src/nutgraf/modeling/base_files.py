@@ -34,7 +34,7 @@ def base_source(config: ModelConfig) -> str:
     """
     if config.base == "pocket":
         return str(resources.files("nutgraf.pocket") / "checkpoint")
-    check_folder("model.base", config.base)
+    check_folder("model.base", config.base, whole=False)
     return config.base
 
 

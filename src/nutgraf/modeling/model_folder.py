@@ -12,18 +12,19 @@ _POINTER = b"version https://git-lfs.github.com/"
 _READ = ("*.safetensors", "*.json", "*.model", "*.jinja")  # of a model
 
 
-def check_folder(setting: str, model: str) -> None:
+def check_folder(setting: str, model: str, whole: bool = True) -> None:
     """Raise UserError if `model` is a path and no folder with a model in the form of the Hub.
 
-    An adapter alone, a GGUF file and pointers of Git LFS are named. The id of a repository passes
-    if it is in the cache or the Hub answers, else Failure is raised.
+    An adapter alone, a GGUF file and pointers of Git LFS are named. If it need not be `whole`, a
+    tokenizer is enough. The id of a repository passes if it is in the cache or the Hub answers,
+    else Failure is raised.
     """
     path = Path(model)
     if not os.path.isabs(model) and not path.is_dir():
         from nutgraf.core.hub import check_reachable  # with its library
 
         return check_reachable(setting, model)
-    what = _fault(path) if path.is_dir() else _not_a_folder(path)
+    what = _fault(path, whole) if path.is_dir() else _not_a_folder(path)
     if what:
         raise UserError(f"{setting} {model!r} {what}")
 
@@ -49,8 +50,10 @@ def _not_a_folder(path: Path) -> str:
     return "is a file: give the folder of the model"
 
 
-def _fault(folder: Path) -> str | None:
+def _fault(folder: Path, whole: bool) -> str | None:
     check_pointers(folder)
+    if not whole and (folder / "tokenizer_config.json").is_file():
+        return None
     if (folder / "config.json").is_file():
         if any(folder.glob("*.safetensors")):
             return None

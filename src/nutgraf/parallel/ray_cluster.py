@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +56,7 @@ Result = TypeVar("Result")
 _CONNECTION_ATTEMPTS = 3  # from outside, before a cluster counts as missing
 _RETRIES = 8  # of a task whose process or node died
 _CONNECTION_TIMEOUT = 10.0  # seconds
+_LONGEST_PLACE = 36  # bytes: Ray adds up to 70, and the system takes 107 for a socket
 _CHUNK = 32  # rows of one task, if each is short work
 # What has to be the same on every node for the same results.
 _SAME_VERSIONS = ("nutgraf", "python", "torch", "transformers", "peft")
@@ -63,12 +65,21 @@ _SAME_VERSIONS = ("nutgraf", "python", "torch", "transformers", "peft")
 @contextlib.contextmanager
 def local_ray(cpus: int, gpus: float) -> Iterator[None]:
     """Run Ray on this machine alone, on the loopback address. Raise Failure if it cannot start."""
-    options = {"num_cpus": cpus, "num_gpus": None if gpus else 0, "include_dashboard": False}
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": None if gpus else 0}
     problem = Failure(
         "Ray could not start (REASON): free memory and space in /dev/shm and /tmp (RAY_TMPDIR "
         "names another folder), or stop other Ray processes with `ray stop`"
     )
-    with _session(problem, "local", _node_ip_address="127.0.0.1", **options):
+    place = tempfile.gettempdir()
+    with contextlib.ExitStack() as stack:
+        if "RAY_TMPDIR" not in os.environ and len(os.fsencode(place)) > _LONGEST_PLACE:
+            logger.info(f"{place} (TMPDIR) is too long for Ray's sockets: they are in /tmp")
+            short = tempfile.TemporaryDirectory(
+                prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+            )
+            options["_temp_dir"] = stack.enter_context(short)
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        stack.enter_context(_session(problem, "local", **options))
         yield
 
 

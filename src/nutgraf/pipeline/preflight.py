@@ -92,6 +92,8 @@ def _base(config: Config) -> None:
     """Refuse a base that cannot have each adapter of the study, or that is too short."""
     from nutgraf.modeling.shape import read_dims
 
+    if config.model.base != "pocket":
+        check_folder("model.base", config.model.base)
     domain = config.search.space.get("lora.target_modules")
     choices = domain.choices if isinstance(domain, Choices) else ()
     for targets in (config.lora.target_modules, *choices):

@@ -18,7 +18,7 @@ import fsspec
 import pyarrow as pa
 from pyarrow import fs
 
-from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.errors import Failure, UserError, library_errors
 from nutgraf.core.files import sha256
 
 _CHUNK = 8 << 20  # bytes read at a time
@@ -153,7 +153,10 @@ def _open(uri: str) -> tuple[Any, str]:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     if uri.startswith("s3://"):  # a small file is written by one request then, not three
         uri += f"{'&' if '?' in uri else '?'}allow_delayed_open=true"
-    try:
+    change = (
+        "give a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, or another address that fsspec knows"
+    )
+    with library_errors(f"storage is {uri}, which cannot be opened", change):
         try:
             system, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -163,9 +166,4 @@ def _open(uri: str) -> tuple[Any, str]:
             system = fs.PyFileSystem(fs.FSSpecHandler(inner))
         if not path.strip("/"):
             raise ValueError("it names no bucket or folder")
-    except (ImportError, OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise UserError(
-            f"storage is {uri}, which cannot be opened ({error}): give a folder, "
-            "s3://BUCKET/PATH, gs://BUCKET/PATH, or another address that fsspec knows"
-        ) from error
     return system, path.rstrip("/")
