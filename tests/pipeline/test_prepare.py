@@ -161,3 +161,18 @@ def test_a_summary_that_cannot_fit_is_counted_where_it_is_one_of_many(tmp_path, 
     )
     run_stage("prepare", fewer, folder)
     assert len(article_store.read_split(folder.data("train"))) == 28
+
+
+def test_a_study_that_is_moved_with_its_files_is_not_made_again(tmp_path, base):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    rows = [{"id": f"{i}", "article": f"a{i}", "highlights": "b" * 10} for i in range(30)]
+    (here / "news.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(base, here / "base")
+    config, folder = study(here, str(here / "base"))
+    assert run_stage("prepare", config, folder)
+    shutil.copytree(here, there)
+    moved, folder = study(there, str(there / "base"))
+    assert not run_stage("prepare", moved, folder)
+    (there / "news.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:29]))
+    assert run_stage("prepare", moved, folder)

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from nutgraf.config import Config, DataConfig, effects, systems
+from nutgraf.config import Config, effects, systems
 from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, UserError, one_line
-from nutgraf.core.files import file_hash
+from nutgraf.core.files import file_hash, files_in
 from nutgraf.modeling.base_files import base_fingerprint, hash_parts
 from nutgraf.storage.run_folder import Artefact, RunFolder
 
@@ -26,11 +26,12 @@ TABLE = "model_comparison_results.csv"
 def prepare(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the data, of files as they are now. Raise UserError if one cannot be read."""
     chat = ["chat_template"] if config.prompt.template == "chat" else []
-    settings = {
-        **_deciding(config, "data", "tokenizer_files", *chat),
-        "files": _file_hashes(config.data),
-        "token_ids": 2,  # the form in which they are stored
-    }
+    settings = _deciding(config, "data", "tokenizer_files", *chat)
+    settings["token_ids"] = 2  # the form in which they are stored
+    files = settings["files"] = {}
+    for name in ("data.source", "data.train", "data.validation", "data.test"):
+        if Path(settings[name] or "").is_absolute():  # what is in it counts, not where it is
+            files |= _file_hashes(name, Path(settings.pop(name)))
     return [folder.artefact("data", settings=settings)]
 
 
@@ -176,18 +177,13 @@ def _deciding(config: Config, artefact: str, *parts: str) -> dict[str, Any]:
     return settings | base_fingerprint(config.model, *parts)
 
 
-def _file_hashes(data: DataConfig) -> dict[str, str]:
-    """Return the SHA-256 of each local file, so that a changed one is read again."""
-    hashes = {}
-    for name in filter(None, [data.train, data.validation, data.test, data.source]):
-        path = Path(name)
-        try:
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if file.is_file():
-                    hashes[str(file)] = file_hash(file)
-        except OSError as error:
-            raise UserError(f"{name} cannot be read: {error.strerror}: give another") from None
-    return hashes
+def _file_hashes(setting: str, path: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file at `path` by setting and name, without the folder above."""
+    above = path if path.is_dir() else path.parent
+    try:
+        return {f"{setting} {p.relative_to(above)}": file_hash(p) for p in files_in(path)}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}: give another") from None
 
 
 def _generation_settings(system: str, config: Config) -> dict[str, Any]:
