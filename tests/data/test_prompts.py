@@ -208,7 +208,7 @@ def test_a_tokenizer_without_a_chat_template_is_named(byte_level):
 def test_a_chat_template_that_raises_is_one_line_with_the_setting(byte_level, broken):
     template, byte_level.chat_template = byte_level.chat_template, broken
     try:
-        with pytest.raises(UserError, match=r"cannot be rendered \(.*\): set it to plain, or"):
+        with pytest.raises(UserError, match=r"the chat template fails \(.*\): set it to plain"):
             Renderer(byte_level, PromptConfig(template="chat"))
     finally:
         byte_level.chat_template = template

@@ -309,12 +309,10 @@ def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Frame:
         raise PromptError("the tokenizer has no chat template: set prompt.template to plain")
     else:
         chat = [{"role": "user", "content": request}]
-        fact = "prompt.template is 'chat' and the tokenizer's chat template cannot be rendered"
-        with library_errors(fact, "set it to plain, or give a base with another template"):
-            text = str(
-                tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            )
-    head, place, tail = text.partition(f" {_ARTICLE}")
+        fact, change = "prompt.template is 'chat' and the chat template fails", "set it to plain"
+        with library_errors(fact, change):
+            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    head, place, tail = str(text).partition(f" {_ARTICLE}")
     if not place or _ARTICLE in tail:
         raise PromptError(
             "the chat template does not repeat the request once: set prompt.template to plain"
