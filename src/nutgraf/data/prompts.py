@@ -304,7 +304,7 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
 def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Frame:
     request = f"{REQUEST}{_ARTICLE}"
     if config.template == "plain":
-        text = f"{request}{ANSWER}"
+        text: object = f"{request}{ANSWER}"
     elif tokenizer.chat_template is None:
         raise PromptError("the tokenizer has no chat template: set prompt.template to plain")
     else:
