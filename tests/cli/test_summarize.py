@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from nutgraf.cli import summarize
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.data.new_articles import NewArticle
-from nutgraf.data.prompts import Renderer
+from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation import summarizer as room
 from nutgraf.generation.summarizer import Summarizer, SummaryResult, truncate_sentences
@@ -70,6 +71,25 @@ def test_a_stream_shows_what_a_batch_writes(pocket: Summarizer) -> None:
         for name in ("prompt_tokens", "trimmed_tokens", "new_tokens", "finish_reason"):
             assert getattr(alone, name) == getattr(of_batch, name)
     assert {row.finish_reason for row in written} == {"stop"}
+
+
+def test_a_saved_model_has_its_own_tokenizer_and_prompt_whatever_became_of_the_base(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    model = ModelConfig(base=str(base), dtype="fp32", device="cpu")
+    tokenizer, frame = load_tokenizer(model), Frame("[Monday] Summarize:", " end:")
+    tokenizer.save_pretrained(str(tmp_path / "saved"))
+    prompt = Renderer(tokenizer, PromptConfig(), frame).prompt(NEWS[0])
+    changed = json.loads((base / "tokenizer.json").read_text())
+    changed["model"]["merges"] = []  # now a token is a byte
+    (base / "tokenizer.json").write_text(json.dumps(changed))
+    own = (tmp_path / "saved", frame)
+    decoding = GenerateConfig(max_new_tokens=2)
+    saved = SavedModel(tmp_path, None, model, PromptConfig(template="chat"), decoding, {}, *own)
+    with room.load_summarizer(saved) as summarizer:
+        (result,) = summarizer.summarize(NEWS[:1])
+    assert (result.prompt_tokens, result.trimmed_tokens) == (len(prompt.ids), prompt.trimmed_tokens)
 
 
 def test_no_piece_ends_inside_a_character(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from nutgraf.config.load import build_config
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import read_json, read_records
 from nutgraf.data import article_store, sources
-from nutgraf.data.prompts import Renderer
+from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline import artifacts
@@ -31,10 +31,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     core.decoder = decoders.ByteLevel()
     folder = tmp_path_factory.mktemp("base")
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>").save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").touch()  # a base has weights, which no test here reads
     return str(folder)
 
 
-def study(tmp_path: Path, base: str, **prompt: int) -> tuple[Config, RunFolder]:
+def study(tmp_path: Path, base: str, **prompt: int | str) -> tuple[Config, RunFolder]:
     path = tmp_path / "news.jsonl"
     if not path.exists():
         rows = [{"article": "a" * 50 * i, "highlights": "b" * 10} for i in range(1, 5)]
@@ -133,6 +135,31 @@ def test_another_tokenizer_or_prompt_makes_other_ids(tmp_path, base):
     assert "tokenizer_files was" in str(data.outdated)
     assert run_stage("prepare", config, folder)
     assert not run_stage("prepare", config, folder)
+
+
+def test_a_template_that_writes_the_time_is_rendered_once_a_study(tmp_path, base, caplog):
+    own = shutil.copytree(base, tmp_path / "base")
+    template = own / "chat_template.jinja"
+    template.write_text(
+        "{{ strftime_now('%S.%f') }}{{ messages[0].content }} {{ range(9)|random }}:"
+    )
+    config, folder = study(tmp_path, str(own), template="chat")
+    run_stage("prepare", config, folder)
+    first = folder.frame
+    assert "the chat template writes the time" in caplog.text
+    with Path(config.data.train).open("a") as file:
+        file.write('{"article": "new", "highlights": "n"}\n')
+    run_stage("prepare", config, folder)
+    assert folder.frame == first
+    renderer = Renderer(load_tokenizer(config.model), config.prompt, Frame(*first))
+    texts = article_store.read_split(folder.data("test"))
+    for ids, article in zip(TokenFile(folder.tokens("test")).first(), texts, strict=True):
+        assert ids.prompt == renderer.prompt(article.article)
+    template.write_text("{{ strftime_now('%S') }} {{ messages[0].content }} now:")
+    (data,) = artifacts.prepare(config, folder)
+    assert "chat_template was" in str(data.outdated)
+    run_stage("prepare", config, folder)
+    assert folder.frame[1] == " now:"
 
 
 def test_summaries_that_cannot_fit_are_a_mistake_where_they_are_many(tmp_path, base):

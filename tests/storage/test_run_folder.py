@@ -267,6 +267,34 @@ def test_what_a_stopped_run_left_is_carried_on_only_by_the_same(
     assert capsys.readouterr().err == ""
 
 
+def test_work_goes_on_if_only_settings_have_changed_that_are_replayed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    make(folder)
+
+    def search(stop: bool, trials: int, rate: int = 1) -> list[str]:
+        """What lies there at the start of an attempt."""
+        settings = {"search.trials": trials, "rate": rate}
+        made = folder.artefact(
+            "search", inputs=["data:a"], settings=settings, replayed=["search.trials"]
+        )
+        with contextlib.suppress(KeyboardInterrupt), made.writing(resume=True) as out:
+            (out / "search").mkdir(exist_ok=True)
+            there = sorted(path.name for path in (out / "search").iterdir())
+            (out / "search" / f"{trials}-{rate}").touch()
+            if stop:
+                raise KeyboardInterrupt
+        assert stop or made.is_current
+        return there
+
+    assert search(True, 2) == []
+    assert search(False, 3) == ["2-1"]  # after an interruption
+    assert search(True, 5) == ["2-1", "3-1"]  # after its end, which stays until the new one's
+    assert not (tmp_path / "search" / "5-1").exists()
+    make(folder, "x")  # made again, it is the same
+    assert search(False, 4) == ["2-1", "3-1", "5-1"]
+    assert search(False, 4, rate=2) == []
+
+
 def test_a_kill_while_it_is_thrown_away_leaves_nothing_that_is_carried_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

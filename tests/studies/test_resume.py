@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from helpers import little
 from helpers.killer import Killer
 
-from nutgraf.config import Config, LoraSettings
+from nutgraf.config import Config, LoraSettings, ModelConfig, TrainConfig
 from nutgraf.core import signals
 from nutgraf.core.files import Journal
 from nutgraf.data import article_store, token_store
@@ -35,6 +35,7 @@ from nutgraf.pipeline.runner import run_stage
 from nutgraf.storage.run_folder import Artefact, RunFolder
 from nutgraf.training import history
 from nutgraf.training.checkpoints import Checkpoints
+from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation
 
 pytestmark = pytest.mark.usefixtures("quick_trainings")
@@ -310,6 +311,29 @@ def test_checkpoints_of_another_training_are_never_carried_on_from(
     assert finished.finished()
     finished.claim["settings"]["train.learning_rate"] = 1e-3
     assert finished.finished() is None  # nor is a finished one taken for another
+
+
+def test_a_setting_of_memory_throws_no_checkpoint_away(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without dropout the effective batch decides, however it is split."""
+    lora = LoraSettings(r=4, alpha=8)
+
+    def fit(**changes: Any) -> Evaluation:
+        config = ModelConfig(base=str(tiny_base), dtype="fp32", device="cpu")
+        settings = TrainConfig.model_validate({**little.SETTINGS.model_dump(), **changes})
+        job = little.job(config, settings, tmp_path / name, None, on_step)
+        return fit_adapter(replace(job, config=job.config.model_copy(update={"lora": lora}))).best
+
+    name, on_step = "whole", None
+    undisturbed = fit()
+    name, on_step = "split", stop_at(4)
+    with pytest.raises(Stop):
+        fit()
+    on_step = None
+    best = fit(micro_batch_size=2, gradient_accumulation_steps=4, activation_checkpointing=True)
+    assert best.loss == pytest.approx(undisturbed.loss, rel=1e-4)
+    assert "carries on from checkpoint-2" in capsys.readouterr().err
 
 
 # Generation.

@@ -37,10 +37,10 @@ class Sampler:
     `proposed_by` has for each proposal so far `random` or `tpe`.
     """
 
-    def __init__(self, search: SearchConfig, concurrent: int) -> None:
+    def __init__(self, search: SearchConfig, concurrent: int | None = None) -> None:
         self.startup = STARTUP
         self.space = {name: _distribution(name, d) for name, d in search.space.items()}
-        self.concurrent = concurrent
+        self.concurrent = concurrent or search.concurrent
         sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=self.startup)
         self.study = optuna.create_study(sampler=sampler)
         self.proposals: list[optuna.Trial] = []

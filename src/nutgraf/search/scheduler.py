@@ -45,9 +45,8 @@ class TrialScheduler:
         errors = out / _ERRORS
         self.errors = {int(n): e for n, e in read_json(errors).items()} if errors.exists() else {}
         self.full_disk: str | None = None  # the path on a full disk, which ends the search
-        concurrent = begun_with or search.concurrent
-        self.sampler = Sampler(search, concurrent)
-        parallel = min(concurrent, search.trials)
+        self.sampler = Sampler(search, begun_with)
+        parallel = min(self.sampler.concurrent, search.trials)
         self.halving = Halving(search.grace_evaluations, search.reduction_factor, parallel)
         self.queue: list[int] = []  # proposed, and no process runs it
         self._propose()
