@@ -10,7 +10,7 @@ import torch
 
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.data.prompts import Renderer
-from nutgraf.generation.decoding import generate, generate_batch, stream_tokens
+from nutgraf.generation.decoding import Generated, generate, generate_batch, stream_tokens
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.pocket import newswire
 
@@ -85,3 +85,23 @@ def test_a_batch_is_watched_token_by_token_and_ends_when_nobody_wants_it(
                 assert watched[i] == decoded[i]
                 ends = [None] * (decoded[i].finish_reason == "stop")
                 assert beams > 1 or seen[i] == [*decoded[i].ids, *ends]
+
+
+def test_each_end_token_ends_a_summary_however_it_is_decoded(
+    prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    first, *_ = generate_batch(model, tokenizer, prompts[:2], SETTINGS, device)
+    end = first.ids[5]
+    short = Generated(first.ids[: first.ids.index(end)], "stop")
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [tokenizer.eos_token_id, end])
+    seen: list[tuple[int, int | None]] = []
+
+    def watch(i: int, token: int | None) -> bool:
+        seen.append((i, token))
+        return True
+
+    batch = generate_batch(model, tokenizer, prompts[:2], SETTINGS, device, watch)
+    assert batch[0] == short
+    assert [token for i, token in seen if not i] == [*short.ids, None]
+    assert list(stream_tokens(model, tokenizer, prompts[0], SETTINGS, device)) == short.ids
