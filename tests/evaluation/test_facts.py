@@ -68,6 +68,7 @@ SAME = [
     ("3-1", "3-1"),
     ("ten and twelve", "between 10 and 12"),
     ("at 15.30", "3.30pm"),
+    ("between $1,500 and 7,500", "$1,500 and $7,500 each"),
     ("one in five", "20% of them"),
     ("1.5 million", "a million and a half"),
 ]

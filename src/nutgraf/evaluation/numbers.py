@@ -291,9 +291,9 @@ def _ranges(text: str, numbers: list[Number]) -> list[Number]:
         values = second.values
         if other == {""} and "date" in own:
             values |= {("date", value) for _, value in values if value < 32}
-        if other == {""} and link["to"]:
+        if other == {""}:
             values |= {(unit, value) for unit in own & {*SIGNS} for _, value in values}
-            years = [v for v in plain if 1000 <= v < 2100]
+            years = [v for v in plain if link["to"] and 1000 <= v < 2100]
             values |= {("", y - y % 100 + v) for y in years for _, v in values if 0 <= v < 100}
         numbers[at + 1] = replace(second, values=values)
     return numbers
