@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
 
@@ -172,17 +172,28 @@ def score(
     if tokenizer not in get_args(RougeTokenizer):
         choices = " or ".join(map(repr, get_args(RougeTokenizer)))
         raise UserError(f"tokenizer is {tokenizer!r}: give {choices}")
-    texts: dict[str, Sequence[Any]] = {"reference": references, "summary": summaries}
-    lengths = {"summaries": len(summaries), "references": len(references)}
+    texts = {
+        "summary": _texts(summaries, "summaries"),
+        "reference": _texts(references, "references"),
+    }
     if articles is not None:
-        texts["article"], lengths["articles"] = articles, len(articles)
-    for what, given in (("summaries", summaries), ("references", references)):
-        if isinstance(given, str):
-            raise UserError(f"{what} is one text, {given[:40]!r}: give a list of texts")
+        texts["article"] = _texts(articles, "articles")
+    names = ("summaries", "references", "articles")
+    lengths = {name: len(given) for name, given in zip(names, texts.values(), strict=False)}
     if len(set(lengths.values())) > 1 or not lengths["summaries"]:
         counts = ", ".join(f"{n} {what}" for what, n in lengths.items())
         raise UserError(f"{counts}: give equally many, at least one")
     return score_file.score_texts(texts, tokenizer, flags, processes)
+
+
+def _texts(given: Any, name: str) -> list[Any]:
+    """Return texts in order as a list. Raise UserError if they are a table, a mapping or a text."""
+    if isinstance(given, str | bytes):
+        raise UserError(f"{name} is one text, {given[:40]!r}: give a list of texts")
+    unordered = isinstance(given, Mapping | Set) or hasattr(given, "columns")
+    if unordered or not isinstance(given, Iterable):
+        raise UserError(f"{name} is a {type(given).__name__}: give a list of texts")
+    return given.tolist() if hasattr(given, "tolist") else [*given]
 
 
 def _clean(text: str, name: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -232,12 +233,22 @@ def test_of_several_references_the_best_counts_and_the_mean_is_beside_it(capsys,
         for gold, summary in pairs
     ]
     numbered = write(tmp_path / "b.csv", flat)
-    in_cells = write(tmp_path / "c.csv", [{"gold": str(g), "ours": text} for g, text in pairs])
+    written = (
+        str,
+        json.dumps,
+        lambda g: str(np.array(g, object)),
+        lambda g: json.dumps([None, *g]),
+    )
+    in_cells = [
+        write(tmp_path / f"c{n}.csv", [{"Gold ": form(g), "OURS": text} for g, text in pairs])
+        for n, form in enumerate(written)
+    ]
     texts = [tmp_path / name for name in ("ours.txt", "gold1.txt", "gold2.txt")]
     for path, column in zip(texts, ("ours", "gold_1", "gold_2"), strict=True):
         path.write_text("".join(row[column] + "\n" for row in flat))
     assert found == scored(capsys, numbered, *COLUMNS)
-    assert found == scored(capsys, in_cells, *COLUMNS)
+    for path in in_cells:
+        assert found == scored(capsys, path, *COLUMNS)
     assert found == scored(
         capsys, numbered, "--reference", "gold_1", "--reference", "gold_2", "--summary", "ours"
     )
@@ -271,6 +282,8 @@ def test_rows_with_flagged_spans_go_to_a_file(capsys, file, tmp_path, suffix):
     for bad in (tmp_path / "rows.txt", file):
         line = complaint(capsys, str(file), *COLUMNS, "--out", str(bad))
         assert "give a file that ends in .csv" in line or "is what is scored" in line
+    assert main.main(["score", str(file), *COLUMNS, "--out", str(file / "x.csv")]) == 2
+    assert "x.csv cannot be written (File exists): give another" in capsys.readouterr().err
 
 
 def test_another_script_is_refused_and_the_unicode_tokenizer_offered(capsys, tmp_path):
@@ -328,6 +341,8 @@ def test_a_column_that_is_not_there(capsys, file):
         ({"gold": ""}, "row 2: the reference in column 'gold' is empty: correct it or leave"),
         ({"gold": " \n"}, "row 2: the reference in column 'gold' is empty"),
         ({"gold": "—"}, "row 2: reference '—' has no word that ROUGE counts"),
+        ({"gold": "nan"}, "row 2: the reference in column 'gold' is empty: 'nan' stands for no"),
+        ({"gold": float("nan")}, "row 2: the reference in column 'gold' is missing"),
         ({"gold": None}, "row 2: the reference in column 'gold' is missing"),
         ({"ours": None}, "row 2: the summary in column 'ours' is missing"),
         ({"ours": 7}, "row 2: the summary in column 'ours' is not text: it is of type int"),
@@ -356,6 +371,8 @@ def test_a_file_that_cannot_be_read(capsys, tmp_path):
     assert f"{path} does not exist" in complaint(capsys, str(path), *COLUMNS)
     path.write_text('{"gold": "A cat."')
     assert f"{path} line 1 is not JSON" in complaint(capsys, str(path), *COLUMNS)
+    path.write_text("{}")
+    assert "row 1 has no column 'gold' (it has none)" in complaint(capsys, str(path), *COLUMNS)
     other = tmp_path / "outputs.txt"
     other.write_text("A cat.")
     assert f"{other} is of an unknown kind" in complaint(capsys, str(other), *COLUMNS)
@@ -371,7 +388,7 @@ def test_a_file_that_cannot_be_read(capsys, tmp_path):
         (["FILE", *COLUMNS, "--force"], "--force is of a study"),
         (["FILE", *COLUMNS, "--score.seed", "3"], "--score.seed is of a study"),
         (["mine.yaml", *COLUMNS], "mine.yaml does not exist"),
-        (["ours.txt"], "ours.txt: give the file with its references behind it"),
+        (["ours.txt"], "or give the file with its references behind it"),
         (["nowhere.yaml"], "nowhere.yaml does not exist: give the path of a YAML file"),
     ],
 )
@@ -379,6 +396,27 @@ def test_the_file_and_the_study_do_not_mix(capsys, file, words, told):
     assert told.replace("FILE:", f"{file}:") in complaint(
         capsys, *(str(file) if word == "FILE" else word for word in words)
     )
+
+
+@pytest.mark.parametrize(
+    ("summaries", "told"),
+    [
+        ("A cat.", "summaries is one text, 'A cat.'"),
+        ({"a": "A cat."}, "summaries is a dict"),
+        (pd.DataFrame({"a": ["A cat."]}), "summaries is a DataFrame"),
+        (None, "summaries is a NoneType"),
+        ([float("nan")], "row 1: the summary is missing"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_named(summaries, told):
+    with pytest.raises(nutgraf.UserError, match=told):
+        nutgraf.score(summaries, ["A cat."])
+
+
+def test_columns_of_tables_and_generators_are_lists_of_texts():
+    for form in (pd.Series, np.array, pa.array, iter, tuple):
+        scores = nutgraf.score(form(["A cat."]), form(["A cat."]))
+        assert (scores.n, scores.rouge1.mean) == (1, 100)
 
 
 def test_without_a_file_it_is_the_stage(monkeypatch, tmp_path):

@@ -26,6 +26,13 @@ from nutgraf.evaluation.indicators import indicators
         ("un@@ believ@@ able and well @-@ known", "unbelievable and well-known"),
         ("CNN -LRB- AP -RRB- -lsb- 1 -rsb-", "CNN ( AP ) [ 1 ]"),
         ("he said <unk> to [UNK] .", "he said to ."),
+        ("<think>\nA tree?\n</think>\n\n<summary>A man died.</summary>", "A man died."),
+        ("<start> a man died <end>", "a man died"),
+        ("startseq a man died endseq", "a man died"),
+        ("A man died.<｜end▁of▁sentence｜>", "A man died."),
+        (r"A caf\u00e9 \ud83d\ude00 \ud83d closed.\r\nIt ended.", "A café 😀 � closed.\nIt ended."),
+        ("The caf&eacute; &copy; &rarr; &amp;euro;5", "The café © → €5"),
+        ("It cost $2 @,@ 500 @.@ 5", "It cost $2,500.5"),
     ],
 )
 def test_what_a_generator_leaves_is_cleaned_and_counted(text, clean):
@@ -40,6 +47,9 @@ def test_what_a_generator_leaves_is_cleaned_and_counted(text, clean):
         "if a < b and c > d then AT&T <3 R&D; a <b> and List<T>",
         r"He went to C:\new\names and C:\temp.",
         "Ġorġ Farrugia met Ġużeppi in Malta on Friday.",
+        "Ċensu saw Ġgantija and Ħaġar Qim, Ġgantija again.",
+        r"On \\nas01\share and \\NEWS\b, in LaTeX \theta, $x \times y$.",
+        "We will [end] this, he said in a [mask]. Q&A; M&S; R&D; profit & loss;",
         "## Heading\n#tag ## 5 [note] [1] -- (LRB)",
         "Summary: `` yes '' he said .\n\n  It  ended.",
     ],

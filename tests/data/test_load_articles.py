@@ -83,6 +83,7 @@ FORMS: dict[str, bytes] = {
     "tabs.csv": table(lambda _: "\t").encode("utf-16"),
     "no_mark.tsv": table(lambda _: "\t").encode("utf-16-le"),
     "filled.csv": table().replace("y\n", "y,,\n").encode(),
+    "empty_rows.csv": (table(lambda _: ";") + ";;\n;;\n").encode(),
     "spaces.csv": table().replace(",article", ",\ufeff article ").encode(),
     "a.TSV.gz": gzip.compress(table(lambda _: "\t").encode()),
     "a.jsonl.bz2": bz2.compress(LINE.encode()),
@@ -90,6 +91,7 @@ FORMS: dict[str, bytes] = {
     "a.jsonl.zst": pa.Codec("zstd").compress(LINE.encode(), asbytes=True),
     "lines.json": f"{LINE}\n".encode(),
     "lines.csv": f"{LINE}\n".encode(),
+    "array.csv": f"[{LINE}]\n".encode(),
     "powershell.jsonl": f"{LINE}\r\n".encode("utf-16"),
     "array.jsonl": f"[{LINE}]".encode(),
     "lines_of_array.jsonl": f"[{LINE}\n]".encode(),
@@ -117,11 +119,25 @@ def test_rows_are_read_in_the_forms_that_people_have(tmp_path, name):
 def test_parquet_is_known_by_its_content(tmp_path):
     pq.write_table(pa.Table.from_pylist([ROW, ROW]), tmp_path / "a.download")
     assert list(tables.read_rows(tmp_path / "a.download")) == [ROW, ROW]
+    packed = tmp_path / "a.parquet.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "a.download").read_bytes()))
+    assert list(tables.read_rows(packed)) == [ROW, ROW]
+
+
+def test_commas_in_names_part_no_columns_beside_semicolons(tmp_path):
+    (tmp_path / "a.csv").write_text("id;text;score, mean, of, 3\n1;A, b, c;0,5\n")
+    (row,) = tables.read_rows(tmp_path / "a.csv")
+    assert row == {"id": "1", "text": "A, b, c", "score, mean, of, 3": "0,5"}
+    (tmp_path / "a.csv").write_text('a,b\n1,2\n"He said \\"no\\", twice",x\n')
+    with pytest.raises(UserError, match=r"a.csv line 3 is not CSV: .* in a quoted text, \" is"):
+        list(tables.read_rows(tmp_path / "a.csv"))
 
 
 def test_rows_one_after_another_are_all_read(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(ROW, indent=1) * 2)
     assert list(tables.read_rows(tmp_path / "a.json")) == [ROW, ROW]
+    (tmp_path / "joined.jsonl").write_text(f"\ufeff{LINE}\n\ufeff{LINE}\n", encoding="utf-8")
+    assert list(tables.read_rows(tmp_path / "joined.jsonl")) == [ROW, ROW]
     (tmp_path / "b.json").write_text(json.dumps({"train": [ROW], "dev": [ROW]}))
     found = list(tables.read_rows(tmp_path / "b.json"))
     assert found == [{"split": "train", **ROW}, {"split": "dev", **ROW}]

@@ -194,16 +194,18 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     options = vars(args)
     for_file = [name for name in _FOR_FILE if options[name]]
-    if not (for_file or args.references or (args.config and is_table(args.config))):
-        if args.config and args.config.suffix == ".txt":
-            raise UserError(f"{args.config}: give the file with its references behind it")
+    is_file = args.config and (is_table(args.config) or args.config.suffix == ".txt")
+    if not (for_file or args.references or is_file):
         return _run(args, overrides)
     if args.config is None:
         raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
     if for_study := [*overrides, *(name for name in ("run", "storage", "force") if options[name])]:
         raise UserError(f"--{for_study[0]} is of a study: not taken with a file of summaries")
     if not (args.references or (args.reference and args.summary)):
-        raise UserError(f"{args.config}: name its columns with --reference COL and --summary COL")
+        raise UserError(
+            f"{args.config}: name its columns with --reference COL and --summary COL, or "
+            "give the file with its references behind it"
+        )
     from nutgraf.cli import score_file
 
     columns = {"reference": args.reference, "summary": args.summary, "article": args.article}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import csv
 import io
 import json
 import math
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +73,14 @@ def run(
     lines = [json.dumps(scores.record())] if as_json else _table(visible(str(path)), scores)
     print(*lines, sep="\n", flush=True)  # before a file that may not be written
     if out:
-        _write(out, rows, scores)
+        try:
+            _write(out, rows, scores)
+        except OSError as error:
+            if files.is_full(error):
+                raise
+            raise UserError(
+                f"--out {out} cannot be written ({error.strerror}): give another file"
+            ) from None
 
 
 def score_texts(
@@ -101,14 +108,15 @@ def _of_table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[Row]
             cells = [row[n] for column in given for n in _names(name, row, column, kind)]
             listed = [text for cell in cells for text in _listed(cell)]
             texts[kind] = listed if kind == "reference" else cells[0]
-        yield _row(name, texts, columns, row.get("id"))
+        yield _row(name, texts, columns, row.get(find_column("id", row) or "id"))
 
 
 def _names(name: str, row: Mapping[str, Any], column: str, kind: str) -> list[str]:
     """Return the column or, for references, those with its name and a number behind."""
-    if there := find_column(column, row):
-        return [there]
-    numbered = [other for other in row if re.fullmatch(re.escape(column) + r"[_.]?\d+", other)]
+    if single := find_column(column, row):
+        return [single]
+    name_and_number = re.compile(re.escape(column) + r"[-_. ]?\d+", re.IGNORECASE)
+    numbered = [other for other in row if name_and_number.fullmatch(other)]
     if not numbered or kind != "reference":
         raise UserError(
             f"{name} has no column {column!r}{did_you_mean(column, row)} "
@@ -118,11 +126,30 @@ def _names(name: str, row: Mapping[str, Any], column: str, kind: str) -> list[st
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return the texts of a list, also if a CSV cell has it as JSON or as Python writes it."""
-    if isinstance(value, str) and re.match(r"""\[\s*["'].*["']\s*\]$""", value.strip(), re.S):
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            value = ast.literal_eval(value.strip())
+    """Return the texts of a list, also if a cell has it as JSON, Python or numpy writes it."""
+    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+        value = _list_in(value.strip()) or value
     return value or [""] if isinstance(value, list) else [value]
+
+
+def _list_in(text: str) -> list[str | None] | None:
+    """Return the texts of a written list; None if it is none or has something else."""
+    try:
+        items = json.loads(text, strict=False)
+        return items if all(isinstance(item, str | None) for item in items) else None
+    except (ValueError, RecursionError):
+        items = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.STRING:
+                items.append(ast.literal_eval(token.string))
+            elif token.string == "None":
+                items.append(None)
+            elif token.string.strip() not in ("", "[", "]", ","):
+                return None
+    except (ValueError, SyntaxError, tokenize.TokenError):
+        return None
+    return items
 
 
 def _of_lines(
@@ -146,6 +173,7 @@ def _of_lines(
 def _lines(path: Path) -> list[bytes]:
     if tables.is_table(path):
         raise UserError(f"{path} is a table: give it alone, with --reference COL and --summary COL")
+    tables.check_is_file(path)
     try:
         encoding = encoding_of_table(path, read_head(path))
         with open_bytes(path) as file:

@@ -11,29 +11,34 @@ import re
 from collections import Counter
 from re import Match
 
-_NAMES = "pad|mask|bos|eos|eod|cls|unk|sos|blank"
+_NAMES = "pad|mask|bos|eos|eod|eop|eot|cls|unk|sos|blank|start|end|reserved_special_token_\\d+"
 _PATTERNS = {
     # Byte fallback of a tokenizer: `<0xE2><0x80><0x99>`.
     "bytes": r"(?:<0x[0-9A-Fa-f]{2}>)+",
-    # Ends of sentences, and of the summary.
-    "end": r"(?-i:</?\s?[nqtsp]\s?>)|</?(?:sent|[xs]_sep|sep|br ?/?)>|\[(?:[xs]_)?sep\]"
-    r"|<eos>|\[eos\]|<\|(?:endoftext|end_of_text|im_end|eot_id|eot|end)\|>|<end_of_turn>"
-    r"|(?:(?<=[.!?\s\"'”’])\\r?\\?n|\\n(?![a-z]))|Ċ",
+    # What a model thinks before its summary.
+    "thought": r"\A\s*<think>(?s:.*?)</think>",
+    # Ends of sentences, and of the summary. A path may hold `\n`, a name of a computer `\\n`.
+    "end": r"(?-i:</?\s?[nqtsp]\s?>)|</?(?:sent|[xs]_sep|(?:doc-)?sep|br ?/?|doc|summary)>"
+    r"|\[(?:[xs]_)?sep\]|<eos>|(?-i:\[EOS\])"
+    r"|<\|(?:endoftext|end_of_text|im_end|eot_id|eot|end)\|>|<end_of_turn>"
+    r"|\\r\\n|(?<=[.!?\s\"'”’])\\n|\\{1,2}n(?![a-z])",
     # The opening of a chat model's turn goes with its role.
     "turn": r"<\|(?:im_start|start_header_id)\|>\s*(?:assistant|user|system)?"
     r"(?:\s*<\|end_header_id\|>)?|<start_of_turn>\s*(?:model|user)?",
-    "special": rf"<(?:{_NAMES}|extra_id_\d+)>|\[(?:{_NAMES}|/?inst)\]|<\|[\w ]{{1,40}}\|>"
-    r"|<</?SYS>>",
-    "entity": r"&\s?(?:amp|lt|gt|quot|apos|nbsp|[lr][sd]quo|[mn]dash|hellip|pound|euro|#\s?\d{2,6}"
-    r"|#x[\da-f]{2,5})\s?;",
-    "escape": r"\\u[\da-f]{4}|\\[\"'](?=.)|(?<=\s)\\t",
+    # In brackets in capitals: an editor writes `the [end]`.
+    "special": rf"<(?:{_NAMES}|extra_id_\d+)>|(?-i:\[(?:{_NAMES.upper()}|/?INST|unk|cls)\])"
+    r"|<[|｜][\w ]{1,40}[|｜]>|<</?SYS>>|\b(?:_START_|_END_|(?:start|end)seq|(?:so|eo)stok)\b",
+    "entity": r"&(?:\s(?=amp|lt|gt|quot|apos|nbsp|#))?"
+    r"(?:[a-z][a-z\d]+|#\s?\d{2,6}|#x[\da-f]{2,5})\s?;",
+    "escape": r"(?:\\u[\da-f]{4})+|\\[\"'](?=.)|(?<=\s)\\t(?![a-z])",
     "bracket": r"-[LR][RSC]B-",
-    "piece": r"(?<=\w) ##(?=\w)|@@(?: |$)| ?@-@ ?",
+    "piece": r"(?<=\w) ##(?=\w)|(?<=\w)@@(?: |$)| ?@[-.,]@ ?",
 }
 _MARK = re.compile("|".join(f"(?P<{k}>{p})" for k, p in _PATTERNS.items()), re.IGNORECASE)
 _BRACKETS = dict(zip(["LRB", "RRB", "LSB", "RSB", "LCB", "RCB"], "()[]{}", strict=True))
 # What begins a word in the pieces of SentencePiece and of byte-level BPE.
-_BEGIN = "▁Ġ"
+# The least share of words that have it, if pieces stand apart.
+_BEGIN = {"▁": 1 / 3, "Ġ": 1 / 2}
 
 
 def without_marks(text: str) -> tuple[str, Counter[str]]:
@@ -45,8 +50,10 @@ def without_marks(text: str) -> tuple[str, Counter[str]]:
     found: Counter[str] = Counter()
 
     def plain(mark: Match[str]) -> str:
-        found[mark[0].strip()] += 1
-        return _plain(mark)
+        text = _plain(mark)
+        if text != mark[0]:  # `&D;` is no entity
+            found["<think>" if mark.lastgroup == "thought" else mark[0].strip()] += 1
+        return text
 
     text = "\n".join(_joined(line, found) for line in text.split("\n"))
     # Twice, for `&amp;#39;`.
@@ -65,15 +72,19 @@ def marks_line(found: Counter[str], texts: int, of: str) -> str:
 
 
 def _joined(line: str, found: Counter[str]) -> str:
-    """Join the pieces of a line that has at least a third of its words marked by `▁` or `Ġ`."""
-    for begin in _BEGIN:
+    """Join the pieces of a line with `▁`, or `Ġ` at half of its words: Maltese has it at some.
+
+    `Ċ` is a line end beside `Ġ`.
+    """
+    for begin, share in _BEGIN.items():
         words = line.split()
         marked = sum(word.startswith(begin) for word in words)
         inside = len(re.findall(rf"(?<=[a-z.,]){begin}", line))
-        if (marked > 1 and 3 * marked >= len(words)) or inside > 1 or (begin == "▁" and marked):
+        apart = len(words) > 1 and marked >= share * len(words)
+        if (marked > 1 and apart) or inside > 1 or (begin == "▁" and marked):
             found[begin] += line.count(begin)
-            apart = 3 * marked >= len(words) and len(words) > 1
             line = ("".join(words) if apart else line).replace(begin, " ").strip()
+            line = line.replace("Ċ", "\n")
     return line
 
 
@@ -85,12 +96,18 @@ def _plain(mark: Match[str]) -> str:
             return codes.decode("utf-8", errors="replace")
         case "end":
             return "\n"
+        case "thought":
+            return ""
         case "entity":
-            return html.unescape(re.sub(r"\s", "", text)).replace("\xa0", " ")
+            plain = html.unescape(re.sub(r"\s", "", text)).replace("\xa0", " ")
+            return text if plain.startswith("&") and len(plain) > 1 else plain
         case "escape":
-            return chr(int(text[2:], 16)) if text[1] in "uU" else text[1:].replace("t", " ")
+            if text[1] not in "uU":
+                return text[1:].replace("t", " ")
+            units = bytes.fromhex(re.sub(r"\\u", "", text, flags=re.IGNORECASE))
+            return units.decode("utf-16-be", errors="replace")
         case "bracket":
             return _BRACKETS[text[1:-1].upper()]
         case "piece":
-            return "-" if "-" in text else ""
+            return text.strip(" @#")
     return " " if text.startswith(("<", "[")) else ""

@@ -102,7 +102,7 @@ class _Unreadable:
 
 def _filled_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(file, 1):
-        line = line.removeprefix(_MARK) if number == 1 else line
+        line = line.removeprefix(_MARK)  # one more where files were joined
         if line.strip():
             yield number, line.rstrip(b"\r\n")
 

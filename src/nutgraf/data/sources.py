@@ -85,10 +85,12 @@ def _of_split(rows: NumberedRows, data: DataConfig, split: str, notes: list[str]
     """
     words: Counter[str] = Counter()
     columns: dict[str, None] = {}
-    column = None
+    column = broken = None
     for number, row in rows:
         place, name = f"row {number}", None
-        if not isinstance(row, BrokenRow):
+        if isinstance(row, BrokenRow):
+            broken = broken or row
+        else:
             columns.update(dict.fromkeys(row))
             usual = USUAL["split_column"] * (data.split_column == DataConfig().split_column)
             column = column or find_column(data.split_column, row, usual)
@@ -103,6 +105,8 @@ def _of_split(rows: NumberedRows, data: DataConfig, split: str, notes: list[str]
         if name == split or (isinstance(row, BrokenRow) and split == "train"):
             yield number, row
     del words[""]
+    if broken and not columns:
+        raise UserError(f"{data.source} has no row that can be read: {broken}")
     if columns and column not in columns:
         raise UserError(
             f"{data.source} has no column {data.split_column!r}"
@@ -165,6 +169,7 @@ def _hub(
                 rows = load(alike[0])
                 notes.append(f"split {alike[0]!r} of {data.source} is taken")
         except (
+            datasets.data_files.EmptyDatasetError,
             datasets.exceptions.DatasetNotFoundError,
             datasets.exceptions.DataFilesNotFoundError,
         ):

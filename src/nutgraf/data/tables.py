@@ -32,7 +32,6 @@ _KINDS = {
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
 _MAX_CELL_BYTES = 2**31 - 1
-_DELIMITERS = ",;\t|"
 _AROUND_NAMES = " \t\u00a0\u200b\ufeff"
 # How Python decodes a byte that is not UTF-8 with surrogateescape.
 _UNDECODED = re.compile("[\udc80-\udcff]")
@@ -63,11 +62,11 @@ def read_rows_or_broken(path: Path) -> Iterator[Row | BrokenRow]:
     Raises UserError if the file cannot be read: it is missing, no file, of another kind, damaged,
     or CSV with a quote that is never closed.
     """
-    _check_is_file(path)
+    check_is_file(path)
     try:
         head = read_head(path)
         kind = "parquet" if head.startswith(b"PAR1") else _KINDS.get(bare_suffix(path))
-        if kind == "csv" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b'{"'):
+        if kind == "csv" and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:2] in (b'{"', b"[{"):
             kind = "lines"
         if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise UserError(f"{path} is a web page, not a table: download the file itself")
@@ -83,7 +82,8 @@ def read_rows_or_broken(path: Path) -> Iterator[Row | BrokenRow]:
         raise UserError(f"{path} cannot be read: {one_line(error, 300)}") from None
 
 
-def _check_is_file(path: Path) -> None:
+def check_is_file(path: Path) -> None:
+    """Raise UserError if there is no file at a path, or something else."""
     try:
         is_file = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -96,8 +96,8 @@ def _check_is_file(path: Path) -> None:
 
 def listed(columns: Iterable[str]) -> str:
     """Return the names of columns for a message, the first 20 of many."""
-    shown = list(itertools.islice(columns, 21))
-    return ", ".join([*shown[:20], "…"] if len(shown) > 20 else shown)
+    shown = list(itertools.islice(filter(None, columns), 21))
+    return ", ".join([*shown[:20], "…"] if len(shown) > 20 else shown) or "none"
 
 
 def _csv(path: Path, head: bytes) -> Iterator[Row | BrokenRow]:
@@ -126,9 +126,9 @@ def _csv(path: Path, head: bytes) -> Iterator[Row | BrokenRow]:
                     ) from None
                 if not header:
                     raise UserError(f"{path} {place} is not CSV: {error}") from None
-                yield BrokenRow(place, "not CSV", str(error))
+                yield BrokenRow(place, "not CSV", f'{error}; in a quoted text, " is written ""')
                 continue
-            if not cells:
+            if not any(map(str.strip, cells)):  # Excel writes `;;;` for an empty row
                 continue
             if not header:
                 header = _header(path, cells)
@@ -149,9 +149,12 @@ def _csv(path: Path, head: bytes) -> Iterator[Row | BrokenRow]:
 
 
 def _delimiter(header: str) -> str:
-    """Return what separates the cells of a header: most often of those outside double quotes."""
+    """Return what separates the cells of a header, outside double quotes.
+
+    It is a tab or else a semicolon if there is one, for beside them commas are parts of names.
+    """
     names = re.sub(r'"[^"]*"', "", header)
-    return max(_DELIMITERS, key=names.count)
+    return next((sign for sign in "\t;" if sign in names), max(",|", key=names.count))
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
@@ -164,7 +167,9 @@ def _header(path: Path, cells: list[str]) -> list[str]:
 
 def _parquet(path: Path) -> Iterator[Row | BrokenRow]:
     # A file may be one row group larger than the memory: no column of it is read in one piece.
-    with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
+    compressed = bare_suffix(path) != path.suffix.lower()
+    source = pa.BufferReader(open_bytes(path).read()) if compressed else path
+    with pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False) as file:
         _check_names(path, file.schema_arrow.names)
         first = 1
         for batch in file.iter_batches(1024):

@@ -25,6 +25,8 @@ _CHARACTERS: dict[int, str | None] = dict.fromkeys([*range(0x20), *range(0x7F, 0
 _CHARACTERS |= dict.fromkeys([0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n") | {0x09: "\t"}
 _CHARACTERS |= dict.fromkeys([0xA0, 0x2007, 0x202F], " ")
 _CHARACTERS |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
+# How programs write into a table of text that there is nothing.
+_NO_VALUE = {"nan", "none", "null", "<na>", "#n/a"}
 
 
 class TextError(ValueError):
@@ -38,10 +40,10 @@ class TextError(ValueError):
 def usable_text(value: object) -> str:
     """Return the clean text of a value: text, or bytes in UTF-8, or with the mark of UTF-16 or -32.
 
-    Raises TextError with the reason `missing` (None), `not text`, `not UTF-8`, or `empty` if
-    nothing visible would be left.
+    Raises TextError with the reason `missing` (None, NaN), `not text`, `not UTF-8`, or `empty` if
+    nothing visible would be left, or a word such as `nan` for nothing.
     """
-    if value is None:
+    if value is None or (isinstance(value, float) and value != value):
         raise TextError("missing")
     if isinstance(value, bytes):
         try:
@@ -53,6 +55,8 @@ def usable_text(value: object) -> str:
     text = clean_text(value)
     if all(c.isspace() or unicodedata.category(c) == "Cf" for c in text):
         raise TextError("empty")
+    if text.lower() in _NO_VALUE:
+        raise TextError("empty", f"{text!r} stands for no value")
     return text
 
 
