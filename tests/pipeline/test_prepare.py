@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from nutgraf.config import Config
 from nutgraf.config.load import build_config
@@ -23,7 +23,7 @@ from nutgraf.storage.run_folder import RunFolder
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a tokenizer of one token a byte."""
+    """A base without weights, whose tokenizer has one token a byte."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["</s>", *letters])}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -31,6 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     core.decoder = decoders.ByteLevel()
     folder = tmp_path_factory.mktemp("base")
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>").save_pretrained(folder)
+    LlamaConfig(vocab_size=len(vocabulary)).save_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "model.safetensors").touch()  # a base has weights, which no test here reads
     return str(folder)
