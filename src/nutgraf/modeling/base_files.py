@@ -87,6 +87,7 @@ def hash_weights(config: ModelConfig) -> str:
     Of each file it covers the size, the table of tensors and 64 blocks of 4 KiB, spread evenly.
     Raises Failure if the files cannot be read.
     """
+    _hub_file.cache_clear()  # the head may have moved
     try:
         files = _weight_files(functools.partial(_find_file, base_source(config), config.revision))
     except (MemoryError, UserError):
