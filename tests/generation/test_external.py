@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from transformers import GenerationConfig
 
 from nutgraf.config import LoraSettings, RivalConfig
 from nutgraf.config.load import ConfigError, build_config
@@ -209,3 +210,23 @@ def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_pa
                 rows.loc[row["id"], "highlights"], rows.loc[row["id"], name]
             )
             assert {kind: row[kind] for kind in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("ids", "more", "expected"),
+    [
+        ([2, 7, 8, 2, 1], {"eos_token_id": 2}, ([2, 7, 8], "stop")),
+        ([2, 7, 9, 8, 2], {"eos_token_id": [2, 9]}, ([2, 7], "stop")),
+        ([2, 7, 8], {"eos_token_id": [2, 9]}, ([2, 7, 8], "length")),
+        ([2, 7, 2], {"eos_token_id": 2, "forced_eos_token_id": 2, "max_new_tokens": 2},
+         ([2, 7], "length")),
+    ],
+)  # fmt: skip
+def test_a_rival_s_summary_ends_at_any_of_its_ends(ids, more, expected) -> None:
+    assert external._cut(ids, GenerationConfig(**more)) == expected
+
+
+def test_a_rival_with_an_adapter_in_its_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"rivals\.a\.model .* holds an adapter"):
+        external.Seq2SeqRival("a", RivalConfig(model=str(tmp_path)), "cpu")
