@@ -17,6 +17,7 @@ from nutgraf.data.new_articles import NewArticle
 from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation import summarizer as room
+from nutgraf.generation.decoding import ends_of
 from nutgraf.generation.summarizer import Summarizer, SummaryResult, truncate_sentences
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.base_identity import base_identity
@@ -84,11 +85,12 @@ def test_a_saved_model_has_its_own_tokenizer_and_prompt_whatever_became_of_the_b
     changed = json.loads((base / "tokenizer.json").read_text())
     changed["model"]["merges"] = []  # now a token is a byte
     (base / "tokenizer.json").write_text(json.dumps(changed))
-    own = (tmp_path / "saved", frame)
+    own = (tmp_path / "saved", frame, (2, 5))
     decoding = GenerateConfig(max_new_tokens=2)
     saved = SavedModel(tmp_path, None, model, PromptConfig(template="chat"), decoding, {}, *own)
     with room.load_summarizer(saved) as summarizer:
         (result,) = summarizer.summarize(NEWS[:1])
+        assert ends_of(summarizer._model) == [2, 5]
     assert (result.prompt_tokens, result.trimmed_tokens) == (len(prompt.ids), prompt.trimmed_tokens)
 
 

@@ -144,12 +144,12 @@ def test_a_base_in_a_folder_is_what_is_in_it(tmp_path: Path, tiny_base: Path) ->
         return made_again - {"final_best_model"}
 
     tokenizer = json.loads((base / "tokenizer_config.json").read_text())
-    assert changed("chat_template.jinja", "{{ 1 }}") == {"data"}
-    assert changed("chat_template.jinja", "{{ 1 }}", "plain") == set()
-    assert changed("additional_chat_templates/a.jinja", "{{ 1 }}") == {"data"}
+    written = {"data", "search", "summaries"}  # a template says what ends an answer, too
+    assert changed("chat_template.jinja", "{{ 1 }}") == written
+    assert changed("chat_template.jinja", "{{ 1 }}", "plain") == written - {"data"}
+    assert changed("additional_chat_templates/a.jinja", "{{ 1 }}") == written
     inline = json.dumps(tokenizer | {"chat_template": "{{ 2 }}"})
-    assert changed("tokenizer_config.json", inline) == {"data"}
-    written = {"data", "search", "summaries"}
+    assert changed("tokenizer_config.json", inline) == written
     limit = json.dumps(tokenizer | {"model_max_length": 9})
     assert changed("tokenizer_config.json", limit) == written
     for file in ("added_tokens.json", "special_tokens_map.json", "sentencepiece.bpe.model"):

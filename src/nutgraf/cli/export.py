@@ -95,7 +95,8 @@ def run(
         else:
             tokenizer = load_tokenizer(saved.model, saved.tokenizer)
             # A model of an earlier version has no recipe.
-            own = recipe(tokenizer, saved.prompt, end_tokens(saved.model), saved.frame)
+            ends = saved.ends or end_tokens(saved.model)
+            own = recipe(tokenizer, saved.prompt, ends, saved.frame)
             about = {**saved.about, "recipe": own}
             merged = saved.folder
             if saved.adapter is not None:
@@ -148,7 +149,7 @@ def _merge(
     merge_adapter(saved.model, saved.adapter, out)
     tokenizer.save_pretrained(str(out))
     _save_sentencepiece(saved, tokenizer, out)
-    ends = end_tokens(saved.model)
+    ends = saved.ends or end_tokens(saved.model)
     generation_config(tokenizer, saved.generate, ends).save_pretrained(str(out))
     model = saved.model.model_copy(update={"quantization": "none"})
     changed: dict[str, Any] = {"model": model.model_dump(mode="json")}

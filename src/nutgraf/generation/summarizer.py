@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -69,6 +70,8 @@ class Summarizer:
         self._model, self._tokenizer, self._device = model, tokenizer, device
         self._settings = saved.generate
         self._renderer = Renderer(tokenizer, saved.prompt, saved.frame)
+        if saved.ends:  # those of the base may be others by now
+            cast(Any, model.generation_config).eos_token_id = list(saved.ends)
 
     @property
     def can_stream(self) -> bool:

@@ -31,8 +31,8 @@ class SavedModel:
     """A model in `folder`: an `adapter` on a base, or a full model if `adapter` is None.
 
     `about` is all of `nutgraf.json`: the model's settings, and how it was trained and measured.
-    `tokenizer` is the folder of its own one and `frame` the fixed text of its prompts; both are
-    None in models of earlier versions, which take them from the base.
+    `tokenizer` is the folder of its own one, `frame` the fixed text of its prompts and `ends` the
+    tokens that end a summary. Models of earlier versions have none and take the base's.
     """
 
     folder: Path
@@ -43,6 +43,7 @@ class SavedModel:
     about: Mapping[str, Any]
     tokenizer: Path | None = None
     frame: Frame | None = None
+    ends: tuple[int, ...] = ()
 
 
 def find_model(model: str) -> Path:
@@ -82,13 +83,14 @@ def read_saved_model(model: str) -> SavedModel:
         prompt = PromptConfig.model_validate(raw["prompt"])
         decoding = GenerateConfig.model_validate(raw["generate"])
         frame = Frame(*map(str, raw["frame"])) if "frame" in raw else None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        ends = tuple(int(end) for end in raw.get("recipe", {}).get("ends", {}).values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{file} is damaged ({type(error).__name__}: {reason}): make the model again with "
             "`nutgraf compare --force`"
         ) from None
-    own = (raw, folder if (folder / "tokenizer_config.json").is_file() else None, frame)
+    own = (raw, folder if (folder / "tokenizer_config.json").is_file() else None, frame, ends)
     if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
         merged = base.model_copy(update={"base": str(folder), "revision": None})
         return SavedModel(folder, None, merged, prompt, decoding, *own)

@@ -19,7 +19,8 @@ from nutgraf.modeling.base_files import base_fingerprint, hash_parts
 from nutgraf.storage.run_folder import Artefact, RunFolder
 
 # Parts of the base that decide its losses, and those that decide what is written with it.
-_WEIGHTS, _DECODING = ("base_weights", "base_config"), ("tokenizer_files", "generation_config")
+_WEIGHTS = ("base_weights", "base_config")
+_DECODING = ("tokenizer_files", "generation_config", "chat_template")  # its end of an answer too
 TABLE = "model_comparison_results.csv"
 
 
@@ -117,7 +118,7 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
             inputs=["data", "comparison", "models/best"],
             settings={
                 **effects.deciding(config, "any"),
-                **base_fingerprint(config.model, *_WEIGHTS, *_DECODING, "chat_template"),
+                **base_fingerprint(config.model, *_WEIGHTS, *_DECODING),
             },
         ),
     ]

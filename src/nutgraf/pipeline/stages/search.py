@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _ROUGE_DECIDED_BY = (
     "search.rouge_examples score.tokenizer generate.max_new_tokens generate.num_beams "
-    "tokenizer_files generation_config"
+    "tokenizer_files generation_config chat_template"
 ).split()
 
 
