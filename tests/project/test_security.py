@@ -1,5 +1,6 @@
 """What SECURITY.md says."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from packaging.version import Version
 
 from nutgraf.config import ModelConfig
 from nutgraf.config.load import build_config
-from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.errors import UserError
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import load_base
 
@@ -46,5 +47,25 @@ def test_a_base_that_is_a_pickle_is_refused(tmp_path):
         '"num_hidden_layers": 1, "num_attention_heads": 1}'
     )
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(Failure, match="safetensors"):
+    with pytest.raises(UserError, match="no weights in safetensors"):
         load_base(ModelConfig(base=str(tmp_path), device="cpu"))
+
+
+def test_reading_a_configuration_writes_nothing_and_opens_no_connection(tmp_path, monkeypatch):
+    def connect(*_: object) -> None:
+        pytest.fail("a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    monkeypatch.chdir(tmp_path)
+    build_config(
+        {
+            "run": str(tmp_path / "run"),
+            "storage": "s3://stranger/bucket",
+            "ray": {"address": "ray://stranger:10001"},
+            "model": {"base": "stranger/model"},
+            "data": {"source": "stranger/data"},
+            "rivals": {"x": {"model": "stranger/rival"}},
+        }
+    )
+    assert list(tmp_path.iterdir()) == []
