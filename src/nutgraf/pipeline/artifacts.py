@@ -182,7 +182,8 @@ def _file_hashes(setting: str, path: Path) -> dict[str, str]:
     """Return the SHA-256 of each file at `path` by setting and name, without the folder above."""
     above = path if path.is_dir() else path.parent
     try:
-        return {f"{setting} {p.relative_to(above)}": file_hash(p) for p in files_in(path)}
+        files = [file for file in files_in(path) if file.is_file()]
+        return {f"{setting} {file.relative_to(above)}": file_hash(file) for file in files}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}: give another") from None
 
