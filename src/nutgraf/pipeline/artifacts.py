@@ -180,8 +180,8 @@ def _deciding(config: Config, artefact: str, *parts: str) -> dict[str, Any]:
 
 def _file_hashes(setting: str, path: Path) -> dict[str, str]:
     """Return the SHA-256 of each file at `path` by setting and name, without the folder above."""
-    above = path if path.is_dir() else path.parent
     try:
+        above = path if path.is_dir() else path.parent
         files = [file for file in files_in(path) if file.is_file()]
         return {f"{setting} {file.relative_to(above)}": file_hash(file) for file in files}
     except OSError as error:
