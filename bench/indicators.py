@@ -30,7 +30,8 @@ import ranks
 from nutgraf.data import sentences
 from nutgraf.data import sentences as sentences_
 from nutgraf.evaluation import indicators
-from nutgraf.evaluation.facts import FUNCTION_WORDS, Facts
+from nutgraf.evaluation.facts import Facts
+from nutgraf.evaluation.name_words import FUNCTION_WORDS
 from nutgraf.generation import extractive
 from nutgraf.parallel.process_pool import map_rows
 

@@ -13,6 +13,10 @@ Doors open at 9 a.m. Sept. 5 in Boston.
 It ends at 6 p.m. ET Sunday on CNN.
 He came at 4 p.m. (3 p.m. GMT).|He left.
 It was on Wed. Jan. 5.|It rained.
+At 11 P.M. New Year's Eve it ended.
+He weighs 5 lbs. and is 6 ft. tall.|He flew to Boston, Mass. on Monday.
+Ex-U.S. Marine John Smith left.|He was No. 5.|She was No. 6.
+1. He left.|She stayed.
 He left at 5 p.m.|The police arrived.
 He left at 5 p.m.|He slept.
 J. K. Rowling wrote it.|She is rich.

@@ -21,7 +21,7 @@ REFERENCE = "John Smith told the Senate on Monday that 2,500 sheep died.\nAlan B
 FINISHED = (
     "oui. »", "„Ja.“", "»Ja.«", "“so.”", "これ。", "「これ。」", "है।", "هل؟", "یہ۔", "好！", "好？",
     "Ամեն։", "ነው።", "It ended. [1]", "ended.[1][2]", "ended.¹", "**ended.**",
-    "won! 🎉", "Why?..", "Why...?",
+    "won! 🎉", "won.👍🏽", "won. :)", "Why?…", "ended. |", "Why?..", "Why...?",
 )  # fmt: skip
 
 

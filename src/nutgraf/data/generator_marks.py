@@ -16,21 +16,22 @@ _PATTERNS = {
     # Byte fallback of a tokenizer: `<0xE2><0x80><0x99>`.
     "bytes": r"(?:<0x[0-9A-Fa-f]{2}>)+",
     # What a model thinks before its summary.
-    "thought": r"\A\s*<think>(?s:.*?)</think>",
+    "thought": r"\A\s*<(?P<tag>think(?:ing)?)>(?s:.*?)</(?P=tag)>",
     # Ends of sentences, and of the summary. A path may hold `\n`, a name of a computer `\\n`.
-    "end": r"(?-i:</?\s?[nqtsp]\s?>)|</?(?:sent|[xs]_sep|(?:doc-)?sep|br ?/?|doc|summary)>"
-    r"|\[(?:[xs]_)?sep\]|<eos>|(?-i:\[EOS\])"
+    "end": r"(?-i:</?\s?[nqtsp]\s?/?>)|</?(?:sent|(?:[xs]|sent|doc|story)[_-]sep|sep|br ?/?|doc"
+    r"|summary|answer|output|newline|nl|[ou]l|li)>|##(?:sent|sep)##|\|\|\|"
+    r"|\[(?:(?:[xs]_)?sep|newline)\]|(?-i:\[SENT\])|<eos>|(?-i:\[EOS\])"
     r"|<\|(?:endoftext|end_of_text|im_end|eot_id|eot|end)\|>|<end_of_turn>"
     r"|\\r\\n|(?<=[.!?\s\"'”’])\\n|\\{1,2}n(?![a-z])",
     # The opening of a chat model's turn goes with its role.
     "turn": r"<\|(?:im_start|start_header_id)\|>\s*(?:assistant|user|system)?"
-    r"(?:\s*<\|end_header_id\|>)?|<start_of_turn>\s*(?:model|user)?",
+    r"(?:\s*<\|end_header_id\|>)?|<\|channel\|>\s*final\s*<\|message\|>|<start_of_turn>\s*(?:model|user)?",
     # In brackets in capitals: an editor writes `the [end]`.
     "special": rf"<(?:{_NAMES}|extra_id_\d+)>|(?-i:\[(?:{_NAMES.upper()}|/?INST|unk|cls)\])"
-    r"|<[|｜][\w ]{1,40}[|｜]>|<</?SYS>>|\b(?:_START_|_END_|(?:start|end)seq|(?:so|eo)stok)\b",
+    r"|<[|｜][\w ]{1,40}[|｜]>|<</?SYS>>|\b(?:_START_|_END_|(?:start|end)seq|(?:so|eo)stok)\b|⁇",
     "entity": r"&(?:\s(?=amp|lt|gt|quot|apos|nbsp|#))?"
     r"(?:[a-z][a-z\d]+|#\s?\d{2,6}|#x[\da-f]{2,5})\s?;",
-    "escape": r"(?:\\u[\da-f]{4})+|\\[\"'](?=.)|(?<=\s)\\t(?![a-z])",
+    "escape": r"(?:\\u[\da-f]{4})+|\\[\"'](?=.)|(?<=[\s.!?])\\t(?![a-z])",
     "bracket": r"-[LR][RSC]B-",
     "piece": r"(?<=\w) ##(?=\w)|(?<=\w)@@(?: |$)| ?@[-.,]@ ?",
 }

@@ -22,11 +22,15 @@ _CLOSING = re.compile(rf"(?:(?:{_MARK.pattern})*(?!\S)|[”»›)\]}}]*)(?:\s+[�
 _TIME = (
     "(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?|Jan(?:uary)?|Feb(?:ruary)?|"
     "March|April|May|June|July|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|"
-    "Dec(?:ember)?|[A-Z]{1,3}T|UTC|Eastern|Central|Mountain|Pacific|Greenwich|[Ll]ocal|[Ss]harp"
+    "Dec(?:ember)?|[A-Z]{1,3}T|UTC|Eastern|Central|Mountain|Pacific|Greenwich|[Ll]ocal|[Ss]harp|"
+    "Christmas|New Year"
 )
 _NO_STOP = re.compile(
-    rf"\b(?:[ap]\.m|Mon|Tues?|Wed|Thurs?|Fri|Sat|Sun)\.\s+(?:(?:{_TIME})\b|\(\d)"
+    rf"\b(?:[AaPp]\.[Mm]|Mon|Tues?|Wed|Thurs?|Fri|Sat|Sun)\.\s+(?:(?:{_TIME})\b|\(\d)"
     r"|\b(?:Ms|Mx|Govs|Amb|Atty|Pte|Cdr|Const|Lieut|Snr|Sra|Srta|approx)\.\s+(?=\w)"
+    # `5 lbs. and`, `Boston, Mass. on`, `Ex-U.S.`, and the number of a line of a list.
+    r"|\b(?:[b-df-hj-np-tv-xz]{2,4}|[A-Z][a-z]{1,4})\.\s+(?=[a-z])|[A-Z]\.[A-Z]\."
+    r"|^\d{1,2}\.\s(?=\w)"
 )
 # The splitter takes the square of a line's length; longer lines are cut at a space before this one.
 _LONGEST_LINE = 20_000
@@ -158,9 +162,10 @@ def sentence_spans(
     """Yield the words of each sentence that `cut` returns, with its start and end in the text."""
     end = 0
     for sentence in cut(text):
-        match = re.compile(r"\s*".join(map(re.escape, sentence.split()))).search(text, end)
-        assert match, "the splitter changes white space only"
-        end = match.end()
+        # The splitter changes white space only.
+        start = text.index(sentence.split(maxsplit=1)[0], end)
+        for piece in sentence.split():
+            end = text.index(piece, end) + len(piece)
         words = tuple(token for token in split_tokens(sentence) if token[0].isalnum())
         if words:
-            yield words, match.start(), end
+            yield words, start, end

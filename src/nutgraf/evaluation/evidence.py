@@ -22,8 +22,8 @@ from nutgraf.data.sentences import (
     split_tokens,
     token_spans,
 )
-from nutgraf.evaluation.facts import FUNCTION_WORDS
 from nutgraf.evaluation.indicators import COPIED, extractive_fragments, flagged_spans
+from nutgraf.evaluation.name_words import FUNCTION_WORDS
 
 MAX_SOURCES = 3  # sentences of the article for one of the summary
 MIN_SHARED = 2  # words that the first source has to share: one is chance

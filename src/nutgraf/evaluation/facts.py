@@ -18,47 +18,20 @@ from typing import Any
 
 from nutgraf.data.sentences import folded
 from nutgraf.evaluation import numbers
+from nutgraf.evaluation.name_words import FUNCTION_WORDS, NATIONS, OPENERS, TITLES
 from nutgraf.evaluation.number_patterns import as_figures
 from nutgraf.evaluation.numbers import Number
 
 # A limit for texts that are no news: title case over a whole page is many names.
 _NAME_WORDS = 20
 
-# `U.S.`, `U.S`, `O'Neill`, `Smith's`; a hyphen parts words.
-_WORD = re.compile(r"(?:[^\W\d_]\.){2,}|(?:[^\W\d_]\.)+[^\W\d_]\b|[^\W_]+(?:'[^\W_]+)*")
-_TITLES = set(
-    "mr mrs ms miss mister sir dame lord lady dr prof professor rev st sgt capt lt col gen maj "
-    "cpl pc det insp supt hon sen rep gov president prime minister chancellor king queen prince "
-    "princess duke duchess pope captain general colonel judge justice senator governor secretary "
-    "mayor chief".split()
-)
-# Capitals of grammar, not of a name.
-FUNCTION_WORDS = set(
-    "a an the this that these those i i'm i've i'd i'll he she it we you they his her its our your "
-    "their my me him us them who whom whose which what when where why how if then but and or nor "
-    "so yet as at by for from in into of off on onto out over to up upon with within without under "
-    "until unless since while although though because before after about above across against "
-    "along among around behind below between beyond during except inside like near per through "
-    "throughout toward towards than there here no not yes all any both each every few many more "
-    "most much none other others several some such same another is are was were be been being am "
-    "do does did done has have had can could may might must shall should will would let now also "
-    "just only even still too very never ever however meanwhile".split()
-)
+# `U.S.`, `U.S`, `J. K.`, `O'Neill`, `Smith's`; a hyphen parts words.
+_WORD = re.compile(r"(?:[^\W\d_]\. ?){2,}(?<! )|(?:[^\W\d_]\.)+[^\W\d_]\b|[^\W_]+(?:'[^\W_]+)*")
 # `Federal Bureau of Investigation`, of which an acronym may be made.
-_LONG_NAME = re.compile(r"(?<!\w)[A-Z]\w+(?: (?:(?:of|for|and|the|on) )*[A-Z]\w+)+")
+_LONG_NAME = re.compile(r"(?<!\w)(?!The\b)[A-Z]\w+(?: (?:(?:of|for|and|the|on) )*[A-Z]\w+)+")
 _SINGLE = re.compile(r"[^\W\d_]")
 # `FBI`, `U.N.`; a word among others in capitals is of a headline.
 _ACRONYM = re.compile(r"(?:[A-Z]\.?){2,6}")
-# What may open a sentence before a name and is no part of it: `Former Wales captain`.
-_OPENERS = set(
-    "former ex late veteran fellow senior acting outgoing incumbent current leading prominent "
-    "young local despite unlike following besides whether neither today yesterday later recently "
-    "sometimes perhaps maybe obviously instead manager journalist prosecutor photographer "
-    "councillor actor actress author director chairman singer striker defender midfielder "
-    "goalkeeper winger captain coach boss rapper producer referee lawyer barrister pastor artist "
-    "musician comedian broadcaster presenter driver spokesman spokeswoman coroner compatriot "
-    "substitute debutant owner founder editor detective officer police anti pro".split()
-)
 
 
 @dataclass(frozen=True)
@@ -83,20 +56,21 @@ class Facts:
     Without `article` every capitalized word may be of a name. With it (for a summary), the first
     word of a sentence counts as a name only if the article has it capitalized inside a sentence, or
     has another first name before the surname that follows: a lone `Obama` that the article lacks
-    looks like `Blaze`. Lower-cased text has numbers, but no names. `cased` is False for it, and for
+    looks like `Blaze`. Text in one case has numbers, but no names. `cased` is False for it, and for
     text that has most of the article's names in lower case.
     """
 
     def __init__(self, text: str, article: Facts | None = None) -> None:
         plain, places = folded(text)
         words = [match for match in _WORD.finditer(plain) if not match[0].isdigit()]
-        runs = list(_runs(plain, words))
-        self.cased = text != text.lower()
+        runs = [] if text.isupper() else list(_runs(plain, words))
+        self.cased = text not in (text.lower(), text.upper())
+        normal = [_normal(match[0]) for match in words]
         self._lower = {match[0] for match in words if match[0].islower()}
         capitalized = itertools.chain.from_iterable(runs)
         self._inner = {_normal(m[0]) for m in capitalized if not _opens_sentence(plain, m)}
-        self._words = {_normal(match[0]) for match in words}
-        self._together = set(itertools.pairwise(_normal(match[0]) for match in words))
+        self._words = set(normal)
+        self._together = set(itertools.pairwise(normal))
         self._initials = set(_acronyms(words))
         if article:
             hidden = self._lower & (article._inner - article._lower)
@@ -104,15 +78,17 @@ class Facts:
             runs = [_without_opening(plain, run, self, article) for run in runs]
         else:
             runs = [_without_opener(plain, run) for run in runs]
+        read = numbers.find_numbers(plain)
+        counted = [number for number in read if not number.loose]
         names = [name for run in runs if (name := _name(run))]
+        # `Millionen`, `5 US dollars`
+        names = [n for n in names if not any(x.start <= n.start < n.end <= x.end for x in counted)]
         self._runs = {name.words for name in names}
         self._capitals = {word for run in self._runs for word in run}
         self._parts = {part for run in self._runs for part in _parts(run)}
-        self._singles = self._lower | _TITLES | {run[-1] for run in self._runs}
+        self._singles = self._lower | TITLES | {run[-1] for run in self._runs}
         self._acronyms = {_acronym(match[0]) for match in _LONG_NAME.finditer(plain)}
-        found = numbers.find_numbers(plain)
-        self._values = {value for number in found for value in number.values}
-        counted = [number for number in found if not number.loose]
+        self._values = {value for number in read for value in number.values}
         self.names = [_in_text(name, places) for name in names]
         self.numbers = [_in_text(number, places) for number in counted]
 
@@ -135,7 +111,7 @@ class Facts:
         for end in range(1, len(words) + 1):
             if any(at in reached and self._has_piece(fact, at, end) for at in range(end)):
                 reached.add(end)
-        own = self._capitals - _TITLES
+        own = self._capitals - TITLES
         together = all(pair in self._together for pair in itertools.pairwise(words))
         return len(words) in reached and (together or not own.isdisjoint(words))
 
@@ -185,7 +161,9 @@ def _runs(plain: str, words: list[Match[str]]) -> Iterator[list[Match[str]]]:
     run: list[Match[str]] = []
     for match in words:
         word = match[0]
-        capitalized = word != word.lower() and _normal(word) not in FUNCTION_WORDS
+        capitalized = (
+            not (word.islower() or word[0].isdigit()) and _normal(word) not in FUNCTION_WORDS
+        )
         goes_on = capitalized and len(run) < _NAME_WORDS
         if run and not (goes_on and _continues(run[-1], plain[run[-1].end() : match.start()])):
             yield run
@@ -201,13 +179,13 @@ def _continues(last: Match[str], gap: str) -> bool:
     word = last[0]
     if word.endswith(("'s", "'")):
         return False
-    abbreviated = _normal(word) in _TITLES or _SINGLE.fullmatch(word)
+    abbreviated = _normal(word) in TITLES or _SINGLE.fullmatch(word)
     return gap in (" ", "-", " & ") or (gap == ". " and bool(abbreviated))
 
 
 def _name(run: list[Match[str]]) -> Name | None:
     """Return the name in a run, without titles before it; single letters do not count."""
-    while run and _normal(run[0][0]) in _TITLES:
+    while run and _normal(run[0][0]) in TITLES:
         run = run[1:]
     words = tuple(_normal(match[0]) for match in run if not _SINGLE.fullmatch(match[0]))
     if not words:
@@ -236,7 +214,7 @@ def _in_text(fact: Fact, places: Sequence[int]) -> Any:
 
 
 def _without_opener(plain: str, run: list[Match[str]]) -> list[Match[str]]:
-    opens = _normal(run[0][0]) in _OPENERS and _opens_sentence(plain, run[0])
+    opens = _normal(run[0][0]) in OPENERS and _opens_sentence(plain, run[0])
     return run[1:] if opens else run
 
 
@@ -248,7 +226,7 @@ def _without_opening(
     if not run:
         return run
     first = _normal(run[0][0])
-    if first in _TITLES or first in article._inner or not _opens_sentence(plain, run[0]):
+    if first in TITLES or first in article._inner or not _opens_sentence(plain, run[0]):
         return run
     if first in article._lower or first in own._lower:
         return run[1:]
@@ -278,8 +256,8 @@ def _parts(words: tuple[str, ...], shortest: int = 2) -> Iterator[tuple[str, ...
 @functools.lru_cache(maxsize=2**16)
 def _normal(word: str) -> str:
     """Return a word in lower case, without dots and possessive; `US` is not the pronoun."""
-    bare = word.removesuffix("'s").rstrip("'").replace(".", "")
-    return "US" if bare == "US" or (bare == "us" and "." in word) else bare.lower()
+    bare = word.removesuffix("'s").rstrip("'").replace(".", "").replace(" ", "")
+    return "US" if bare in ("US", "USA") or (bare == "us" and "." in word) else bare.lower()
 
 
 def _acronym(name: str) -> str:
@@ -290,6 +268,7 @@ def _acronym(name: str) -> str:
 def _variants(word: str) -> Iterator[str]:
     """Yield a word, its singular and plural, and forms as Iraqi of Iraq, American of America."""
     yield word
+    yield from (b if word == a else a for a, b in NATIONS if word in (a, b))
     for ending in ("s", "n", "an", "ian", "i"):
         if len(word) > 3:
             yield word + ending

@@ -15,7 +15,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from nutgraf.data.sentences import sentence_spans, split_tokens, token_spans
-from nutgraf.evaluation.facts import FUNCTION_WORDS, Facts
+from nutgraf.evaluation.facts import Facts
+from nutgraf.evaluation.name_words import FUNCTION_WORDS
 from nutgraf.parallel.process_pool import map_rows
 
 # Every key that `indicators` gives, with what it means.
@@ -27,7 +28,7 @@ MEANINGS: dict[str, str] = {
     "repeated_sentences": "Sentences of the summary that repeat an earlier one.",
     "numbers": "Numbers in the summary, in figures or words (from two on).",
     "unsupported_numbers": "Numbers in the summary whose value, with its unit, the article lacks.",
-    "cased": "1 if the summary capitalizes names, 0 if it is lower-cased and hides them.",
+    "cased": "1 if the summary capitalizes names, 0 if its case hides them.",
     "names": "Capitalized names in the summary; none are found in lower-cased text.",
     "unsupported_names": "Names in the summary that the article does not have.",
     "key_facts": "Different names and numbers of the reference that the article has.",
@@ -55,9 +56,11 @@ FAULTS = (
 # Stops of all scripts (Unicode's Sentence_Terminal), and what may stand behind one: quotes and
 # brackets of any language, notes (`[1]`), emphasis. An ellipsis breaks off.
 _STOPS = tuple(".!?։؟۔܀܁܂߹।॥၊။།༎።፧፨᙮។៕᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᰻᰼᱾᱿‼‽⁇⁈⁉⸮。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？｡")
-_BEHIND = re.compile(r"(?:[\[(]\d{1,3}[\])]|[\s\"'`*_¹²³⁰-⁹†‡])+$")
-_CLOSERS = ("Pe", "Pf", "Pi", "Ps", "Cf", "Mn", "So")
-_BROKEN_OFF = re.compile(r"(?<![?!])(?:\.\s?){2}\.$")
+_BEHIND = re.compile(
+    r"(?:[\[(]\d{1,3}[\])]|[\s\"'`*_¹²³⁰-⁹†‡^|~#]|(?<=[?!])[.…]+|(?<=\s)[:;]-?[)(D])+$"
+)
+_CLOSERS = ("Pe", "Pf", "Pi", "Ps", "Cf", "Mn", "Sk", "So")
+_BROKEN_OFF = re.compile(r"(?:\.\s?){2}\.$")
 
 # Consecutive tokens of the article that are shown as copied: a phrase, no idiom.
 COPIED = 4

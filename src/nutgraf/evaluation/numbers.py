@@ -8,6 +8,7 @@ bare `9:30` is before or after noon.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -16,39 +17,11 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from re import Match
 
-from nutgraf.evaluation.number_patterns import (
-    AFTER_MONTH,
-    AT,
-    BARE,
-    BEFORE,
-    BEFORE_MONTH,
-    CLOCK,
-    CODES,
-    DECADE,
-    DIGITS,
-    HEDGE,
-    HOURS,
-    LOOSE,
-    LOOSELY,
-    MONEY,
-    NUMBER,
-    ORDINAL,
-    ORDINALS,
-    PARTS,
-    PHONE,
-    RANGE,
-    RATIO,
-    ROMAN,
-    SCALES,
-    SHARE,
-    SHORT_SCALES,
-    SIGNS,
-    SMALL,
-    from_words,
-    roman_value,
-)
+from nutgraf.evaluation import number_patterns as patterns
+from nutgraf.evaluation.number_patterns import PARTS, PERIODS, SCALES, SHORT_SCALES, SIGNS, SMALL
 
 Value = tuple[str, Decimal]
+Reader = Callable[[Match[str]], "Number | None"]
 
 
 @dataclass(frozen=True)
@@ -69,20 +42,23 @@ class Number:
 
 def find_numbers(text: str) -> list[Number]:
     """Return the numbers of a text in order, loose ones too."""
-    found: list[Number] = []
+    numbers: list[Number] = []
+    text, original = text.lower(), text
     left = text
     for pattern, read in _READERS:
+        left = pattern.sub(functools.partial(_taken, numbers, read), left)
+    patterns.ROMAN.sub(functools.partial(_taken, numbers, _roman), original)
+    numbers.sort(key=lambda number: number.start)
+    return _ranges(text, [_in_place(text, number) for number in numbers])
 
-        def take(match: Match[str], read: Callable[[Match[str]], Number | None] = read) -> str:
-            number = read(match)
-            if number is None:
-                return match[0]
-            found.append(number)
-            return "\0" * len(match[0])
 
-        left = pattern.sub(take, left)
-    found.sort(key=lambda number: number.start)
-    return _ranges(text, [_in_place(text, number) for number in found])
+def _taken(numbers: list[Number], read: Reader, match: Match[str]) -> str:
+    """Add the number of a match, and return what later readers see in its place."""
+    number = read(match)
+    if number is None:
+        return match[0]
+    numbers.append(number)
+    return "\0" * len(match[0])
 
 
 def supports(values: Iterable[Value], number: Number) -> bool:
@@ -99,7 +75,11 @@ def supports(values: Iterable[Value], number: Number) -> bool:
         (value / step).to_integral_value(way) * step == rounded
         for unit, rounded in number.values
         if number.hedge and rounded and unit != "phone"
-        for step in [Decimal(1).scaleb(int(rounded.normalize().as_tuple().exponent))]
+        for step in [
+            12
+            if number.scale == 12
+            else Decimal(1).scaleb(int(rounded.normalize().as_tuple().exponent))
+        ]
         for way in ways[number.hedge]
         for other, value in known
         if other == unit and rounded / 2 < value < rounded * 2
@@ -119,19 +99,23 @@ def _phone(match: Match[str]) -> Number | None:
 
 def _share(match: Match[str]) -> Number:
     """Read `two thirds` (66, 66.7 or 67%), `half a million`, `3/4`; `a third` is evidence only."""
+    if match["more"]:  # `an hour and a half`
+        return _number(match, ("", 1 + Decimal(1) / PARTS[match["more"]]), loose=True)
     part = match["part"] or match["some"] or match["under"]
-    below = PARTS[part.lower()] if part.isalpha() else int(part)
-    n = (match["n"] or match["over"] or "a").lower()
+    below = PARTS.get(part) or int(part)
+    n = match["n"] or match["over"] or "a"
     above = int(n) if n.isdigit() else SMALL.get(n, 1)
-    if whole := match["whole"] or match["of"]:
-        return _number(match, ("", Decimal(above * SCALES[whole.lower()]) / below))
+    whole, (units, divisor) = match["whole"] or match["of"], _units(match)
+    if whole or units != {""}:
+        value = Decimal(above * SCALES.get(whole, 1)) / below / divisor
+        return _number(match, *((unit, value) for unit in units))
     loose = n in ("a", "an", "one")
     values = [*_shares(above, below), ("", Decimal(above) / below), *[("", Decimal(below))] * loose]
     return _number(match, *values, loose=loose)
 
 
 def _ratio(match: Match[str]) -> Number:
-    above, below = (SMALL.get(n.lower()) or int(n) for n in (match["n"], match["of"]))
+    above, below = (SMALL.get(n) or int(n) for n in (match["n"], match["of"]))
     return _number(match, *_shares(above, below), ("", Decimal(below)))
 
 
@@ -142,79 +126,84 @@ def _shares(above: int, below: int) -> list[Value]:
 
 def _clock(match: Match[str]) -> Number:
     if match["word"]:
-        return _number(match, ("time", HOURS[match["word"].lower()]), loose=True)
+        return _number(match, ("time", patterns.HOURS[match["word"]]), loose=True)
     if match["plain"]:
         return _number(match, ("time", 60 * int(match["plain"][:2]) + int(match["plain"][2:])))
-    hour = (match["hour"] or match["hours"]).lower()
+    hour = match["hour"] or match["hours"] or match["whole"]
     at = 60 * (SMALL[hour] if hour in SMALL else int(hour))
     at += int(match["minute"] or match["minutes"] or 0)
+    if match["to"]:
+        at = (at - 15) % 720
+    elif past := match["past"]:
+        at += {"half": 30, "quarter": 15}.get(past) or SMALL.get(past) or int(past)
     if half := match["half"]:
-        at = at % 720 + (720 if half.lower() == "p" else 0)
+        at = at % 720 + (720 if half == "p" else 0)
         return _number(match, ("time", at))
     return _number(match, ("time", at), *[("time", (at + 720) % 1440)] * (at < 780))
 
 
 def _decade(match: Match[str]) -> Number:
-    short = int(match["decade"])
-    return _number(match, ("", 1900 + short), ("", short))
+    """Read `the 1990s`, `the '90s` and `in her 90s`, which 1994 or 94 supports."""
+    decade = int(match["decade"])
+    values = [("", decade), *[("", 1900 + decade)] * (decade < 100)]
+    return replace(_number(match, *values), hedge="down")
 
 
 def _plain(match: Match[str]) -> Number | None:
     """Read figures or words, with a fraction, a scale and a unit; `one` alone is evidence only."""
-    if match[0].lower() == "one":
+    if match[0] == "one":
         return None
     exact = {Decimal(0)}
     if figures := match["figures"]:
         exact = set(_from_figures(figures))
     elif match["words"]:
-        exact = {Decimal(from_words(match["words"].lower()))}
-    last = re.split(r"[\s-]", match["words"] or "")[-1].lower()
+        exact = {Decimal(patterns.from_words(match["words"]))}
+    last = re.split(r"[\s-]", match["words"] or "")[-1]
     exact = {value + _fraction(match) * SCALES.get(last, 1) for value in exact}
-    short, scale = (match[name] and match[name].lower() for name in ("short", "scale"))
-    before = BEFORE.search(match.string, max(0, match.start() - 5), match.start())
-    money = before and ((before[1] or CODES[before[2].upper()]).replace("#", "£"))
-    unit = (match["unit"] or "").strip(" -").lower()
-    values = exact
-    if scale:
-        values = {value * SCALES.get(scale, 1) for value in exact}
-    elif short:
+    short, scale = match["short"], match["scale"] or ""
+    before = patterns.BEFORE.search(match.string, max(0, match.start() - 5), match.start())
+    money = before and (before[1] or (before[2] and "£") or patterns.CODES[before[3]])
+    units, divisor = _units(match, money or "")
+    values = {value * (SCALES | PERIODS).get(scale, 1) for value in exact}
+    if short:
         values = {value * SHORT_SCALES[short] for value in exact}
-        values |= exact if len(short) == 1 and not money and unit == "" else set()
-    name = unit.split()[-1].rstrip("s") if unit and not unit.startswith("per") else unit
-    units = {money or ""}
-    if name in ("pence", "p", "cent"):
-        values, units = {value / 100 for value in values}, {MONEY[name]}
-        units |= {"€"} if name == "cent" else set()
-    elif name in MONEY:
-        units = {MONEY[name]} | ({""} if name == "pound" else set())  # pounds also weigh
-    elif unit in ("€", "£"):
-        units = {unit}
-    elif unit:
-        units = {"%"}
-    elif match["ordinal"] and max(values) < 32:
+        values |= exact if len(short) == 1 and units == {""} else set()
+    values = {value / divisor for value in values}
+    if units == {""} and match["ordinal"] and max(values) < 32:
         units = {"", "date"}
     pairs = frozenset(itertools.product(units, values))
     if units == {""} and re.fullmatch(r"(?:1?\d|2[0-3])\.[0-5]\d", match[0]):  # 15.30
         pairs |= {("time", 60 * (value // 1) + 100 * (value % 1)) for value in values}
-    size = SCALES.get(scale or "", 1) * SHORT_SCALES.get(short or "", 1)
+    size = (SCALES | PERIODS).get(scale or last, 1) * SHORT_SCALES.get(short or "", 1)
     start = before.start() if before else match.start()
     return Number(start, match.end(), pairs, scale=size)
 
 
+def _units(match: Match[str], before: str = "") -> tuple[set[str], int]:
+    """Return the units of what a number counts, and what its value is divided by."""
+    unit = (match["unit"] or match.groupdict().get("counted") or "").strip(" -")
+    if unit.startswith(("per", "pct", "pour", "proz", "%")):
+        return {"%"}, 1
+    name = unit.split()[-1].removesuffix("s") if unit else ""
+    units = {patterns.MONEY.get(name) or patterns.CODES.get(unit) or unit or before}
+    units |= {"cent": {"€"}, "pound": {""}}.get(name, set())  # pounds also weigh
+    return units, 100 if name in ("pence", "p", "cent") else 1
+
+
 def _from_figures(figures: str) -> Iterator[Decimal]:
     if re.fullmatch(r"\d+,\d{1,2}", figures):
-        yield Decimal(figures.replace(",", ".")[:DIGITS])
+        yield Decimal(figures.replace(",", ".")[: patterns.DIGITS])
     elif re.fullmatch(r"\d{1,3}(?:\.\d{3}){2,}", figures):
-        yield Decimal(figures.replace(".", "")[:DIGITS])
+        yield Decimal(figures.replace(".", "")[: patterns.DIGITS])
     else:
-        yield Decimal(re.sub(r"[^\d.]", "", figures)[:DIGITS])
+        yield Decimal(re.sub(r"[^\d.]", "", figures)[: patterns.DIGITS])
         if re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", figures):  # a thousand in German, Spanish, Dutch
             yield Decimal(figures.replace(".", ""))
 
 
 def _fraction(match: Match[str]) -> Decimal:
     if part := match["part"]:
-        return Decimal(SMALL.get(match["n"].lower(), 1)) / PARTS[part.lower()]
+        return Decimal(SMALL.get(match["n"], 1)) / PARTS[part]
     if mixed := match["mixed"]:
         above, below = mixed.split("/")
         return Decimal(above) / Decimal(below)
@@ -222,30 +211,29 @@ def _fraction(match: Match[str]) -> Decimal:
 
 
 def _loose(match: Match[str]) -> Number:
-    word = match["loose"].lower()
-    if word in PARTS:
-        values = [("", Decimal(LOOSE[word]))] if word in LOOSE else []
-        return _number(match, *_shares(1, PARTS[word]), *values, loose=True)
-    value = LOOSE[word] + SMALL.get((match.groupdict().get("ten") or "").lower(), 0)
-    both = [("", value % 100)] if value >= 1920 else []
-    both += [("date", value)] if word in ORDINALS and value < 32 else []
-    return _number(match, ("", value), *both, loose=True)
+    word, values = match["loose"], list[tuple[str, Decimal | int]]()
+    if below := PARTS.get(word):
+        values += [*_shares(1, below), ("", Decimal(1) / below)]
+    if word in patterns.LOOSE:
+        value = patterns.LOOSE[word] + SMALL.get(match.groupdict().get("ten") or "", 0)
+        values += [("", value), *[("", value % 100)] * (value >= 1920)]
+        values += [("date", value)] * (word in patterns.ORDINALS and value < 32)
+    return _number(match, *values, loose=True)
 
 
 def _roman(match: Match[str]) -> Number:
-    return _number(match, ("", roman_value(match[0])), loose=True)
+    return _number(match, ("", patterns.roman_value(match[0])), loose=True)
 
 
-_READERS: tuple[tuple[re.Pattern[str], Callable[[Match[str]], Number | None]], ...] = (
-    (PHONE, _phone),
-    (RATIO, _ratio),
-    (SHARE, _share),
-    (CLOCK, _clock),
-    (DECADE, _decade),
-    (ORDINAL, _loose),
-    (NUMBER, _plain),
-    (LOOSELY, _loose),
-    (ROMAN, _roman),
+_READERS: tuple[tuple[re.Pattern[str], Reader], ...] = (
+    (patterns.PHONE, _phone),
+    (patterns.CLOCK, _clock),
+    (patterns.RATIO, _ratio),
+    (patterns.SHARE, _share),
+    (patterns.DECADE, _decade),
+    (patterns.ORDINAL, _loose),
+    (patterns.NUMBER, _plain),
+    (patterns.LOOSELY, _loose),
 )
 
 
@@ -255,26 +243,26 @@ def _in_place(text: str, number: Number) -> Number:
     day = {value for unit, value in values if unit in ("", "date") and value in range(1, 32)}
     before = text[max(0, number.start - 22) : number.start]
     if day and len(day) == len({value for _, value in values}):
-        if BEFORE_MONTH.match(text, number.end) or before.endswith("/"):
+        if patterns.BEFORE_MONTH.match(text, number.end) or before.endswith("/"):
             values = frozenset(("date", value) for value in day)
             values |= (
                 number.values if "/" in (text[number.end : number.end + 1], before[-1:]) else set()
             )
-        elif AFTER_MONTH.search(before):
+        elif patterns.AFTER_MONTH.search(before):
             values = frozenset(("date", value) for value in day)
-    if day and AT.search(before) and max(day) < 13:
+    if day and patterns.AT.search(before) and max(day) < 13:
         values |= {("time", (60 * value + half) % 1440) for value in day for half in (0, 720)}
-    if BARE.match(text, number.end) and not number.loose:
+    if patterns.BARE.match(text, number.end) and not number.loose:
         values |= {("?", value) for unit, value in values if unit == ""}
-    hedge = HEDGE.search(before)
-    return replace(number, values=values, hedge=(hedge and hedge.lastgroup) or "")
+    hedge = patterns.HEDGE.search(before)
+    return replace(number, values=values, hedge=(hedge and hedge.lastgroup) or number.hedge)
 
 
 def _ranges(text: str, numbers: list[Number]) -> list[Number]:
     """Give both ends of a range one unit: `£5-10m`, `5 or 6 percent`, `5-8 May`, `2014-15`."""
     for at in range(len(numbers) - 2, -1, -1):
         first, second = numbers[at : at + 2]
-        link = RANGE.fullmatch(text, first.end, second.start)
+        link = patterns.RANGE.fullmatch(text, first.end, second.start)
         if not link:
             continue
         own, other = ({unit for unit, _ in n.values} - {"?"} for n in (first, second))
@@ -282,8 +270,8 @@ def _ranges(text: str, numbers: list[Number]) -> list[Number]:
         shared: set[Value] = set()
         if first.scale == 1 and (own == {""} or (link["to"] and other == {""})):
             units = other if own == {""} else own
-            most = max(value for _, value in second.values) / second.scale
-            low = [value for value in plain if second.scale == 1 or value <= most]
+            largest = max(value for _, value in second.values) / second.scale
+            low = [value for value in plain if second.scale == 1 or value <= largest]
             shared = {(unit, value * second.scale) for unit in units for value in low}
         if "time" in other:
             shared = {("time", (60 * v + h) % 1440) for v in plain for h in (0, 720) if v < 13}
@@ -293,6 +281,7 @@ def _ranges(text: str, numbers: list[Number]) -> list[Number]:
             values |= {("date", value) for _, value in values if value < 32}
         if other == {""}:
             values |= {(unit, value) for unit in own & {*SIGNS} for _, value in values}
+        if "" in other:
             years = [v for v in plain if link["to"] and 1000 <= v < 2100]
             values |= {("", y - y % 100 + v) for y in years for _, v in values if 0 <= v < 100}
         numbers[at + 1] = replace(second, values=values)
