@@ -126,7 +126,7 @@ def of_reader(options: argparse.Namespace) -> tuple[Device, str]:
 
 def row_bytes(row: int, summary: int, n: int = 100) -> tuple[float, float]:
     """Bytes of a training row on its way to another process, and in the memory of that process."""
-    from nutgraf.data.prompts import Example  # brings transformers
+    from nutgraf.data.examples import Example  # brings transformers
 
     draw = random.Random(0)
     rows = []

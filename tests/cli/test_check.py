@@ -15,7 +15,7 @@ import psutil
 import pytest
 from huggingface_hub import constants
 
-from nutgraf.cli import check, main
+from nutgraf.cli import check, check_example, main
 from nutgraf.config import Config
 from nutgraf.core import hub
 from nutgraf.data import load, rows, sources
@@ -246,5 +246,5 @@ def test_a_host_that_is_not_there_or_does_not_answer_is_trouble(monkeypatch):
 def test_the_example_prefers_an_article_that_is_cut(renderer):
     short, long = (rows.Article(str(n), "It rained. " * n, "Rain.") for n in (3, 400))
     examples = [renderer.example(row.article, row.reference) for row in (short, long)]
-    title, _ = check._example(renderer, examples)
+    title, _ = check_example.show(renderer, examples)
     assert "One training row of 7" in title

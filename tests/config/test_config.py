@@ -20,6 +20,7 @@ from nutgraf.config.load import (
     with_overrides,
 )
 from nutgraf.config.types import Choices, Range
+from nutgraf.core.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -413,3 +414,17 @@ def test_a_rival_can_be_named_on_the_command_line():
     assert (config.rivals["bart"].model, config.rivals["bart"].batch_size) == ("a/b", 4)
     with pytest.raises(ConfigError, match=r"'rivals\.bart\.modell' is not a setting"):
         load_config(None, {"rivals.bart.modell": "a/b"})
+
+
+def test_variables_in_paths_are_read_as_a_shell_reads_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEWS", str(tmp_path))
+    config = build_config({"run": "$NEWS/run", "model": {"base": "${NEWS}/base"}})
+    assert (config.run, config.model.base) == (f"{tmp_path}/run", f"{tmp_path}/base")
+    (tmp_path / "$5 ~").mkdir()
+    assert build_config({"run": f"{tmp_path}/$5 ~"}).run == f"{tmp_path}/$5 ~"
+    for path, said in (
+        ("$NO_SUCH/run", r"\$NO_SUCH/run has \$NO_SUCH, and there is no such environment variable"),
+        ("~nobody-there/run", "~nobody-there, and there is no such user: correct the path"),
+    ):
+        with pytest.raises(UserError, match=said):
+            build_config({"run": path})

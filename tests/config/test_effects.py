@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nutgraf.config import Config, effects
-from nutgraf.config.load import build_config, setting_fields
+from nutgraf.config.load import ConfigError, build_config, load_config_values, setting_fields
 from nutgraf.pipeline import artifacts
 from nutgraf.storage.run_folder import RunFolder
 
@@ -163,3 +163,25 @@ def test_a_base_in_a_folder_is_what_is_in_it(tmp_path: Path, tiny_base: Path) ->
     weights = bytearray((base / "model.safetensors").read_bytes())
     weights[-7000] ^= 1  # one bit, between what a sample would read
     assert changed("model.safetensors", bytes(weights)) == trained
+
+
+def test_a_setting_beside_which_another_has_no_effect_is_named(tmp_path):
+    files = {f"data.{split}": f"/{split}.csv" for split in ("train", "validation", "test")}
+    cnndm = {"data.source": "abisee/cnn_dailymail", "data.name": "3.0.0"}
+    raw = {"data": {name.removeprefix("data."): value for name, value in (files | cnndm).items()}}
+    assert list(effects.idle(build_config(raw))) == [
+        "data.source abisee/cnn_dailymail has no effect: data.train is given",
+        "data.name 3.0.0 has no effect: data.train is given",
+    ]
+    others = {
+        "data.id_column": "key", "model.revision": "main", "model.double_quantization": False,
+        "rivals.lead.file": "/lead.csv", "rivals.lead.batch_size": 3,
+    }  # fmt: skip
+    lines = list(effects.idle(load_config_values(None, others)))
+    assert [line.split(" has no effect")[0] for line in lines] == [
+        "data.id_column key", "model.revision main", "model.double_quantization False",
+        "rivals.lead.batch_size 3",
+    ]  # fmt: skip
+    assert list(effects.idle(build_config({}))) == []
+    with pytest.raises(ConfigError, match=r"data.source is 'newswire', and data.train, data.val"):
+        load_config_values(None, files | {"data.source": "newswire"})

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nutgraf.config import PromptConfig
 from nutgraf.core.errors import UserError
-from nutgraf.data.prompts import IGNORED, PromptError, Renderer
+from nutgraf.data.examples import IGNORED
+from nutgraf.data.prompts import PromptError, Renderer
 from nutgraf.data.text import clean_text
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nutgraf.data import token_store
-from nutgraf.data.prompts import Encoded, Example
+from nutgraf.data.examples import Encoded, Example
 from nutgraf.data.token_store import TokenFile
 
 

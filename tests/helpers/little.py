@@ -13,7 +13,8 @@ from typing import Any
 
 from nutgraf.config import Config, LoraSettings, ModelConfig, PromptConfig, TrainConfig
 from nutgraf.core import signals
-from nutgraf.data.prompts import Example, Renderer
+from nutgraf.data.examples import Example
+from nutgraf.data.prompts import Renderer
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation, TrainingResult

@@ -20,7 +20,8 @@ from nutgraf.config import (
     PromptConfig,
     TrainConfig,
 )
-from nutgraf.data.prompts import Example, Renderer
+from nutgraf.data.examples import Example
+from nutgraf.data.prompts import Renderer
 from nutgraf.generation.decoding import generate
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer

@@ -9,7 +9,8 @@ import pytest
 
 from nutgraf.config import Config, load
 from nutgraf.core.errors import Failure
-from nutgraf.data.prompts import Example, Renderer
+from nutgraf.data.examples import Example
+from nutgraf.data.prompts import Renderer
 from nutgraf.modeling.load import load_base, load_tokenizer
 from nutgraf.planning import packing
 

@@ -78,7 +78,8 @@ def test_each_library_has_its_home() -> None:
 
 def test_only_pipeline_and_storage_touch_the_run_folder() -> None:
     for path in FILES:
-        uses = any(n.startswith("nutgraf.storage.run_folder") for n in rooms.imports_of(path))
+        homes = ("nutgraf.storage.run_folder", "nutgraf.storage.artefact")
+        uses = any(name.startswith(homes) for name in rooms.imports_of(path))
         assert not uses or rooms.room_of(path) in ("pipeline", "storage"), path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -30,6 +31,7 @@ from nutgraf.modeling.adapters import fresh_adapter, merge_adapter, with_adapter
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.pocket import newswire
+from nutgraf.serving import server
 from nutgraf.serving.models import Models, loaded
 
 CONFIG = ModelConfig(dtype="fp32", device="cpu")  # exact: no ties from rounding
@@ -236,19 +238,24 @@ def test_the_command_serves_until_it_is_stopped_and_logs_no_article(folder):
     assert SECRET not in out + err
 
 
-def test_ctrl_c_ends_the_command_with_status_0(folder, capfd):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def test_ctrl_c_ends_the_command_with_status_0(folder, capfd, monkeypatch):
+    bind, bound = server._bind, queue.SimpleQueue()
 
-    def interrupt() -> None:
-        while True:
-            try:
-                httpx2.get(f"http://127.0.0.1:{port}/health").raise_for_status()
-                break
-            except httpx2.TransportError:
+    def noted(host: str, port: int) -> socket.socket:
+        sock = bind(host, port)
+        bound.put(sock.getsockname()[1])
+        return sock
+
+    def interrupt() -> None:  # our own server alone answers at a port that we have bound
+        with contextlib.suppress(queue.Empty):
+            bound.put(port := bound.get(timeout=60))
+            for _ in range(3000):
+                with contextlib.suppress(httpx2.TransportError):
+                    httpx2.get(f"http://127.0.0.1:{port}/health").raise_for_status()
+                    return os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    assert main.main(["serve", "--model", str(folder), "--port", str(port)]) == 0
-    assert capfd.readouterr() == (f"http://127.0.0.1:{port}/\n", "")
+    monkeypatch.setattr(server, "_bind", noted)
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert main.main(["serve", "--model", str(folder), "--port", "0"]) == 0
+    assert capfd.readouterr() == (f"http://127.0.0.1:{bound.get()}/\n", "")

@@ -13,9 +13,10 @@ import pytest
 
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.storage import work_claim
+from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.remote_copy import RemoteCopy
 from nutgraf.storage.remote_files import RemoteFiles
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -323,7 +324,7 @@ def test_without_over_what_is_missing_here_is_fetched_and_what_is_sealed_here_wi
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("nutgraf.storage.run_folder.move", killed)  # its old manifest is gone by then
+        patch.setattr("nutgraf.storage.artefact.move", killed)  # its old manifest is gone by then
         with pytest.raises(Killed):
             make_two(here, "new")
     copy.pull(over=False)

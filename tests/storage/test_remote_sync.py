@@ -19,8 +19,9 @@ from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.files import Journal, write_records
 from nutgraf.pipeline import artifacts, runner
 from nutgraf.storage import remote_lease, remote_sync
+from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.remote_files import RemoteFiles, Unreachable
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.run_folder import RunFolder
 
 ROWS = 6
 

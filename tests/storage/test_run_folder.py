@@ -17,8 +17,10 @@ from helpers.killer import Killer
 from nutgraf.core import files
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.files import read_records, write_records
-from nutgraf.storage import run_folder, work_claim
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage import artefact as artefacts
+from nutgraf.storage import work_claim
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 from nutgraf.storage.run_lock import run_lock
 
 
@@ -138,11 +140,11 @@ def test_what_an_older_version_made_is_made_again_and_a_patch_is_no_other_versio
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path)
-    monkeypatch.setattr(run_folder, "library_versions", lambda: {"nutgraf": "3.4.0"})
+    monkeypatch.setattr(artefacts, "library_versions", lambda: {"nutgraf": "3.4.0"})
     make(folder)
-    monkeypatch.setattr(run_folder, "__version__", "3.4.1")
+    monkeypatch.setattr(artefacts, "__version__", "3.4.1")
     assert folder.artefact("data").is_current
-    monkeypatch.setattr(run_folder, "__version__", "3.5.0")
+    monkeypatch.setattr(artefacts, "__version__", "3.5.0")
     assert folder.artefact("data").outdated == "made by nutgraf 3.4.0, this is 3.5.0"
 
 
@@ -257,7 +259,7 @@ def test_what_a_stopped_run_left_is_carried_on_only_by_the_same(
     make(folder, "other data")
     assert stopped(rate=2) == []
     assert "thrown away: inputs.data was " in capsys.readouterr().err
-    monkeypatch.setattr(run_folder, "library_versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr(artefacts, "library_versions", lambda: {"torch": "1.0"})
     assert stopped(rate=2) == []
     assert "versions.torch was " in capsys.readouterr().err
     (tmp_path / ".making" / "search" / "claim.json").write_text("{")

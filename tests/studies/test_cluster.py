@@ -18,7 +18,8 @@ os.environ["RAY_AUTH_MODE"] = "disabled"  # nodes of one machine; what docs/scal
 from nutgraf.config import Config
 from nutgraf.config.load import build_config, with_overrides
 from nutgraf.core.errors import UserError
-from nutgraf.data.prompts import Example, Renderer
+from nutgraf.data.examples import Example
+from nutgraf.data.prompts import Renderer
 from nutgraf.generation.backends import open_backend
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.modeling.losses import RowLoss

@@ -32,7 +32,8 @@ from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import load_base, load_tokenizer
 from nutgraf.pipeline import artifacts, runner
 from nutgraf.pipeline.runner import run_stage
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training import history
 from nutgraf.training.checkpoints import Checkpoints
 from nutgraf.training.fit import fit_adapter

@@ -23,7 +23,8 @@ from nutgraf.config import (
 )
 from nutgraf.config.types import Choices, Range, Space
 from nutgraf.core.errors import Failure
-from nutgraf.data.prompts import Example, Renderer, Rows
+from nutgraf.data.examples import Example, Rows
+from nutgraf.data.prompts import Renderer
 from nutgraf.generation.decoding import generate
 from nutgraf.modeling.adapters import fresh_adapter, with_adapter
 from nutgraf.modeling.attention import training_attention

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from pathlib import Path
 import psutil
 import yaml
 
+from nutgraf.cli import check_example
 from nutgraf.config import Config
 from nutgraf.config.load import build_config
 from nutgraf.core import hub
-from nutgraf.core.console import Styled, print_line, print_section, supports_colour
+from nutgraf.core.console import Styled, print_line, print_section
 from nutgraf.core.environment import free_disk_bytes, library_versions
 from nutgraf.core.errors import Failure, UserError, library_errors
 from nutgraf.core.fast_import import fast_imports
@@ -22,7 +22,8 @@ from nutgraf.core.paths import shown
 from nutgraf.core.units import duration
 from nutgraf.core.units import memory as size
 from nutgraf.data import data_card, load, sources
-from nutgraf.data.prompts import Encoded, Example, Piece, PromptError, Renderer
+from nutgraf.data.examples import Encoded, Example
+from nutgraf.data.prompts import PromptError, Renderer
 from nutgraf.data.rows import Article
 from nutgraf.data.sources import SPLITS
 from nutgraf.pipeline import preflight
@@ -31,7 +32,6 @@ from nutgraf.planning.duration import Plan
 from nutgraf.planning.memory import RowLengths
 
 MAX_ARTICLES = {"train": 100, "validation": 4, "test": 50}  # that are read
-PROMPT_TOKENS = 60  # shown of the example's prompt from its beginning; half as many from its end
 ASSUMED_ARTICLES = 1_000  # of a split on the Hub, if all of it is used
 
 
@@ -59,7 +59,7 @@ def run(config: Config) -> int:
     print_section("Machine", _machine(config))
     print_section("Hub", _hub(config, changes))
     print_section("Configuration (* differs from the default)", _configuration(config))
-    changes += preflight.of_settings(config)
+    changes += preflight.of_settings(config) or preflight.of_storage(config)
     sample = _read(config, changes)
     if any(change.startswith("model.base") for change in changes):
         print_section("Rows and plan", ["not known without the base's tokenizer and configuration"])
@@ -193,7 +193,7 @@ def _check_rows(config: Config, sample: _Sample, changes: list[str]) -> None:
         if len(errors) > config.data.max_rejected * n:
             changes.append(too_long)
     print_section("Rows", rows)
-    print_section(*_example(renderer, examples))
+    print_section(*check_example.show(renderer, examples))
     lengths = None if sample.own else _longest_rows(config)
     with library_errors(f"model.base {config.model.base!r} does not work here", "give another"):
         plan = benchmark.forecast(config, examples, prompts, sample.counts, lengths, seconds)
@@ -237,43 +237,6 @@ def _rows(config: Config, sample: _Sample, examples: Sequence[Example]) -> Itera
         )
     else:
         yield "cut        no article"
-
-
-def _example(renderer: Renderer, examples: Sequence[Example]) -> tuple[str, list[Styled]]:
-    """Return title and lines of a training row, if possible of one that is cut.
-
-    Tokens that are trained on are green and others red; without colours the former stand in ⟦⟧.
-    """
-    example = next((e for e in examples if e.trimmed_tokens), examples[0])
-    pieces = renderer.pieces(example)
-    article_end = example.prompt_tokens - renderer.tail_tokens
-    head_end = min(PROMPT_TOKENS, article_end)
-    tail_start = max(head_end, article_end - PROMPT_TOKENS // 2)
-    lines = [
-        *_runs(pieces[:head_end]),
-        *_note(tail_start - head_end, "not shown here"),
-        *_runs(pieces[tail_start:article_end]),
-        *_note(example.trimmed_tokens, "cut here"),
-        *_runs(pieces[article_end:]),
-    ]
-    trained_on = len(pieces) - example.prompt_tokens
-    key = "green, the rest red" if supports_colour() else "in ⟦⟧, the rest not"
-    return f"One training row of {len(pieces)} tokens, {trained_on} trained on ({key})", lines
-
-
-def _note(tokens: int, what: str) -> Iterator[Styled]:
-    if tokens:
-        yield Styled(f"({tokens:,} tokens {what})", "bold")
-
-
-def _runs(pieces: Sequence[Piece]) -> Iterator[Styled]:
-    """Yield the text, apart what is trained on and what is not; ⏎ is a line end of its own."""
-    for trained_on, run in itertools.groupby(pieces, key=lambda piece: piece.trained_on):
-        text = "".join(piece.text for piece in run).replace("\n", "⏎\n")
-        if trained_on and not supports_colour():
-            text = f"⟦{text}⟧"
-        for line in text.splitlines():
-            yield Styled(line, "green" if trained_on else "red")
 
 
 def _plan(config: Config, plan: Plan) -> Iterator[str]:

@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 from nutgraf.core import hub
 from nutgraf.core.errors import Failure, UserError, library_errors
 from nutgraf.core.files import read_json, write_json
+from nutgraf.core.paths import expand
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
 from nutgraf.evaluation.rouge import score_rouge
@@ -101,7 +102,7 @@ def run(
             merged = saved.folder
             if saved.adapter is not None:
                 merged = Path(scratch) / "merged"
-                about |= _merge(saved, tokenizer, about, merged, *_sample(Path(model)), tolerance)
+                about |= _merge(saved, tokenizer, about, merged, *_sample(expand(model)), tolerance)
             if format == "gguf" and llama_cpp is not None:
                 _convert_to_gguf(merged, about, folder, llama_cpp)
         if to.exists():
@@ -114,7 +115,7 @@ def run(
 
 def _new_folder(to: Path, saved: SavedModel) -> Path:
     """Return `to` without `~` and links. Raise UserError if it is taken, or a part of the model."""
-    path = to.expanduser().resolve()
+    path = expand(to).resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir()) or path == Path.cwd()):
         raise UserError(f"--to {to} is there already: give it a new folder")
     for source in (saved.folder, Path(base_source(saved.model))):

@@ -18,7 +18,7 @@ from nutgraf.core.console import show_log
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import NutgrafError, UserError, one_line
 from nutgraf.core.files import is_full, write_text
-from nutgraf.core.paths import shown
+from nutgraf.core.paths import expand, shown
 from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline import runner
 
@@ -222,7 +222,7 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
     texts = {name: vars(args)[name] for name in ("run", "storage") if vars(args)[name]}
     if args.run and args.storage and args.config is None:
-        saved = Path(args.run).expanduser() / "config.yaml"
+        saved = expand(args.run) / "config.yaml"
         if not saved.exists():  # the study may have begun on another machine
             from nutgraf.storage.remote_files import RemoteFiles
 

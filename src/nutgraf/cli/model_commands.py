@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from nutgraf.config.load import setting_fields
 from nutgraf.core.fast_import import fast_imports
+from nutgraf.core.paths import expand
 from nutgraf.serving.limits import Limits, parse_limits
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
@@ -65,7 +65,7 @@ def _add_serve(commands: Commands) -> None:
 
 def _add_export(commands: Commands) -> None:
     add = _add_command(commands, "export", "the model for other programs", _export).add_argument
-    add("--to", required=True, metavar="DIR", type=_path, help="a new folder")
+    add("--to", required=True, metavar="DIR", type=expand, help="a new folder")
     form = (
         "merged into the base in full precision; the adapter alone; or one file for llama.cpp and "
         "Ollama"
@@ -74,7 +74,7 @@ def _add_export(commands: Commands) -> None:
     tolerance = "the most that merging may change the loss of a token on a sample [0.05]"
     add("--tolerance", metavar="NATS", type=float, default=0.05, help=tolerance)
     llama_cpp = "a copy of llama.cpp, whose converter makes the file"
-    add("--llama-cpp", metavar="DIR", type=_path, help=llama_cpp)
+    add("--llama-cpp", metavar="DIR", type=expand, help=llama_cpp)
     push = "then put the folder into this repository of the Hub; a new one is private"
     add("--push-to-hub", metavar="OWNER/NAME", help=push)
 
@@ -83,10 +83,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()  # a shell leaves `--to=~/model` as it is
 
 
 def _summarize(args: argparse.Namespace, overrides: dict[str, str]) -> None:

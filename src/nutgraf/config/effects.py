@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
+from nutgraf.config.evaluation import RivalConfig
 from nutgraf.config.study import Config
 
 # The artefacts that each setting decides; the others follow from these, if they come out different.
@@ -148,3 +150,38 @@ def _flat(config: Config) -> Iterator[tuple[str, Any]]:
 def _row(name: str) -> str:
     """Return the row of `DECIDES` for a setting."""
     return f"rivals.NAME.{name.split('.')[2]}" if name.startswith("rivals.") else name
+
+
+def idle(config: Config) -> Iterator[str]:
+    """Yield a line for each setting that is given, and has no effect beside another."""
+    data, model = config.data, config.model
+    of_hub, columns = ["name", "revision"], ["id_column", "article_column", "summary_column"]
+    rules: list[tuple[object, str, list[str], str]] = [
+        (data.train, "data", ["source", *of_hub, "split_column"], "data.train is given"),
+        (
+            data.source == "newswire" and not data.train,
+            "data", [*of_hub, *columns, "split_column"], "data.source is newswire",
+        ),
+        (os.path.isabs(data.source), "data", ["revision"], "data.source is not on the Hub"),
+        (
+            model.base == "pocket" or os.path.isabs(model.base),
+            "model", ["revision"], "model.base is not on the Hub",
+        ),
+        (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),
+    ]  # fmt: skip
+    for rival, own in config.rivals.items():
+        section = f"rivals.{rival}"
+        rules += [
+            (own.file, section, ["revision", "batch_size"], f"{section}.file is given"),
+            (own.model, section, ["id", "summary"], f"{section}.model is given"),
+            (os.path.isabs(own.model or ""), section, ["revision"], "the model is not on the Hub"),
+        ]
+    usual = {name: field.default for name, field in RivalConfig.model_fields.items()}
+    rivals = {f"rivals.{rival}.{n}": value for rival in config.rivals for n, value in usual.items()}
+    values, defaults = dict(_flat(config)), dict(_flat(Config())) | rivals
+    idle = {
+        f"{section}.{n}": why for applies, section, names, why in rules if applies for n in names
+    }
+    for name, why in idle.items():
+        if values[name] != defaults[name]:
+            yield f"{name} {values[name]} has no effect: {why}"

@@ -18,6 +18,7 @@ from nutgraf.config import strict_yaml
 from nutgraf.config.study import Config
 from nutgraf.config.types import Choices, Section
 from nutgraf.core.errors import UserError, did_you_mean, one_line, without_secrets
+from nutgraf.core.paths import expand
 
 
 class ConfigError(UserError):
@@ -48,13 +49,19 @@ def load_config_values(path: Path | None, overrides: Mapping[str, Any]) -> Confi
     raw = _read_yaml(path) if path else {}
     for name, value in overrides.items():
         _override(raw, name, value)
-    return build_config(raw)
+    config = build_config(raw)
+    if config.data.train and "data.source" in overrides:
+        raise ConfigError(
+            f"data.source is {config.data.source!r}, and data.train, data.validation and data.test "
+            "come before it: set these three to null"
+        )
+    return config
 
 
 def find_config(path: Path | None, run: str | Path | None) -> Path | None:
     """Return `path`, or without one the configuration in the run folder `run`, if any."""
-    path = path and path.expanduser()
-    saved = Path(run).expanduser() / "config.yaml" if run else None
+    path = path and expand(path)
+    saved = expand(run) / "config.yaml" if run else None
     return saved if path is None and saved is not None and saved.exists() else path
 
 

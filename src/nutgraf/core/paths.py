@@ -6,15 +6,33 @@ import os
 import re
 from pathlib import Path
 
+from nutgraf.core.errors import UserError
+
+_VARIABLE = re.compile(r"\$(\{\w+\}|[^\W\d]\w*)")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
+def expand(path: str | Path) -> Path:
+    """Return a path with `~` and environment variables replaced, as a shell does.
+
+    Raises UserError for a user or a variable that there is none of.
+    """
+    if os.path.lexists(path):
+        return Path(path)
+    text = os.path.expandvars(os.path.expanduser(path))
+    unknown = _VARIABLE.search(text) or re.match("~[^/]*", text)
+    if unknown and not os.path.lexists(text):
+        kind = "user" if unknown[0].startswith("~") else "environment variable"
+        raise UserError(f"{path} has {unknown[0]}, and there is no such {kind}: correct the path")
+    return Path(text)
+
+
 def absolute(path: str) -> str:
-    """Return a path from the root: of the current folder, with `~` as the user's own folder.
+    """Return a path from the root: of the current folder, as `expand` reads it, which may raise.
 
     Links stay, so that what they lead to may change.
     """
-    whole = str(Path(path).expanduser().absolute())
+    whole = str(expand(path).absolute())
     short = os.path.normpath(whole)
     return short if os.path.realpath(short) == os.path.realpath(whole) else whole
 

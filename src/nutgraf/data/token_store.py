@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nutgraf.data.prompts import Encoded, Example, Rows
+from nutgraf.data.examples import Encoded, Example, Rows
 
 GROUP_ROWS = 1_000  # what is in memory at a time, while a file is written and while it is read
 _IDS = pa.list_(pa.int32())

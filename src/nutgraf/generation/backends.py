@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import Config, GenerateConfig, ModelConfig
-from nutgraf.data.prompts import Example
+from nutgraf.data.examples import Example
 from nutgraf.generation.decoding import Generated, generate_batch
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.batching import length_batches

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nutgraf.data.prompts import Prompt, Renderer
+from nutgraf.data.examples import Prompt
+from nutgraf.data.prompts import Renderer
 from nutgraf.data.sentences import article_sentences, sentence_spans
 from nutgraf.generation.decoding import generate, generate_batch, stream_tokens
 from nutgraf.modeling.adapters import with_adapter

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from nutgraf.core.errors import Failure
-from nutgraf.data.prompts import Example
+from nutgraf.data.examples import Example
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.modeling.load import Device

@@ -16,7 +16,7 @@ from typing import Any
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.core import hub
 from nutgraf.core.errors import UserError
-from nutgraf.core.paths import is_path
+from nutgraf.core.paths import expand, is_path
 from nutgraf.data.prompts import Frame
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.model_folder import check_pointers
@@ -52,7 +52,7 @@ def find_model(model: str) -> Path:
     On the Hub a model is `owner/name`, or `owner/name@revision`. Raises UserError if there is none,
     Failure if it cannot be downloaded.
     """
-    path = Path(model).expanduser()
+    path = expand(model)
     for folder in (path, path / "final_best_model"):
         if (folder / FILE).is_file():
             check_pointers(folder)

@@ -16,7 +16,8 @@ from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import file_hash, files_in
 from nutgraf.modeling.base_files import base_fingerprint, hash_parts
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 
 # Parts of the base that decide its losses, and those that decide what is written with it.
 _WEIGHTS = ("base_weights", "base_config")

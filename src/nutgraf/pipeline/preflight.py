@@ -6,7 +6,9 @@ but no weights.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from nutgraf.config import Config, LoraSettings, systems
 from nutgraf.config.load import with_overrides
@@ -14,13 +16,14 @@ from nutgraf.config.types import Choices
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.evaluation.significance import check_resamples
 from nutgraf.modeling.model_folder import check_folder
+from nutgraf.storage.run_folder import MANIFESTS
 from nutgraf.training.budget import total_steps, warmup_steps
 from nutgraf.training.tracking import installed_trackers
 
 
 def of_settings(config: Config) -> list[str]:
     """Return a line for each setting that a stage would refuse."""
-    return _collect(config, (_resamples, _warmup, _trackers))
+    return _collect(config, (_places, _resamples, _warmup, _trackers))
 
 
 def of_models(config: Config) -> list[str]:
@@ -30,6 +33,11 @@ def of_models(config: Config) -> list[str]:
     """
     cluster = config.ray.address is not None
     return _collect(config, [_devices, _base, _rivals, *([_cluster] if cluster else [])])
+
+
+def of_storage(config: Config) -> list[str]:
+    """Return a line if the storage cannot be read."""
+    return _collect(config, [_storage])
 
 
 def require(problems: Iterable[str]) -> None:
@@ -46,6 +54,37 @@ def _collect(config: Config, checks: Iterable[Callable[[Config], None]]) -> list
         except UserError as error:
             problems.append(str(error))
     return list(dict.fromkeys(problems))
+
+
+def _places(config: Config) -> None:
+    """Refuse a run folder or a storage on this machine that cannot be written to."""
+    if "://" in config.run:
+        raise UserError(f"run is {config.run!r}: give a folder here, and set storage to that")
+    places = {"run": Path(config.run)}
+    if config.storage and "://" not in config.storage:
+        places["storage"] = Path(config.storage)
+    for setting, path in places.items():
+        try:
+            nearest = next(p for p in (path, *path.parents) if p.exists())
+            why = "a file is in its place" if not nearest.is_dir() else "it is not yours to write"
+            fine = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+        except OSError as error:
+            fine, why = False, error.strerror
+        if not fine:
+            raise UserError(f"{setting} {path} cannot be written ({why}): give another folder")
+    run, *storage = (path.resolve() for path in places.values())
+    if any(run in (place, *place.parents) or place in run.parents for place in storage):
+        raise UserError(f"storage {config.storage} and run overlap: give another folder")
+
+
+def _storage(config: Config) -> None:
+    if config.storage:
+        from nutgraf.storage.remote_files import RemoteFiles, Unreachable
+
+        try:
+            RemoteFiles(config.storage).names(MANIFESTS)
+        except Unreachable as error:
+            raise UserError(str(error)) from error
 
 
 def _resamples(config: Config) -> None:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from nutgraf.config import Config
+from nutgraf.config import Config, effects
 from nutgraf.config.load import to_yaml, with_overrides
 from nutgraf.core.console import show_log
 from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.files import write_text
 from nutgraf.pipeline import artifacts, preflight
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 from nutgraf.storage.run_lock import run_lock
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool
     if (config.ray.address or "").startswith("ray://"):
         return _run_on_cluster(config, stages, force)
     preflight.require(preflight.of_settings(config))
+    for line in effects.idle(config):
+        logger.warning(line)
     folder = RunFolder(config.run)
     check = functools.cache(lambda: preflight.require(preflight.of_models(config)))
     anything = False

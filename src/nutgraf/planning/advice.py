@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from nutgraf.config import Config
+from nutgraf.config import Config, effects
 from nutgraf.config.load import with_overrides
 from nutgraf.core.units import duration, memory
 from nutgraf.planning.duration import Plan
@@ -20,6 +20,7 @@ ROUGE1_DEVIATION = 12.3
 def settings_advice(config: Config) -> Iterator[str]:
     """Yield what follows from the settings alone, a line each: `setting value: its cost`."""
     data, search, beams = config.data, config.search, config.generate.num_beams
+    yield from effects.idle(config)
     if data.test_examples is not None and data.test_examples < 100:
         interval = 1.96 * ROUGE1_DEVIATION / math.sqrt(data.test_examples)
         yield (

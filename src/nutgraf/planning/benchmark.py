@@ -25,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
-from nutgraf.data.prompts import Example
+from nutgraf.data.examples import Example
 from nutgraf.generation.decoding import generate
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.attention import training_attention

@@ -11,7 +11,7 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.core.errors import Failure
-from nutgraf.data.prompts import Example
+from nutgraf.data.examples import Example
 from nutgraf.modeling.load import choose_device
 from nutgraf.modeling.shape import read_dims
 from nutgraf.planning.benchmark import Benchmark, cores_in_use, open_benchmark, trial_threads

@@ -18,7 +18,7 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.core.errors import Failure
-from nutgraf.data.prompts import Example
+from nutgraf.data.examples import Example
 from nutgraf.parallel import ray_cluster  # before Ray: its environment
 from nutgraf.search import trial_worker
 from nutgraf.search.packed_client import PackedTraining

@@ -18,7 +18,7 @@ from nutgraf.core.units import perplexity
 
 if TYPE_CHECKING:
     from nutgraf.config import Config
-    from nutgraf.data.prompts import Example
+    from nutgraf.data.examples import Example
     from nutgraf.training.history import Evaluation
     from nutgraf.training.job import TrainingJob
 

@@ -21,8 +21,9 @@ from typing import TypeAlias
 from nutgraf.core.errors import Failure, UserError, without_secrets
 from nutgraf.core.files import move, sha256, sync_all, write_text
 from nutgraf.storage import work_claim
+from nutgraf.storage.artefact import SEALED, UNFINISHED
 from nutgraf.storage.remote_files import RemoteFiles, check_name
-from nutgraf.storage.run_folder import MANIFESTS, SEALED, UNFINISHED, RunFolder
+from nutgraf.storage.run_folder import MANIFESTS, RunFolder
 
 logger = logging.getLogger(__name__)
 

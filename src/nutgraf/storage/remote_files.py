@@ -20,6 +20,7 @@ from pyarrow import fs
 
 from nutgraf.core.errors import Failure, UserError, library_errors
 from nutgraf.core.files import sha256
+from nutgraf.core.paths import absolute
 
 _CHUNK = 8 << 20  # bytes read at a time
 # File systems on which a file appears at its close; on others it is renamed once it is whole.
@@ -150,7 +151,7 @@ def check_name(name: str) -> None:
 def _open(uri: str) -> tuple[Any, str]:
     """Return the file system of an address, and the path in it. Raises UserError."""
     if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        return fs.LocalFileSystem(), absolute(uri)
     if uri.startswith("s3://"):  # a small file is written by one request then, not three
         uri += f"{'&' if '?' in uri else '?'}allow_delayed_open=true"
     change = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nutgraf.config import Config
 from nutgraf.core.errors import Failure
-from nutgraf.data.prompts import Example
+from nutgraf.data.examples import Example
 from nutgraf.modeling import batching
 from nutgraf.training import budget
 from nutgraf.training.history import Evaluation

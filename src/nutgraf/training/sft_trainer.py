@@ -25,7 +25,7 @@ from trl import SFTConfig, SFTTrainer
 
 from nutgraf.core.files import written_by_others
 from nutgraf.core.signals import Stopped
-from nutgraf.data.prompts import IGNORED, Example
+from nutgraf.data.examples import IGNORED, Example
 from nutgraf.modeling import adapters, batching
 from nutgraf.modeling.attention import training_attention
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE

@@ -22,7 +22,8 @@ from nutgraf.evaluation.rouge import ROUGE_TYPES
 from nutgraf.pipeline import artifacts
 from nutgraf.report import model_card
 from nutgraf.report.formatting import table_records
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 
 Row = dict[str, Any]
 

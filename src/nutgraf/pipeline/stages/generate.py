@@ -14,14 +14,16 @@ from nutgraf.config import Config
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, base_system
 from nutgraf.core.files import Journal, write_records
 from nutgraf.data import article_store
-from nutgraf.data.prompts import Encoded, summary_text
+from nutgraf.data.examples import Encoded
+from nutgraf.data.prompts import summary_text
 from nutgraf.data.rows import Article
 from nutgraf.data.token_store import TokenFile
 from nutgraf.generation import external, extractive
 from nutgraf.generation.backends import Backend, open_backend
 from nutgraf.modeling.load import choose_device, load_tokenizer
 from nutgraf.parallel.executor import open_executor
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster

@@ -15,13 +15,15 @@ from nutgraf.config import Config
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import write_json, write_records
 from nutgraf.data import article_store, data_card, load, token_store
+from nutgraf.data.examples import Encoded
 from nutgraf.data.load import Split
-from nutgraf.data.prompts import Encoded, Frame, PromptError, Renderer
+from nutgraf.data.prompts import Frame, PromptError, Renderer
 from nutgraf.data.rows import Article, Reject, check_rejected
 from nutgraf.data.sources import SPLITS
 from nutgraf.generation import external
 from nutgraf.modeling.load import load_tokenizer
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from nutgraf.report.describe import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.report.figures import canvas, scores, search
 from nutgraf.report.formatting import table_records
 from nutgraf.report.terminal_table import seed_spread
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 
 
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:

@@ -17,7 +17,8 @@ from nutgraf.evaluation import rouge
 from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 
 _SUMMARIES_PER_PROCESS = 600  # they take about as long as starting a process
 

@@ -34,9 +34,10 @@ from nutgraf.search.trial import (
     describe_proposals,
     evaluated_weights,
 )
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training.budget import draw_examples, max_examples_seen
-from nutgraf.training.tracking import installed_trackers, track_training
+from nutgraf.training.tracking import track_training
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,6 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     finished one, if settings of the search itself have changed.
     """
     study, config = config, artifacts.with_first_seed(config)
-    installed_trackers(config.tracking.to)  # a UserError, if one is not installed
     with outdated[0].writing(resume=True) as scratch:
         out = scratch / "search"
         stored = TokenFile(folder.tokens("train"))

@@ -12,20 +12,21 @@ import torch
 
 from nutgraf.config import Config
 from nutgraf.core.files import read_json, write_json
-from nutgraf.data.prompts import Example, Rows
+from nutgraf.data.examples import Example, Rows
 from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.parallel.background_jobs import run_jobs
 from nutgraf.parallel.executor import open_executor
 from nutgraf.pipeline import artifacts
 from nutgraf.planning.packing import Choice, choose_packing
-from nutgraf.storage.run_folder import Artefact, RunFolder
+from nutgraf.storage.artefact import Artefact
+from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training.budget import draw_examples, total_examples
 from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation, TrainingResult
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.packed.loop import fit_packed
-from nutgraf.training.tracking import Curves, installed_trackers, track_training
+from nutgraf.training.tracking import Curves, track_training
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,6 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     has trials (`search.concurrent`): two cores do more as two processes than as two threads. If
     the search's trials were faster packed together, these are packed together too.
     """
-    installed_trackers(config.tracking.to)  # a UserError, if one is not installed
     on_cluster = config.ray.address is not None
     at_a_time = config.search.parallel_trials
     if on_cluster:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from nutgraf.core import signals
 from nutgraf.core.errors import Failure, one_line
 from nutgraf.core.signals import Stopped
-from nutgraf.data.prompts import IGNORED
+from nutgraf.data.examples import IGNORED
 from nutgraf.modeling.attention import training_attention
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from nutgraf.core.errors import Failure
 from nutgraf.core.files import written_by_others
-from nutgraf.data.prompts import Example
+from nutgraf.data.examples import Example
 from nutgraf.modeling import adapters
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss
