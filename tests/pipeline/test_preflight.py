@@ -114,10 +114,16 @@ def test_run_says_it_before_its_first_stage(tmp_path: Path, word, value):
 def test_a_place_that_cannot_be_written_is_refused_before_anything(tmp_path):
     (tmp_path / "file").touch()
     for settings, said in (
-        ({"run": f"{tmp_path}/file/runs"}, f"run {tmp_path}/file/runs cannot be written (a file"),
+        (
+            {"run": f"{tmp_path}/file/runs"},
+            f"run {tmp_path}/file/runs cannot be made ({tmp_path}/file is",
+        ),
         ({"run": "s3://bucket/run"}, "run is 's3://bucket/run': give a folder here, and set stor"),
         ({"run": f"{tmp_path}/{'x' * 300}"}, "run "),
-        ({"storage": f"{tmp_path}/file"}, f"storage {tmp_path}/file cannot be written (a file"),
+        (
+            {"storage": f"{tmp_path}/file"},
+            f"storage {tmp_path}/file cannot be made ({tmp_path}/file is",
+        ),
         (
             {"run": f"{tmp_path}/a", "storage": f"{tmp_path}/a/b"},
             f"storage {tmp_path}/a/b and run overlap",

@@ -58,6 +58,8 @@ def _collect(config: Config, checks: Iterable[Callable[[Config], None]]) -> list
 
 def _places(config: Config) -> None:
     """Refuse a run folder or a storage on this machine that cannot be written to."""
+    if (config.ray.address or "").startswith("ray://"):
+        return  # they are places of the cluster
     if "://" in config.run:
         raise UserError(f"run is {config.run!r}: give a folder here, and set storage to that")
     places = {"run": Path(config.run)}
@@ -66,12 +68,12 @@ def _places(config: Config) -> None:
     for setting, path in places.items():
         try:
             nearest = next(p for p in (path, *path.parents) if p.exists())
-            why = "a file is in its place" if not nearest.is_dir() else "it is not yours to write"
             fine = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
-        except OSError as error:
+            why = f"{nearest} is no folder that you may write to"
+        except OSError as error:  # the name is too long, say
             fine, why = False, error.strerror
         if not fine:
-            raise UserError(f"{setting} {path} cannot be written ({why}): give another folder")
+            raise UserError(f"{setting} {path} cannot be made ({why}): give another folder")
     run, *storage = (path.resolve() for path in places.values())
     if any(run in (place, *place.parents) or place in run.parents for place in storage):
         raise UserError(f"storage {config.storage} and run overlap: give another folder")
