@@ -155,20 +155,17 @@ def _row(name: str) -> str:
 def idle(config: Config) -> Iterator[str]:
     """Yield a line for each setting that is given, and has no effect beside another."""
     data, model = config.data, config.model
-    of_hub, columns = ["name", "revision"], ["id_column", "article_column", "summary_column"]
+    files = ["name", "revision", "split_column"]
+    columns = ["id_column", "article_column", "summary_column", "allow_overlap"]
+    newswire = data.source == "newswire" and not data.train
+    local_base = model.base == "pocket" or os.path.isabs(model.base)
     rules: list[tuple[object, str, list[str], str]] = [
-        (data.train, "data", ["source", *of_hub, "split_column"], "data.train is given"),
-        (
-            data.source == "newswire" and not data.train,
-            "data", [*of_hub, *columns, "split_column"], "data.source is newswire",
-        ),
+        (data.train, "data", ["source", *files], "data.train is given"),
+        (newswire, "data", [*files, *columns], "data.source is newswire"),
         (os.path.isabs(data.source), "data", ["revision"], "data.source is not on the Hub"),
-        (
-            model.base == "pocket" or os.path.isabs(model.base),
-            "model", ["revision"], "model.base is not on the Hub",
-        ),
+        (local_base, "model", ["revision"], "model.base is not on the Hub"),
         (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),
-    ]  # fmt: skip
+    ]
     for rival, own in config.rivals.items():
         section = f"rivals.{rival}"
         rules += [

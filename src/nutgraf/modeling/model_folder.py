@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nutgraf.core.errors import UserError
+from nutgraf.core.errors import UserError, library_errors
 from nutgraf.core.files import read_json
 
 _POINTER = b"version https://git-lfs.github.com/"
@@ -59,7 +59,8 @@ def _fault(folder: Path, whole: bool) -> str | None:
             return None
         return "has no weights in safetensors; pickles are not read, since they can run code"
     if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        with library_errors(f"{folder}/adapter_config.json cannot be read", "give another folder"):
+            base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         return f"is an adapter, no model: give its base, {base!r}, or the merged model"
     names = sorted(path.name for path in folder.iterdir())
     if gguf := [name for name in names if name.lower().endswith(".gguf")]:
