@@ -71,7 +71,7 @@ def _places(config: Config) -> None:
             fine = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
             why = f"{nearest} is no folder that you may write to"
         except OSError as error:  # the name is too long, say
-            fine, why = False, error.strerror
+            fine, why = False, str(error.strerror)
         if not fine:
             raise UserError(f"{setting} {path} cannot be made ({why}): give another folder")
     run, *storage = (path.resolve() for path in places.values())
