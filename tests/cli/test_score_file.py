@@ -279,6 +279,9 @@ def test_rows_with_flagged_spans_go_to_a_file(capsys, file, tmp_path, suffix):
     ]  # fmt: skip
     assert all(row["summary"][flag["start"] : flag["end"]] == flag["text"] for flag in flags)
     assert (row["reference"], int(float(row["row"]))) == (ROWS[1]["gold"], 2)
+    write(file, [ROWS[0], {**ROWS[1], "id": None}, {**ROWS[2], "id": "ç"}])
+    scored(capsys, file, *COLUMNS, "--out", str(out))
+    assert [row.get("id") or None for row in tables.read_rows(out)] == ["a", None, "ç"]
     for bad in (tmp_path / "rows.txt", file):
         line = complaint(capsys, str(file), *COLUMNS, "--out", str(bad))
         assert "give a file that ends in .csv" in line or "is what is scored" in line
@@ -319,6 +322,11 @@ def test_marks_of_generators_are_cleaned_and_counted(capsys, tmp_path):
     assert (found["marks_cleaned"]["<q>"], found["without_words"]) == (2, 1)
     assert main.main(["score", str(ours), str(gold)]) == 0
     assert "marks of generators, cleaned: " in capsys.readouterr().out
+    text = "Smith &amp; Sons -LRB- AP -RRB- sent 2 @,@ 500 people home .<n>It &#39;s over ."
+    scores = nutgraf.score([text], [text], [text])
+    assert scores.marks_cleaned["&amp;"] == 2
+    values = [scores.indicators[name] for name in ("unsupported_numbers", "novel_2grams")]
+    assert values == [0, 0]
 
 
 # Mistakes.

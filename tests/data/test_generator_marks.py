@@ -62,6 +62,12 @@ def test_ordinary_text_stays_as_it_is(text):
     assert without_marks(text) == (text, {})
 
 
+def test_marks_that_the_article_has_too_are_its_own():
+    text = "CNN -LRB- AP -RRB- .<n>BERT ends at [SEP] ."
+    clean = "CNN -LRB- AP -RRB- .\nBERT ends at [SEP] ."
+    assert without_marks(text, "BERT takes [sep] -LRB- x -RRB- .") == (clean, {"<n>": 1})
+
+
 def test_marks_are_no_words_numbers_or_ends_of_a_summary():
     text = "The mayor of Kent left .<q>It&#39;s over .</s>"
     article = "The mayor of Kent left. It's over."

@@ -19,7 +19,7 @@ import pytest
 
 from nutgraf.config import DataConfig
 from nutgraf.core.errors import Failure, UserError
-from nutgraf.data import article_store, data_card, load, sources, tables
+from nutgraf.data import article_store, data_card, load, names, sources, tables
 from nutgraf.data.rows import Article, count_reasons
 from nutgraf.data.text import clean_text
 
@@ -128,6 +128,12 @@ def test_commas_in_names_part_no_columns_beside_semicolons(tmp_path):
     (tmp_path / "a.csv").write_text("id;text;score, mean, of, 3\n1;A, b, c;0,5\n")
     (row,) = tables.read_rows(tmp_path / "a.csv")
     assert row == {"id": "1", "text": "A, b, c", "score, mean, of, 3": "0,5"}
+    (tmp_path / "a.csv").write_text('"The\ntext";"Its\nid"\nA, b;1\nx\n')
+    found = list(tables.read_rows_or_broken(tmp_path / "a.csv"))
+    assert found[0] == {"The\ntext": "A, b", "Its\nid": "1"}
+    assert str(found[1]).startswith("line 5 is ragged")
+    assert names.find_column("its id", found[0]) == "Its\nid"
+    assert names.find_column("r\u00e9sum\u00e9", ["Re\u0301sume\u0301"])
     (tmp_path / "a.csv").write_text('a,b\n1,2\n"He said \\"no\\", twice",x\n')
     with pytest.raises(UserError, match=r"a.csv line 3 is not CSV: .* in a quoted text, \" is"):
         list(tables.read_rows(tmp_path / "a.csv"))
@@ -352,6 +358,11 @@ def test_cleaning_leaves_wording_alone():
             "a.txt",
             b"x",
             r"a\.txt is of an unknown kind: give \.jsonl, \.json, \.csv",
+        ),
+        (
+            "a.csv",
+            "article\nСухопутные войска".encode("cp1251"),
+            "neither UTF-8 nor Windows-1252: save it",
         ),
         ("a.jsonl", b"", r"a\.jsonl has no usable row for train: 0 read"),
         ("a.jsonl", b'{"article": "", "highlights": ""}', r"1 read, rejected 1 article empty"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import io
 import json
 import math
@@ -14,8 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 
 from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core import files
@@ -194,7 +192,7 @@ def _row(
 ) -> Row:
     """Clean the texts of a row; `columns` names the columns of each in a message.
 
-    Summary and references lose the marks that generators leave.
+    All lose the marks that generators leave, or what an article shares would seem to be new.
     Of several references some may be empty: they are as many as the row has.
     """
     given = texts["reference"]
@@ -206,8 +204,8 @@ def _row(
     def clean(kind: str, value: object) -> str:
         try:
             text = usable_text(value)
-            if kind != "article":
-                text, found = without_marks(text)
+            text, found = without_marks(text)
+            if kind != "article":  # whose marks are no fault of a summary
                 marks.update(found)
             if not text.strip():
                 raise TextError("empty")
@@ -251,25 +249,17 @@ def _write(out: Path, rows: Sequence[Row], scores: Scores) -> None:
         }
         for number, (row, scored) in enumerate(zip(rows, scores.rows, strict=True), 1)
     ]
-    suffix = out.suffix.lower()
-    if suffix == ".jsonl":
+    table = pd.DataFrame(records)
+    if out.suffix.lower() == ".jsonl":
         files.write_records(out, records)
-    elif suffix == ".csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, records[0], lineterminator="\n")
-        writer.writeheader()
-        for record in records:
-            lists = {
-                k: json.dumps(v, ensure_ascii=False)
-                for k, v in record.items()
-                if isinstance(v, list)
-            }
-            writer.writerow(record | lists)
-        files.write_text(out, text.getvalue())
+    elif out.suffix.lower() == ".csv":
+        for name in {"flags", "references"} & {*table}:
+            table[name] = [json.dumps(cell, ensure_ascii=False) for cell in table[name]]
+        files.write_text(out, table.to_csv(index=False, lineterminator="\n"))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = out.with_name(f".{out.name}.part")
-        pq.write_table(pa.Table.from_pylist(records), scratch)
+        table.to_parquet(scratch, index=False)
         files.move(scratch, out)
 
 

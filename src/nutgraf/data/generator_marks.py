@@ -42,8 +42,10 @@ _BRACKETS = dict(zip(["LRB", "RRB", "LSB", "RSB", "LCB", "RCB"], "()[]{}", stric
 _BEGIN = {"▁": 1 / 3, "Ġ": 1 / 2}
 
 
-def without_marks(text: str) -> tuple[str, Counter[str]]:
+def without_marks(text: str, source: str = "") -> tuple[str, Counter[str]]:
     """Return a text without a generator's marks, and how often it had each.
+
+    Those that stand in `source`, which it is compared with as it is, are no generator's, and stay.
 
     Marks between sentences become line ends; entities, escapes, brackets and word pieces become
     what they stand for; special tokens go. Labels such as `Summary:` are words, and stay.
@@ -51,7 +53,7 @@ def without_marks(text: str) -> tuple[str, Counter[str]]:
     found: Counter[str] = Counter()
 
     def plain(mark: Match[str]) -> str:
-        text = _plain(mark)
+        text = mark[0] if mark[0].lower() in source.lower() else _plain(mark)
         if text != mark[0]:  # `&D;` is no entity
             found["<think>" if mark.lastgroup == "thought" else mark[0].strip()] += 1
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 # Usual names of the columns that settings name.
@@ -53,4 +54,5 @@ def split_of_file(name: str) -> str | None:
 
 def _plain(name: str) -> str:
     """Return a name without case, white space, invisible characters, `_` and `-`."""
-    return re.sub(r"[\W_]+", "", str(name).casefold()) or name
+    plain = unicodedata.normalize("NFKC", str(name)).casefold()
+    return re.sub(r"[\W_]+", "", plain) or name

@@ -10,6 +10,7 @@ import io
 import logging
 import lzma
 import re
+import string
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +47,9 @@ _FOREIGN = {
     b"\x89PNG": f"a picture: {_AS_TEXT}",
     b"\xff\xd8\xff": f"a picture: {_AS_TEXT}",
 }
-_ABOVE_ASCII = re.compile(rb"[\x80-\xff]+")
-_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+# How Python decodes a byte that is not UTF-8 with surrogateescape.
+UNDECODED = re.compile("[\udc80-\udcff]")
+_LETTERS = string.ascii_letters.encode()
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -93,31 +95,32 @@ def _warn_once(message: str) -> None:
 def encoding_of_table(path: Path, head: bytes) -> str:
     """Return the encoding of a CSV file; warn if it is Windows-1252, as Excel saves it.
 
-    It is that if most bytes above ASCII are not UTF-8. Other files with such bytes are UTF-8 with
-    damaged rows.
+    It is that if most characters above ASCII are not UTF-8. Other files with such bytes are UTF-8
+    with damaged rows. Raises UserError if ASCII has less than half of the letters: no text of
+    Windows-1252, but maybe one of another code page.
     """
     if encoding := encoding_by_mark(head):
         return encoding
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+    ascii_letters = valid = other = 0
+    example = ""
     with open_bytes(path) as file:
-        try:
-            while chunk := file.read(2**20):
-                decoder.decode(chunk)
-            return "utf-8-sig"
-        except UnicodeDecodeError:
-            file.seek(0)
-        valid = other = 0
-        example = b""
         while chunk := file.read(2**20):
-            for run in _ABOVE_ASCII.finditer(chunk):
-                good = sum(map(len, _UTF8.findall(run[0])))
-                valid, other = valid + good, other + len(run[0]) - good
-                if good < len(run[0]) and not example:
-                    example = chunk[max(0, run.start() - 20) : run.end() + 20]
-    return "utf-8-sig" if valid >= other else _windows(path, example)
-
-
-def _windows(path: Path, example: bytes) -> str:
-    shown = " ".join(example.decode("cp1252", "replace").split())
+            text = decoder.decode(chunk)
+            ascii_letters += len(chunk) - len(chunk.translate(None, _LETTERS))
+            if text.isascii():
+                continue
+            undecoded = len(UNDECODED.findall(text))
+            valid += len(text) - len(text.encode("ascii", "ignore")) - undecoded
+            other += undecoded
+            if undecoded and not example:
+                at = UNDECODED.search(text).start()  # type: ignore[union-attr]
+                example = text[max(0, at - 20) : at + 20]
+    if valid >= other:
+        return "utf-8-sig"
+    if other > ascii_letters:
+        raise UserError(f"{path} is neither UTF-8 nor Windows-1252: save it as UTF-8")
+    raw = example.encode("utf-8", "surrogateescape")
+    shown = " ".join(raw.decode("cp1252", "replace").split())
     _warn_once(f"{path} is not UTF-8: read as Windows-1252, as in “{shown}”; save it as UTF-8")
     return "cp1252"

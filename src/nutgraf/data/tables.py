@@ -18,6 +18,7 @@ from nutgraf.core.errors import UserError, one_line
 from nutgraf.data.json_rows import BrokenRow, Row, read_json
 from nutgraf.data.source_files import (
     DAMAGED,
+    UNDECODED,
     bare_suffix,
     encoding_of_table,
     open_bytes,
@@ -33,8 +34,6 @@ _KINDS = {
 }
 _MAX_CELL_BYTES = 2**31 - 1
 _AROUND_NAMES = " \t\u00a0\u200b\ufeff"
-# How Python decodes a byte that is not UTF-8 with surrogateescape.
-_UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 def is_table(path: Path) -> bool:
@@ -110,6 +109,8 @@ def _csv(path: Path, head: bytes) -> Iterator[Row | BrokenRow]:
         sep = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"))  # a line for Excel
         while first and (not first.strip() or skipped < bool(sep)):
             skipped, first = skipped + 1, next(lines, "")
+        while first.count('"') % 2 and (more := next(lines, "")):  # a name of several lines
+            skipped, first = skipped + 1, first + more
         delimiter = sep[1] if sep else _delimiter(first)
         reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
         header: list[str] = []
@@ -135,7 +136,7 @@ def _csv(path: Path, head: bytes) -> Iterator[Row | BrokenRow]:
                 continue
             while len(cells) > len(header) and not cells[-1]:  # Excel fills up rows
                 cells.pop()
-            if any(map(_UNDECODED.search, cells)):
+            if any(map(UNDECODED.search, cells)):
                 yield BrokenRow(place, "not UTF-8", "a byte of it is no part of a character")
             elif len(cells) != len(header):
                 yield BrokenRow(
@@ -158,7 +159,7 @@ def _delimiter(header: str) -> str:
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
-    if any(map(_UNDECODED.search, cells)):
+    if any(map(UNDECODED.search, cells)):
         raise UserError(f"{path} is not UTF-8 text, its header already: save it as UTF-8")
     cells = [name.strip(_AROUND_NAMES) for name in cells]
     _check_names(path, [name for name in cells if name])

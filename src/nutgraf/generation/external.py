@@ -36,7 +36,7 @@ def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -
     one, and scores 0. Raise UserError for a missing column, a summary that is not text, an id with
     two summaries, and articles without one.
     """
-    ids = {article.id for article in articles}
+    sources = {article.id: f"{article.article} {article.reference}" for article in articles}
     summaries: dict[str, str] = {}
     found, marked = Counter[str](), 0
     for row in tables.read_rows(Path(str(rival.file))):
@@ -49,14 +49,14 @@ def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -
                 )
             cells.append(row[there])
         key, text = clean_text(str(cells[0])), cells[1]
-        if key not in ids or text is None:
+        if key not in sources or text is None:
             continue
         if not isinstance(text, str):
             raise UserError(
                 f"{rival.file}: the summary of article {key!r} is {text!r}, not text: correct "
                 f"it, or rivals.{name}.summary (now {rival.summary!r})"
             )
-        text, marks = without_marks(clean_text(text))
+        text, marks = without_marks(clean_text(text), sources[key])
         found.update(marks)
         marked += bool(marks)
         if summaries.setdefault(key, text) != text:
