@@ -17,10 +17,10 @@ import pandas as pd
 
 from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core import files
-from nutgraf.core.errors import UserError, did_you_mean, one_line, visible
+from nutgraf.core.errors import UserError, one_line, visible
 from nutgraf.data import tables
 from nutgraf.data.generator_marks import without_marks
-from nutgraf.data.names import find_column
+from nutgraf.data.names import find_column, no_column
 from nutgraf.data.rouge_tokens import MIN_LETTERS
 from nutgraf.data.source_files import DAMAGED, encoding_of_table, open_bytes, read_head
 from nutgraf.data.text import TextError, usable_text
@@ -116,10 +116,7 @@ def _names(name: str, row: Mapping[str, Any], column: str, kind: str) -> list[st
     name_and_number = re.compile(re.escape(column) + r"[-_. ]?\d+", re.IGNORECASE)
     numbered = [other for other in row if name_and_number.fullmatch(other)]
     if not numbered or kind != "reference":
-        raise UserError(
-            f"{name} has no column {column!r}{did_you_mean(column, row)} "
-            f"(it has {tables.listed(row)})"
-        )
+        raise no_column(name, column, row, f"set --{kind}")
     return numbered
 
 

@@ -22,17 +22,7 @@ Row = dict[str, Any]
 _SPACE = re.compile(r"\s*")
 _MARK = b"\xef\xbb\xbf"
 # Keys below which programs put rows.
-_ROWS = {
-    "data",
-    "rows",
-    "records",
-    "items",
-    "examples",
-    "instances",
-    "articles",
-    "documents",
-    "docs",
-}
+_ROWS = {*"data rows records items examples instances articles documents docs".split()}
 _LONG = 200  # characters of a text that no description of a data set has
 
 
@@ -171,9 +161,9 @@ def _rows_within(value: Row, name: str) -> Iterable[object]:
     if any(isinstance(cell, str) and len(cell) > _LONG for cell in value.values()):
         return [value]
     below = {key: cell for key, cell in value.items() if _all(cell, dict)}
-    usual = [key for key in below if key.lower() in _ROWS]
-    if len(below) == 1 or len(usual) == 1:
-        rows = below[usual[0] if len(usual) == 1 else next(iter(below))]
+    usual = {key: cell for key, cell in below.items() if key.lower() in _ROWS}
+    if len(usual) == 1 or len(below) == 1:
+        (rows,) = usual.values() if len(usual) == 1 else below.values()
         inner = [row.get("row") for row in rows]  # as the viewer of the Hub gives them
         return inner if _all(inner, dict) else rows
     if below:
@@ -186,19 +176,14 @@ def _rows_within(value: Row, name: str) -> Iterable[object]:
     if _all(value.get("columns"), str) and _all(value.get("data"), list):  # pandas, by "split"
         return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
     cells = list(value.values())
-    if (
-        len(cells) == 1
-        and isinstance(cells[0], dict)
-        and any(_all(c, dict) for c in cells[0].values())
-    ):
-        return _rows_within(cells[0], name)
+    match cells:
+        case [dict(only)] if any(_all(cell, dict) for cell in only.values()):
+            return _rows_within(only, name)
     if all(isinstance(cell, list) for cell in cells) and len({len(cell) for cell in cells}) == 1:
         return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
     if all(isinstance(cell, dict) for cell in cells):
-        if all(key.isdigit() for cell in cells for key in cell) and not all(
-            map(str.isdigit, value)
-        ):
-            keys = dict.fromkeys(key for cell in cells for key in cell)
+        keys = dict.fromkeys(key for cell in cells for key in cell)
+        if all(map(str.isdigit, keys)) and not all(map(str.isdigit, value)):
             return [{column: cell.get(key) for column, cell in value.items()} for key in keys]
         return [{"id": key, **row} for key, row in value.items()]
     return [value]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+
+from nutgraf.core.errors import UserError, did_you_mean
 
 # Usual names of the columns that settings name.
 USUAL: dict[str, tuple[str, ...]] = {
@@ -37,6 +40,21 @@ def find_column(name: str, columns: Iterable[str], others: Sequence[str] = ()) -
         if len(close) == 1:
             return close[0]
     return None
+
+
+def no_column(where: object, name: str, columns: Iterable[str], change: str) -> UserError:
+    """Return the error for a column that is not there; `change` is what to do."""
+    columns = [*filter(None, columns)]
+    return UserError(
+        f"{where} has no column {name!r}{did_you_mean(name, columns)} (it has "
+        f"{listed(columns) or 'none'}): {change}"
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message, the first 20 of many."""
+    shown = list(itertools.islice(names, 21))
+    return ", ".join([*shown[:20], "…"] if len(shown) > 20 else shown)
 
 
 def split_of(value: object) -> str | None:

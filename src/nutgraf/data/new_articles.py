@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nutgraf.core.errors import NutgrafError, UserError, did_you_mean
+from nutgraf.core.errors import NutgrafError, UserError
 from nutgraf.data import tables, web_page
 from nutgraf.data.fetch import fetch_article, is_address
 from nutgraf.data.json_rows import BrokenRow, Row, rows_of_json
-from nutgraf.data.names import USUAL, find_column
+from nutgraf.data.names import USUAL, find_column, listed, no_column
 from nutgraf.data.source_files import DAMAGED, bare_suffix, check_kind, open_bytes
 from nutgraf.data.text import HEAD, TextError, encoding_by_mark, usable_text
 
@@ -117,7 +117,7 @@ def _files(folder: Path) -> list[Path]:
         what = (
             "1 file of another kind is" if len(others) == 1 else f"{len(others)} of other kinds are"
         )
-        logger.warning(f"{folder}: {what} left out: {tables.listed(others)}")
+        logger.warning(f"{folder}: {what} left out: {listed(others)}")
     return known
 
 
@@ -190,10 +190,7 @@ def _rows(
 def _column(where: str, name: str, row: Row, usual: Sequence[str] = ()) -> str:
     column = find_column(name, row, usual)
     if column is None:
-        raise UserError(
-            f"{where} has no column {name!r}{did_you_mean(name, row)} "
-            f"(it has {tables.listed(row)}): name it with --article COL or --id COL"
-        )
+        raise no_column(where, name, row, "name it with --article COL or --id COL")
     return column
 
 

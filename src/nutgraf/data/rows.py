@@ -11,10 +11,9 @@ from typing import Any
 
 from nutgraf.config import DataConfig
 from nutgraf.config.evaluation import RougeTokenizer
-from nutgraf.core.errors import UserError, did_you_mean, one_line
-from nutgraf.data import tables
+from nutgraf.core.errors import UserError, one_line
 from nutgraf.data.json_rows import BrokenRow, OtherSplit
-from nutgraf.data.names import USUAL, find_column
+from nutgraf.data.names import USUAL, find_column, no_column
 from nutgraf.data.rouge_tokens import check_letters, has_rouge_tokens, letters_counted
 from nutgraf.data.text import TextError, clean_text, usable_text
 
@@ -153,10 +152,7 @@ class Reader:
         for setting in settings if self.columns else []:
             column = getattr(self.data, setting)
             if self.names[setting] not in self.columns:
-                raise UserError(
-                    f"{self.source} has no column {column!r}{did_you_mean(column, self.columns)} "
-                    f"(it has {tables.listed(self.columns)}): set data.{setting}"
-                )
+                raise no_column(self.source, column, self.columns, f"set data.{setting}")
         knob = "score.tokenizer unicode"
         self.letters = check_letters(self._shares, f"{self.source} for {self.split}", knob)
         if not self.usable:

@@ -22,6 +22,7 @@ from nutgraf.core.errors import UserError
 from nutgraf.data.text import HEAD, encoding_by_mark
 
 logger = logging.getLogger(__name__)
+_warn_once = functools.cache(logger.warning)  # a file is read more than once
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeError, pa.ArrowException)
@@ -85,11 +86,6 @@ def check_kind(name: str, head: bytes) -> None:
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
             raise UserError(f"{name} is {kind}")
-
-
-@functools.lru_cache(maxsize=64)
-def _warn_once(message: str) -> None:
-    logger.warning(message)
 
 
 def encoding_of_table(path: Path, head: bytes) -> str:

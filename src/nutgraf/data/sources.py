@@ -14,7 +14,7 @@ from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors
 from nutgraf.core.files import digest, files_in, sha256
 from nutgraf.data import tables
 from nutgraf.data.json_rows import BrokenRow, OtherSplit
-from nutgraf.data.names import USUAL, find_column, split_of, split_of_file
+from nutgraf.data.names import USUAL, find_column, no_column, split_of, split_of_file
 from nutgraf.data.rows import NumberedRows
 
 SPLITS = ("train", "validation", "test")
@@ -108,11 +108,8 @@ def _of_split(rows: NumberedRows, data: DataConfig, split: str, notes: list[str]
     if broken and not columns:
         raise UserError(f"{data.source} has no row that can be read: {broken}")
     if columns and column not in columns:
-        raise UserError(
-            f"{data.source} has no column {data.split_column!r}"
-            f"{did_you_mean(data.split_column, columns)} (it has {tables.listed(columns)}): set "
-            "data.split_column, or give data.train, data.validation and data.test"
-        )
+        change = "set data.split_column, or give data.train, data.validation and data.test"
+        raise no_column(data.source, data.split_column, columns, change)
     of_split = [word for word in words if split_of(word) == split]
     if len(of_split) > 1:
         notes.append(f"rows of {_counted(words, of_split)} are taken together")

@@ -8,7 +8,7 @@ import itertools
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,12 +91,6 @@ def check_is_file(path: Path) -> None:
         raise UserError(f"{path} cannot be opened: {one_line(error, 300)}") from None
     if not is_file:
         raise UserError(f"{path} is not a file: give the path of a file")
-
-
-def listed(columns: Iterable[str]) -> str:
-    """Return the names of columns for a message, the first 20 of many."""
-    shown = list(itertools.islice(filter(None, columns), 21))
-    return ", ".join([*shown[:20], "…"] if len(shown) > 20 else shown) or "none"
 
 
 def _csv(path: Path, head: bytes) -> Iterator[Row | BrokenRow]:

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from nutgraf.config import RivalConfig
-from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors
+from nutgraf.core.errors import Failure, UserError, library_errors
 from nutgraf.data import tables
 from nutgraf.data.generator_marks import marks_line, without_marks
-from nutgraf.data.names import find_column
+from nutgraf.data.names import find_column, no_column
 from nutgraf.data.rows import Article
 from nutgraf.data.text import clean_text
 from nutgraf.modeling.batching import length_batches
@@ -43,10 +43,7 @@ def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -
         cells = []
         for setting, column in (("id", rival.id), ("summary", rival.summary)):
             if (there := find_column(column, row)) is None:
-                raise UserError(
-                    f"{rival.file} has no column {column!r}{did_you_mean(column, row)} (it has "
-                    f"{tables.listed(row)}): set rivals.{name}.{setting}"
-                )
+                raise no_column(rival.file, column, row, f"set rivals.{name}.{setting}")
             cells.append(row[there])
         key, text = clean_text(str(cells[0])), cells[1]
         if key not in sources or text is None:
