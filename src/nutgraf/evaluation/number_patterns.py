@@ -74,24 +74,26 @@ NUMBER = re.compile(
 # `# 400` is how tokenized text has £400.
 BEFORE = re.compile(rf"(?:(?:\b[a-z]{{1,3}})?([{SIGNS}])|(#)(?=\s)|\b({_any(CODES)})\.?)\s?$")
 SHARE = re.compile(
+    r"\b(?=[\daefhnoqst])(?:"
     rf"\b(?<!and[\s-])(?P<n>an?|{_any(_UNITS[1:10])})[\s-](?P<part>{_PART})s?\b"
     rf"(?:\s(?:of\s)?an?(?:\s(?P<whole>{_S})\b|(?=\s(?:per\s?cent|{_any(MONEY)}))){_COUNTED})?"
     rf"|\b(?P<some>half|quarter)(?<!and a half)(?:[\s-](?:of\s)?(?:an?\s)?(?P<of>{_S})\b"
     rf"|\sa(?=\s(?:per\s?cent|{_any(MONEY)}))){_COUNTED.replace('unit', 'counted')}"
     r"|\ban?\s(?!hundred|thousand|[mb]illion)[a-z]+\sand\sa\s(?P<more>half|quarter)\b"
-    r"|(?<![\w/.,])(?<!\d[ -])(?P<over>\d)/(?P<under>10|[2-9])(?![\d/])"
+    r"|(?<![\w/.,])(?<!\d[ -])(?P<over>\d)/(?P<under>10|[2-9])(?![\d/]))"
 )
 RATIO = re.compile(
     rf"\b(?P<n>\d{{1,2}}|{_any(_UNITS)})[\s-](?:in|out\sof)[\s-](?:every\s)?(?P<of>[1-9]\d{{0,2}}|{_any(_UNITS[2:])})\b"
 )
 CLOCK = re.compile(
+    r"\b(?=[\defhmnoqstz])(?:"  # what these begin with, for speed
     rf"(?<![\w.,:])(?P<hour>[01]?\d|2[0-3]|{_any(_UNITS[1:13])})(?:[:.](?P<minute>[0-5]\d)(?::\d\d)?)?"
     r"(?:\s?(?P<half>[ap])\.?m\b|\so'clock\b|\s(?:in\sthe\s(?:morning|afternoon|evening)|at\snight)\b)"
     rf"|\b(?:(?P<past>half|quarter|twenty|{_any(_UNITS)}|\d\d?)[\s-]past|(?P<to>quarter)\sto)"
     rf"\s(?P<whole>1[0-2]|[1-9]|{_any(_UNITS[1:13])})\b"
     r"|(?<![\w.,:])(?P<hours>[01]?\d|2[0-3])[:h](?P<minutes>[0-5]\d)(?![\d:])"
     r"|\b(?P<plain>[01]\d[0-5]\d|2[0-3][0-5]\d)(?=\s?(?:gmt|bst|cet|[ecp][sd]t|hours|hrs)\b)"
-    rf"|\b(?P<word>{_any(HOURS)})\b"
+    rf"|\b(?P<word>{_any(HOURS)})\b)"
 )
 PHONE = re.compile(
     r"(?<![\w.,/:-])(?:\+|\(?0)\d[\d ().-]{7,16}\d(?!\w)|\b(?:1-)?\d{3}[ .-]\d{3}-\d{4}\b"
