@@ -131,8 +131,8 @@ def names(text, article=ARTICLE):
 
 def supported(claim, article=ARTICLE):
     known = Facts(article)
-    told = Facts(claim, known)
-    return all(known.supports(fact) for fact in [*told.numbers, *told.names])
+    claimed = Facts(claim, known)
+    return all(known.supports(fact) for fact in [*claimed.numbers, *claimed.names])
 
 
 @pytest.mark.parametrize(
@@ -297,9 +297,9 @@ def test_a_shorter_name_mentions_the_longer_one():
 
 def test_shared_facts_are_counted_once_in_their_longest_form():
     known = Facts("John Smith counted 12 sheep and 3 dogs.")
-    told = Facts("He saw Smith.\nIt was John Smith, with 12 (twelve) sheep in Kent.", known)
-    assert [told_words(fact) for fact in known.shared(told)] == [{12}, ("john", "smith")]
+    claimed = Facts("He saw Smith.\nIt was John Smith, with 12 (twelve) sheep in Kent.", known)
+    assert [words_of(fact) for fact in known.shared(claimed)] == [{12}, ("john", "smith")]
 
 
-def told_words(fact):
+def words_of(fact):
     return getattr(fact, "words", None) or {value for _, value in fact.values}

@@ -50,31 +50,31 @@ def without_marks(text: str, source: str = "") -> tuple[str, Counter[str]]:
     Marks between sentences become line ends; entities, escapes, brackets and word pieces become
     what they stand for; special tokens go. Labels such as `Summary:` are words, and stay.
     """
-    found: Counter[str] = Counter()
+    marks: Counter[str] = Counter()
 
     def plain(mark: Match[str]) -> str:
         text = mark[0] if mark[0].lower() in source.lower() else _plain(mark)
         if text != mark[0]:  # `&D;` is no entity
-            found["<think>" if mark.lastgroup == "thought" else mark[0].strip()] += 1
+            marks["<think>" if mark.lastgroup == "thought" else mark[0].strip()] += 1
         return text
 
-    text = "\n".join(_joined(line, found) for line in text.split("\n"))
+    text = "\n".join(_joined(line, marks) for line in text.split("\n"))
     # Twice, for `&amp;#39;`.
     clean = _MARK.sub(plain, _MARK.sub(plain, text))
-    if not found:
-        return text, found
+    if not marks:
+        return text, marks
     lines = (re.sub(r"[ \t]{2,}", " ", line).strip() for line in clean.split("\n"))
-    return "\n".join(filter(None, lines)), found
+    return "\n".join(filter(None, lines)), marks
 
 
-def marks_line(found: Counter[str], texts: int, of: str) -> str:
+def marks_line(marks: Counter[str], texts: int, of: str) -> str:
     """Return one line on the marks that `texts` texts had; `of` names them."""
-    most = ", ".join(f"{mark} {count:,}" for mark, count in found.most_common(4))
-    more = ", ..." if len(found) > 4 else ""
-    return f"{of}: marks of a generator cleaned in {texts:,} ({most}{more})"
+    first = ", ".join(f"{mark} {count:,}" for mark, count in marks.most_common(4))
+    more = ", ..." if len(marks) > 4 else ""
+    return f"{of}: marks of a generator cleaned in {texts:,} ({first}{more})"
 
 
-def _joined(line: str, found: Counter[str]) -> str:
+def _joined(line: str, marks: Counter[str]) -> str:
     """Join the pieces of a line with `▁`, or `Ġ` at half of its words: Maltese has it at some.
 
     `Ċ` is a line end beside `Ġ`.
@@ -85,7 +85,7 @@ def _joined(line: str, found: Counter[str]) -> str:
         inside = len(re.findall(rf"(?<=[a-z.,]){begin}", line))
         apart = len(words) > 1 and marked >= share * len(words)
         if (marked > 1 and apart) or inside > 1 or (begin == "▁" and marked):
-            found[begin] += line.count(begin)
+            marks[begin] += line.count(begin)
             line = ("".join(words) if apart else line).replace(begin, " ").strip()
             line = line.replace("Ċ", "\n")
     return line
