@@ -106,6 +106,7 @@ def test_a_configuration_and_a_run_folder_are_read_as_for_run(capsys, tmp_path, 
 def test_a_mistake_that_a_run_would_end_with_is_told_before(capsys, quick, words, change):
     lines = printed(capsys, 2, *words).splitlines()
     assert "ready" not in lines
+    assert ("newswire; yours cannot be read" in " ".join(lines)) == (words[0] == "--data.source")
     changes = " ".join(" ".join(lines[[c[:7] for c in lines].index("change:") :]).split())
     assert change in changes
 

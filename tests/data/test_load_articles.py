@@ -342,6 +342,7 @@ def test_cleaning_leaves_wording_alone():
     assert clean_text("co\u00adoperate Wa\u200bles\u2060 10\u00a0000\u202fm") == (
         "cooperate Wales 10 000 m"
     )
+    assert clean_text("Nor\u034fwick\ufffc \u206aAB\U000e0041") == "Norwick AB"
     kept = "Tab\there, “quotes” — naïve  spaces, e\u0301, 你好 \U0001f600 \u200d."
     assert clean_text(kept) == kept
 
@@ -402,6 +403,12 @@ def test_a_folder_in_the_form_of_the_hub_loads_through_datasets(tmp_path, monkey
     assert split.notes == (f"split 'dev' of {plain} is taken",)
     with pytest.raises(UserError, match=r"cannot give its split 'test'.*Unknown split"):
         load.load_articles(data, "test")
+    (folder := tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match=r"bare' is a folder without data files; correct it"):
+        load.load_articles(DataConfig(source=str(folder)), "test")
+    (plain / "data" / "train.parquet").write_bytes(b"no rows")
+    with pytest.raises(UserError, match=r"news cannot give its split 'train': ArrowInvalid"):
+        load.load_articles(data, "train")
 
 
 def test_the_revision_is_read_from_what_was_downloaded():

@@ -107,7 +107,12 @@ def test_an_address_is_fetched_only_where_that_is_allowed(monkeypatch: pytest.Mo
     [
         ("a.txt", b"", "a.txt is empty: there is nothing to summarize"),
         ("a.txt", b" \x00\n", "a.txt is empty"),
-        ("a.txt", "Café".encode("latin-1"), "a.txt is not UTF-8: unexpected end of data at byte 3"),
+        (
+            "a.txt",
+            "Café".encode("latin-1"),
+            "a.txt is not UTF-8: unexpected end of data at byte 3: save it as UTF-8",
+        ),
+        ("a.txt", gzip.compress(gzip.compress(b"Twice.")), "a.txt is compressed: decompress it"),
         ("none.txt", None, "none.txt is not a file: give files, folders, or -"),
         ("a\x00b", None, "cannot be read: embedded null byte"),
         ("a.jsonl", b"", "a.jsonl holds no row"),
@@ -163,7 +168,11 @@ def test_what_cannot_be_read_is_named_and_the_others_are_read(
     (folder / "d.txt").write_bytes(b"")
     (folder / "e.csv.gz").write_bytes(b"\x1f\x8bno gzip")
     (folder / "f.jsonl").write_text('{"text": "One."}\n{"text": ""}\n{"te\n{"text": "Two."}\n')
-    (tmp_path / "list").write_text("https://n.test/1\nhttps://n.test/2\n")
+    (folder / "g.txt").symlink_to("nowhere.txt")
+    (folder / "h.html").write_text("Plain.")
+    mail = "From: a@n.test\nSubject: News\n\nMailed."  # without MIME-Version
+    (folder / "i.eml").write_text(mail)
+    (tmp_path / "list").write_text("# two\nhttps://n.test/1\nhttps://n.test/2\nn.test/3\n")
 
     def fetched(address: str) -> str:
         if address.endswith("2"):
@@ -179,6 +188,8 @@ def test_what_cannot_be_read_is_named_and_the_others_are_read(
         LONG.strip(),
         "One.",
         "Two.",
+        "Plain.",
+        "Mailed.",
         "Web.",
     ]
     told = "\n".join(map(str, failed))
@@ -188,11 +199,13 @@ def test_what_cannot_be_read_is_named_and_the_others_are_read(
         ("e.csv.gz", "cannot be read"),
         ("f.jsonl row 2", "column 'text' is empty"),
         ("f.jsonl line 3", "is not JSON"),
+        ("g.txt", "is not a file"),
         ("gone.txt", "is not a file"),
         ("n.test/2", "could not be fetched: 404"),
+        ("list: 'n.test/3'", "is no http or https address"),
     ):
         assert re.search(f"{re.escape(name)}.* {re.escape(reason)}", told)
-    assert len(failed) == 7
+    assert len(failed) == 9
 
 
 def test_rows_on_standard_input_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,15 @@ def test_a_page_that_may_have_more_is_named(told: Callable[..., str]) -> None:
          "a question about cookies"),
         ("The Paper", "You need to enable JavaScript to run this app.", "a page that only JavaS"),
         ("Page not found", "The page was not found. Try the search.", "an error"),
+        ("503 Service Temporarily Unavailable", "nginx", "an error"),
+        ("404 页面不存在", "抱歉，您访问的页面不存在或已被删除。", "an error"),
+        ("Seite nicht gefunden", "Leider fehlt die Seite.", "an error"),
+        ("Zustimmung", "Wir und unsere 842 Partner verwenden Cookies. Mit „Alle akzeptieren“ "
+         "stimmen Sie zu.", "a question about cookies"),
+        ("Consentement", "Nous et nos 731 partenaires stockons des cookies. Vous pouvez accepter "
+         "ou refuser.", "a question about cookies"),
+        ("Un instant…", "Veuillez confirmer que vous êtes un être humain.", "a check for robots"),
+        ("Post", "Bitte aktivieren Sie JavaScript in Ihrem Browser.", "a page that only"),
     ],
 )  # fmt: skip
 def test_a_notice_is_no_article(title: str, text: str, expected: str) -> None:
@@ -134,6 +143,25 @@ def test_a_notice_is_no_article(title: str, text: str, expected: str) -> None:
     )
     with pytest.raises(UserError, match=f"page.html is {expected}"):
         web_page.extract_article(page, "page.html")
+
+
+def test_what_says_that_it_is_an_article_is_one_though_it_speaks_of_cookies_or_errors(
+    told: Callable[..., str],
+) -> None:
+    head = '<head><meta property="og:type" content="article"></head>'
+    page = "<html>{}<body><article><p>{}</p></article></body></html>"
+    text = "Error 404 is a show in Oslo. " + "All like it, and nobody said that it was bad. " * 6
+    assert "67 words taken" in told(page.format(head, text))
+    with pytest.raises(UserError, match="is an error"):
+        told(page.format("", text))
+
+
+def test_text_whose_words_are_not_spaced_is_counted_in_characters(
+    told: Callable[..., str],
+) -> None:
+    text = "".join(f"第{n}座磨坊被大火烧毁，没有人受伤。" for n in range(10, 40))
+    said = told(f"<html><body><article><p>{text}</p></article></body></html>")
+    assert said == f"page.html: {len(text)} characters taken: {text[:20]} … {text[-20:]}"
 
 
 def test_pages_of_another_kind_are_named(told: Callable[..., str]) -> None:

@@ -496,6 +496,20 @@ def test_at_the_end_what_waits_is_refused_and_what_is_written_has_a_moment(monke
         fake.open.set()
 
 
+def test_at_the_end_a_body_that_does_not_come_is_refused(monkeypatch, capfd):
+    monkeypatch.setattr("nutgraf.serving.server._FINISH_SECONDS", 0)
+    monkeypatch.setattr("nutgraf.serving.server._REFUSE_SECONDS", 0)
+    part = b"POST /summaries HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+    with serving(Fake()) as server, socket.create_connection(server.at) as caller:
+        caller.sendall(part)
+        until(lambda: server._http.server_state.tasks)
+        server.stop()
+        told = b"".join(iter(lambda: caller.recv(4096), b""))
+    assert told.startswith(b"HTTP/1.1 503 ")
+    assert b"the server is stopping" in told
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_error_is_answered_and_its_words_are_kept_from_the_log(capfd, stream):
     fake = Fake()

@@ -194,6 +194,7 @@ def test_an_address_in_use_is_told_in_one_line(folder, capsys):
         (["--port", "99999"], "--port is 99999: give a number from 0 to 65535"),
         (["--host", "192.0.2.1"], "give another with --host and --port"),
         (["--host", "a\0b"], "a\\x00b port 8000 cannot be had"),
+        (["--host", ""], "'' port 8000 cannot be had"),
         (["--host", "é" * 99], "give another with --host and --port"),
     ):
         assert main.main(["serve", "--model", str(folder), *words]) == 2

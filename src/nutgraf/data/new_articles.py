@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from nutgraf.data.text import HEAD, TextError, encoding_by_mark, usable_text
 
 logger = logging.getLogger(__name__)
 
-PAGES = (".html", ".htm", ".xhtml", ".mhtml", ".mht", ".eml")
+PAGES = (".html", ".htm", ".xhtml", *web_page.MIME_NAMES)
 TEXTS = (".txt", ".text", ".md")
 
 
@@ -96,6 +97,8 @@ def _articles(source: str, columns: Columns, fetch: bool) -> Iterator[NewArticle
             yield from _from_bytes(source, _content(source), columns, fetch)
     except NutgrafError as error:
         yield error
+    except OSError as error:  # no right to look into a folder
+        yield UserError(f"{source} cannot be read: {error}: give another")
 
 
 def _is_folder(source: str) -> bool:
@@ -107,7 +110,11 @@ def _is_folder(source: str) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     """Return the files of known kinds directly in a folder, by name."""
-    files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    files = sorted(
+        f
+        for f in folder.iterdir()
+        if not f.name.startswith(".") and (f.is_file() or not f.exists())  # a link to nothing
+    )
     known = [f for f in files if bare_suffix(f) in (*TEXTS, *PAGES) or tables.is_table(f)]
     if not known:
         raise UserError(
@@ -140,7 +147,9 @@ def _from_bytes(
     if encoding := encoding_by_mark(content[:HEAD]):
         with contextlib.suppress(UnicodeDecodeError):  # `usable_text` says where
             content = content.decode(encoding).encode()
-    if bare_suffix(Path(source)) in PAGES or web_page.is_html(content):
+    suffix = bare_suffix(Path(source))
+    page = suffix in web_page.MIME_NAMES or (suffix in PAGES and b"<" in content)
+    if page or web_page.is_html(content):
         yield _named(source, web_page.extract_article(content, source))
         return
     if content.lstrip()[:1] in (b"{", b"["):
@@ -149,10 +158,13 @@ def _from_bytes(
             yield from _rows(source, rows, columns)
             return
     article = _named(source, content)
-    lines = article.text.split()
-    if all(map(is_address, lines)):
-        for line in lines:
-            yield from _articles(line, columns, fetch)
+    words = re.sub(r"(?m)^\s*#.*", "", article.text).split()
+    if sum(map(is_address, words)) > len(words) / 2:
+        for word in words:
+            if is_address(word):
+                yield from _articles(word, columns, fetch)
+            else:
+                yield UserError(f"{source}: {word!r} is no http or https address: correct it")
     else:
         yield article
 
@@ -200,4 +212,6 @@ def _named(
     try:
         return NewArticle(source, usable_text(value), id)
     except TextError as error:
-        raise UserError(f"{where or source} is {error}: there is nothing to summarize") from None
+        encoded = error.reason == "not UTF-8"
+        change = "save it as UTF-8" if encoded else "there is nothing to summarize"
+        raise UserError(f"{where or source} is {error}: {change}") from None

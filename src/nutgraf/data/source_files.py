@@ -48,6 +48,7 @@ _FOREIGN = {
     b"\x89PNG": f"a picture: {_AS_TEXT}",
     b"\xff\xd8\xff": f"a picture: {_AS_TEXT}",
 }
+_FOREIGN |= dict.fromkeys(_OPENERS, "compressed: decompress it, or give it as a file")
 # How Python decodes a byte that is not UTF-8 with surrogateescape.
 UNDECODED = re.compile("[\udc80-\udcff]")
 _LETTERS = string.ascii_letters.encode()

@@ -149,8 +149,8 @@ def _hub(
 
     here = Path(data.source).is_absolute()
     fact = f"{data.source} cannot be read" if here else f"the Hub did not give {data.source!r}"
-    change = f"try again with a connection, {own_files}"
-    with library_errors(fact, change, Failure):
+    change = f"{'correct its files' if here else 'try again with a connection'}, {own_files}"
+    with library_errors(fact, change, UserError if here else Failure):
         try:
             try:
                 rows = load(split)
@@ -171,9 +171,10 @@ def _hub(
             datasets.exceptions.DataFilesNotFoundError,
         ):
             meant = did_you_mean(data.source, ["newswire"])
+            what = f"no file, no folder with data files and no public data set on the Hub{meant}"
+            what = "a folder without data files" if here else what
             raise UserError(
-                f"data.source {data.source!r} is no file, no folder with data files and no public "
-                f"data set on the Hub{meant}; correct it, {own_files}"
+                f"data.source {data.source!r} is {what}; correct it, {own_files}"
             ) from None
         except ValueError as error:
             raise UserError(

@@ -18,9 +18,10 @@ _MARKS = {
 
 # Line ends of other systems become "\n", spaces of a fixed width or without a break " "; other
 # control characters go. So do invisible ones, which would part words: soft hyphens, spaces without
-# width and byte order marks, but not the joiners and marks of direction that scripts need. A lone
-# surrogate, which JSON can hold and UTF-8 cannot, becomes the replacement character.
-_INVISIBLE = [0xAD, 0x180E, 0x200B, *range(0x2060, 0x2065), 0xFEFF]
+# width, tags and byte order marks, but not joiners and marks of direction, which scripts need. A
+# lone surrogate, which JSON can hold and UTF-8 cannot, becomes the replacement character.
+_INVISIBLE = [0xAD, 0x34F, 0x180E, 0x200B, *range(0x2060, 0x2065), *range(0x206A, 0x2070), 0xFEFF]
+_INVISIBLE += [*range(0xFFF9, 0xFFFD), *range(0xE0000, 0xE0080)]
 _CHARACTERS: dict[int, str | None] = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), *_INVISIBLE])
 _CHARACTERS |= dict.fromkeys([0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n") | {0x09: "\t"}
 _CHARACTERS |= dict.fromkeys([0xA0, 0x2007, 0x202F], " ")

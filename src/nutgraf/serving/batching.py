@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
 from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.modeling.losses import DeviceMemoryError
-from nutgraf.serving.errors import RequestError
+from nutgraf.serving.errors import RequestError, stopping_error
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics, log_place
 from nutgraf.serving.models import Models
@@ -76,7 +76,7 @@ class Worker:
     def check(self) -> None:
         """Raise RequestError (503) if no summary can be written any more."""
         if self._stopping or not self._thread.is_alive():
-            raise _stopping_error()
+            raise stopping_error()
 
     def stop(self) -> None:
         """Refuse what waits and what comes; what is being written goes on."""
@@ -85,12 +85,12 @@ class Worker:
             waiting, self._queue = self._queue, []
             self._changed.notify_all()
         for job in waiting:
-            self._answer(job, _stopping_error())
+            self._answer(job, stopping_error())
 
     def refuse_running(self) -> None:
         """End what is being written, with the reason."""
         for job in self._running:
-            self._answer(job, _stopping_error())
+            self._answer(job, stopping_error())
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue the jobs, all or none.
@@ -257,10 +257,6 @@ def _units(jobs: Sequence[Job]) -> int:
 def _busy(line: str, seconds: float) -> RequestError:
     wait = min(_MAX_RETRY_AFTER, max(1, math.ceil(seconds)))
     return RequestError(429, f"{line}: ask again in {wait} s", retry_after=wait)
-
-
-def _stopping_error() -> RequestError:
-    return RequestError(503, "the server is stopping: try again when it is back", retry_after=5)
 
 
 def _release_memory() -> None:

@@ -11,3 +11,8 @@ class RequestError(Exception):
         self.status = status
         self.line = line
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+
+
+def stopping_error() -> RequestError:
+    """Return why nothing is written any more."""
+    return RequestError(503, "the server is stopping: try again when it is back", retry_after=5)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nutgraf.serving.access import Access
-from nutgraf.serving.errors import RequestError
+from nutgraf.serving.errors import RequestError, stopping_error
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics, log_place
 
@@ -81,8 +81,10 @@ class Guard:
             if prefix and scope["path"] == prefix:  # the page has relative addresses
                 app = RedirectResponse(f"{prefix.rpartition('/')[2]}/", 308)
             await app(scope, receive, send_guarded)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             refusal = error if isinstance(error, RequestError) else None
+            if isinstance(error, asyncio.CancelledError):  # the server does not wait any longer
+                refusal = stopping_error()
             if refusal is None:
                 log_place(error)
                 refusal = RequestError(500, f"unexpected {type(error).__name__}")

@@ -74,8 +74,9 @@ def request_model(systems: Sequence[str], limits: Limits) -> type[SummaryRequest
 def _check_visible(article: str) -> str:
     try:
         usable_text(article)
-    except TextError:
-        raise ValueError("it has nothing but white space: give a text") from None
+    except TextError as error:
+        fact = error.detail or "it has nothing but white space"
+        raise ValueError(f"{fact}: give a text") from None
     if is_html(article[:4096].encode("utf-8", "replace")):
         raise ValueError("it is a web page: give the text of its article")
     return article

@@ -108,6 +108,7 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.bind(address)
     except (OSError, ValueError) as error:  # ValueError: an impossible name
         raise UserError(
-            f"{host} port {port} cannot be had ({error}): give another with --host and --port"
+            f"{host.strip() or repr(host)} port {port} cannot be had ({error}): give another with "
+            "--host and --port"
         ) from None
     return sock
