@@ -192,6 +192,17 @@ def test_the_design_names_every_room_once():
     assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == sorted(packages)
 
 
+def test_every_test_that_a_document_names_exists():
+    """`test_x`, and `test_x…` for all that begin so."""
+    tests = list((ROOT / "tests").rglob("test_*.py"))
+    names = {path.stem for path in tests}
+    for path in tests:
+        names.update(re.findall(r"def (test_\w+)", path.read_text("utf-8")))
+    for document in DOCUMENTS:
+        for name, more in re.findall(r"\b(test_\w+)(…?)", document.read_text("utf-8")):
+            assert any(each == name or more and each.startswith(name) for each in names), name
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_to_files(path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):

@@ -84,8 +84,8 @@ def test_a_shipped_study_runs_from_an_empty_folder(bin_folder: Path, tmp_path: P
 def test_every_configuration_is_there_by_name(bin_folder: Path, tmp_path: Path) -> None:
     code = (
         "from nutgraf.config.load import load_config, shipped_configs; "
-        "print(*[load_config(n).run for n in map(P, shipped_configs())])"
+        "print(*[P(load_config(n).run).name for n in map(P, shipped_configs())])"
     )
     printed = ran(bin_folder / "python", "-c", "from pathlib import Path as P; " + code,
                   cwd=tmp_path)  # fmt: skip
-    assert printed.split() == ["runs/original-notebook", "runs/pocket", "runs/tinyllama-cnndm"]
+    assert printed.split() == ["original-notebook", "pocket", "tinyllama-cnndm"]

@@ -121,7 +121,13 @@ def connect_client(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _session(problem: NutgrafError, address: str, **options: Any) -> Iterator[None]:
-    """Connect to Ray, and disconnect after the block; if that fails raise `problem`."""
+    """Connect to Ray, and disconnect after the block; if that fails raise `problem`.
+
+    A task of the cluster is connected already, and stays so: a study given from outside is one.
+    """
+    if ray.is_initialized():
+        yield
+        return
     try:
         _connect(address, {"log_to_driver": False, "logging_level": logging.ERROR, **options})
     except Exception as error:  # Ray raises many kinds; each means that there is no Ray
