@@ -200,7 +200,7 @@ def test_every_test_that_a_document_names_exists():
         names.update(re.findall(r"def (test_\w+)", path.read_text("utf-8")))
     for document in DOCUMENTS:
         for name, more in re.findall(r"\b(test_\w+)(…?)", document.read_text("utf-8")):
-            assert any(each == name or more and each.startswith(name) for each in names), name
+            assert any(each == name or (more and each.startswith(name)) for each in names), name
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -105,8 +105,7 @@ def test_scores_are_typed_and_without_articles_there_are_no_indicators() -> None
         (("a b", "a b"), "summaries is one text, 'a b': give a list of texts"),
         (
             (["a"], [math.nan]),
-            "row 1: the reference is not text: it is of type float: correct it or "
-            "leave the row out",
+            "row 1: the reference is missing: correct it or leave the row out",
         ),
         ((["a"], [" "]), "row 1: the reference is empty: correct it or leave the row out"),
         ((["a"], ["b"], [None]), "row 1: the article is missing: correct it or leave the row out"),
