@@ -274,7 +274,7 @@ def test_a_damaged_base(tmp_path: Path, tiny_base: Path, name: str) -> None:
     for file in tiny_base.iterdir():
         (tmp_path / file.name).write_bytes(b"{}" if file.name == name else file.read_bytes())
     config = ModelConfig(base=str(tmp_path))
-    with pytest.raises(Failure, match=r"model\.base .* could not be loaded \("):
+    with pytest.raises(UserError, match=r"model\.base .* could not be loaded \("):
         (load_tokenizer if name == "tokenizer.json" else load_base)(config)
 
 

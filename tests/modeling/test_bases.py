@@ -105,19 +105,29 @@ def test_the_end_of_an_answer_in_a_chat_ends_a_summary(copy: Copy, files: dict[s
     assert end_tokens(config) == (2, rows - 1)
 
 
+def test_the_configuration_names_the_end_for_a_tokenizer_that_does_not(copy: Copy) -> None:
+    ends = {"eos_token_id": [2, 270, 10**6, True]}  # some that no base can write
+    config = copy(tokenizer_config={"eos_token": None}, generation_config=ends)
+    assert load_tokenizer(config).eos_token == "</s>"
+    assert end_tokens(config) == (2, 270)
+
+
 def test_other_settings_of_the_base_change_neither_whole_summaries_nor_streams(copy: Copy) -> None:
     """transformers would fill them in, and `prompt_lookup` refuses batches."""
     plain = written(copy())
     config = copy(
         generation_config={
             "repetition_penalty": 50.0, "suppress_tokens": plain[0][0][:1], "min_new_tokens": 20,
-            "stop_strings": ["of the"], "prompt_lookup_num_tokens": 3, "temperature": 0.5,
-        }
+            "stop_strings": ["of the"], "prompt_lookup_num_tokens": 3,
+            "do_sample": True, "temperature": 0.5,
+        },
+        config={"num_beams": 4, "forced_eos_token_id": None},
     )  # fmt: skip
     assert written(config) == plain
     assert streamed(config) == [ids for ids, _ in plain]
     assert set(unused_settings(config)) == {
         "repetition_penalty", "suppress_tokens", "min_new_tokens", "stop_strings",
+        "prompt_lookup_num_tokens", "do_sample", "temperature", "num_beams",
     }  # fmt: skip
 
 
@@ -195,6 +205,21 @@ def test_tokens_beyond_the_embedding(copy: Copy, token: str) -> None:
     else:
         with pytest.raises(UserError, match=r"in its tokenizer and \d+ rows in its embedding"):
             load_tokenizer(config)
+
+
+def test_a_configured_padding_token_beyond_the_embedding_is_left_out(copy: Copy) -> None:
+    """torch makes no embedding with it."""
+    assert written(copy(config={"pad_token_id": 10**6})) == written(copy())
+
+
+def test_code_of_a_base_is_not_run_and_an_empty_tokenizer_is_named(copy: Copy) -> None:
+    config = copy(config={"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}})
+    with pytest.raises(UserError, match="needs Python code of its own, which is never run"):
+        load_tokenizer(config)
+    config = copy(tokenizer_config={"tokenizer_class": "LlamaTokenizer"})
+    (Path(config.base) / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="has a tokenizer without tokens"):
+        load_tokenizer(config)
 
 
 def test_a_base_that_ends_at_once_is_measured(copy: Copy) -> None:

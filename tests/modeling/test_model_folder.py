@@ -31,7 +31,11 @@ ADAPTER = json.dumps({"base_model_name_or_path": "someone/base"}).encode()
             "is an adapter, no model: give its base, 'someone/base'",
         ),
         ({"v1/config.json": b"{}"}, r"has no config.json: is it .*/v1\?"),
-        ({"config.json": b"{}", "pytorch_model.bin": b""}, "has no weights in safetensors; pickle"),
+        (
+            {"config.json": b"{}", "pytorch_model.bin": b""},
+            "has no model.safetensors and holds pytorch_model.bin: .* pickles are not read",
+        ),
+        ({"config.json": b"{}", "adapter_model.safetensors": b""}, "holds adapter_model.safetens"),
         ({"config.json": b"{}", "model.safetensors": POINTER}, "model.safetensors is a pointer of"),
         (
             {"config.json": b"{}", "model.safetensors": b"", "tokenizer.json": POINTER},

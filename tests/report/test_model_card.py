@@ -150,6 +150,8 @@ def test_every_snippet_is_python_and_cuts_the_article(
         assert cut in block
     assert ('revision="fe8a4ea1"' in text) is (which == "tinyllama" and form == "adapter")
     assert ("beam search" in text) is (beams == 4)
+    ends = list(about["recipe"]["ends"].values())  # of which vLLM's beams know one
+    assert text.count(f"in {ends}]" if beams == 4 else f"stop_token_ids={ends}") == (form != "gguf")
 
 
 @pytest.mark.parametrize(("rank", "taken"), [(1, 1), (4, 8), (24, 32), (300, 320), (513, None)])
@@ -180,7 +182,8 @@ def test_ollama_gets_the_prompt_the_decoding_and_the_limits(
     assert "PARAMETER repeat_penalty 1\n" in plain  # Ollama's own is 1.1
     chat = model_card.modelfile(tinyllama)
     assert 'TEMPLATE """<|user|>\nSummarize: {{ .Prompt }}</s>\n<|assistant|>\n"""\n' in chat
-    assert 'PARAMETER stop "</s>"\n' in chat
-    odd = {**about["recipe"], "text_before": '"""{{', "text_after": ""}
-    expected = 'TEMPLATE """{{ "\\"\\"\\"" }}{{ "{{" }} {{ .Prompt }}"""\n'
-    assert expected in model_card.modelfile({**about, "recipe": odd})
+    assert 'PARAMETER stop """</s>"""\n' in chat
+    odd = {**about["recipe"], "text_before": '"""{{', "text_after": "", "ends": {'"': 2, "\n": 3}}
+    file = model_card.modelfile({**about, "recipe": odd})
+    assert 'TEMPLATE """{{ "\\"\\"\\"" }}{{ "{{" }} {{ .Prompt }}"""\n' in file
+    assert file.endswith('stop """""""\nPARAMETER stop """\n"""\n')

@@ -16,7 +16,7 @@ from nutgraf.config.load import build_config
 from nutgraf.core import hub
 from nutgraf.core.console import Styled, print_line, print_section
 from nutgraf.core.environment import free_disk_bytes, library_versions
-from nutgraf.core.errors import Failure, UserError, library_errors
+from nutgraf.core.errors import Failure, NutgrafError, UserError, library_errors
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.paths import shown
 from nutgraf.core.units import duration
@@ -61,19 +61,23 @@ def run(config: Config) -> int:
     print_section("Configuration (* differs from the default)", _configuration(config))
     changes += preflight.of_settings(config) or preflight.of_storage(config)
     sample = _read(config, changes)
-    if any(change.startswith("model.base") for change in changes):
+    if _names_base(changes):
         print_section("Rows and plan", ["not known without the base's tokenizer and configuration"])
         print_section("Unusual", advice.settings_advice(config))
     else:
         try:
             _check_rows(config, sample, changes)
-        except UserError as error:
+        except NutgrafError as error:
             changes.append(str(error))
     for change in dict.fromkeys(changes):
         print_line(Styled(f"change: {change}", "red"))
     if not changes:
         print_line(Styled("ready", "green"))
     return 2 if changes else 0
+
+
+def _names_base(changes: list[str]) -> bool:
+    return any(change.startswith("model.base") for change in changes)
 
 
 def _machine(config: Config) -> Iterator[str]:
@@ -171,6 +175,8 @@ def _check_rows(config: Config, sample: _Sample, changes: list[str]) -> None:
         changes += preflight.of_models(config)
     except Failure as error:  # the Hub's
         changes.append(str(error))
+    if _names_base(changes):
+        return
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     started = time.perf_counter()
     encoded: list[Encoded] = []
@@ -201,7 +207,7 @@ def _check_rows(config: Config, sample: _Sample, changes: list[str]) -> None:
     unusual = [*advice.settings_advice(config), *advice.cost_advice(config, plan)]
     if unused := unused_settings(config.model):
         listed = ", ".join(f"{name} {value}" for name, value in unused.items())
-        unusual.append(f"generation_config.json of the base has {listed}: not used")
+        unusual.append(f"the base says of decoding {listed}: not used")
     print_section("Unusual", unusual)
     changes += _required_changes(config, plan, sum(sample.counts.values()))
 

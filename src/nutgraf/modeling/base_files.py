@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.config import ModelConfig
-from nutgraf.core.errors import Failure, UserError, one_line
+from nutgraf.core.errors import Failure, NutgrafError, UserError, library_message
 from nutgraf.core.files import digest, read_json, sha256
-from nutgraf.modeling.model_folder import check_folder
+from nutgraf.modeling.model_folder import WEIGHTS, check_folder
 
-WEIGHTS = "model.safetensors"
 # What decides tokens: names that a folder is searched for, and those asked of the Hub.
 _TOKENIZER = re.compile(r"tok|tekken|vocab|merges|spiece|spm|bpe|encoder\.json|\.model$")
 _NO_TOKENIZER = re.compile(r"\.(safetensors|bin|pth?|gguf|py|md)$|index\.json$|^\.")
@@ -24,6 +23,10 @@ _TOKENIZER_FILES = (
     "added_tokens.json vocab.json vocab.txt merges.txt spiece.model sentencepiece.bpe.model "
     "tiktoken.model tekken.json"
 ).split()
+_UNSAFE = {
+    "trust_remote_code": "it needs Python code of its own, which is never run",
+    "use_safetensors": "it has no weights in safetensors; pickles can run code and are not read",
+}
 _VOLATILE = ("_name_or_path", "name_or_path", "transformers_version")  # decide nothing
 
 
@@ -108,10 +111,16 @@ def hash_weights(config: ModelConfig) -> str:
     return hashed.hexdigest()[:16]
 
 
-def load_failure(config: ModelConfig, error: Exception) -> Failure:
-    """Return a Failure with transformers' reason for not loading the base, in one line."""
-    reason = one_line(f"{type(error).__name__}: {error}", 300)
-    return Failure(
+def load_failure(config: ModelConfig, error: Exception) -> NutgrafError:
+    """Return the error with transformers' reason for not loading the base, in one line.
+
+    A Failure may be the Hub's. A folder is the user's to mend, and so is a base that transformers
+    advises to load unsafely: UserError.
+    """
+    unsafe = [why for advice, why in _UNSAFE.items() if advice in str(error)]
+    reason = unsafe[0] if unsafe else library_message(error)
+    local = config.base != "pocket" and Path(config.base).is_dir()
+    return (UserError if local or unsafe else Failure)(
         f"model.base {config.base!r} could not be loaded ({reason}): give `pocket`, a folder "
         "with safetensors and a tokenizer, or a Hub id that this machine reaches or has cached"
     )

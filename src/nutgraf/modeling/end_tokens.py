@@ -7,49 +7,65 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from nutgraf.config import ModelConfig
 from nutgraf.modeling.base_files import base_source
 
-# Settings of generation_config.json that would change what greedy or beam decoding writes. They are
-# left out, so that systems differ in their weights only, whole or as a stream (docs/commands.md).
-_UNUSED = (
-    "repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids min_length "
-    "min_new_tokens suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id "
-    "sequence_bias length_penalty exponential_decay_length_penalty guidance_scale stop_strings"
-).split()
+# What is followed of a base's settings of decoding, or cannot change what it writes. The others are
+# left out, so that systems differ in their weights only, whole or as a stream (docs/bases.md).
+_FOLLOWED = {
+    "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache",
+    "_from_model_config",
+}  # fmt: skip
+_NAMES = frozenset(vars(GenerationConfig()))
 _ANSWER = "\ue000"  # a private-use character that holds an answer's place in a template
 
 
-def find_end_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def find_end_tokens(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, rows: int
+) -> tuple[int, ...]:
     """Return the ids of all tokens that end a text of the base, the tokenizer's own first.
 
-    The others are those of generation_config.json and config.json, the one that its chat template
-    writes behind an answer, and stop strings that are one token.
+    The others are `named_ends`, the one that its chat template writes behind an answer, and stop
+    strings that are one token.
     """
-    said = [
-        found
-        for name in ("generation_config.json", "config.json")
-        for found in _as_list(read_base_json(config, name).get("eos_token_id"))
-    ]
     stops = _as_list(read_base_json(config, "generation_config.json").get("stop_strings"))
     added = tokenizer.get_added_vocab()
     ends = [
         *_as_list(tokenizer.eos_token_id),
-        *said,
+        *named_ends(config, rows),
         *_ends_of_answers(tokenizer),
         *(added[stop] for stop in stops if stop in added),
     ]
-    return tuple(dict.fromkeys(end for end in ends if isinstance(end, int) and end >= 0))
+    return tuple(dict.fromkeys(ends))
+
+
+def named_ends(config: ModelConfig, rows: int) -> list[int]:
+    """Return the ends of generation_config.json and config.json that the embedding has a row for.
+
+    No base can write another, and no program could decode it.
+    """
+    said = [
+        end
+        for name in ("generation_config.json", "config.json")
+        for end in _as_list(read_base_json(config, name).get("eos_token_id"))
+    ]
+    return [end for end in said if type(end) is int and 0 <= end < rows]
 
 
 def unused_settings(config: ModelConfig) -> dict[str, Any]:
-    """Return what generation_config.json says of decoding and is not followed, by name."""
-    said = read_base_json(config, "generation_config.json")
-    neutral: tuple[Any, ...] = (None, 1.0, 0, [], {})
-    return {name: said[name] for name in _UNUSED if said.get(name) not in neutral}
+    """Return what the base says of decoding and is not followed, by name.
+
+    An older base says it in config.json.
+    """
+    said: dict[str, Any] = {}
+    for name in ("config.json", "generation_config.json"):
+        said |= read_base_json(config, name)
+    neutral = {"None", "False", "0", "0.0", "1", "1.0", "[]", "{}"}
+    names = sorted((_NAMES - _FOLLOWED) & said.keys())
+    return {name: said[name] for name in names if str(said[name]) not in neutral}
 
 
 def read_base_json(config: ModelConfig, name: str) -> dict[str, Any]:
@@ -61,7 +77,10 @@ def read_base_json(config: ModelConfig, name: str) -> dict[str, Any]:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+    said = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    if not isinstance(said, dict):
+        raise ValueError(f"{name} is no JSON object")
+    return said
 
 
 def _ends_of_answers(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:

@@ -27,7 +27,7 @@ from nutgraf.config import ModelConfig
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import UserError
 from nutgraf.modeling.base_files import base_source, load_failure
-from nutgraf.modeling.end_tokens import find_end_tokens
+from nutgraf.modeling.end_tokens import find_end_tokens, named_ends
 from nutgraf.modeling.suitability import check_architecture, check_no_adapter, check_vocabulary
 
 if not torch.distributed.is_initialized():  # else they are Ray's, for one training
@@ -84,8 +84,9 @@ def _cpu_has_bf16() -> bool:
 def load_tokenizer(config: ModelConfig, saved: Path | None = None) -> PreTrainedTokenizerBase:
     """Return the tokenizer in the folder `saved`, or else the base's.
 
-    Its padding token is one that the base has a row for: else the end of sequence pads too. Raises
-    as `load_architecture`, and UserError if the tokenizer is of another base.
+    If it has no end of sequence, that is the first end that the base names. Its padding token is
+    one that the base has a row for: else the end of sequence pads too. Raises as
+    `load_architecture`, and UserError if the tokenizer is of another base, or empty.
     """
     rows = load_architecture(config).vocab_size
     source, revision = (str(saved), None) if saved else (base_source(config), config.revision)
@@ -93,6 +94,8 @@ def load_tokenizer(config: ModelConfig, saved: Path | None = None) -> PreTrained
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
+        if tokenizer.eos_token is None and (ends := named_ends(config, rows)):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
     if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
         # Safe because padding is masked by position, never by id.
         tokenizer.pad_token = tokenizer.eos_token
@@ -105,7 +108,7 @@ def end_tokens(config: ModelConfig) -> tuple[int, ...]:
     """Return the ids of all tokens that end a summary. Raises as `load_tokenizer`."""
     tokenizer = load_tokenizer(config)
     with load_errors(config):
-        return find_end_tokens(config, tokenizer)
+        return find_end_tokens(config, tokenizer, load_architecture(config).vocab_size)
 
 
 def load_architecture(config: ModelConfig) -> Any:
@@ -120,6 +123,8 @@ def load_architecture(config: ModelConfig) -> Any:
             base_source(config), revision=config.revision, trust_remote_code=False
         )
     check_architecture(config, architecture)
+    if (getattr(architecture, "pad_token_id", None) or 0) >= architecture.vocab_size:
+        architecture.pad_token_id = None  # no embedding can be made with it
     return architecture
 
 
@@ -202,7 +207,7 @@ def _contiguous(output: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[t
 
 @contextlib.contextmanager
 def load_errors(config: ModelConfig) -> Iterator[None]:
-    """Raise Failure for anything that transformers raises if it cannot load the base."""
+    """Raise `load_failure` for anything that transformers raises if it cannot load the base."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, UserError):

@@ -9,6 +9,8 @@ from nutgraf.core.errors import UserError, library_errors
 from nutgraf.core.files import read_json
 
 _POINTER = b"version https://git-lfs.github.com/"
+WEIGHTS = "model.safetensors"
+_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
 _READ = ("*.safetensors", "*.json", "*.model", "*.jinja")  # of a model
 
 
@@ -55,9 +57,14 @@ def _fault(folder: Path, whole: bool) -> str | None:
     if not whole and (folder / "tokenizer_config.json").is_file():
         return None
     if (folder / "config.json").is_file():
-        if any(folder.glob("*.safetensors")):
+        if (folder / WEIGHTS).is_file() or (folder / f"{WEIGHTS}.index.json").is_file():
             return None
-        return "has no weights in safetensors; pickles are not read, since they can run code"
+        others = [p.name for p in sorted(folder.iterdir()) if p.suffix in _OTHER_WEIGHTS]
+        held = f" and holds {others[0]}" if others else ""
+        return (
+            f"has no {WEIGHTS}{held}: give the model in safetensors, under this name; pickles are "
+            "not read, since they can run code"
+        )
     if (folder / "adapter_config.json").is_file():
         with library_errors(f"{folder}/adapter_config.json cannot be read", "give another folder"):
             base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")

@@ -48,7 +48,7 @@ def check_architecture(config: ModelConfig, architecture: Any) -> None:
         architecture, "compression_config", None
     )
     if stored:
-        method = dict(stored).get("quant_method", "quantized")
+        method = dict(stored).get("quant_method", "bitsandbytes")
         raise UserError(
             f"model.base {config.base!r} is stored quantized ({method}), and an adapter on it "
             "cannot be merged: give the model that it was made from, which model.quantization nf4 "
@@ -59,8 +59,15 @@ def check_architecture(config: ModelConfig, architecture: Any) -> None:
 def check_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     """Raise UserError if a prompt or a summary may have a token that the base has no row for.
 
+    Or if the tokenizer is empty: transformers makes such a one if its files are not there.
+
     Special tokens that no text has, such as one for images, may be beyond the `rows`.
     """
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise UserError(
+            f"model.base {config.base!r} has a tokenizer without tokens: give it its "
+            "tokenizer.json or tokenizer.model"
+        )
     needed = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     beyond = [
         f"{token.content!r} ({id:,})"
