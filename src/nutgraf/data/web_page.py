@@ -46,12 +46,12 @@ _NOTICES = {
     r"(?:\d+ )?partners|your consent|privacy (?:choices|preferences|settings)|"
     r"(?:cookies?\b|(?:unsere|nos|nuestros|nostri|nossos|onze) [\d., ]*(?:partn|parten|soci|parc))"
     r".{0,400}(?:accept|acept|akzept|accett|aceit|refus|ablehn|rechaz|rifiut|conse[nj]|zustimm|"
-    r"einwillig|toestem|согла|同意)|(?:accept|reject|allow|akzept|accept|acept|accett)\w* "
-    r"(?:\w+ )?cookies",
+    r"einwillig|toestem|согла|同意)|"
+    r"(?:accept|reject|allow|akzept|acept|accett)\w* (?:\w+ )?cookies",
     "a page that only JavaScript fills": r"(?:enable|turn on|requires?|without|a[ck]tiv\w+|"
     r"attiv\w+|habilit\w+|inschakel\w+|включит\w+|启用|有効).{0,20}javascript|"
     r"javascript.{0,20}(?:disabled|required|enabled|a[ck]tiv|attiv|habilit|inschakel|включ|启用|有効)",
-    "an error": r"(?:page|article|content) (?:was |could |can ?)*not (?:be )?found|error 404|"
+    "an error": r"(?:page|article|content) (?:was |could |can ?)*not (?:be )?found|"
     r"40[34] (?:error|not found|forbidden)|error 40[34]|"
     r"^\W*(?:40[0134]|410|429|451|50[0234])\s*(?:$|[^\w\s]|bad|service|gateway|too|un|page|pa|se|页)|"
     r"(?:page|article|story) is no longer available|service unavailable|"
