@@ -185,3 +185,10 @@ def test_a_setting_beside_which_another_has_no_effect_is_named(tmp_path):
     assert list(effects.idle(build_config({}))) == []
     with pytest.raises(ConfigError, match=r"data.source is 'newswire', and data.train, data.val"):
         load_config_values(None, files | {"data.source": "newswire"})
+
+
+def test_a_file_that_is_not_there_is_not_taken_for_other_data(tmp_path):
+    folder = RunFolder(tmp_path)
+    (missing,) = artifacts.prepare(build_config({"data": {"source": "/none/rows.csv"}}), folder)
+    (newswire,) = artifacts.prepare(build_config({}), folder)
+    assert missing.settings == newswire.settings | {"data.source": "/none/rows.csv"}

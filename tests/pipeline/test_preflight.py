@@ -133,3 +133,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything(tmp_path):
         assert problem.startswith(said)
     (problem,) = preflight.of_storage(build_config({"storage": "nothing://there"}))
     assert problem.startswith("storage is nothing://there, which cannot be opened")
+
+
+def test_a_rank_beyond_the_machine_is_refused_before_it_is_measured():
+    space = {"search.space": {"lora.r": {"choices": [8, 10**7]}}}
+    (problem,) = preflight.of_models(load_config_values(None, space))
+    assert problem.startswith("lora.r 10000000 → a smaller one (the adapter is trained in ")
+
+
+def test_an_empty_name_of_a_run_folder_is_refused():
+    said = command.run("check", "--run", "", status=2).stderr
+    assert said == "nutgraf: run is '': string should have at least 1 character\n"

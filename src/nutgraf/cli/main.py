@@ -220,7 +220,8 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    texts = {name: vars(args)[name] for name in ("run", "storage") if vars(args)[name]}
+    given = {name: vars(args)[name] for name in ("run", "storage")}
+    texts = {name: text for name, text in given.items() if text is not None}
     if args.run and args.storage and args.config is None:
         saved = expand(args.run) / "config.yaml"
         if not saved.exists():  # the study may have begun on another machine

@@ -32,8 +32,10 @@ def prepare(config: Config, folder: RunFolder) -> list[Artefact]:
     settings["token_ids"] = 2  # the form in which they are stored
     files = settings["files"] = {}
     for name in ("data.source", "data.train", "data.validation", "data.test"):
-        if Path(settings[name] or "").is_absolute():  # what is in it counts, not where it is
-            files |= _file_hashes(name, Path(settings.pop(name)))
+        path = Path(settings[name] or "")
+        if path.is_absolute() and (hashes := _file_hashes(name, path)):
+            files |= hashes  # what is in it counts, not where it is
+            del settings[name]
     return [folder.artefact("data", settings=settings)]
 
 

@@ -10,12 +10,16 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
+
 from nutgraf.config import Config, LoraSettings, systems
 from nutgraf.config.load import with_overrides
 from nutgraf.config.types import Choices
 from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.units import memory
 from nutgraf.evaluation.significance import check_resamples
 from nutgraf.modeling.model_folder import check_folder
+from nutgraf.planning.memory import ADAPTER_BYTES
 from nutgraf.storage.run_folder import MANIFESTS
 from nutgraf.training.budget import total_steps, warmup_steps
 from nutgraf.training.tracking import installed_trackers
@@ -100,11 +104,8 @@ def _trackers(config: Config) -> None:
 
 def _warmup(config: Config) -> None:
     """Refuse a rise that takes all of a training: of the baseline, or a trial with large steps."""
-    largest = {}
-    for name in ("warmup_steps", "micro_batch_size", "gradient_accumulation_steps"):
-        if domain := config.search.space.get(f"train.{name}"):
-            values = domain.choices if isinstance(domain, Choices) else (domain.high,)
-            largest[f"train.{name}"] = max(values)
+    batch = ("micro_batch_size", "gradient_accumulation_steps")
+    largest = _largest(config, "train.warmup_steps", *(f"train.{name}" for name in batch))
     trial = with_overrides(config, largest)
     for train, where in ((config.train, ""), (trial.train, " with the largest of search.space")):
         steps, warmup = total_steps(train), warmup_steps(train)
@@ -114,6 +115,12 @@ def _warmup(config: Config) -> None:
                 f"step{'s' * (steps > 1)}{where}: the learning rate would never reach its peak; "
                 "lower it, or raise train.max_examples or train.max_steps"
             )
+
+
+def _largest(config: Config, *names: str) -> dict[str, float]:
+    """Return the largest values in search.space of those settings that are searched."""
+    domains = {name: config.search.space[name] for name in names if name in config.search.space}
+    return {n: max(d.choices) if isinstance(d, Choices) else d.high for n, d in domains.items()}
 
 
 def _devices(config: Config) -> None:
@@ -137,9 +144,16 @@ def _base(config: Config) -> None:
         check_folder("model.base", config.model.base)
     domain = config.search.space.get("lora.target_modules")
     choices = domain.choices if isinstance(domain, Choices) else ()
+    largest = _largest(config, "lora.r")
     for targets in (config.lora.target_modules, *choices):
-        lora = with_overrides(config, {"lora.target_modules": targets}).lora
+        lora = with_overrides(config, {"lora.target_modules": targets, **largest}).lora
         dims = read_dims(config.model, lora)
+        there = psutil.virtual_memory().total
+        if config.ray.address is None and dims.adapter * ADAPTER_BYTES > there:
+            raise UserError(
+                f"lora.r {lora.r} → a smaller one (the adapter is trained in "
+                f"{memory(dims.adapter * ADAPTER_BYTES)}, and this machine has {memory(there)})"
+            )
         if config.search.together == "on":
             _check_packed(config, lora)
     new_tokens = config.generate.max_new_tokens

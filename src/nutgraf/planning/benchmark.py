@@ -23,7 +23,7 @@ import psutil
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from nutgraf.config import Config
+from nutgraf.config import Config, GenerateConfig
 from nutgraf.config.load import with_overrides
 from nutgraf.data.examples import Example
 from nutgraf.generation.decoding import generate
@@ -198,11 +198,11 @@ class Benchmark:
 
         The latter is for a full batch and a model with dimensions `dims`.
         """
-        full_batch = self.config.generate.batch_size
+        whole = self.config.generate
         max_rows = self._max_rows(GENERATION_OPERATIONS, max(map(len, prompts)))
-        batch = min(full_batch, len(prompts), max_rows)
-        overrides = {"generate.max_new_tokens": NEW_TOKENS, "generate.batch_size": batch}
-        settings = with_overrides(self.config, overrides).generate
+        beams = min(whole.num_beams, max_rows)
+        batch = min(whole.batch_size, len(prompts), max(1, max_rows // beams))
+        settings = GenerateConfig(max_new_tokens=NEW_TOKENS, batch_size=batch, num_beams=beams)
         firsts, tokens = [], []
         with (
             _endless(self.base),  # one that ends at once would leave nothing to measure
@@ -220,11 +220,11 @@ class Benchmark:
                 firsts.append(first)
                 tokens += others
         read = sum(forward_operations(self.dims, 1, len(ids), 0) for ids in prompts[:batch])
-        reading = read * settings.num_beams / min(firsts)
+        reading = read * beams / min(firsts)
         token = min(tokens)
-        if batch < full_batch:  # a step takes as long as the weights take to load, or the products
-            beams = full_batch * settings.num_beams
-            token = max(token, forward_operations(self.dims, beams, 1, 1) / reading)
+        sequences = whole.batch_size * whole.num_beams
+        if batch * beams < sequences:  # a step takes as long as loading the weights, or products
+            token = max(token, forward_operations(self.dims, sequences, 1, 1) / reading)
         if self.device.name == "cuda":  # a step launches its kernels, layer by layer
             return reading, token * dims.layers / self.dims.layers
         scale = forward_operations(dims, 1, 1, 1) / forward_operations(self.dims, 1, 1, 1)
