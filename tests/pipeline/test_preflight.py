@@ -144,3 +144,8 @@ def test_a_rank_beyond_the_machine_is_refused_before_it_is_measured():
 def test_an_empty_name_of_a_run_folder_is_refused():
     said = command.run("check", "--run", "", status=2).stderr
     assert said == "nutgraf: run is '': string should have at least 1 character\n"
+
+
+def test_a_summary_longer_than_the_base_is_shortened_and_not_its_prompt():
+    (problem,) = preflight.of_models(load_config_values(None, {"generate.max_new_tokens": 5000}))
+    assert problem.startswith("generate.max_new_tokens 5,000 → 1,152 (with prompt.max_tokens 5,896")

@@ -156,12 +156,17 @@ def _base(config: Config) -> None:
             )
         if config.search.together == "on":
             _check_packed(config, lora)
-    new_tokens = config.generate.max_new_tokens
-    longest = config.prompt.max_tokens + new_tokens
-    if longest > dims.positions:
+    prompt, new = config.prompt.max_tokens, config.generate.max_new_tokens
+    if prompt + new > dims.positions:
+        change = (
+            f"prompt.max_tokens {prompt:,} → {dims.positions - new:,}",
+            "generate.max_new_tokens",
+        )
+        if new >= dims.positions // 2:  # little or nothing would be left for an article
+            most = max(1, dims.positions - prompt)
+            change = f"generate.max_new_tokens {new:,} → {most:,}", "prompt.max_tokens"
         raise UserError(
-            f"prompt.max_tokens {config.prompt.max_tokens:,} → {dims.positions - new_tokens:,} "
-            f"(with generate.max_new_tokens {longest:,} tokens, and the base was made for "
+            f"{change[0]} (with {change[1]} {prompt + new:,} tokens, and the base was made for "
             f"{dims.positions:,})"
         )
 
