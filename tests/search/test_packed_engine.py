@@ -1,6 +1,6 @@
 """The engine: trials that ask it are trained as `fit()` trains them, whoever comes, goes and dies.
 
-As a program this file is the search in Ray that the test starts: `test_engine.py BASE FOLDER`.
+As a program it is the search in Ray that the test starts: `test_packed_engine.py BASE FOLDER`.
 """
 
 from __future__ import annotations
