@@ -13,6 +13,7 @@ import yaml
 from helpers.snippets import blocks, run_snippet
 from huggingface_hub import ModelCard
 
+from nutgraf.config.load import build_config
 from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.pocket import newswire
@@ -187,3 +188,11 @@ def test_ollama_gets_the_prompt_the_decoding_and_the_limits(
     file = model_card.modelfile({**about, "recipe": odd})
     assert 'TEMPLATE """{{ "\\"\\"\\"" }}{{ "{{" }} {{ .Prompt }}"""\n' in file
     assert file.endswith('stop """""""\nPARAMETER stop """\n"""\n')
+
+
+@pytest.mark.parametrize("settings", [("source",), ("train", "validation", "test")])
+def test_local_files_are_named_without_their_folder(settings, tmp_path):
+    """A card is given to others."""
+    (tmp_path / "mine.jsonl").touch()
+    data = {setting: str(tmp_path / "mine.jsonl") for setting in settings}
+    assert describe.describe_data(build_config({"data": data})) == "local files (mine.jsonl)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nutgraf.config import Config
 
 SYNTHETIC = (
@@ -11,11 +13,16 @@ SYNTHETIC = (
 
 
 def describe_data(config: Config) -> str:
-    """Return what the data set is: its name, the embedded newswire, or local files."""
+    """Return what the data set is: its name, the embedded newswire, or names of local files.
+
+    Of a path it is the last part: reports and model cards are given to others.
+    """
     if config.data.test:
-        return f"local files ({config.data.test})"
+        return f"local files ({Path(config.data.test).name})"
     if is_synthetic(config):
         return "the embedded synthetic newswire"
+    if Path(config.data.source).is_absolute():
+        return f"local files ({Path(config.data.source).name})"
     return " ".join(p for p in (config.data.source, config.data.name, config.data.revision) if p)
 
 

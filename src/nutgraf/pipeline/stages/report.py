@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from nutgraf.config import Config
 from nutgraf.config.load import to_yaml
 from nutgraf.config.systems import BUILT_IN_SYSTEMS, TRAINED_SYSTEMS
 from nutgraf.core.files import read_json, read_records, write_text
+from nutgraf.core.paths import shown
 from nutgraf.evaluation import error_rates, indicators, published, rouge
 from nutgraf.pipeline import artifacts
 from nutgraf.planning.duration import planned_vs_actual
@@ -81,8 +83,8 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         peak = max(model["peak_memory_bytes"] for model in models.values())
         planned = list(planned_vs_actual(read_json(plan), manifests, peak))
     return render.Study(
-        run=str(folder.path),
-        command=f"nutgraf run {shlex.quote(str(folder.config))}",
+        run=shown(folder.path),
+        command=f"nutgraf run {shlex.quote(shown(folder.config))}",
         data=describe_data(config),
         caution=SYNTHETIC if is_synthetic(config) else "",
         table=_rows(folder / artifacts.TABLE),
@@ -104,7 +106,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         card=card,
         figures=figures,
         signature=rouge.rouge_signature(**config.score.model_dump()),
-        configuration=to_yaml(config),
+        configuration=to_yaml(config).replace(f"{Path.cwd()}{os.sep}", ""),  # as `shown`
         planned=planned,
         artefacts=[manifest for name, manifest in manifests.items() if name != "report"],
         versions=manifests["models/best"]["versions"],
