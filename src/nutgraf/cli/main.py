@@ -220,8 +220,8 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    given = {name: vars(args)[name] for name in ("run", "storage")}
-    texts = {name: text for name, text in given.items() if text is not None}
+    options = {name: vars(args)[name] for name in ("run", "storage")}
+    texts = {name: text for name, text in options.items() if text is not None}
     if args.run and args.storage and args.config is None:
         saved = expand(args.run) / "config.yaml"
         if not saved.exists():  # the study may have begun on another machine

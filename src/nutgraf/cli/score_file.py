@@ -192,18 +192,18 @@ def _row(
     All lose the marks that generators leave, or what an article shares would seem to be new.
     Of several references some may be empty: they are as many as the row has.
     """
-    given = texts["reference"]
-    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
-    references = [*given] if several else [given]
+    reference = texts["reference"]
+    several = isinstance(reference, Iterable) and not isinstance(reference, str | bytes | Mapping)
+    references = [*reference] if several else [reference]
 
     marks = Counter[str]()
 
     def clean(kind: str, value: object) -> str:
         try:
             text = usable_text(value)
-            text, found = without_marks(text)
+            text, removed = without_marks(text)
             if kind != "article":  # whose marks are no fault of a summary
-                marks.update(found)
+                marks.update(removed)
             if not text.strip():
                 raise TextError("empty")
             return text
@@ -271,8 +271,8 @@ def _table(path: str, scores: Scores) -> Iterator[str]:
             yield _line(kind, interval)
     if scores.without_words:
         yield f"summaries without a word that ROUGE counts, which score 0: {scores.without_words:,}"
-    if found := Counter(scores.marks_cleaned).most_common(4):
-        marks = ", ".join(f"{mark} {n:,}" for mark, n in found)
+    if commonest := Counter(scores.marks_cleaned).most_common(4):
+        marks = ", ".join(f"{mark} {n:,}" for mark, n in commonest)
         yield f"marks of generators, cleaned: {visible(marks)}"
     letters = scores.letters_counted
     if min(letters["references"], letters["summaries"]) < 1:

@@ -78,8 +78,8 @@ def _longest_common(reference: Sequence[str], summary: Sequence[str]) -> Match:
         places[word] |= 1 << at
     every = missing = (1 << len(reference)) - 1
     for word in summary:
-        found = missing & places[word]
-        missing = ((missing + found) | (missing - found)) & every
+        matches = missing & places[word]
+        missing = ((missing + matches) | (missing - matches)) & every
     shared = len(reference) - missing.bit_count()
     if not shared:
         return Match(0.0, 0.0, 0.0)

@@ -38,7 +38,7 @@ def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -
     """
     sources = {article.id: f"{article.article} {article.reference}" for article in articles}
     summaries: dict[str, str] = {}
-    found, marked = Counter[str](), 0
+    removed, marked = Counter[str](), 0
     for row in tables.read_rows(Path(str(rival.file))):
         cells = []
         for setting, column in (("id", rival.id), ("summary", rival.summary)):
@@ -54,12 +54,12 @@ def read_summaries(name: str, rival: RivalConfig, articles: Sequence[Article]) -
                 f"it, or rivals.{name}.summary (now {rival.summary!r})"
             )
         text, marks = without_marks(clean_text(text), sources[key])
-        found.update(marks)
+        removed.update(marks)
         marked += bool(marks)
         if summaries.setdefault(key, text) != text:
             raise UserError(f"{rival.file} has two summaries of article {key!r}: leave one of them")
-    if found:
-        _say_once(marks_line(found, marked, f"summaries of {rival.file}"))
+    if removed:
+        _say_once(marks_line(removed, marked, f"summaries of {rival.file}"))
     missing = [article.id for article in articles if article.id not in summaries]
     if missing:
         raise UserError(

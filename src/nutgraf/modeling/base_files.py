@@ -169,8 +169,8 @@ def _templates(source: str, revision: str | None) -> list[Path]:
 
         names = list_repo_templates(source, local_files_only=False, revision=revision)
         files = [f"additional_chat_templates/{name.removesuffix('.jinja')}.jinja" for name in names]
-        found = [_hub_file(source, name, revision) for name in ("chat_template.jinja", *files)]
-        return [path for path in found if path]
+        paths = [_hub_file(source, name, revision) for name in ("chat_template.jinja", *files)]
+        return [path for path in paths if path]
     more = sorted(folder.glob("additional_chat_templates/*.jinja"))
     return [path for path in (folder / "chat_template.jinja", *more) if path.is_file()]
 

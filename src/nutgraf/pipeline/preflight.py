@@ -163,8 +163,8 @@ def _base(config: Config) -> None:
             "generate.max_new_tokens",
         )
         if new >= dims.positions // 2:  # little or nothing would be left for an article
-            most = max(1, dims.positions - prompt)
-            change = f"generate.max_new_tokens {new:,} → {most:,}", "prompt.max_tokens"
+            room = max(1, dims.positions - prompt)
+            change = f"generate.max_new_tokens {new:,} → {room:,}", "prompt.max_tokens"
         raise UserError(
             f"{change[0]} (with {change[1]} {prompt + new:,} tokens, and the base was made for "
             f"{dims.positions:,})"

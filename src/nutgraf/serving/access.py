@@ -54,8 +54,8 @@ class Access:
 
     def prefix(self, path: str) -> str:
         """Return the start of a path that a proxy has not taken off; empty if there is none."""
-        found = [p for p in self._prefixes if path == p or path.startswith(f"{p}/")]
-        return max(found, key=len, default="")
+        prefixes = (p for p in self._prefixes if path == p or path.startswith(f"{p}/"))
+        return max(prefixes, key=len, default="")
 
     def refusal(self, headers: Headers) -> RequestError | None:
         """Return why the request is not let in, if it is not."""
