@@ -85,7 +85,7 @@ FORMS: dict[str, bytes] = {
     "filled.csv": table().replace("y\n", "y,,\n").encode(),
     "empty_rows.csv": (table(lambda _: ";") + ";;\n;;\n").encode(),
     "spaces.csv": table().replace(",article", ",\ufeff article ").encode(),
-    "a.TSV.gz": gzip.compress(table(lambda _: "\t").encode()),
+    "a.TSV.gz": gzip.compress(table(lambda _: "\t").encode(), mtime=0),
     "a.jsonl.bz2": bz2.compress(LINE.encode()),
     "a.ndjson.xz": lzma.compress(LINE.encode()),
     "a.jsonl.zst": pa.Codec("zstd").compress(LINE.encode(), asbytes=True),

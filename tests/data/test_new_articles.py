@@ -112,7 +112,11 @@ def test_an_address_is_fetched_only_where_that_is_allowed(monkeypatch: pytest.Mo
             "Café".encode("latin-1"),
             "a.txt is not UTF-8: unexpected end of data at byte 3: save it as UTF-8",
         ),
-        ("a.txt", gzip.compress(gzip.compress(b"Twice.")), "a.txt is compressed: decompress it"),
+        (
+            "a.txt",
+            gzip.compress(gzip.compress(b"Twice.", mtime=0), mtime=0),
+            "a.txt is compressed: decompress it",
+        ),
         ("none.txt", None, "none.txt is not a file: give files, folders, or -"),
         ("a\x00b", None, "cannot be read: embedded null byte"),
         ("a.jsonl", b"", "a.jsonl holds no row"),
