@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nutgraf.config import Config, LoraSettings, ModelConfig
-from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.errors import UserError
 from nutgraf.modeling import adapters, base_identity, load
 from nutgraf.modeling import adapters as adapter
 from nutgraf.modeling.base_files import base_fingerprint
@@ -87,7 +87,7 @@ def test_pickled_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, folder)
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(Failure, match="safetensors"):
+    with pytest.raises(UserError, match="safetensors"):
         load.load_base(ModelConfig(base=str(folder), dtype="fp32", device="cpu"))
 
 

@@ -47,7 +47,7 @@ def test_a_base_that_is_a_pickle_is_refused(tmp_path):
         '"num_hidden_layers": 1, "num_attention_heads": 1}'
     )
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="no weights in safetensors"):
+    with pytest.raises(UserError, match="pickles are not read"):
         load_base(ModelConfig(base=str(tmp_path), device="cpu"))
 
 

@@ -150,7 +150,7 @@ def test_losses_rows_and_files_are_those_of_fit(
     for found, row in zip(done.best.rows, wanted.best.rows, strict=True):
         assert found.nll == pytest.approx(row.nll, abs=1e-3)
         assert found.tokens == row.tokens
-    assert replace(done, history=wanted.history) == wanted
+    assert done.model_copy(update={"history": wanted.history}) == wanted
     there, before = (sorted(p.name for p in j.out.iterdir()) for j in (job, alone[0][0]))
     assert there == before
     config = "adapter_config.json"

@@ -28,8 +28,8 @@ _LONG_LINK = {"words": 4, "characters": 10}  # a headline
 _SHOWN = {"words": 6, "characters": 20}  # of the beginning and of the end
 
 _HTML = re.compile(
-    rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|(html|head|body|meta|link|title|script|"
-    rb"style|main|article|section|header|nav|div|p|h1|table)(?=[\s/>]))",
+    rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|(html|head|body|meta|link|title|style|"
+    rb"main|article|section|header|nav|div|p|h1|table)(?=[\s/>]))",
     re.I | re.S,
 )
 _MIME = re.compile(rb"\s*(?:[\w-]+:.*\n(?:[ \t].*\n)*)*?mime-version:", re.I)
