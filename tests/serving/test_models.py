@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import queue
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +27,6 @@ from nutgraf.modeling.adapters import fresh_adapter, merge_adapter, with_adapter
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.pocket import newswire
-from nutgraf.serving import server
 from nutgraf.serving.models import Models, loaded
 
 CONFIG = ModelConfig(dtype="fp32", device="cpu")  # exact: no ties from rounding
@@ -239,24 +234,18 @@ def test_the_command_serves_until_it_is_stopped_and_logs_no_article(folder):
     assert SECRET not in out + err
 
 
-def test_ctrl_c_ends_the_command_with_status_0(folder, capfd, monkeypatch):
-    bind, bound = server._bind, queue.SimpleQueue()
-
-    def noted(host: str, port: int) -> socket.socket:
-        sock = bind(host, port)
-        bound.put(sock.getsockname()[1])
-        return sock
-
-    def interrupt() -> None:  # our own server alone answers at a port that we have bound
-        with contextlib.suppress(queue.Empty):
-            bound.put(port := bound.get(timeout=60))
-            for _ in range(3000):
-                with contextlib.suppress(httpx2.TransportError):
-                    httpx2.get(f"http://127.0.0.1:{port}/health").raise_for_status()
-                    return os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.02)
-
-    monkeypatch.setattr(server, "_bind", noted)
-    threading.Thread(target=interrupt, daemon=True).start()
-    assert main.main(["serve", "--model", str(folder), "--port", "0"]) == 0
-    assert capfd.readouterr() == (f"http://127.0.0.1:{bound.get()}/\n", "")
+def test_ctrl_c_ends_the_command_with_status_0(folder):
+    """In a process of its own: a signal to this one could reach pytest itself."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "nutgraf", "serve", "--model", str(folder), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with running:
+        assert running.stdout
+        address = running.stdout.readline().strip()
+        httpx2.get(f"{address}health", timeout=60).raise_for_status()
+        running.send_signal(signal.SIGINT)
+        assert running.communicate(timeout=60) == ("", "")
+    assert running.returncode == 0
