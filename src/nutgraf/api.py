@@ -167,7 +167,7 @@ def score(
         UserError: Lengths differ, there is no row, a reference or an article has no text, or the
             tokenizer counts too few letters of the references.
     """
-    from nutgraf.cli import score_file
+    from nutgraf.evaluation.scores import clean_row, score_rows
 
     if tokenizer not in get_args(RougeTokenizer):
         choices = " or ".join(map(repr, get_args(RougeTokenizer)))
@@ -179,21 +179,32 @@ def score(
     if articles is not None:
         texts["article"] = _texts(articles, "articles")
     names = ("summaries", "references", "articles")
-    lengths = {name: len(given) for name, given in zip(names, texts.values(), strict=False)}
+    lengths = {name: len(texts_of) for name, texts_of in zip(names, texts.values(), strict=False)}
     if len(set(lengths.values())) > 1 or not lengths["summaries"]:
         counts = ", ".join(f"{n} {what}" for what, n in lengths.items())
         raise UserError(f"{counts}: give equally many, at least one")
-    return score_file.score_texts(texts, tokenizer, flags, processes)
+    rows = [
+        clean_row(f"row {number}", dict(zip(texts, row, strict=True)))
+        for number, row in enumerate(zip(*texts.values(), strict=True), 1)
+    ]
+    return score_rows(
+        rows,
+        tokenizer,
+        what="references",
+        knob="tokenizer='unicode'",
+        flags=flags,
+        processes=processes,
+    )
 
 
-def _texts(given: Any, name: str) -> list[Any]:
+def _texts(texts: Any, name: str) -> list[Any]:
     """Return texts in order as a list. Raise UserError if they are a table, a mapping or a text."""
-    if isinstance(given, str | bytes):
-        raise UserError(f"{name} is one text, {given[:40]!r}: give a list of texts")
-    unordered = isinstance(given, Mapping | Set) or hasattr(given, "columns")
-    if unordered or not isinstance(given, Iterable):
-        raise UserError(f"{name} is a {type(given).__name__}: give a list of texts")
-    return given.tolist() if hasattr(given, "tolist") else [*given]
+    if isinstance(texts, str | bytes):
+        raise UserError(f"{name} is one text, {texts[:40]!r}: give a list of texts")
+    unordered = isinstance(texts, Mapping | Set) or hasattr(texts, "columns")
+    if unordered or not isinstance(texts, Iterable):
+        raise UserError(f"{name} is a {type(texts).__name__}: give a list of texts")
+    return texts.tolist() if hasattr(texts, "tolist") else [*texts]
 
 
 def _clean(text: str, name: str) -> str:

@@ -29,8 +29,8 @@ HOME = {
     "uvicorn": {"serving"},
     "prometheus_client": {"serving"},
     "huggingface_hub": {"core.hub", "report.model_card"},
-    "ray": {"parallel.ray_cluster", "search.ray_tune", "search.trial_worker",
-            "training.distributed.ray_train", "search.packed_client"},
+    "ray": {"parallel.ray_cluster", "parallel.ray_session", "search.ray_tune",
+            "search.trial_worker", "training.distributed.ray_train", "search.packed_client"},
     "optuna": {"search.sampler"},
     "fsspec": {"storage"},
 }  # fmt: skip

@@ -23,7 +23,8 @@ from nutgraf.data.prompts import Renderer
 from nutgraf.generation.backends import open_backend
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.modeling.losses import RowLoss
-from nutgraf.parallel.ray_cluster import Cluster, connect_client, join_cluster, run_task
+from nutgraf.parallel.ray_cluster import Cluster, join_cluster, run_task
+from nutgraf.parallel.ray_session import connect_client
 from nutgraf.pipeline import runner
 from nutgraf.search import ray_tune
 from nutgraf.training.distributed.ray_train import fit_on_workers

@@ -348,7 +348,7 @@ def test_renderer(renderers, article: str, summary: str, template: str, most: in
 def test_scores(article: str, reference: str, summary: str, filler: str) -> None:
     texts = {"article": filler + article, "reference": filler + reference, "summary": summary}
     with one_line_at_most():
-        row = score_file._row("row 1", texts)
+        row = scores.clean_row("row 1", texts)
         measured, _ = scores._measure(row, "rouge-score", several=False, flags=True)
         assert all(0 <= measured[kind] <= 100 + 1e-9 for kind in rouge.ROUGE_TYPES)
 

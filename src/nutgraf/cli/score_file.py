@@ -9,7 +9,7 @@ import math
 import re
 import tokenize
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,12 @@ from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core import files
 from nutgraf.core.errors import UserError, one_line, visible
 from nutgraf.data import tables
-from nutgraf.data.generator_marks import without_marks
 from nutgraf.data.names import find_column, no_column
 from nutgraf.data.rouge_tokens import MIN_LETTERS
 from nutgraf.data.source_files import DAMAGED, encoding_of_table, open_bytes, read_head
-from nutgraf.data.text import TextError, usable_text
 from nutgraf.evaluation import indicators, rouge
 from nutgraf.evaluation.bootstrap import MIN_VALUES, Interval
-from nutgraf.evaluation.scores import Row, Scores, rounded, score_rows
+from nutgraf.evaluation.scores import Row, Scores, clean_row, rounded, score_rows
 
 OUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -81,32 +79,15 @@ def run(
             ) from None
 
 
-def score_texts(
-    texts: Mapping[str, Sequence[Any]],
-    tokenizer: RougeTokenizer,
-    flags: bool,
-    processes: int,
-) -> Scores:
-    """Return the scores of equally long lists: "reference", "summary" and maybe "article"."""
-    rows = [
-        _row(f"row {number}", dict(zip(texts, row, strict=True)))
-        for number, row in enumerate(zip(*texts.values(), strict=True), 1)
-    ]
-    knob = "tokenizer='unicode'"
-    return score_rows(
-        rows, tokenizer, what="references", knob=knob, flags=flags, processes=processes
-    )
-
-
 def _of_table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[Row]:
     for number, row in enumerate(tables.read_rows(path), 1):
         name = f"{path} row {number}"
         texts: dict[str, Any] = {}
-        for kind, given in columns.items():
-            cells = [row[n] for column in given for n in _names(name, row, column, kind)]
+        for kind, names in columns.items():
+            cells = [row[n] for column in names for n in _names(name, row, column, kind)]
             listed = [text for cell in cells for text in _listed(cell)]
             texts[kind] = listed if kind == "reference" else cells[0]
-        yield _row(name, texts, columns, row.get(find_column("id", row) or "id"))
+        yield clean_row(name, texts, columns, row.get(find_column("id", row) or "id"))
 
 
 def _names(name: str, row: Mapping[str, Any], column: str, kind: str) -> list[str]:
@@ -162,7 +143,9 @@ def _of_lines(
             )
     for number, (summary, *others) in enumerate(zip(*lines, strict=True), 1):
         texts: dict[str, Any] = {"reference": others[: len(references)], "summary": summary}
-        yield _row(f"{path} line {number}", texts | ({"article": others[-1]} if article else {}))
+        yield clean_row(
+            f"{path} line {number}", texts | ({"article": others[-1]} if article else {})
+        )
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -179,50 +162,6 @@ def _lines(path: Path) -> list[bytes]:
         raise UserError(f"{path} cannot be read: {one_line(error, 300)}") from None
     lines = text.split(b"\n")  # not at the other characters that str.splitlines takes
     return lines if lines[-1] else lines[:-1]
-
-
-def _row(
-    name: str,
-    texts: Mapping[str, Any],
-    columns: Mapping[str, Sequence[str]] | None = None,
-    identity: object = None,
-) -> Row:
-    """Clean the texts of a row; `columns` names the columns of each in a message.
-
-    All lose the marks that generators leave, or what an article shares would seem to be new.
-    Of several references some may be empty: they are as many as the row has.
-    """
-    reference = texts["reference"]
-    several = isinstance(reference, Iterable) and not isinstance(reference, str | bytes | Mapping)
-    references = [*reference] if several else [reference]
-
-    marks = Counter[str]()
-
-    def clean(kind: str, value: object) -> str:
-        try:
-            text = usable_text(value)
-            text, removed = without_marks(text)
-            if kind != "article":  # whose marks are no fault of a summary
-                marks.update(removed)
-            if not text.strip():
-                raise TextError("empty")
-            return text
-        except TextError as error:
-            blank = error.reason == "empty" or (kind == "reference" and error.reason == "missing")
-            if blank and (kind == "summary" or (kind == "reference" and len(references) > 1)):
-                return ""
-            column = f" in column {', '.join(columns[kind])!r}" if columns else ""
-            raise UserError(
-                f"{name}: the {kind}{column} is {error}: correct it or leave the row out"
-            ) from None
-
-    clean_references = tuple(filter(None, (clean("reference", text) for text in references)))
-    if not clean_references:
-        raise UserError(f"{name}: all its references are empty: give it one or leave the row out")
-    article = clean("article", texts["article"]) if "article" in texts else None
-    summary = clean("summary", texts["summary"])
-    name_of_row = None if identity is None else str(identity)
-    return Row(name, clean_references, summary, article, name_of_row, marks)
 
 
 def _check_out(out: Path | None, inputs: Sequence[Path]) -> None:

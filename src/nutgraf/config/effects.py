@@ -10,7 +10,7 @@ from nutgraf.config.evaluation import RivalConfig
 from nutgraf.config.study import Config
 
 # The artefacts that each setting decides; the others follow from these, if they come out different.
-# None: it changes speed, memory or places, and results at most in the last bits of their numbers.
+# Empty: it changes speed, memory or places, and results at most in the last bits of their numbers.
 DECIDES: dict[str, str] = {
     "run": "report",  # its pages name the folder
     "storage": "",
@@ -176,9 +176,9 @@ def idle(config: Config) -> Iterator[str]:
     usual = {name: field.default for name, field in RivalConfig.model_fields.items()}
     rivals = {f"rivals.{rival}.{n}": value for rival in config.rivals for n, value in usual.items()}
     values, defaults = dict(_flat(config)), dict(_flat(Config())) | rivals
-    idle = {
+    reasons = {
         f"{section}.{n}": why for applies, section, names, why in rules if applies for n in names
     }
-    for name, why in idle.items():
+    for name, why in reasons.items():
         if values[name] != defaults[name]:
             yield f"{name} {values[name]} has no effect: {why}"

@@ -50,14 +50,14 @@ _FOLDED = {"i\u0307": "i", "ı": "i", "\u02bc": "'"}
 
 
 class Tokenizer(Protocol):
-    """What rouge_score takes as a tokenizer."""
+    """Split texts, for rouge_score."""
 
     def tokenize(self, text: str) -> list[str]:
         """Return the tokens of a text as ROUGE compares them."""
 
 
 class _RougeScore:
-    """rouge_score's own tokenizer; remembers stems, for stemming takes most of the time."""
+    """Split as rouge_score does; stems are remembered, for stemming takes most of the time."""
 
     def __init__(self) -> None:
         # Loaded here, for it brings scipy: a second, in every process of a study.
@@ -70,7 +70,7 @@ class _RougeScore:
 
 
 class _Unicode:
-    """Words of letters, marks and digits, equal whatever their case, composition or width."""
+    """Split into words that are equal whatever their case, composition or width."""
 
     def tokenize(self, text: str) -> list[str]:
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

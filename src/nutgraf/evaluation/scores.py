@@ -15,12 +15,14 @@ import numpy as np
 from nutgraf.config import ScoreConfig
 from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core.errors import UserError
+from nutgraf.data.generator_marks import without_marks
 from nutgraf.data.rouge_tokens import (
     MIN_LETTERS,
     check_letters,
     has_rouge_tokens,
     letters_counted,
 )
+from nutgraf.data.text import TextError, usable_text
 from nutgraf.evaluation import indicators, rouge
 from nutgraf.evaluation.bootstrap import Interval, bootstrap
 from nutgraf.parallel.process_pool import map_rows
@@ -92,6 +94,50 @@ class Scores:
         record = asdict(self)
         del record["rows"]
         return {name: rounded(value) for name, value in record.items() if value != {}}
+
+
+def clean_row(
+    name: str,
+    texts: Mapping[str, Any],
+    columns: Mapping[str, Sequence[str]] | None = None,
+    identity: object = None,
+) -> Row:
+    """Return a row of clean texts; `columns` names the columns of each in a message.
+
+    All lose the marks that generators leave, or what an article shares would seem to be new.
+    Of several references some may be empty: they are as many as the row has. Raises UserError for
+    no reference, or a text that is none.
+    """
+    reference = texts["reference"]
+    several = isinstance(reference, Iterable) and not isinstance(reference, str | bytes | Mapping)
+    references = [*reference] if several else [reference]
+    marks = Counter[str]()
+
+    def clean(kind: str, value: object) -> str:
+        try:
+            text = usable_text(value)
+            text, removed = without_marks(text)
+            if kind != "article":  # whose marks are no fault of a summary
+                marks.update(removed)
+            if not text.strip():
+                raise TextError("empty")
+            return text
+        except TextError as error:
+            blank = error.reason == "empty" or (kind == "reference" and error.reason == "missing")
+            if blank and (kind == "summary" or (kind == "reference" and len(references) > 1)):
+                return ""
+            column = f" in column {', '.join(columns[kind])!r}" if columns else ""
+            raise UserError(
+                f"{name}: the {kind}{column} is {error}: correct it or leave the row out"
+            ) from None
+
+    clean_references = tuple(filter(None, (clean("reference", text) for text in references)))
+    if not clean_references:
+        raise UserError(f"{name}: all its references are empty: give it one or leave the row out")
+    article = clean("article", texts["article"]) if "article" in texts else None
+    summary = clean("summary", texts["summary"])
+    name_of_row = None if identity is None else str(identity)
+    return Row(name, clean_references, summary, article, name_of_row, marks)
 
 
 def score_rows(

@@ -150,7 +150,8 @@ def _run_on_cluster(config: Config, stages: Sequence[str], force: bool) -> bool:
     node, and all nodes see it. If this program ends, so does the study; the same command carries
     it on. Raises as `run_study`, and UserError without a storage.
     """
-    from nutgraf.parallel.ray_cluster import connect_client, run_task
+    from nutgraf.parallel.ray_cluster import run_task
+    from nutgraf.parallel.ray_session import connect_client
     from nutgraf.storage.remote_copy import RemoteCopy
 
     address = str(config.ray.address)

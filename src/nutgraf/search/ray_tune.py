@@ -19,7 +19,7 @@ from typing import Any
 from nutgraf.config import Config
 from nutgraf.core.errors import Failure
 from nutgraf.data.examples import Example
-from nutgraf.parallel import ray_cluster  # before Ray: its environment
+from nutgraf.parallel import ray_cluster, ray_session  # before Ray: its environment
 from nutgraf.search import trial_worker
 from nutgraf.search.packed_client import PackedTraining
 from nutgraf.search.scheduler import TrialScheduler
@@ -151,7 +151,7 @@ def _ray(config: Config, packed: bool, out: Path) -> Iterator[int]:
                 f"{os.cpu_count()} cores: {trials} instead of {search.concurrent} trials at a time"
             )
         cpus = math.ceil(trials * search.cpus_per_trial)
-        with ray_cluster.local_ray(cpus, search.gpus_per_trial):
+        with ray_session.local_ray(cpus, search.gpus_per_trial):
             yield trials
         return
     with ray_cluster.join_cluster(config.ray, out) as cluster:

@@ -163,17 +163,17 @@ class _RunningRequest:
 
     async def summaries(self) -> schema.Summaries:
         """Return all summaries, in the order of the request."""
-        by_job = dict([found async for found in self._items() if found])
+        by_job = dict([item async for item in self._items() if item])
         return schema.Summaries.model_validate({"summaries": [by_job[job] for job in self._jobs]})
 
     async def events(self) -> AsyncIterator[str]:
         """Yield pieces and summaries as server-sent events."""
         try:
-            async for found in self._items():
-                if not found:
+            async for ready in self._items():
+                if not ready:
                     yield ": waiting\n\n"
                     continue
-                job, item = found
+                job, item = ready
                 if isinstance(item, str):
                     piece = {"article": job.index, "system": job.system, "text": item}
                     yield _event("piece", json.dumps(piece))

@@ -161,6 +161,7 @@ def _open(uri: str) -> tuple[Any, str]:
         try:
             system, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            # Arrow has no such system, or was built without it: fsspec may have it.
             if not re.search("Unrecognized filesystem|without", str(error)):
                 raise
             inner, path = fsspec.core.url_to_fs(uri)
