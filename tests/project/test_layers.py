@@ -41,7 +41,7 @@ WITHOUT_TORCH = (
     "planning.advice pipeline.runner pipeline.artifacts pipeline.stages.score "
     "pipeline.stages.compare pipeline.stages.report"
 ).split()
-HEAVY = "parallel.ray_cluster cli.export cli.summarize".split()
+HEAVY = "parallel.ray_cluster parallel.ray_session cli.export cli.summarize".split()
 
 
 def module(path: Path) -> str:
