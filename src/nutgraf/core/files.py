@@ -16,6 +16,9 @@ from typing import Any
 
 from nutgraf.core.errors import UserError
 
+# What a file begins with that Git LFS has not downloaded.
+LFS_POINTER = b"version https://git-lfs.github.com/"
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing: under a temporary name, fsync, rename.

@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from nutgraf.core.errors import UserError
+from nutgraf.core.files import LFS_POINTER
 from nutgraf.data.text import HEAD, encoding_by_mark
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _OPENERS: dict[bytes, Callable[[Path], object]] = {
 }
 _AS_TEXT = "save its text as .txt, or its table as .csv"
 _FOREIGN = {
-    b"version https://git-lfs.github.com/": "the pointer of a git-lfs file: run `git lfs pull`",
+    LFS_POINTER: "the pointer of a git-lfs file: run `git lfs pull`",
     b"%PDF": f"PDF: {_AS_TEXT}",
     b"PK\x03\x04": f"a workbook, a document or an archive: {_AS_TEXT}",
     b"\xd0\xcf\x11\xe0": f"a file of an old Office program: {_AS_TEXT}",

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from nutgraf.core.errors import UserError, library_errors
-from nutgraf.core.files import read_json
+from nutgraf.core.files import LFS_POINTER, read_json
 
-_POINTER = b"version https://git-lfs.github.com/"
 WEIGHTS = "model.safetensors"
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
 _READ = ("*.safetensors", "*.json", "*.model", "*.jinja")  # of a model
@@ -36,7 +35,7 @@ def check_pointers(folder: Path) -> None:
     for pattern in _READ:
         for path in sorted(folder.glob(pattern)):
             with path.open("rb") as file:
-                if file.read(len(_POINTER)) == _POINTER:
+                if file.read(len(LFS_POINTER)) == LFS_POINTER:
                     raise UserError(
                         f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` "
                         "in that folder"
