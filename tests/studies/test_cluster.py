@@ -175,10 +175,11 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
     assert (out / "adapter_model.safetensors").is_file()
     log = capsys.readouterr().err
     assert "a: 2 processes share each step" in log
-    # On a busy machine all steps may be over before the death is noticed.
+    # When Ray notices the death is its own affair: on a busy machine all steps may be over by then,
+    # or it may start two processes again before it knows that the node is gone.
     assert result.processes in (1, 2)
-    assert ("a: a process died" in log) == (result.processes == 1)
     if result.processes == 1:
+        assert "a: a process died" in log
         assert result.micro_batch_size == 8
         assert result.record(settings)["gradient_accumulation_steps"] == 1
 
