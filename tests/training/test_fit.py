@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_says_where(
         weight = next(p for p in model.parameters() if p.requires_grad)
         weight.data.fill_(math.nan)
         a_job = job(config, rows, tmp_path / "a")
-        with pytest.raises(Failure, match=r"the loss is nan at step 1, learning rate"):
+        with pytest.raises(Failure, match=r"the loss is nan at step 1, before the adapter"):
             fit(model, load_tokenizer(config), a_job, choose_device(config))
 
 

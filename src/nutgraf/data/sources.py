@@ -172,7 +172,10 @@ def _hub(
         ):
             meant = did_you_mean(data.source, ["newswire"])
             what = f"no file, no folder with data files and no public data set on the Hub{meant}"
-            what = "a folder without data files" if here else what
+            if here:
+                patterns = ", since it reads [, * and ? in a path as patterns"
+                seen = patterns if set("[*?") & set(data.source) else ""
+                what = f"a folder in which `datasets` sees no data files{seen}"
             raise UserError(
                 f"data.source {data.source!r} is {what}; correct it, {own_files}"
             ) from None

@@ -73,6 +73,11 @@ class History(BaseModel):
 
         Raise Failure if it is not a number.
         """
+        if step == 1 and not math.isfinite(loss):
+            raise Failure(
+                f"the loss is {loss} at step 1, before the adapter has changed: set model.dtype to "
+                "fp32, or give a model.base whose weights are numbers"
+            )
         _check_loss(f"loss is {loss} at step {step}", loss, rate)
         self.losses.append(loss)
         self.learning_rate = rate
