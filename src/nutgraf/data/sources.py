@@ -138,6 +138,11 @@ def _hub(
     own_files = "or give files with data.train, data.validation and data.test"
     cache = None
     if Path(data.source).is_dir():
+        if set("[*?") & set(data.source):
+            raise UserError(
+                f"data.source {data.source!r} has [, * or ? in its path, which `datasets` reads as "
+                f"a pattern: rename the folder, {own_files}"
+            )
         # By itself it keeps rows by path, size and time, which a change can leave as they were.
         content = digest({str(file): sha256(file) for file in files_in(Path(data.source))})
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"nutgraf-{content[:16]}")
@@ -172,10 +177,7 @@ def _hub(
         ):
             meant = did_you_mean(data.source, ["newswire"])
             what = f"no file, no folder with data files and no public data set on the Hub{meant}"
-            if here:
-                patterns = ", since it reads [, * and ? in a path as patterns"
-                seen = patterns if set("[*?") & set(data.source) else ""
-                what = f"a folder in which `datasets` sees no data files{seen}"
+            what = "a folder without data files" if here else what
             raise UserError(
                 f"data.source {data.source!r} is {what}; correct it, {own_files}"
             ) from None
