@@ -52,6 +52,7 @@ def saved(tmp_path: Path) -> Path:
         name: getattr(written, name).model_dump(mode="json")
         for name in ("model", "prompt", "generate")
     }
+    del raw["prompt"]["request"]  # an earlier version had the usual one only
     (folder / saved_model.FILE).write_text(json.dumps(raw))
     return folder
 

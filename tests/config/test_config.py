@@ -228,6 +228,31 @@ def test_a_run_folder_on_the_command_line_is_text_as_it_stands(monkeypatch, tmp_
     assert load_config(None, run=folder).run == str(expected)
 
 
+@pytest.mark.parametrize(
+    "text", ["Summarize the article:", "Write: # 3 lines", "[INST] Sum up", "null", "Résumez :", "12"]
+)
+def test_a_request_on_the_command_line_is_text_as_it_stands(tmp_path, text):
+    config = load_config(None, {"prompt.request": text})
+    assert config.prompt.request == text
+    assert load_config(None, {"prompt.request": json.dumps(text)}) == config
+    assert load_config(written(tmp_path, to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "at least 1 character"),
+        ("Sum up: ", "'Sum up: ' begins or ends in white space: leave that out"),
+        ("  ", "white space"),
+        ("Sum \ue000up:", r"holds the character '\ue000': leave it out"),
+        ("Sum\tup:", r"holds the character '\t'"),
+    ],
+)
+def test_a_request_that_would_not_stay_as_it_is_written_is_refused(text, said):
+    with pytest.raises(ConfigError, match=rf"^prompt\.request.*{re.escape(said)}"):
+        load_config(None, {"prompt.request": text})
+
+
 # Overrides.
 
 

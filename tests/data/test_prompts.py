@@ -22,6 +22,13 @@ ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+# That of SmolLM2 and Qwen: a first message of the system's own, if the chat has none.
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful AI assistant.<|im_end|>\n{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 TEMPLATES = ("plain", "chat")
 STORY = "The mayor of Leeds spoke on Monday. He said 12 bridges would be mended by June."
 HOSTILE = [
@@ -153,6 +160,35 @@ def test_the_chat_template_frames_the_same_request(tokenizer):
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("request_", ["Write three sentences\nof this news:", "Résumez :", "2+2 {x}"])
+def test_a_study_asks_in_its_own_words_in_training_and_in_use(tokenizer, template, request_):
+    renderer = Renderer(tokenizer, PromptConfig(template=template, request=request_))
+    prompt, example = renderer.prompt(STORY), renderer.example(STORY, "He spoke.")
+    assert f"{request_} {STORY}" in spoken(tokenizer, prompt.ids)
+    assert "Summarize" not in "".join(renderer.frame)
+    assert example.input_ids[: example.prompt_tokens] == prompt.ids
+    assert renderer.recipe()["text_before"].endswith(request_)
+    again = Renderer(tokenizer, PromptConfig(template=template), renderer.frame)
+    assert again.prompt(STORY) == prompt
+
+
+def test_a_system_message_that_a_template_adds_is_in_every_prompt_once(byte_level):
+    template, byte_level.chat_template = byte_level.chat_template, CHATML
+    try:
+        renderer = Renderer(byte_level, PromptConfig(template="chat"))
+    finally:
+        byte_level.chat_template = template
+    head, tail = renderer.frame
+    assert head == (
+        "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n<|im_start|>user\nSummarize:"
+    )
+    assert tail == "<|im_end|>\n<|im_start|>assistant\n"
+    example = renderer.example(STORY, "He spoke.")
+    assert example.input_ids[: example.prompt_tokens] == renderer.prompt(STORY).ids
+    assert spoken(byte_level, example.input_ids) == f"<s>{head} {STORY}{tail}He spoke.</s>"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_is_never_structure(tokenizer, template, text):
     renderer = Renderer(tokenizer, PromptConfig(template=template))
@@ -185,8 +221,10 @@ def test_errors_name_the_fact_the_limit_and_the_knob(byte_level):
         renderer.prompt(" \n\x00")
     with pytest.raises(PromptError, match="summary is empty"):
         renderer.example(STORY, "\t")
-    with pytest.raises(PromptError, match=r"own words take .*raise prompt\.max_tokens"):
-        Renderer(byte_level, PromptConfig(max_tokens=4, max_article_tokens=3))
+    longer = PromptConfig(request="Write this " * 20 + "anew:", max_tokens=40, max_article_tokens=9)
+    said = r"own words take .* limit 40: shorten prompt\.request or raise prompt\.max_tokens"
+    with pytest.raises(PromptError, match=said):
+        Renderer(byte_level, longer)
 
 
 def test_a_tokenizer_without_a_chat_template_is_named(byte_level):

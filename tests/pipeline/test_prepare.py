@@ -161,6 +161,9 @@ def test_a_template_that_writes_the_time_is_rendered_once_a_study(tmp_path, base
     assert "chat_template was" in str(data.outdated)
     run_stage("prepare", config, folder)
     assert folder.frame[1] == " now:"
+    asked, _ = study(tmp_path, str(own), template="chat", request="Sum up:")
+    run_stage("prepare", asked, folder)
+    assert folder.frame[0].endswith(" Sum up:")
 
 
 def test_summaries_that_cannot_fit_are_a_mistake_where_they_are_many(tmp_path, base):

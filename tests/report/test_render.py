@@ -125,6 +125,7 @@ def study(svgs: dict[str, str]) -> Study:
         },
         figures=svgs,
         signature={"package": "rouge-score", "stemmer": True},
+        prompt="Summarize: {article}\n\nSummary:",
         configuration="run: runs/pocket\ntrain:\n  learning_rate: 0.0002\n",
         planned=[
             {

@@ -34,6 +34,7 @@ SMALL = {
     # The second choice makes the loss no number: those trials must fail.
     "search.space.train.learning_rate": "{choices: [5e-3, 1e30]}",
     "generate.max-new-tokens": "32",
+    "prompt.request": "Sum up the news:",
     "tracking.to": "[tensorboard]",
 }
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "ray", "matplotlib")
@@ -230,7 +231,9 @@ def test_plain_peft_and_transformers_write_the_same_summaries(
     base = AutoModelForCausalLM.from_pretrained(base_source(ModelConfig()), dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(final)).eval()
     article = article_store.read_split(folder.data("test"))[0]
-    ids = tokenizer(f"Summarize: {article.article}\n\nSummary:", return_tensors="pt").input_ids
+    prompt = f"Sum up the news: {article.article}\n\nSummary:"
+    assert "    Sum up the news: {article}\n\n    Summary:\n" in (folder / "report.md").read_text()
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
     with torch.no_grad(), choose_device(ModelConfig()).autocast():
         out = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from nutgraf.config.types import Count, Float, LocalPath, PathOrName, Section, Seed
 
@@ -71,13 +72,27 @@ class DataConfig(Section):
         return self
 
 
+def _words(text: str) -> str:
+    """Return the words of a request. Raise ValueError for what would not stay as it is written."""
+    if text != text.strip():
+        raise ValueError(f"{text!r} begins or ends in white space: leave that out")
+    if other := [c for c in text if unicodedata.category(c) in ("Cc", "Co", "Cs") and c != "\n"]:
+        raise ValueError(f"{text!r} holds the character {other[0]!r}: leave it out")
+    return text
+
+
 class PromptConfig(Section):
     """How an article becomes a prompt."""
 
+    request: Annotated[str, AfterValidator(_words)] = Field(
+        "Summarize:",
+        description="Words before the article, for every model of the study; a space follows them. "
+        "In YAML a text that ends in a colon needs quotes.",
+    )
     template: Literal["plain", "chat"] = Field(
         "plain",
-        description="`plain` is `Summarize: {article}\\n\\nSummary: {summary}`; `chat` puts the "
-        "same request into the tokenizer's chat template.",
+        description="`plain` is `{request} {article}\\n\\nSummary: {summary}`; `chat` puts "
+        "request and article into the tokenizer's chat template.",
     )
     max_tokens: Count = Field(
         896, description="Longest training row, prompt and summary together, in tokens."

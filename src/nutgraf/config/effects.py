@@ -30,6 +30,7 @@ DECIDES: dict[str, str] = {
     "data.max_rejected": "data",
     "data.allow_overlap": "data",
     "data.seed": "data",
+    "prompt.request": "data",
     "prompt.template": "data",
     "prompt.max_tokens": "data",
     "prompt.max_article_tokens": "data",

@@ -151,6 +151,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parse(name: str, text: str) -> Any:
+    if name == "prompt.request" and not text.startswith(('"', "'")):
+        return text  # words as they stand: with a colon behind them they would be a mapping
     try:
         return strict_yaml.load_yaml(text)
     except ValueError as error:

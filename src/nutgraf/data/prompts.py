@@ -23,7 +23,6 @@ from nutgraf.data.text import TextError, clean_text, usable_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-REQUEST = "Summarize: "
 ANSWER = "\n\nSummary:"
 
 # Characters that are tokenized at a time: a tokenizer takes more than twice as long over 10 MB in
@@ -87,7 +86,7 @@ class Renderer:
         if self._article_limit < 1:
             raise PromptError(
                 f"the prompt's own words take {len(self._head) + len(self._tail):,} tokens, limit "
-                f"{config.max_tokens:,}: raise prompt.max_tokens"
+                f"{config.max_tokens:,}: shorten prompt.request or raise prompt.max_tokens"
             )
 
     @property
@@ -235,7 +234,7 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Frame:
-    request = f"{REQUEST}{_ARTICLE}"
+    request = f"{config.request} {_ARTICLE}"
     if config.template == "plain":
         text: object = f"{request}{ANSWER}"
     elif tokenizer.chat_template is None:

@@ -64,6 +64,7 @@ class Study:
     card: Record  # data/card.json
     figures: Mapping[str, str]  # SVG by name
     signature: Record  # how ROUGE was computed
+    prompt: str  # of the study's models, `{article}` in place of an article
     configuration: str  # every setting, as YAML
     planned: Sequence[Record]  # what, planned, measured, unit, range; empty without a plan
     artefacts: Sequence[Record]  # manifests, in the order in which they were made

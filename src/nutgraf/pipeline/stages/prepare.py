@@ -28,7 +28,7 @@ from nutgraf.storage.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 _FRAME_DECIDED_BY = (
-    "prompt.template model.base model.revision tokenizer_files chat_template".split()
+    "prompt.request prompt.template model.base model.revision tokenizer_files chat_template".split()
 )
 
 
@@ -37,7 +37,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
 
     The last has each row that was left out, with split, row, id, reason and detail. An article is
     tokenized here and never again: later stages read its token ids. frame.json has the fixed text
-    of the prompts, which stays if the data is made again with the same template.
+    of the prompts, which stays if the data is made again with the same request and template.
     """
     frame = _earlier_frame(folder, outdated[0].settings)
     tokenizer = load_tokenizer(config.model)
@@ -66,7 +66,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
 
 
 def _earlier_frame(folder: RunFolder, settings: Mapping[str, Any]) -> Frame | None:
-    """Return the text of the prompts in `folder`, if it is of the same template."""
+    """Return the text of the prompts in `folder`, if it is of the same request and template."""
     if not (folder.has("data") and folder.frame):
         return None
     earlier = folder.manifest("data")["settings"]

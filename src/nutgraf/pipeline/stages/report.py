@@ -106,6 +106,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         card=card,
         figures=figures,
         signature=rouge.rouge_signature(**config.score.model_dump()),
+        prompt="{} {{article}}{}".format(*folder.frame),
         configuration=to_yaml(config).replace(f"{Path.cwd()}{os.sep}", ""),  # as `shown`
         planned=planned,
         artefacts=[manifest for name, manifest in manifests.items() if name != "report"],
