@@ -229,7 +229,8 @@ def test_a_run_folder_on_the_command_line_is_text_as_it_stands(monkeypatch, tmp_
 
 
 @pytest.mark.parametrize(
-    "text", ["Summarize the article:", "Write: # 3 lines", "[INST] Sum up", "null", "Résumez :", "12"]
+    "text",
+    ["Summarize the article:", "Write: # 3 lines", "[INST] Sum up", "null", "Résumez :", "12"],
 )
 def test_a_request_on_the_command_line_is_text_as_it_stands(tmp_path, text):
     config = load_config(None, {"prompt.request": text})

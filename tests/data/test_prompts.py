@@ -160,7 +160,9 @@ def test_the_chat_template_frames_the_same_request(tokenizer):
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("request_", ["Write three sentences\nof this news:", "Résumez :", "2+2 {x}"])
+@pytest.mark.parametrize(
+    "request_", ["Write three sentences\nof this news:", "Résumez :", "2+2 {x}"]
+)
 def test_a_study_asks_in_its_own_words_in_training_and_in_use(tokenizer, template, request_):
     renderer = Renderer(tokenizer, PromptConfig(template=template, request=request_))
     prompt, example = renderer.prompt(STORY), renderer.example(STORY, "He spoke.")
@@ -179,9 +181,8 @@ def test_a_system_message_that_a_template_adds_is_in_every_prompt_once(byte_leve
     finally:
         byte_level.chat_template = template
     head, tail = renderer.frame
-    assert head == (
-        "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n<|im_start|>user\nSummarize:"
-    )
+    said = "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
+    assert head == f"{said}<|im_start|>user\nSummarize:"
     assert tail == "<|im_end|>\n<|im_start|>assistant\n"
     example = renderer.example(STORY, "He spoke.")
     assert example.input_ids[: example.prompt_tokens] == renderer.prompt(STORY).ids

@@ -4,7 +4,12 @@ import random
 
 import pytest
 
-from nutgraf.data.sentences import article_sentences, sentence_spans, split_sentences
+from nutgraf.data.sentences import (
+    article_sentences,
+    sentence_spans,
+    split_sentences,
+    split_tokens,
+)
 
 CASES = """
 The shop closed at 5 p.m. Monday.|It opened again.
@@ -41,6 +46,9 @@ He waited…|Then he left… and came back.
 It rose 5.3 percent to $1.5 million.|See www.example.com/a.b?c=D for more.
 LONDON (Reuters) - Shares rose.|They fell later.
 « Je viens. »|Il part.
+Il a crié : « Va-t'en ! » avant de sortir.|« Pourquoi ? » demande-t-elle.
+« C'est fini », dit Mme Roy à 10 h 30.|M. Roux et MM. Petit et Grand partent, à 12,5 km.
+« On part ! »|Il est parti.
 これは文です。|これも文です。
 你好吗？|我很好！
 सब ठीक है।|वह गया।
@@ -60,6 +68,13 @@ def test_a_quotation_that_follows_without_a_space_is_of_the_next_sentence():
         "Il est en finale.",
         '"En tous cas", dit-il.',
     ]
+
+
+def test_an_elided_word_is_a_token_of_its_own():
+    assert split_tokens("L’État dit qu'aujourd'hui N'Golo, d'Orly, n'a rien.") == (
+        "l' etat dit qu' aujourd'hui n'golo , d' orly , n' a rien .".split()
+    )
+    assert split_tokens("Don't: it's O'Neill's.") == "do n't : it 's o'neill 's .".split()
 
 
 def test_every_character_is_in_one_sentence():

@@ -100,6 +100,15 @@ SAME += [
     ("seek 17 percent, and they offer 2.", "17 percent, but 2 percent was offered"),
     ("2 percent", "seek 17 percent, and they offer 2."),
 ]
+SAME += [
+    ("5.234 habitants", "5 234 habitants"),
+    ("1 234,5 tonnes", "1,234.5 tonnes"),
+    ("2,5 millions d'euros", "€2.5m"),
+    ("10 h 30", "10:30"),
+    ("15 membres", "quinze membres"),
+    ("près de 70 élus", "68 élus"),
+    ("plus de 13 000 élèves", "13.624 élèves"),
+]
 OTHER = [
     ("100 buses", "£100m"),
     ("100 buses", "£100"),
@@ -122,6 +131,9 @@ OTHER = [
     ("2015", "2014-16"),
     ("0800 123 457", "0800 123 456"),
     ("World War Two", "World War I"),
+    ("5 235 habitants", "5 234 habitants"),
+    ("2,5 km", "2,3 km"),
+    ("12 tonnes", "12,5 tonnes"),
 ]
 
 
@@ -269,6 +281,14 @@ def test_names_are_compared_by_their_words(claim, answer):
         ("He met PM Cameron.", "He met Prime Minister Cameron.", True),
         ("POLICE SAW JOHN SMITH.", "Police saw a man.", True),
         ("He saw Super Bowl XLIX.", "He saw Super Bowl XLIX.", True),
+        # French puts a word without its vowel before a name, and English names have such.
+        ("Il vient d'Espagne.", "L'Espagne, l'Italie.", True),
+        ("L'Espagne gagne.", "Il va en Italie.", False),
+        ("Le corps d’Alexia Daval.", "Il dit qu'Alexia Daval est morte.", True),
+        ("Invité d'Europe 1.", "Il parle sur Europe 1.", True),
+        ("C'est Macron.", "Emmanuel Macron parle.", True),
+        ("D'Oliveira hit 28.", "A bowler, Brett D'Oliveira, hit 28.", True),
+        ("He saw Brett D'Oliveira.", "Brett Smith saw Anna D'Oliveira.", False),
     ],
 )
 def test_a_name_is_supported_only_if_it_is_there(claim, article, answer):

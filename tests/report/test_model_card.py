@@ -102,6 +102,17 @@ def test_a_card_names_another_tokenizer_and_gives_no_interval_of_few_articles(
     assert "interval_95" in two.metric_args
 
 
+def test_a_card_says_english_only_of_a_model_that_read_english(tinyllama: dict[str, Any]) -> None:
+    text = model_card.model_card(tinyllama, "adapter")
+    assert ModelCard(text).data.language == "en"
+    assert "summary of a news article in English:" in text
+    tinyllama["study"]["data"]["english"] = False
+    text = model_card.model_card(tinyllama, "adapter")
+    assert ModelCard(text).data.language is None
+    assert "summary of a news article, in the language of its training:" in text
+    assert "\n- No news in English: its articles were in another language; of an article" in text
+
+
 def test_a_merged_model_s_card_tells_what_merging_changed(about: dict[str, Any]) -> None:
     merged = {"quantization": "nf4", "sample": "16 validation articles", "loss_before": 1.25,
               "loss_after": 1.2625, "rougeLsum_before": 35.0, "rougeLsum_after": 34.9,

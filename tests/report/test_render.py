@@ -264,6 +264,21 @@ def test_outside_text_cannot_leave_its_place_in_markdown() -> None:
     assert text == r"a \| b \# not a heading \[x\](javascript:y) \`c\` &lt;b&gt; \*d\*"
 
 
+def test_the_prompt_is_on_both_pages_and_english_indicators_of_another_language(
+    study: Study,
+) -> None:
+    french = {
+        **study.card,
+        "splits": {"test": {**study.card["splits"]["test"], "percent_english": 3.0}},
+    }
+    for before, after in zip(
+        render(study), render(dataclasses.replace(study, card=french)), strict=True
+    ):
+        assert "Summarize: {article}" in before
+        assert "not in English" not in before
+        assert "These articles are not in English" in after
+
+
 def test_the_page_asks_no_host(study: Study) -> None:
     page, _ = render(study)
     assert "https://x.org" in page  # a citation, as text
@@ -386,7 +401,8 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
                     write_json(target, content)
 
     curve = CURVE.assign(learning_rate=1e-3, seconds=1.0)
-    made("data", {"data/card.json": study.card}, ["data"])
+    frame = ("Summarize:", "\n\nSummary:")
+    made("data", {"data/card.json": study.card, "data/frame.json": frame}, ["data"])
     made("search", {"search/trials.csv": TRIALS, "search/history.csv": HISTORY}, ["search"])
     for name in ("baseline", "best"):
         files = {

@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nutgraf.data.language import is_english
 from nutgraf.data.load import Split
 from nutgraf.data.rows import Article, count_reasons, join_counts
 
 _WARNED = 99.5  # percent of letters; English news have 99.9
+_ENGLISH = 90  # percent of the articles of an English data set, at least
 
 
 def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
@@ -19,8 +21,8 @@ def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
     `removed` count rows left out, by reason, and `not_drawn` those that are not asked for:
     `rows_read` is the sum of these and `sampled`. Of those, `duplicates` counts repetitions of
     an earlier one of their split, `shared` the different texts that are in another split too,
-    `summary_longer` those whose summary has more characters. `letters_counted` is the percent of
-    a mean summary's letters that ROUGE counts.
+    `summary_longer` those whose summary has more characters. `percent_english` of the articles are
+    in English. `letters_counted` is the percent of a mean summary's letters that ROUGE counts.
     """
     texts, sums = {}, {}
     for name, split in splits.items():
@@ -47,6 +49,11 @@ def build_card(splits: Mapping[str, Split]) -> dict[str, Any]:
     return {"warnings": list(dict.fromkeys([*notes, *_warnings(counts)])), "splits": counts}
 
 
+def all_english(splits: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether the data are in English, by the splits of a card; earlier ones do not say."""
+    return min(split.get("percent_english", 100) for split in splits.values()) >= _ENGLISH
+
+
 def lines(splits: Mapping[str, Split]) -> Iterator[str]:
     """Yield what became of the rows of each split, and the card's warnings."""
     card = build_card(splits)
@@ -61,14 +68,16 @@ def lines(splits: Mapping[str, Split]) -> Iterator[str]:
 def _read(articles: Sequence[Article]) -> tuple[set[bytes], dict[str, float]]:
     """Read the articles once; return the fingerprints of their texts, and counts."""
     fingerprints: set[bytes] = set()
-    longer = article_words = summary_words = 0
+    longer = english = article_words = summary_words = 0
     for article in articles:
         fingerprints.add(article.fingerprint)
         longer += len(article.reference) > len(article.article)
+        english += is_english(article.article)
         article_words += len(article.article.split())
         summary_words += len(article.reference.split())
     return fingerprints, {
         "summary_longer": longer,
+        "percent_english": round(100 * english / len(articles), 1),
         "article_words_mean": round(article_words / len(articles), 1),
         "summary_words_mean": round(summary_words / len(articles), 1),
     }
@@ -93,6 +102,12 @@ def _warnings(counts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 f"{name}: ROUGE counts {split['letters_counted']}% of the letters of the summaries "
                 "(a-z), and others split words: score.tokenizer unicode counts all"
             )
+    if not all_english(counts):
+        shares = ", ".join(f"{split['percent_english']:g}% of {n}" for n, split in counts.items())
+        yield (
+            f"articles in English: {shares}; the indicators and the default prompt.request are for "
+            "English (docs/own-data.md)"
+        )
     for one, other in itertools.combinations(counts, 2):
         if shared := counts[one]["shared"][other]:
             yield (

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import sentencex
 
 # A full stop that stands alone, as tokenized text has it (`it ended . '' he left`), ends a
-# sentence even if no capital follows; closing quotes belong to what they close.
-_TOKENIZED_STOP = re.compile(r"(?<=\s[.!?])(\s+''|\s+”)?\s+(?=\S)")
+# sentence even if no capital follows; closing quotes belong to what they close. French has a space
+# before `! »` too, and is not tokenized.
+_TOKENIZED_STOP = re.compile(r"(?<=\s[.!?])(?!\s*»)(\s+''|\s+”)?\s+(?=\S)")
 _WORD = re.compile(r"\w")
 # The splitter takes a quoted or bracketed passage for one sentence: it does not see these marks.
 _MARK = re.compile(r"(?<!\w)['’]|['’](?!\w)|[\"‘“”„‚«»‹›`()\[\]{}「」『』（）]")
@@ -98,11 +99,17 @@ def article_sentences(article: str) -> list[str]:
     return [sentence for line in article.splitlines() for sentence in _cut(line)]
 
 
+# Words without their vowel before another, as in `l'État`, `d'Orly`, `qu'il` and `c'est`: not what
+# belongs to a name, as in `N'Golo` and `Brett D'Oliveira`.
+ELISION = (
+    r"(?<![^\W_])(?:(?:[ld]|(?<![^\W_] )[LD]|[Qq]u|[Jj]usqu|[Ll]orsqu|[Pp]uisqu)'(?=[^\W\d_])"
+    r"|[CcJjMmNnSsTt]'(?=[a-z]{2}|[ay]\b))"
+)
 # Clitics are tokens of their own, as tokenized corpora have them, so that `don't` and `do n't`
-# are the same; so are punctuation marks.
+# are the same; so are elided words and punctuation marks.
 _CLITIC = r"'(?:s|re|ve|ll|d|m)\b"
 _TOKEN = re.compile(
-    rf"``|''|[^\W_]+(?=n't\b)|n't\b|{_CLITIC}|[^\W_]+(?:(?!{_CLITIC})[.,:/'-][^\W_]+)*|[^\w\s]",
+    rf"``|''|(?-i:{ELISION})|[^\W_]+(?=n't\b)|n't\b|{_CLITIC}|[^\W_]+(?:(?!{_CLITIC})[.,:/'-][^\W_]+)*|[^\w\s]",
     re.I,
 )
 # One character for one character, so that offsets stay.

@@ -16,7 +16,7 @@ from decimal import Decimal
 from re import Match
 from typing import Any
 
-from nutgraf.data.sentences import folded
+from nutgraf.data.sentences import ELISION, folded
 from nutgraf.evaluation import numbers
 from nutgraf.evaluation.name_words import FUNCTION_WORDS, NATIONS, OPENERS, TITLES
 from nutgraf.evaluation.number_patterns import as_figures
@@ -25,8 +25,10 @@ from nutgraf.evaluation.numbers import Number
 # A limit for texts that are no news: title case over a whole page is many names.
 _NAME_WORDS = 20
 
-# `U.S.`, `U.S`, `J. K.`, `O'Neill`, `Smith's`; a hyphen parts words.
-_WORD = re.compile(r"(?:[^\W\d_]\. ?){2,}(?<! )|(?:[^\W\d_]\.)+[^\W\d_]\b|[^\W_]+(?:'[^\W_]+)*")
+# `U.S.`, `U.S`, `J. K.`, `O'Neill`, `Smith's`; a hyphen parts words, and `d'` is of no name.
+_WORD = re.compile(
+    rf"{ELISION}|(?:[^\W\d_]\. ?){{2,}}(?<! )|(?:[^\W\d_]\.)+[^\W\d_]\b|[^\W_]+(?:'[^\W_]+)*"
+)
 # `Federal Bureau of Investigation`, of which an acronym may be made.
 _LONG_NAME = re.compile(r"(?<!\w)(?!The\b)[A-Z]\w+(?: (?:(?:of|for|and|the|on) )*[A-Z]\w+)+")
 _SINGLE = re.compile(r"[^\W\d_]")
@@ -62,7 +64,7 @@ class Facts:
 
     def __init__(self, text: str, article: Facts | None = None) -> None:
         plain, places = folded(text)
-        words = [match for match in _WORD.finditer(plain) if not match[0].isdigit()]
+        words = [m for m in _WORD.finditer(plain) if not (m[0].isdigit() or m[0].endswith("'"))]
         runs = [] if text.isupper() else list(_runs(plain, words))
         self.cased = text not in (text.lower(), text.upper())
         normal = [_normal(match[0]) for match in words]
@@ -240,7 +242,7 @@ def _without_opening(
 def _opens_sentence(plain: str, match: Match[str]) -> bool:
     before = plain[max(0, match.start() - 8) : match.start()]
     if before.endswith(('"', "'", "`", "`` ", "' ")):
-        return True
+        return not (before[-1] == "'" and before[-2:-1].isalpha())  # `L'Espagne`
     before = before.rstrip(" ([")
     return not before or before[-1] in ".!?:;\n\u2022|" or before.endswith("--")
 
@@ -255,9 +257,10 @@ def _parts(words: tuple[str, ...], shortest: int = 2) -> Iterator[tuple[str, ...
 
 @functools.lru_cache(maxsize=2**16)
 def _normal(word: str) -> str:
-    """Return a word in lower case, without dots and possessive; `US` is not the pronoun."""
+    """Return a word in lower case, without dots, possessive and `d'`; `US` is not the pronoun."""
     bare = word.removesuffix("'s").rstrip("'").replace(".", "").replace(" ", "")
-    return "US" if bare in ("US", "USA") or (bare == "us" and "." in word) else bare.lower()
+    us = bare in ("US", "USA") or (bare == "us" and "." in word)
+    return "US" if us else bare.lower().removeprefix("l'").removeprefix("d'")
 
 
 def _acronym(name: str) -> str:

@@ -30,6 +30,10 @@ LOOSE |= {"twins": 2, "brace": 2, "thrice": 3, "trio": 3, "triplets": 3, "hat-tr
 LOOSE |= {"hat trick": 3, "quartet": 4, "quadruplets": 4, "nil": 0, "no": 0, "none": 0}
 LOOSE |= {"goalless": 0, "fortnight": 2} | PERIODS | {word: n for n, word in enumerate(ORDINALS, 1)}
 LOOSE |= {f"{word[:-1]}ies": 1900 + 10 * n for n, word in enumerate(_TENS, 2)}
+# French ones that are no English words.
+_FRENCH = "deux trois quatre cinq huit neuf onze douze treize quatorze quinze seize vingt".split()
+LOOSE |= dict(zip(_FRENCH, (2, 3, 4, 5, 8, 9, 11, 12, 13, 14, 15, 16, 20), strict=True))
+LOOSE |= {"trente": 30, "quarante": 40, "cinquante": 50, "soixante": 60, "quinzaine": 15}
 HOURS = {"noon": 720, "midday": 720, "midnight": 0}
 MONEY = {"dollar": "$", "buck": "$", "euro": "€", "pound": "£", "quid": "£", "yen": "¥"}
 MONEY |= {"rupee": "₹", "rouble": "₽", "ruble": "₽", "pence": "£", "p": "£", "cent": "$"}
@@ -51,17 +55,17 @@ _IN_WORDS = (
     rf"|(?:{_GROUP}|(?:{_S})(?:\b|(?=fold)))(?:\s+(?:and\s+)?{_GROUP}){{0,{_WORDS}}}(?:\s+(?:and\s+)?{_BELOW})?"
     rf"|{_BELOW}"
 )
-# Thousands as 1,234, 12,34,567, 1.234.567, 1'234 and 1 234 (a space that does not break, or before
-# 000); a decimal comma only before what it counts.
+# Thousands as 1,234, 12,34,567, 1.234.567, 1'234 and 1 234; a decimal comma only before what is
+# counted.
 _FIGURES = (
     r"(?<=[$£€])\d+(?:(?:, \d{3})+(?!\d)|(?: \.|\. )\d+)"
     r"|\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d\d)+,\d{3}|\d{1,3}(?:\.\d{3}){2,}(?!\d)"
-    r"|\d{1,3}(?:[\u00a0\u2009\u202f']\d{3})+(?!\d)|\d{1,3}(?: \d{3})* 000(?!\d)"
-    r"|\d+,\d{1,2}(?=\s?(?:[%€]|mil|mrd|mio|euro|pour|proz))|\d+(?:\.\d+)?"
+    r"|[1-9]\d{0,2}(?:[ \u00a0\u2009\u202f']\d{3})+(?:,\d{1,2}(?=\s?[%€a-z])|(?!\d))"
+    r"|\d+,\d{1,2}(?=\s?[%€a-z])|\d+(?:\.\d+)?"
 )
 _COUNTED = (
     r"(?P<unit>\s?[%€£]|\s?\$(?!\s?\d)|[\s-]per\s?cent(?:age)?\b|[\s-](?:pct|pour\scent|prozent)\b"
-    rf"|[\s-](?:(?:us|hong\skong|new\szealand|[a-z]\w+n)\s)?(?:{_any(MONEY)})s?\b"
+    rf"|[\s-](?:d'|(?:us|hong\skong|new\szealand|[a-z]\w+n)\s)?(?:{_any(MONEY)})s?\b"
     rf"|\s(?:{_any(CODES)})\b|(?<=\d)p\b)?"
 )
 NUMBER = re.compile(
@@ -91,7 +95,7 @@ CLOCK = re.compile(
     r"(?:\s?(?P<half>[ap])\.?m\b|\so'clock\b|\s(?:in\sthe\s(?:morning|afternoon|evening)|at\snight)\b)"
     rf"|\b(?:(?P<past>half|quarter|twenty|{_any(_UNITS)}|\d\d?)[\s-]past|(?P<to>quarter)\sto)"
     rf"\s(?P<whole>1[0-2]|[1-9]|{_any(_UNITS[1:13])})\b"
-    r"|(?<![\w.,:])(?P<hours>[01]?\d|2[0-3])[:h](?P<minutes>[0-5]\d)(?![\d:])"
+    r"|(?<![\w.,:])(?P<hours>[01]?\d|2[0-3])(?::|\s?h\s?)(?P<minutes>[0-5]\d)(?![\d:])"
     r"|\b(?P<plain>[01]\d[0-5]\d|2[0-3][0-5]\d)(?=\s?(?:gmt|bst|cet|[ecp][sd]t|hours|hrs)\b)"
     rf"|\b(?P<word>{_any(HOURS)})\b)"
 )
@@ -115,9 +119,12 @@ BARE = re.compile(r"\s?(?:[.,;:!?)](?!\d)|$)")
 BEFORE_MONTH = re.compile(rf"(?:\sof)?\s{_MONTH}|/")
 # A rounded number is supported by one that it is rounded from: `over 13,000` by 13,624.
 HEDGE = re.compile(
-    r"\b(?:(?P<down>(?:more|greater) than|over|above|at least|upwards of|exceed\w*|surpass\w*)"
-    r"|(?P<up>almost|nearly|(?:less|fewer) than|under|below|up to|close to|approaching)"
-    r"|(?P<both>about|around|some|roughly|approximately|approx\.?|circa|estimated))\s(?:an?\s)?$"
+    r"\b(?:(?P<down>(?:more|greater) than|over|above|at least|upwards of|exceed\w*|surpass\w*"
+    r"|plus de|au moins)"
+    r"|(?P<up>almost|nearly|(?:less|fewer) than|under|below|up to|close to|approaching"
+    r"|pres de|presque|moins de)"
+    r"|(?P<both>about|around|some|roughly|approximately|approx\.?|circa|estimated|environ|quelque))"
+    r"\s(?:an?\s)?$"
 )
 RANGE = re.compile(r"\s?(?P<to>-|–|—|/|to)\s?|\s(?:and|or)\s")
 

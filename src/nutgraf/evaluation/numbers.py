@@ -184,15 +184,15 @@ def _units(match: Match[str], before: str = "") -> tuple[set[str], int]:
     unit = (match["unit"] or match.groupdict().get("counted") or "").strip(" -")
     if unit.startswith(("per", "pct", "pour", "proz", "%")):
         return {"%"}, 1
-    name = unit.split()[-1].removesuffix("s") if unit else ""
+    name = unit.split()[-1].removeprefix("d'").removesuffix("s") if unit else ""
     units = {patterns.MONEY.get(name) or patterns.CODES.get(unit) or unit or before}
     units |= {"cent": {"€"}, "pound": {""}}.get(name, set())  # pounds also weigh
     return units, 100 if name in ("pence", "p", "cent") else 1
 
 
 def _from_figures(figures: str) -> Iterator[Decimal]:
-    if re.fullmatch(r"\d+,\d{1,2}", figures):
-        yield Decimal(figures.replace(",", ".")[: patterns.DIGITS])
+    if re.fullmatch(r"\d[^,.]*,\d{1,2}", figures):  # 2,5 and 1 234,5
+        yield Decimal(re.sub(r"[^\d.]", "", figures.replace(",", "."))[: patterns.DIGITS])
     elif re.fullmatch(r"\d{1,3}(?:\.\d{3}){2,}", figures):
         yield Decimal(figures.replace(".", "")[: patterns.DIGITS])
     else:

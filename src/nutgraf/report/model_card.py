@@ -12,6 +12,7 @@ from typing import Any, Literal
 from huggingface_hub import EvalResult, ModelCardData
 
 from nutgraf.config import Config
+from nutgraf.data.data_card import all_english
 from nutgraf.report.describe import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.report.formatting import ROUGE_NAMES, load_template
 
@@ -47,6 +48,7 @@ def study_record(
             "revision": config.data.revision,
             "seed": config.data.seed,
             "articles": {name: split["sampled"] for name, split in splits.items()},
+            "english": all_english(splits),
         },
         "rouge": {
             kind: {"mean": best[kind], "low": best[f"{kind}_low"], "high": best[f"{kind}_high"]}
@@ -68,12 +70,17 @@ def model_card(about: Mapping[str, Any], form: Form) -> str:
         metadata=_metadata(about, form).to_yaml(),
         kinds=ROUGE_NAMES,
         stemmed=_is_stemmed(about["study"]),
+        english=_is_english(about["study"]["data"]),
         synthetic=SYNTHETIC,
     )
 
 
 def _is_stemmed(study: Mapping[str, Any]) -> bool:
     return study.get("tokenizer", "rouge-score") == "rouge-score"  # older models do not say
+
+
+def _is_english(data: Mapping[str, Any]) -> bool:
+    return bool(data.get("english", True))  # older models do not say
 
 
 def modelfile(about: Mapping[str, Any]) -> str:
@@ -90,7 +97,7 @@ def _metadata(about: Mapping[str, Any], form: Form) -> ModelCardData:
     return ModelCardData(
         base_model=base if on_hub else None,
         base_model_relation=relation if on_hub else None,
-        language="en",
+        language="en" if _is_english(data) else None,
         library_name={"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[form],
         pipeline_tag="summarization",
         tags=["summarization", "nutgraf", *(["lora"] if form == "adapter" else [])],

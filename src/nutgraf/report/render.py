@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from nutgraf.data.data_card import all_english
 from nutgraf.evaluation.error_rates import (
     group_rates,
     mean_indicators,
@@ -101,6 +102,7 @@ def render(study: Study) -> tuple[str, str]:
         "articles": articles,
         "figures": {name: Markup(inline_svg(svg)) for name, svg in study.figures.items()},
         "copied": COPIED,
+        "english": all_english(study.card["splits"]),
     }
     page = load_template("report.html", autoescape=True)
     plain = load_template("report.md", autoescape=True, finalize=as_markdown)
