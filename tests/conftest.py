@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where a test asks for two threads, the one that waits leaves its core to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Ray starts workers at nice 15, which get a thirtieth of a core beside another program.
+# A study's processes run at nice 10, and would get a tenth of a core beside another program.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # A shell has what it starts in the background ignore Ctrl-C, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)

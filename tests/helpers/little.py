@@ -47,7 +47,7 @@ def train(
     base: Path,
     out: Path,
     on_eval: Callable[[Evaluation], None] | None = None,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
     **changes: Any,
 ) -> TrainingResult:
     """`changes` are settings of the training that differ from SETTINGS."""
@@ -64,4 +64,4 @@ def job(config: ModelConfig, settings: TrainConfig, out: Path, *callbacks: Any) 
 
 if __name__ == "__main__":
     with signals.stop_on_signals(signal.SIGTERM):
-        train(Path(sys.argv[1]), Path(sys.argv[2]), on_step=lambda: print("step", flush=True))
+        train(Path(sys.argv[1]), Path(sys.argv[2]), on_step=lambda _: print("step", flush=True))

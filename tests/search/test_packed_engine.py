@@ -110,7 +110,7 @@ def alone(
             values,
             tmp_path_factory.mktemp(f"alone-{number}"),
             lambda e, seen=seen: seen.append(e.loss),  # type: ignore[misc]
-            lambda: None,
+            lambda examples: None,
             inputs=SearchInputs(config, train, validation),
         )
         found.append(seen)
@@ -150,7 +150,7 @@ def test_a_trial_leaves_its_best_weights_at_each_evaluation_interrupted_or_not(
                 raise Killed
 
         folder.mkdir(exist_ok=True)
-        train_trial(VALUES[0], folder, evaluated, lambda: None,
+        train_trial(VALUES[0], folder, evaluated, lambda examples: None,
                 inputs=SearchInputs(config, train, validation),)  # fmt: skip
         return seen
 
@@ -311,7 +311,7 @@ def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> N
         seen: list[float] = []
         train_trial(
             values, tmp_path / f"alone-{number}", lambda e, s=seen: s.append(e.loss),  # type: ignore[misc]
-            lambda: None, inputs=SearchInputs(config, train, validation),
+            lambda examples: None, inputs=SearchInputs(config, train, validation),
         )  # fmt: skip
         assert status in ("completed", "stopped"), said
         losses = [loss for _, loss in history]

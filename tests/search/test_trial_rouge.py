@@ -47,7 +47,7 @@ def work(scheduler: TrialScheduler, training: Any, backwards: bool, patient: boo
                 raise Stopped
 
         try:
-            rows = training(trial.values, home, evaluated, lambda: None)
+            rows = training(trial.values, home, evaluated, lambda examples: None)
         except Stopped:
             continue
         trial.row_nll, trial.row_tokens = [r.nll for r in rows], [r.tokens for r in rows]

@@ -84,11 +84,11 @@ def whole(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return train(tiny_base, tmp_path_factory.mktemp("whole") / "a")
 
 
-def stop_at(step: int) -> Callable[[], None]:
+def stop_at(step: int) -> Callable[[int], None]:
     """An on_step that ends the training after so many steps."""
     steps = itertools.count(1)
 
-    def on_step() -> None:
+    def on_step(_: int) -> None:
         if next(steps) == step:
             raise Stop
 
@@ -192,7 +192,7 @@ def test_asked_to_stop_it_writes_a_checkpoint_first(
     out = tmp_path / "a"
     steps = itertools.count(1)
 
-    def on_step() -> None:
+    def on_step(_: int) -> None:
         if next(steps) in (3, 5):
             signal.raise_signal(signal.SIGTERM)
 

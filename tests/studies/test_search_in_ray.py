@@ -31,10 +31,11 @@ def training(
     values: dict[str, Any],
     folder: Path,
     on_eval: Callable[[Any], None],
-    on_step: Callable[[], None],
+    on_step: Callable[[int], None],
 ) -> list[Any]:
     """Four evaluations, a checkpoint after each; `done-N` counts those really made."""
     number, checkpoint = int(folder.name), folder / "checkpoint"
+    (folder.parent.parent / "niceness").write_text(str(os.nice(0)))
     done = folder.parent.parent / f"done-{number}"
     reached = int(checkpoint.read_text()) if checkpoint.exists() else 0
     for evaluation in range(1, 5):
@@ -42,7 +43,7 @@ def training(
         if evaluation > reached:
             for _ in range(4):
                 time.sleep(0.05)
-                on_step()
+                on_step(16 * (evaluation - 1))
             if evaluation == 3:
                 loss = _fault(number, folder, loss)
             with done.open("a") as file:
@@ -146,6 +147,7 @@ class Runs:
                 [sys.executable, __file__, str(folder)],
                 stdout=said,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, "RAY_worker_niceness": "1"},
                 start_new_session=True,
             )
         self.started.append(process)
@@ -235,7 +237,11 @@ def test_a_trial_that_fails_is_a_row_with_fact_and_knob(
 
 def test_only_the_search_itself_speaks(runs: Runs) -> None:
     said = (runs.undisturbed / "said.txt").read_text().splitlines()
-    assert [line for line in said if not line.startswith("trial ")] == []
+    assert [line for line in said if not line.startswith(("trial ", "search  "))] == []
+
+
+def test_trials_leave_the_machine_to_others(runs: Runs) -> None:
+    assert (runs.undisturbed / "niceness").read_text() == str(max(1, os.nice(0)))
 
 
 def test_no_port_is_open_beyond_loopback(runs: Runs) -> None:

@@ -206,7 +206,7 @@ def test_an_interrupted_one_ends_as_one_that_was_not(bench: Bench, tmp_path: Pat
     undisturbed = bench.together(wanted)
     steps = 0
 
-    def enough() -> None:
+    def enough(_: int) -> None:
         nonlocal steps
         steps += 1
         if steps == 13:

@@ -19,6 +19,7 @@ from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import NutgrafError, UserError, one_line
 from nutgraf.core.files import is_full, write_text
 from nutgraf.core.paths import expand, shown
+from nutgraf.core.priority import lower_priority
 from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline import runner
 
@@ -176,6 +177,7 @@ def _settings_help() -> str:
 
 def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     config = _config(args, overrides)
+    lower_priority()
     with stop_on_signals():
         changed = runner.run_study(config, args.stages, force=args.force)
         if args.stages == tuple(runner.STAGES):

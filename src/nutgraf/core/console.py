@@ -37,7 +37,12 @@ class _StandardError(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(visible(without_secrets(record.getMessage())), file=sys.stderr, flush=True)
+        message = visible(without_secrets(record.getMessage()))
+        bars = sys.modules.get("tqdm")  # not loaded for the log alone
+        if bars is not None and getattr(bars.tqdm, "_instances", None):
+            bars.tqdm.write(message, file=sys.stderr)  # above the bars
+        else:
+            print(message, file=sys.stderr, flush=True)
 
 
 _LOGGER, _HANDLER = logging.getLogger("nutgraf"), _StandardError()

@@ -18,6 +18,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def rate(a_second: float) -> str:
+    """Return a speed with two or three digits: 0.74, 7.4, 74, 1,480."""
+    return f"{a_second:,.{0 if a_second >= 10 else 1 if a_second >= 1 else 2}f}"
+
+
 def perplexity(total_nll: float, tokens: int) -> float:
     """Return exp of the mean negative log-likelihood (in nats) over `tokens` tokens."""
     if tokens < 1:

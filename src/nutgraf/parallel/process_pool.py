@@ -21,6 +21,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from nutgraf.core.errors import Failure
+from nutgraf.core.priority import lower_priority
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -68,7 +69,11 @@ def map_rows(
 
 
 def follow_parent() -> None:
-    """Leave Ctrl-C to the process that started this one, and end when that one has ended."""
+    """Leave Ctrl-C to the process that started this one, and end when that one has ended.
+
+    What it computes has low priority.
+    """
+    lower_priority()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nutgraf.core.errors import Failure, NutgrafError, UserError, one_line
+from nutgraf.core.priority import missing_niceness
 from nutgraf.core.signals import restore_handlers
 
 os.environ.update(
@@ -34,6 +35,8 @@ os.environ.update(
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         # Trials read relative paths, as in HF_HOME, where the study does.
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        # Ray adds it to the niceness that a process of a trial inherits.
+        "RAY_worker_niceness": str(missing_niceness()),
     }
 )
 import ray

@@ -169,7 +169,7 @@ class Benchmark:
                 rows,
                 rows,
                 Path(scratch) / "adapter",
-                on_step=lambda: times.append(self.now()),
+                on_step=lambda examples: times.append(self.now()),
                 on_eval=lambda evaluation: times.append(self.now()),
             )
             fit(model, self.tokenizer, job, self.device)

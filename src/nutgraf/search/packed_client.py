@@ -51,7 +51,7 @@ def train_on_engine(
     overrides: Mapping[str, Any],
     folder: Path,
     on_eval: Callable[[Any], None],
-    on_step: Callable[[], None],
+    on_step: Callable[[int], None],
     *,
     work: Any,
     out: Path,
@@ -69,7 +69,7 @@ def train_on_engine(
                 raise news.error
             if news.rows is not None:
                 return list(news.rows)
-            on_step()
+            on_step(news.examples)
     finally:
         engine.leave.remote(str(folder))
 

@@ -50,11 +50,15 @@ class Row(NamedTuple):
 
 
 class News(NamedTuple):
-    """New evaluations; at the trial's end also the `rows` of the best one, or an error."""
+    """New evaluations; at the trial's end also the `rows` of the best one, or an error.
+
+    `examples` have been seen so far.
+    """
 
     evaluations: list[Loss]
     rows: list[Row] | None
     error: Exception | None
+    examples: int
 
 
 @dataclass
@@ -110,7 +114,8 @@ class Engine:
             self._changed.wait_for(
                 lambda: client.ended or len(client.evaluations) > received, timeout=NEWS_TIMEOUT
             )
-            return News(client.evaluations[received:], client.rows, client.error)
+            examples = client.run.examples if client.run else 0
+            return News(client.evaluations[received:], client.rows, client.error, examples)
 
     def load(self, folder: str) -> int | None:
         """Return how many trials it trains; None if the one in `folder` is among them."""

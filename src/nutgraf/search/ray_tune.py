@@ -18,6 +18,7 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.core.errors import Failure
+from nutgraf.core.progress import Progress
 from nutgraf.data.examples import Example
 from nutgraf.parallel import ray_cluster, ray_session  # before Ray: its environment
 from nutgraf.search import trial_worker
@@ -111,6 +112,7 @@ def _run_in_ray(
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         if isinstance(training, PackedTraining):
             training = stack.enter_context(training.open(scheduler.out))
+        progress = stack.enter_context(Progress("search", scheduler.progress()[1], at_most=True))
         trainable = tune.with_parameters(
             trial_worker.run_trial,
             out=str(scheduler.out),
@@ -126,7 +128,7 @@ def _run_in_ray(
                 max_concurrent_trials=trials,
                 reuse_actors=True,  # the next trial finds the frozen base in memory
                 search_alg=_Proposals(scheduler),
-                scheduler=_EarlyStopping(scheduler, max_deaths),
+                scheduler=_EarlyStopping(scheduler, max_deaths, progress),
             ),
             run_config=tune.RunConfig(
                 name="tune",
@@ -193,9 +195,9 @@ class _Proposals(Searcher):
 class _EarlyStopping(FIFOScheduler):
     """Passes Ray's reports on to our scheduler, and its verdicts back to Ray."""
 
-    def __init__(self, scheduler: TrialScheduler, max_deaths: int) -> None:
+    def __init__(self, scheduler: TrialScheduler, max_deaths: int, progress: Progress) -> None:
         super().__init__()
-        self.scheduler, self.max_deaths = scheduler, max_deaths
+        self.scheduler, self.max_deaths, self.progress = scheduler, max_deaths, progress
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Return whether to stop the trial that has reported."""
@@ -206,7 +208,10 @@ class _EarlyStopping(FIFOScheduler):
         if "error" in result:
             self.scheduler.fail(number, result["error"])
             return self.STOP
-        return self.CONTINUE if self.scheduler.update(number).stop is None else self.STOP
+        self.scheduler.seen[number] = result["examples"]
+        verdict = self.scheduler.update(number)
+        self.progress.update(*self.scheduler.progress())
+        return self.CONTINUE if verdict.stop is None else self.STOP
 
     def on_trial_complete(
         self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]

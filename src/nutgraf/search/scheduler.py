@@ -18,7 +18,7 @@ from nutgraf.core.files import read_json, write_json
 from nutgraf.search.halving import Halving, TrialProgress, Verdict
 from nutgraf.search.sampler import Sampler
 from nutgraf.search.trial import EVALUATED, HANG, Trial
-from nutgraf.training.budget import evaluation_steps
+from nutgraf.training.budget import evaluation_steps, total_examples
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ class TrialScheduler:
         self.config, self.out = config, out
         self.trials: dict[int, Trial] = {}
         self.evaluations: dict[int, int] = {}  # of a whole training
+        self.examples: dict[int, int] = {}  # of a whole training
+        self.seen: dict[int, int] = {}  # examples, as the trial's process has reported
         # By number. Those of a finished search stay, so that proposals after them do.
         errors = out / _ERRORS
         self.errors = {int(n): e for n, e in read_json(errors).items()} if errors.exists() else {}
@@ -72,6 +74,7 @@ class TrialScheduler:
             (folder / HANG).unlink(missing_ok=True)
             train = load.with_overrides(self.config, values).train
             self.trials[number], self.evaluations[number] = trial, len(evaluation_steps(train))
+            self.examples[number] = total_examples(train)
             self.queue.append(number)
             if trial.history:
                 self._log(trial, *trial.history[-1], "before")
@@ -97,6 +100,17 @@ class TrialScheduler:
         """Return whether every trial has been proposed and is settled."""
         settled = all(verdict.settled for verdict in self.verdicts().values())
         return settled and len(self.trials) == self.config.search.trials
+
+    def progress(self) -> tuple[int, int]:
+        """Return the examples that all trials have seen so far, and those that they see at most."""
+        verdicts, seen, total = self.verdicts(), 0, 0
+        for number, trial in self.trials.items():
+            evaluated = trial.history[-1][0] if trial.history else 0
+            examples = max(evaluated, self.seen.get(number, 0))
+            seen += examples
+            total += examples if verdicts[number].settled else self.examples[number]
+        unproposed = self.config.search.trials - len(self.trials)
+        return seen, total + unproposed * total_examples(self.config.train)
 
     def update(self, number: int) -> Verdict:
         """Read again what trial `number` has written into its folder; return the verdict on it."""

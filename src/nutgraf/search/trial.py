@@ -118,7 +118,7 @@ class SearchInputs:
         overrides: Mapping[str, Any],
         folder: Path,
         on_eval: Callable[[Evaluation], None],
-        on_step: Callable[[], None] | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> TrainingJob:
         """Return the training of the trial in `folder`, which copies its weights to `evaluated/`.
 

@@ -32,9 +32,10 @@ REPORT_EVERY = 1.0  # seconds
 
 # A function of (overrides, folder, on_eval, on_step) that trains with `overrides` into `folder` and
 # returns the rows' losses of the best evaluation. It calls `on_eval` at each evaluation, first for
-# those before an interruption, and `on_step` often; both may end it by raising.
+# those before an interruption, and `on_step` often, with the number of examples seen so far; both
+# may end it by raising.
 Training: TypeAlias = Callable[
-    [Mapping[str, Any], Path, Callable[["Evaluation"], None], Callable[[], None]],
+    [Mapping[str, Any], Path, Callable[["Evaluation"], None], Callable[[int], None]],
     Sequence["RowLoss"],
 ]
 
@@ -43,7 +44,7 @@ def train_trial(
     overrides: Mapping[str, Any],
     folder: Path,
     on_eval: Callable[[Evaluation], None],
-    on_step: Callable[[], None],
+    on_step: Callable[[int], None],
     *,
     inputs: SearchInputs,
 ) -> Sequence[RowLoss]:
@@ -91,10 +92,10 @@ def _train(trial: Trial, folder: Path, training: Training) -> None:
     started = time.monotonic() - trial.seconds
     reported, evaluations = 0.0, 0
 
-    def report() -> None:
+    def report(examples: int) -> None:
         nonlocal reported
         reported = time.monotonic()
-        tune.report({"evaluations": len(trial.history)})
+        tune.report({"evaluations": len(trial.history), "examples": examples})
 
     def on_eval(evaluation: Evaluation) -> None:
         nonlocal evaluations
@@ -109,16 +110,16 @@ def _train(trial: Trial, folder: Path, training: Training) -> None:
         trial.history.append((evaluation.examples, evaluation.loss))
         trial.seconds = time.monotonic() - started
         trial.write(folder)
-        report()
+        report(evaluation.examples)
 
-    def on_step() -> None:
-        """Report again, so that the search can judge the latest evaluation against new ones."""
-        if trial.history and time.monotonic() - reported > REPORT_EVERY:
-            report()
+    def on_step(examples: int) -> None:
+        """Report progress; the search judges the latest evaluation against new ones again."""
+        if time.monotonic() - reported > REPORT_EVERY:
+            report(examples)
 
     if trial.completed:
         return
-    on_step()
+    on_step(trial.history[-1][0] if trial.history else 0)
     rows = training(trial.values, folder, on_eval, on_step)
     trial.row_nll, trial.row_tokens = [row.nll for row in rows], [row.tokens for row in rows]
     trial.seconds = time.monotonic() - started

@@ -82,12 +82,11 @@ class History(BaseModel):
         self.losses.append(loss)
         self.learning_rate = rate
 
-    def add_row(self, step: int) -> float:
-        """Add a row with the mean training loss since the latest one, and return that loss."""
+    def add_row(self, step: int) -> None:
+        """Add a row with the mean training loss since the latest one."""
         loss = sum(self.losses) / len(self.losses)
         self.losses.clear()
         self._add(step, self.learning_rate, loss, None)
-        return loss
 
     def add_evaluation(self, step: int, rows: list[RowLoss]) -> bool:
         """Add an evaluation; return whether its loss is the lowest so far.

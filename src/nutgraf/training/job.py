@@ -24,8 +24,8 @@ class TrainingJob:
 
     Of `config` the sections `model`, `lora` and `train` count. `on_eval` is called after each
     evaluation, once its checkpoint is on disk; on resume it is first called for the earlier
-    evaluations. `on_step` is called after each optimizer step. If they raise, the training ends.
-    `title` names the training in log lines and on its progress bar, if it has one. Without rows to
+    evaluations. `on_step` is called after each optimizer step, with the number of examples seen so
+    far. If they raise, the training ends. `title` names the training in log lines. Without rows to
     train or to evaluate on, it raises Failure.
     """
 
@@ -35,8 +35,7 @@ class TrainingJob:
     out: Path
     title: str = "adapter"
     on_eval: Callable[[Evaluation], None] | None = None
-    on_step: Callable[[], None] | None = None
-    progress_bar: bool = False
+    on_step: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         if not self.train or not self.validation:

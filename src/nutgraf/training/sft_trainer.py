@@ -14,7 +14,6 @@ from typing import Any, cast
 import datasets
 import torch
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -133,14 +132,8 @@ class AdapterTrainer(SFTTrainer):
         if newest:
             self.history, self.best = read_history(newest)
             notify(self.history.evaluations)
-        bar = tqdm(
-            total=budget.total_examples(self.settings),
-            desc=job.title,
-            unit=" articles",
-            disable=None if job.progress_bar else True,
-        )
-        with bar, training_attention(self.model, self.device, self.micro_batch, job.longest_row):
-            self.add_callback(_Callback(self, notify, stop_signal, bar))
+        with training_attention(self.model, self.device, self.micro_batch, job.longest_row):
+            self.add_callback(_Callback(self, notify, stop_signal))
             self.train(resume_from_checkpoint=str(newest) if newest else None)
         self.history.add_costs(peak_memory(self.device))
 
@@ -219,15 +212,11 @@ class _Callback(TrainerCallback):
         trainer: AdapterTrainer,
         notify: Callable[[Sequence[Evaluation]], None],
         stop_signal: Callable[[], int | None],
-        bar: Any,
     ) -> None:
-        self.trainer, self.history, self.bar = trainer, trainer.history, bar
+        self.trainer, self.history = trainer, trainer.history
         self.notify, self.stop_signal = notify, stop_signal
         self.evaluation_steps = set(budget.evaluation_steps(trainer.settings))
         self.row_every = budget.history_interval(trainer.settings)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(state.global_step * self.history.batch)  # from before a stop
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let dropout in several processes depend on seed, step and process alone.
@@ -247,11 +236,9 @@ class _Callback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.row_every == 0:
-            loss = self.history.add_row(state.global_step)
-            self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        self.bar.update(self.history.batch)
+            self.history.add_row(state.global_step)
         if self.trainer.job.on_step:
-            self.trainer.job.on_step()
+            self.trainer.job.on_step(state.global_step * self.history.batch)
         if state.global_step in self.evaluation_steps:
             control.should_evaluate = control.should_save = True
         if self.stop_signal():

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from nutgraf.config import Config
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, base_system
 from nutgraf.core.files import Journal, write_records
+from nutgraf.core.progress import Progress
 from nutgraf.data import article_store
 from nutgraf.data.examples import Encoded
 from nutgraf.data.prompts import summary_text
@@ -157,10 +156,11 @@ def _collect(
     rows = {row["index"]: row["row"] for row in journal.rows}
     if rows:
         logger.info(f"{title}: carries on after {len(rows)} of {total} articles")
-    with tqdm(total=total, desc=title, unit=" articles", initial=len(rows), disable=None) as bar:
+    with Progress(title, total) as progress:
+        progress.update(len(rows))
         for batch in batches(frozenset(rows)):
             new = {i: row if isinstance(row, dict) else asdict(row) for i, row in batch.items()}
             journal.add({"index": i, "row": row} for i, row in new.items())
             rows |= new
-            bar.update(len(rows) - bar.n)
+            progress.update(len(rows))
     return rows

@@ -12,6 +12,7 @@ import torch
 
 from nutgraf.config import Config
 from nutgraf.core.files import read_json, write_json
+from nutgraf.core.progress import Progress
 from nutgraf.data.examples import Example, Rows
 from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.base_identity import base_identity
@@ -80,9 +81,8 @@ def _train(training: _Training) -> None:
     config = training.config
     if training.threads:
         torch.set_num_threads(training.threads)
-    progress_bar = training.threads is None and config.ray.address is None
     with (
-        _open_job(training, _rows([training]), progress_bar) as (job, curves),
+        _open_job(training, _rows([training])) as (job, curves),
         open_executor(config, training.artefact.folder.path) as cluster,
     ):
         if cluster:
@@ -117,13 +117,11 @@ def _train_packed(trainings: Sequence[_Training], max_packed: int | None) -> Non
 
 @contextlib.contextmanager
 def _open_job(
-    training: _Training, rows: tuple[Rows, list[Example]], progress_bar: bool = False
+    training: _Training, rows: tuple[Rows, list[Example]]
 ) -> Iterator[tuple[TrainingJob, Curves]]:
-    """Yield the job of a training and its curves; its artefact is whole after the block.
-
-    Evaluations go to the curves, and to the log if there is no progress bar.
-    """
+    """Yield the job of a training and its curves; its artefact is whole after the block."""
     name, config = training.name, training.config
+    examples = total_examples(config.train)
     settings = {"model.base": config.model.base} | {
         f"{section}.{setting}": value
         for section, values in config.model_dump(mode="json", include={"lora", "train"}).items()
@@ -132,18 +130,18 @@ def _open_job(
 
     def on_eval(evaluation: Evaluation) -> None:
         curves.log_evaluation(evaluation.examples, evaluation.loss)
-        if not progress_bar:
-            logger.info(
-                f"{name:<8}  {evaluation.examples:>6,} of {total_examples(config.train):,} "
-                f"articles  validation loss {evaluation.loss:.3f}"
-            )
+        logger.info(
+            f"{name:<8}  {evaluation.examples:>6,} of {examples:,} articles  "
+            f"validation loss {evaluation.loss:.3f}"
+        )
 
     with (
         training.artefact.writing(resume=True) as scratch,
         track_training(config.tracking.to, training.artefact.folder.path, name, settings) as curves,
+        Progress(name, examples) as progress,
     ):
         out = scratch / "models" / name
-        yield TrainingJob(config, *rows, out, name, on_eval, progress_bar=progress_bar), curves
+        yield TrainingJob(config, *rows, out, name, on_eval, progress.update), curves
 
 
 def _rows(trainings: Sequence[_Training]) -> tuple[Rows, list[Example]]:

@@ -87,6 +87,11 @@ class PackedRun:
                 weight.grad.zero_()
 
     @property
+    def examples(self) -> int:
+        """The number of examples seen so far."""
+        return self.step * self.history.batch
+
+    @property
     def next_rows(self) -> list[Example]:
         """The rows of the next micro-batch."""
         return self._rows[len(self._losses) * self.micro_batch :][: self.micro_batch]
@@ -128,7 +133,7 @@ class PackedRun:
             self.history.add_row(self.step)
         self._masks_at_step = self.adapter.masks.generator.get_state()
         if self.job.on_step:
-            self.job.on_step()
+            self.job.on_step(self.examples)
         self.begin_step()
 
     def add_evaluation(self, rows: list[RowLoss], memory: int) -> None:

@@ -1,0 +1,22 @@
+"""Let other programs go first while a study computes."""
+
+from __future__ import annotations
+
+import os
+
+NICENESS = 10  # beside a busy program at 0 such a process gets a tenth of a core
+_VARIABLE = "RAY_worker_niceness"  # Ray's own variable for the processes of trials
+
+
+def lower_priority() -> None:
+    """Give this process, and those that it starts, the low priority of a study.
+
+    In Linux threads that run already keep theirs, so this comes before torch is loaded. The
+    environment variable RAY_worker_niceness names another niceness than NICENESS; 0 changes none.
+    """
+    os.nice(missing_niceness())
+
+
+def missing_niceness() -> int:
+    """Return by how much the niceness of this process is below that of a study."""
+    return max(0, int(os.environ.get(_VARIABLE, NICENESS)) - os.nice(0))

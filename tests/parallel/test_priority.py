@@ -1,0 +1,60 @@
+"""A study and the processes that it starts leave the machine to others; short commands do not.
+
+A process cannot raise its priority again, so this file is also the program that the test starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nutgraf.cli import check
+from nutgraf.cli.main import main
+from nutgraf.parallel.background_jobs import run_jobs
+from nutgraf.parallel.process_pool import map_rows
+from nutgraf.pipeline import runner
+
+LOW = 7
+
+
+def niceness(_: object) -> int:
+    return os.nice(0)
+
+
+def observed(folder: str) -> dict[str, list[int]]:
+    """The niceness of processes, of a command that checks, and of one that runs a stage."""
+    found: dict[str, list[int]] = {"check": [], "stage": []}
+
+    def look(command: str) -> Any:
+        return lambda *given, **named: found[command].append(os.nice(0))
+
+    found["jobs"] = run_jobs(niceness, [0], processes=1)
+    found["pool"] = map_rows(niceness, [0, 1], rows_per_process=1, processes=2)
+    setattr(check, "run", look("check"))  # noqa: B010
+    setattr(runner, "run_study", look("stage"))  # noqa: B010
+    main(["check"])
+    main(["report", "--run", folder])
+    return found
+
+
+def test_what_computes_for_long_has_low_priority(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)],
+        env={**os.environ, "RAY_worker_niceness": str(LOW)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    own = os.nice(0)
+    low = max(LOW, own)
+    assert json.loads(done.stdout) == {
+        "check": [own], "stage": [low], "jobs": [low], "pool": [low, low],
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(observed(sys.argv[1])))
