@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from transformers import (
+    Cache,
     DynamicCache,
     GenerationConfig,
     PreTrainedModel,
@@ -19,6 +20,7 @@ from transformers import (
 from nutgraf.config import GenerateConfig, PromptConfig
 from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.modeling.batching import length_batches
+from nutgraf.modeling.inference import fast_inference
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import guard_memory, pad_left
 
@@ -120,12 +122,17 @@ def generate_batch(
     decoding, watch = generation_config(tokenizer, settings, ends), StoppingCriteriaList()
     if on_token:
         watch.append(_Watch(len(prompts), ends, on_token))
-    with device.autocast(), guard_memory(len(prompts), ids.shape[1], knob):
+    with (
+        device.autocast(),
+        guard_memory(len(prompts), ids.shape[1], knob),
+        fast_inference(model, device) as cache,
+    ):
         out = cast(Any, model).generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=decoding,
             stopping_criteria=watch,
+            past_key_values=cache,
         )
     return [_cut(new, ends) for new in out[:, ids.shape[1] :].tolist()]
 
@@ -163,13 +170,21 @@ def stream_tokens(
     (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding). Only tokens that plain greedy
     decoding would choose are accepted. Raise DeviceMemoryError if there is no memory for them.
     """
-    text, guess, cache = list(prompt), list[int](), DynamicCache()
+    text, guess = list(prompt), list[int]()
+    cache: Cache | None = None
     ends = ends_of(model)
     limit = len(prompt) + settings.max_new_tokens
     while True:
-        unseen = torch.tensor([text[cache.get_seq_length() :] + guess], device=device.name)
+        seen = cache.get_seq_length() if cache is not None else 0
+        unseen = torch.tensor([text[seen:] + guess], device=device.name)
         knob = "lower prompt.max_article_tokens, or set model.quantization to nf4"
-        with device.autocast(), guard_memory(1, unseen.shape[1], knob):
+        with (
+            device.autocast(),
+            guard_memory(1, unseen.shape[1], knob),
+            fast_inference(model, device) as empty,
+        ):
+            if cache is None:
+                cache = DynamicCache() if empty is None else empty
             logits = model(
                 input_ids=unseen,
                 past_key_values=cache,

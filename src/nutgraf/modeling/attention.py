@@ -60,7 +60,7 @@ def _plain(
 
     Returns [batch, n, heads, d]. All is in the format of the products; softmax sums in fp32 inside.
     """
-    dtype = _product_dtype(query.dtype)
+    dtype = product_dtype(query.dtype)
     key, value = (
         tensor.to(dtype).repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
         for tensor in (key, value)
@@ -74,14 +74,15 @@ def _plain(
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
-def _mask(*, dtype: torch.dtype = torch.float32, **shape: Any) -> torch.Tensor | None:
+def product_mask(*, dtype: torch.dtype = torch.float32, **shape: Any) -> torch.Tensor | None:
     """Return transformers' additive mask in the format of the products."""
-    return eager_mask(dtype=_product_dtype(dtype), **shape)
+    return eager_mask(dtype=product_dtype(dtype), **shape)
 
 
-def _product_dtype(dtype: torch.dtype) -> torch.dtype:
+def product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the format of products: that of autocast if it is on, else `dtype`."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
 
 
 AttentionInterface.register(NAME, _plain)
-AttentionMaskInterface.register(NAME, _mask)
+AttentionMaskInterface.register(NAME, product_mask)

@@ -14,6 +14,7 @@ from nutgraf.core.errors import Failure
 from nutgraf.data.examples import Example
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
+from nutgraf.modeling.inference import fast_inference
 from nutgraf.modeling.load import Device
 
 
@@ -67,7 +68,11 @@ def batch_losses(
     ids, mask = pad_left([row.input_ids for row in rows], pad, device)
     labels = [row.ids[row.prompt_tokens :].tolist() for row in rows]
     knob = "lower prompt.max_tokens, or set model.quantization to nf4"
-    with device.autocast(), guard_memory(len(rows), ids.shape[1], knob):
+    with (
+        device.autocast(),
+        guard_memory(len(rows), ids.shape[1], knob),
+        fast_inference(model, device),
+    ):
         logits = model(
             input_ids=ids,
             attention_mask=mask,
