@@ -62,7 +62,8 @@ class BufferedLayer(DynamicLayer):
 
     def _show(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         self._tokens = tokens
-        self.keys, self.values = keys, values = (b[:, :, :tokens] for b in self._buffers)
+        keys, values = (buffer[:, :, :tokens] for buffer in self._buffers)
+        self.keys, self.values = keys, values
         return keys, values
 
 
