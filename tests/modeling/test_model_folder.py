@@ -63,7 +63,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF\x03")
     (tmp_path / "model.safetensors").write_bytes(b"\0")
     with pytest.raises(UserError, match=r"'.*/a.gguf' is a GGUF file: give the folder"):
-        check_folder("model.base", str(tmp_path / "a.gguf"))
+        check_folder("rivals.x.model", str(tmp_path / "a.gguf"))
     with pytest.raises(UserError, match="is a file: give the folder"):
         check_folder("rivals.x.model", str(tmp_path / "model.safetensors"))
 

@@ -33,6 +33,7 @@ HOME = {
             "search.trial_worker", "training.distributed.ray_train", "search.packed_client"},
     "optuna": {"search.sampler"},
     "fsspec": {"storage"},
+    "gguf": {"modeling.gguf_file"},
 }  # fmt: skip
 # Rooms and modules that load neither torch, transformers nor Ray; HEAVY are exceptions in them.
 WITHOUT_TORCH = (

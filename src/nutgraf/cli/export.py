@@ -26,7 +26,7 @@ from nutgraf.generation.decoding import generation_config, recipe
 from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.adapters import merge_adapter
-from nutgraf.modeling.base_files import base_source
+from nutgraf.modeling.base_files import base_revision, base_source, is_gguf
 from nutgraf.modeling.load import end_tokens, load_tokenizer
 from nutgraf.modeling.saved_model import SavedModel
 from nutgraf.pocket import newswire
@@ -191,10 +191,13 @@ def _save_sentencepiece(saved: SavedModel, tokenizer: PreTrainedTokenizerBase, o
 
     transformers does not save it, and without it llama.cpp makes other tokens of a text.
     """
+    source = base_source(saved.model)
+    if is_gguf(source):
+        return
     file = cached_file(
-        base_source(saved.model),
+        source,
         "tokenizer.model",
-        revision=saved.model.revision,
+        revision=base_revision(saved.model),
         _raise_exceptions_for_missing_entries=False,
     )
     if file is not None:

@@ -34,7 +34,7 @@ DECIDES: dict[str, str] = {
     "prompt.template": "data",
     "prompt.max_tokens": "data",
     "prompt.max_article_tokens": "data",
-    "model.base": "data search models summaries",  # by what is in it, if it is a folder
+    "model.base": "data search models summaries",  # by what is in it, if it is local
     "model.revision": "data search models summaries",
     "model.quantization": "search models summaries",
     "model.double_quantization": "search models summaries",  # of nf4
@@ -160,11 +160,12 @@ def idle(config: Config) -> Iterator[str]:
     columns = ["id_column", "article_column", "summary_column", "allow_overlap"]
     newswire = data.source == "newswire" and not data.train
     local_base = model.base == "pocket" or os.path.isabs(model.base)
+    no_revision = "model.base is not on the Hub" if local_base else "smollm2 has its own"
     rules: list[tuple[object, str, list[str], str]] = [
         (data.train, "data", ["source", *files], "data.train is given"),
         (newswire, "data", [*files, *columns], "data.source is newswire"),
         (os.path.isabs(data.source), "data", ["revision"], "data.source is not on the Hub"),
-        (local_base, "model", ["revision"], "model.base is not on the Hub"),
+        (local_base or model.base == "smollm2", "model", ["revision"], no_revision),
         (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),
     ]
     for rival, own in config.rivals.items():

@@ -13,7 +13,9 @@ class ModelConfig(Section):
     """The frozen base."""
 
     base: PathOrName = Field(
-        "pocket", description="`pocket` (embedded), a Hub id, or a local folder with safetensors."
+        "pocket",
+        description="`pocket` (embedded), `smollm2`, a Hub id, a local folder with safetensors, or "
+        "a `.gguf` file of the Llama family.",
     )
     revision: str | None = Field(None, description="Commit of the Hub model.")
     quantization: Literal["none", "nf4"] = Field(

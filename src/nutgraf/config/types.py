@@ -58,8 +58,8 @@ def _resolve(path: str, info: ValidationInfo) -> str:
 
 
 def _resolve_if_path(text: str, info: ValidationInfo) -> str:
-    embedded = {"base": "pocket", "source": "newswire"}.get(info.field_name or "")
-    return text if text == embedded or not is_path(text) else _resolve(text, info)
+    words = {"base": ("pocket", "smollm2"), "source": ("newswire",)}.get(info.field_name or "", ())
+    return text if text in words or not is_path(text) else _resolve(text, info)
 
 
 # What is on a disk, or has an address; the second may also be on the Hub, or embedded.

@@ -38,8 +38,12 @@ def absolute(path: str) -> str:
 
 
 def is_path(text: str) -> bool:
-    """Return whether there is something at `text`, or it cannot be the id of a repository."""
-    return os.path.lexists(os.path.expanduser(text)) or not _HUB_ID.fullmatch(text)
+    """Return whether there is something at `text`, or it cannot be the id of a repository.
+
+    A name that ends in `.gguf` is a file's.
+    """
+    is_file = text.lower().endswith(".gguf")
+    return is_file or os.path.lexists(os.path.expanduser(text)) or not _HUB_ID.fullmatch(text)
 
 
 def shown(path: str | Path) -> str:

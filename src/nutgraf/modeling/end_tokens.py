@@ -11,7 +11,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from nutgraf.config import ModelConfig
-from nutgraf.modeling.base_files import base_source
+from nutgraf.modeling.base_files import base_revision, base_source, is_gguf
+from nutgraf.modeling.gguf_file import read_architecture
 
 # What is followed of a base's settings of decoding, or cannot change what it writes. The others are
 # left out, so that systems differ in their weights only, whole or as a stream (docs/bases.md).
@@ -69,11 +70,15 @@ def unused_settings(config: ModelConfig) -> dict[str, Any]:
 
 
 def read_base_json(config: ModelConfig, name: str) -> dict[str, Any]:
-    """Return a JSON file of the base, empty if it has none."""
+    """Return a JSON file of the base, empty if it has none; of a GGUF file the ends it names."""
+    source = base_source(config)
+    if is_gguf(source):
+        ends = read_architecture(Path(source)).eos_token_id
+        return {"eos_token_id": ends} if name == "config.json" else {}
     path = cached_file(
-        base_source(config),
+        source,
         name,
-        revision=config.revision,
+        revision=base_revision(config),
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,26 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
+    GPT2Tokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
 from nutgraf.config import ModelConfig
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import UserError
-from nutgraf.modeling.base_files import base_source, load_failure
+from nutgraf.core.files import read_json
+from nutgraf.modeling.base_files import (
+    base_revision,
+    base_source,
+    find_file,
+    is_gguf,
+    load_failure,
+)
 from nutgraf.modeling.end_tokens import find_end_tokens, named_ends
+from nutgraf.modeling.gguf_file import load_gguf, read_architecture, read_tokenizer
 from nutgraf.modeling.suitability import check_architecture, check_no_adapter, check_vocabulary
 
 if not torch.distributed.is_initialized():  # else they are Ray's, for one training
@@ -89,11 +100,13 @@ def load_tokenizer(config: ModelConfig, saved: Path | None = None) -> PreTrained
     `load_architecture`, and UserError if the tokenizer is of another base, or empty.
     """
     rows = load_architecture(config).vocab_size
-    source, revision = (str(saved), None) if saved else (base_source(config), config.revision)
+    source = str(saved) if saved else base_source(config)
+    revision = None if saved else base_revision(config)
     with load_errors(config):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
+        if is_gguf(source):
+            tokenizer = read_tokenizer(Path(source))
+        else:
+            tokenizer = _load_tokenizer(source, revision)
         if tokenizer.eos_token is None and (ends := named_ends(config, rows)):
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
     if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
@@ -101,6 +114,26 @@ def load_tokenizer(config: ModelConfig, saved: Path | None = None) -> PreTrained
         tokenizer.pad_token = tokenizer.eos_token
     check_vocabulary(config, tokenizer, rows)
     return tokenizer
+
+
+def _load_tokenizer(source: str, revision: str | None) -> Any:
+    """Return the tokenizer in a folder or on the Hub, which splits texts as its tokenizer.json.
+
+    transformers makes a `GPT2Tokenizer` of its vocabulary alone, and texts are split as GPT-2's. So
+    other tokens would come than SmolLM2 and others were trained with.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    if type(tokenizer) is not GPT2Tokenizer:
+        return tokenizer
+    if (file := find_file(source, revision, "tokenizer.json")) is None:
+        return tokenizer
+    parts = ("normalizer", "pre_tokenizer")
+    said, made = read_json(file), json.loads(tokenizer.backend_tokenizer.to_str())
+    if all(said.get(part) == made.get(part) for part in parts):
+        return tokenizer
+    return cast(Any, PreTrainedTokenizerFast).from_pretrained(
+        source, revision=revision, **tokenizer.special_tokens_map
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -117,11 +150,15 @@ def load_architecture(config: ModelConfig) -> Any:
     Every use of a base comes through here. Raises Failure if it is not there, UserError if it is
     none that can be trained.
     """
+    source, revision = base_source(config), base_revision(config)
     with load_errors(config):
-        check_no_adapter("model.base", base_source(config), config.revision)
-        architecture = AutoConfig.from_pretrained(
-            base_source(config), revision=config.revision, trust_remote_code=False
-        )
+        if is_gguf(source):
+            architecture = read_architecture(Path(source))
+        else:
+            check_no_adapter("model.base", source, revision)
+            architecture = AutoConfig.from_pretrained(
+                source, revision=revision, trust_remote_code=False
+            )
     check_architecture(config, architecture)
     if (getattr(architecture, "pad_token_id", None) or 0) >= architecture.vocab_size:
         architecture.pad_token_id = None  # no embedding can be made with it
@@ -157,23 +194,26 @@ def load_base(config: ModelConfig) -> PreTrainedModel:
 
 
 def load_weights(config: ModelConfig, **kwargs: Any) -> PreTrainedModel:
-    """Return the base as `from_pretrained` loads it with `kwargs`, from safetensors only.
+    """Return the base as `from_pretrained` loads it with `kwargs`, from safetensors or GGUF only.
 
     Its `generation_config` has the ends of its texts and nothing else. Raises UserError if the
     files lack a weight, which transformers would draw at random.
     """
-    architecture = load_architecture(config)
+    architecture, source = load_architecture(config), base_source(config)
     with load_errors(config):
-        base, info = cast(Any, AutoModelForCausalLM).from_pretrained(
-            base_source(config),
-            config=architecture,
-            revision=config.revision,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # or the sizes would be in no message
-            output_loading_info=True,
-            **kwargs,
-        )
+        if is_gguf(source):
+            base, info = load_gguf(Path(source), architecture, **kwargs)
+        else:
+            base, info = cast(Any, AutoModelForCausalLM).from_pretrained(
+                source,
+                config=architecture,
+                revision=base_revision(config),
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # or the sizes would be in no message
+                output_loading_info=True,
+                **kwargs,
+            )
     missing = [*sorted(info["missing_keys"]), *(key for key, *_ in sorted(info["mismatched_keys"]))]
     if missing:
         raise UserError(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from nutgraf.core.errors import UserError, library_errors
 from nutgraf.core.files import LFS_POINTER, read_json
 
 WEIGHTS = "model.safetensors"
+GGUF = ".gguf"
+_BASE = "model.base"  # the setting that takes a GGUF file
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
 _READ = ("*.safetensors", "*.json", "*.model", "*.jinja")  # of a model
 
@@ -16,16 +19,17 @@ _READ = ("*.safetensors", "*.json", "*.model", "*.jinja")  # of a model
 def check_folder(setting: str, model: str, whole: bool = True) -> None:
     """Raise UserError if `model` is a path and no folder with a model in the form of the Hub.
 
-    An adapter alone, a GGUF file and pointers of Git LFS are named. If it need not be `whole`, a
-    tokenizer is enough. The id of a repository passes if it is in the cache or the Hub answers,
-    else Failure is raised.
+    A base may be a GGUF file. An adapter alone and pointers of Git LFS are named. If it need not be
+    `whole`, a tokenizer is enough. The id of a repository passes if it is in the cache or the Hub
+    answers, else Failure is raised.
     """
     path = Path(model)
     if not os.path.isabs(model) and not path.is_dir():
         from nutgraf.core.hub import check_reachable  # with its library
 
         return check_reachable(setting, model)
-    what = _fault(path, whole) if path.is_dir() else _not_a_folder(path)
+    gguf = setting == _BASE
+    what = _fault(path, whole, gguf) if path.is_dir() else _not_a_folder(path, gguf)
     if what:
         raise UserError(f"{setting} {model!r} {what}")
 
@@ -42,16 +46,31 @@ def check_pointers(folder: Path) -> None:
                     )
 
 
-def _not_a_folder(path: Path) -> str:
+def _not_a_folder(path: Path, gguf: bool) -> str | None:
     if not path.exists():
         return "is not there: correct the path, which is one of the folder of the command"
     with path.open("rb") as file:
-        if file.read(4) == b"GGUF":
-            return "is a GGUF file: give the folder of the model in safetensors that it is made of"
-    return "is a file: give the folder of the model"
+        begin = file.read(len(LFS_POINTER))
+    named = path.suffix.lower() == GGUF
+    if named and begin == LFS_POINTER:
+        return "is a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder"
+    if begin[:4] != b"GGUF":
+        if gguf and named:
+            return "is no GGUF file: it begins with other bytes; download it again"
+        return "is a file: give the folder of the model"
+    if not gguf:
+        return "is a GGUF file: give the folder of the model in safetensors that it is made of"
+    if not named:
+        return f"is a GGUF file: let its name end in {GGUF}"
+    if part := re.search(r"-(\d+)-of-(?!0*1\.)(\d+)\.", path.name):
+        return (
+            f"is part {int(part[1])} of {int(part[2])} of a GGUF file: join them with llama.cpp's "
+            "`llama-gguf-split --merge`"
+        )
+    return None
 
 
-def _fault(folder: Path, whole: bool) -> str | None:
+def _fault(folder: Path, whole: bool, gguf: bool) -> str | None:
     check_pointers(folder)
     if not whole and (folder / "tokenizer_config.json").is_file():
         return None
@@ -69,8 +88,11 @@ def _fault(folder: Path, whole: bool) -> str | None:
             base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         return f"is an adapter, no model: give its base, {base!r}, or the merged model"
     names = sorted(path.name for path in folder.iterdir())
-    if gguf := [name for name in names if name.lower().endswith(".gguf")]:
-        return f"holds a GGUF file ({gguf[0]}): give the folder of the model in safetensors"
+    if files := [name for name in names if name.lower().endswith(GGUF)]:
+        instead = "the path of that file, or " if gguf else ""
+        return (
+            f"holds a GGUF file ({files[0]}): give {instead}the folder of the model in safetensors"
+        )
     inside = [path.parent.name for path in sorted(folder.glob("*/config.json"))]
     if inside:
         return f"has no config.json: is it {folder / inside[0]}?"

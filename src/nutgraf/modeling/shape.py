@@ -75,7 +75,7 @@ def write_random_base(config: ModelConfig, layers: int, folder: Path) -> None:
 def _empty_base(config: ModelConfig) -> PreTrainedModel:
     """Return the base without weights; those of a folder are looked at, whether all are there."""
     architecture = load_architecture(config)
-    if Path(base_source(config)).is_dir():
+    if Path(base_source(config)).is_dir():  # a GGUF file has been looked at
         return load_weights(config, device_map={"": "meta"})
     with _shape_errors(config), torch.device("meta"):
         return AutoModelForCausalLM.from_config(architecture)

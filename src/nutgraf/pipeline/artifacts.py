@@ -15,7 +15,7 @@ from nutgraf.config import Config, effects, systems
 from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import file_hash, files_in
-from nutgraf.modeling.base_files import base_fingerprint, hash_parts
+from nutgraf.modeling.base_files import base_fingerprint, hash_parts, is_local
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 
@@ -176,7 +176,7 @@ def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
 def _deciding(config: Config, artefact: str, *parts: str) -> dict[str, Any]:
     """Return the settings that decide an artefact; a local base stands for what is in it."""
     settings = effects.deciding(config, artefact)
-    if Path(config.model.base).is_dir():
+    if is_local(config.model):
         del settings["model.base"], settings["model.revision"]
     return settings | base_fingerprint(config.model, *parts)
 

@@ -18,6 +18,7 @@ from nutgraf.config.types import Choices
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.units import memory
 from nutgraf.evaluation.significance import check_resamples
+from nutgraf.modeling.base_files import base_source
 from nutgraf.modeling.model_folder import check_folder
 from nutgraf.planning.memory import ADAPTER_BYTES
 from nutgraf.storage.run_folder import MANIFESTS
@@ -141,7 +142,7 @@ def _base(config: Config) -> None:
     from nutgraf.modeling.shape import read_dims
 
     if config.model.base != "pocket":
-        check_folder("model.base", config.model.base)
+        check_folder("model.base", base_source(config.model))
     domain = config.search.space.get("lora.target_modules")
     choices = domain.choices if isinstance(domain, Choices) else ()
     largest = _largest(config, "lora.r")

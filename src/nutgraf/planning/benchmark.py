@@ -29,7 +29,7 @@ from nutgraf.data.examples import Example
 from nutgraf.generation.decoding import generate
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.attention import training_attention
-from nutgraf.modeling.base_files import base_source
+from nutgraf.modeling.base_files import base_source, is_gguf
 from nutgraf.modeling.dims import ModelDims
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import summary_losses
@@ -252,7 +252,9 @@ class Benchmark:
 def open_benchmark(config: Config, dims: ModelDims, device: Device) -> Iterator[Benchmark]:
     """Yield a benchmark of the configured base, whose dimensions are `dims`, or of its stand-in."""
     tokenizer = load_tokenizer(config.model)
-    if Path(base_source(config.model)).is_dir() and dims.linear + dims.other <= SMALL:
+    source = base_source(config.model)
+    local = Path(source).is_dir() or is_gguf(source)
+    if local and dims.linear + dims.other <= SMALL:
         base = load_base(config.model)
         yield Benchmark(base, dims, config, tokenizer, device, "the base itself")
         return

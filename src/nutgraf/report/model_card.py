@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from nutgraf.config import Config
 from nutgraf.data.data_card import all_english
+from nutgraf.modeling.base_files import SMOLLM2
 from nutgraf.report.describe import SYNTHETIC, describe_data, is_synthetic
 from nutgraf.report.formatting import ROUGE_NAMES, load_template
 
@@ -90,6 +91,7 @@ def modelfile(about: Mapping[str, Any]) -> str:
 
 def _metadata(about: Mapping[str, Any], form: Form) -> ModelCardData:
     base, study, data = about["base"]["base"], about["study"], about["study"]["data"]
+    base = SMOLLM2[0] if base == "smollm2" else base  # the file in its wheel was made of it
     # The pocket model and folders have no name on the Hub.
     on_hub = base.count("/") == 1 and not base.startswith((".", "/", "~"))
     relation = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}[form]

@@ -19,6 +19,7 @@ from nutgraf.data.rows import Article
 from nutgraf.evaluation import error_rates, examples, indicators, published, significance
 from nutgraf.evaluation.bootstrap import bootstrap
 from nutgraf.evaluation.rouge import ROUGE_TYPES
+from nutgraf.modeling.base_files import public_name
 from nutgraf.pipeline import artifacts
 from nutgraf.report import model_card
 from nutgraf.report.formatting import table_records
@@ -139,7 +140,8 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     shutil.copy2(best / "adapter_model.safetensors", out)
     adapter = read_json(best / "adapter_config.json")
     # The base's name: peft writes the path that it was loaded from on this machine.
-    adapter |= {"base_model_name_or_path": config.model.base, "revision": config.model.revision}
+    name, revision = public_name(config.model)
+    adapter |= {"base_model_name_or_path": name, "revision": revision}
     write_json(out / "adapter_config.json", adapter)
     tokenizer, ends = load_tokenizer(config.model), end_tokens(config.model)
     with files.written_by_others(out):
