@@ -1,12 +1,14 @@
-"""How fast a training is: nutgraf against the original notebook's recipe and TRL's quick start.
+"""How fast a training is: nutgraf against a notebook's recipe, TRL's quick start and a plain loop.
 
 Each contestant trains in a process of its own on the same articles, from the same checkpoint, and
-reports rows with a loss a second, without the loading. Two comparisons, since rows differ in
-length: at the notebook's 256 tokens, and at TRL's 1,024. In each nutgraf trains the adapter of its
-rival, for the ratio, and then its own larger one (all linear layers, rank 16).
+reports rows with a loss a second, without the loading. Three comparisons, since rows differ in
+length: at the notebook's 256 tokens, at TRL's 1,024, and at 480. In the first two nutgraf trains
+the adapter of its rival, for the ratio, and then its own larger one (all linear layers, rank 16).
+At 480 tokens articles are cut so that every row fits, and the plain loop trains nutgraf's adapter.
 
     python bench/train.py                               pocket model, newswire, about 3 minutes
     python bench/train.py --base DIR --articles FILE.parquet [--nf4] --examples 8 --micro 1
+    python bench/train.py --base DIR --articles FILE.parquet --tokens 480 --examples 48
 
 DIR is a checkpoint of any shape; bench/shape.py writes one of TinyLlama's.
 """
@@ -29,6 +31,9 @@ CONTESTANTS = {
     "TRL quick start, 1,024 tokens": "quick_start",
     "nutgraf, 1,024 tokens, that adapter": "ours-1024-quick_start",
     "nutgraf, 1,024 tokens, its own": "ours-1024-shipped",
+    "plain loop, 480 tokens": "plain_loop",
+    "TRL quick start, 480 tokens": "quick_start_480",
+    "nutgraf, 480 tokens, its own": "ours-480-shipped",
 }
 
 
@@ -37,12 +42,16 @@ def contest(name: str, options: argparse.Namespace) -> None:
     import peers
 
     pairs = _pairs(options)
+    if "480" in name or name == "plain_loop":
+        pairs = _cut(pairs[: options.examples], options.base, 480)
     with tempfile.TemporaryDirectory() as scratch:
         out, base = Path(scratch) / "out", Path(options.base)
         if name == "original":
             cost, _, _ = peers.original(base, pairs, options.examples, out, options.nf4)
-        elif name == "quick_start":
+        elif name.startswith("quick_start"):
             cost = peers.quick_start(base, pairs, options.examples, out, options.nf4)
+        elif name == "plain_loop":
+            cost = peers.plain_loop(base, pairs, options.examples, options.nf4)
         else:
             _, limit, adapter = name.split("-")
             cost = _ours(int(limit), adapter, pairs, options, out)
@@ -58,6 +67,19 @@ def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
     from nutgraf.pocket import newswire
 
     return [(s.article, s.reference) for s in newswire.stories("train", 200, seed=1)]
+
+
+def _cut(pairs: list[tuple[str, str]], base: str, tokens: int) -> list[tuple[str, str]]:
+    """The pairs with articles so short that prompt and summary have so many tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    cut = []
+    for article, summary in pairs:
+        others = tokenizer(f"Summarize: \n\nSummary: {summary}").input_ids
+        ids = tokenizer(article, add_special_tokens=False).input_ids[: tokens - len(others) - 3]
+        cut.append((tokenizer.decode(ids), summary))
+    return cut
 
 
 def _ours(  # type: ignore[no-untyped-def]
@@ -143,6 +165,9 @@ def main() -> None:
         default=4,
         help="rows of nutgraf's forward pass, twice as many of 256 tokens",
     )
+    parser.add_argument(
+        "--tokens", type=int, choices=(256, 480, 1024), help="one comparison (default: all)"
+    )
     parser.add_argument("--nf4", action="store_true", help="4-bit base, for all")
     parser.add_argument("--only", choices=sorted(CONTESTANTS.values()), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -156,6 +181,8 @@ def main() -> None:
         return
     costs = {}
     for title, name in CONTESTANTS.items():
+        if options.tokens and f"{options.tokens:,} tokens" not in title:
+            continue
         print(f"{title} ...", flush=True)
         command = [sys.executable, *sys.argv, "--base", options.base, "--only", name]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -167,9 +194,10 @@ def _print(costs: dict[str, dict[str, float]], options: argparse.Namespace) -> N
     best = matrix_product_peak()
     print(f"\n{'':<37}{'examples/s':>11}{'tokens/s':>10}{'times':>7}{'peak MB':>9}{'of peak':>9}")
     result = {}
+    rates = {title: cost["examples"] / cost["seconds"] for title, cost in costs.items()}
     rival = 1.0
     for title, cost in costs.items():
-        rate = cost["examples"] / cost["seconds"]
+        rate = rates[title]
         rival = rival if title.startswith("nutgraf") else rate
         share = operations(options.base, int(cost["tokens"])) / cost["seconds"] / best
         print(
@@ -178,6 +206,9 @@ def _print(costs: dict[str, dict[str, float]], options: argparse.Namespace) -> N
         )
         result[title] = {"examples_per_second": round(rate, 3), "times": round(rate / rival, 3)}
         result[title] |= {"peak_mb": round(cost["peak_bytes"] / 1e6), "share": round(share, 3)}
+    if own := rates.get("nutgraf, 480 tokens, its own"):
+        for rival_title in ("plain loop, 480 tokens", "TRL quick start, 480 tokens"):
+            print(f"nutgraf is {own / rates[rival_title]:.2f} times {rival_title}")
     print(f"peak: a bf16 product of this machine, {best / 1e9:,.0f} GFLOP/s")
     print(json.dumps(result))
 

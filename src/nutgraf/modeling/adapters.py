@@ -9,11 +9,13 @@ import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -163,6 +165,31 @@ def merge_adapter(config: ModelConfig, adapter: Path, out: Path) -> None:
         raise Failure(f"{adapter} cannot be merged: {error}") from error
     with written_by_others(out.parent):
         merged.save_pretrained(str(out))
+
+
+@dataclass(frozen=True)
+class LoraLinear:
+    """A frozen linear layer, with the LoRA adapter that is trained on it if there is one."""
+
+    base: torch.nn.Linear
+    adapter: tuple[torch.nn.Parameter, torch.nn.Parameter] | None = None  # A [r, in], B [out, r]
+    scaling: float = 0.0
+    dropout: float = 0.0
+
+    @classmethod
+    def of(cls, module: Any) -> LoraLinear | None:
+        """Return the parts of a linear layer, or None if it or its adapter is of another kind."""
+        if not isinstance(module, LoraLayer):
+            plain = type(module) is torch.nn.Linear and module.bias is None
+            return cls(module) if plain else None
+        layer: Any = module
+        linear, name = cls.of(layer.base_layer), "default"
+        usual = layer.active_adapters == [name] and not layer.merged and not layer.disable_adapters
+        if linear is None or not usual or layer.lora_variant or layer.lora_bias[name]:
+            return None
+        dropout = getattr(layer.lora_dropout[name], "p", 0.0)
+        adapter = layer.lora_A[name].weight, layer.lora_B[name].weight
+        return cls(linear.base, adapter, layer.scaling[name], dropout)
 
 
 def _load_adapters(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:

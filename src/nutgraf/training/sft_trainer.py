@@ -5,6 +5,7 @@ The only user of trl. The loss is over the summary's tokens alone, end of sequen
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from array import array
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from nutgraf.data.examples import IGNORED, Example
 from nutgraf.modeling import adapters, batching
 from nutgraf.modeling.attention import training_attention
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
+from nutgraf.modeling.fused.model import FusedModel
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss, batch_losses
 from nutgraf.training import budget
@@ -113,6 +115,7 @@ class AdapterTrainer(SFTTrainer):
             weight.data = weight.data.float()
         self.job, self.device, self.checkpoints, self.group = job, device, checkpoints, group
         self.settings, self.micro_batch, self.pad = settings, micro_batch, pad
+        self.fused: FusedModel | None = None
         self.history = History(batch=batch)
         self.best: dict[str, torch.Tensor] = {}
         self.step_losses: list[torch.Tensor] = []
@@ -132,7 +135,13 @@ class AdapterTrainer(SFTTrainer):
         if newest:
             self.history, self.best = read_history(newest)
             notify(self.history.evaluations)
-        with training_attention(self.model, self.device, self.micro_batch, job.longest_row):
+        shape = self.micro_batch, job.longest_row
+        self.fused = FusedModel.of(self.model, self.device, *shape)
+        with (
+            contextlib.nullcontext()
+            if self.fused
+            else training_attention(self.model, self.device, *shape)
+        ):
             self.add_callback(_Callback(self, notify, stop_signal))
             self.train(resume_from_checkpoint=str(newest) if newest else None)
         self.history.add_costs(peak_memory(self.device))
@@ -140,21 +149,13 @@ class AdapterTrainer(SFTTrainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the summaries' nats over their number of tokens in the whole optimizer step.
 
-        trl computes the output layer for the articles' tokens too, and then masks them: 30% of a
-        step of the pocket model on a CPU. Here it starts at the first summary of the batch. The
-        padding is on the right, where causal attention never looks, so no mask slows it down.
+        The padding is on the right, where causal attention never looks, so no mask slows it down.
         """
-        labels = inputs["labels"]
-        in_summary = (labels[:, 1:] != IGNORED).any(0).int()
-        summaries = len(in_summary) - int(in_summary.argmax())
-        logits = model(
-            input_ids=inputs["input_ids"],
-            logits_to_keep=summaries + 1,  # the token before a summary predicts its first one
-            use_cache=False,
-        ).logits[:, :-1]
-        targets = labels[:, -summaries:]
-        counted = targets != IGNORED
-        nll = functional.cross_entropy(logits[counted].float(), targets[counted], reduction="sum")
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        if self.fused:
+            nll = self.fused.nll(model, ids, functional.pad(labels[:, 1:], (0, 1), value=IGNORED))
+        else:
+            nll = _nll(model, ids, labels)
         loss = nll / kwargs["num_items_in_batch"]
         self.step_losses.append(loss.detach())
         return loss * self.group.size  # the gradient is the mean over the processes
@@ -198,6 +199,24 @@ class AdapterTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: checkpoints need no card, and the final model gets one with its scores."""
+
+
+def _nll(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the nats of all labels of a micro-batch together.
+
+    trl computes the output layer for the articles' tokens too, and then masks them: 30% of a step
+    of the pocket model on a CPU. Here it starts at the first summary of the batch.
+    """
+    in_summary = (labels[:, 1:] != IGNORED).any(0).int()
+    summaries = len(in_summary) - int(in_summary.argmax())
+    logits = model(
+        input_ids=ids,
+        logits_to_keep=summaries + 1,  # the token before a summary predicts its first one
+        use_cache=False,
+    ).logits[:, :-1]
+    targets = labels[:, -summaries:]
+    counted = targets != IGNORED
+    return functional.cross_entropy(logits[counted].float(), targets[counted], reduction="sum")
 
 
 def _encode(row: Example) -> dict[str, list[int]]:

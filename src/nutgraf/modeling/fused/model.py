@@ -1,0 +1,89 @@
+"""Compute the loss of a training with fused layers, if the base is one that they can compute."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+from nutgraf.modeling.adapters import LoraLinear
+from nutgraf.modeling.dims import ATTENTION_SCORE_LIMIT, attention_score_bytes
+from nutgraf.modeling.fused.layer import FusedLayer
+from nutgraf.modeling.fused.loss import summary_nll
+from nutgraf.modeling.load import Device
+
+
+class FusedModel:
+    """A base of the Llama family with adapters, whose layers are computed fused in training."""
+
+    def __init__(self, base: LlamaForCausalLM, device: Device, rows: int, tokens: int) -> None:
+        """Prepare for micro-batches of [rows, tokens]."""
+        config: Any = base.config
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        scores = attention_score_bytes(layers, heads, rows, tokens, device.dtype.itemsize)
+        keep = scores / 2 <= ATTENTION_SCORE_LIMIT  # those beyond the diagonal are not computed
+        self.layers = cast(list[nn.Module], list(base.model.layers))
+        self.fused = [FusedLayer(layer, device.dtype, keep) for layer in self.layers]
+        self.output = base.lm_head
+        self.weight = base.lm_head.weight.detach().to(device.dtype)
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, device: Device, rows: int, tokens: int
+    ) -> FusedModel | None:
+        """Return the fused model of `model`, or None for another family, device or adapter.
+
+        Adapters have no dropout: its masks would differ from those of trainings done together.
+        """
+        base: Any = cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
+        return cls(base, device, rows, tokens) if _fits(base, device) else None
+
+    def nll(self, model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the nats of all `targets` that are tokens, not below 0, together.
+
+        `model` is the model as its trainer calls it. Both tensors are [rows, tokens], padded on the
+        right: attention is causal, so nothing is masked.
+        """
+        positions = (targets.flatten() >= 0).nonzero()[:, 0]
+        *_, last = self.fused
+        for layer, fused in zip(self.layers, self.fused, strict=True):
+            layer.forward = _forward(layer, fused, positions if fused is last else None)
+        self.output.forward = lambda hidden: hidden
+        try:
+            hidden = model(input_ids=ids, use_cache=False).logits
+        finally:
+            for module in (*self.layers, self.output):
+                del module.forward
+        return summary_nll(hidden[0], self.weight, targets.flatten()[positions])
+
+
+def _forward(layer: Any, fused: FusedLayer, positions: torch.Tensor | None) -> Any:
+    """Return the forward pass of a decoder layer, from which that of `positions` is needed."""
+
+    def forward(hidden_states: torch.Tensor, position_embeddings: Any, **others: Any) -> Any:
+        cos, sin = (table[0] for table in position_embeddings)  # the same for all rows
+        if layer.gradient_checkpointing:
+            return layer._gradient_checkpointing_func(fused, hidden_states, cos, sin, positions)
+        return fused(hidden_states, cos, sin, positions)
+
+    return forward
+
+
+def _fits(base: Any, device: Device) -> bool:
+    if device.name != "cpu" or type(base) is not LlamaForCausalLM:
+        return False
+    if base.config._attn_implementation != "sdpa" or base.config.hidden_act != "silu":
+        return False
+    linears = [
+        LoraLinear.of(linear)
+        for layer in base.model.layers
+        for part in (layer.self_attn, layer.mlp)
+        for linear in part.children()
+        if linear is not layer.mlp.act_fn
+    ]
+    output = LoraLinear.of(base.lm_head)
+    plain = all(linear is not None and not linear.dropout for linear in linears)
+    return plain and output is not None and not output.adapter
