@@ -63,7 +63,7 @@ def test_a_merged_model_is_in_the_base_s_own_precision_and_needs_no_adapter(merg
     assert {"config.json", "tokenizer.json", "generation_config.json", "nutgraf.json",
             "README.md"} <= names  # fmt: skip
     assert not any(name.startswith("adapter") for name in names)
-    assert json.loads((merged / "generation_config.json").read_text())["max_new_tokens"] == 16
+    assert json.loads((merged / "generation_config.json").read_text())["max_new_tokens"] == 24
 
 
 def test_the_adapter_is_added_in_full_precision(final_best_model: Path, merged: Path) -> None:

@@ -329,6 +329,8 @@ def test_settings_are_immutable():
         ("score.resamples", "1000001", r"score\.resamples is 1000001: .*equal to 1000000"),
         ("score.tokenizer", "ascii", r"score\.tokenizer is 'ascii': .*'rouge-score' or 'unicode'"),
         ("train.schedule", "cosin", r"train\.schedule is 'cosin': .*'cosine'"),
+        ("generate.no_repeat_ngram", "-1", r"no_repeat_ngram is -1: .*equal to 0"),
+        ("generate.min_new_tokens", "96", r"min_new_tokens is 96, max_new_tokens 96: the first"),
         ("train.max_steps", "25", r"max_examples is 896 and max_steps 25: set exactly one"),
         ("train.max_examples", "null", r"None and max_steps None: set exactly one"),
         ("data.train", "a.csv", r"only train given: set data\.validation, data\.test"),

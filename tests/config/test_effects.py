@@ -76,7 +76,8 @@ def test_a_changed_setting_makes_again_what_it_decides_and_nothing_else(name: st
     pinned = {"base": "some/base", "revision": "1" * 40, "quantization": "nf4"}
     space = {} if name == "search.space" else {"space": {}}
     budget = {"max_examples": None, "max_steps": 96} if name == "train.max_steps" else {}
-    config = build_config({"run": "run", "model": pinned, "search": space, "train": budget})
+    raw = {"run": "run", "model": pinned, "search": space, "train": budget}
+    config = build_config({**raw, "generate": {"num_beams": 2}})
     if name in ("data.validation", "data.test"):
         config = with_setting(config, "data.train")
     before, after = settings(config), settings(with_setting(config, name))
@@ -176,11 +177,12 @@ def test_a_setting_beside_which_another_has_no_effect_is_named(tmp_path):
     others = {
         "data.id_column": "key", "model.revision": "main", "model.double_quantization": False,
         "rivals.lead.file": "/lead.csv", "rivals.lead.batch_size": 3,
+        "generate.length_penalty": 2.0,
     }  # fmt: skip
     lines = list(effects.idle(load_config_values(None, others)))
     assert [line.split(" has no effect")[0] for line in lines] == [
         "data.id_column key", "model.revision main", "model.double_quantization False",
-        "rivals.lead.batch_size 3",
+        "generate.length_penalty 2.0", "rivals.lead.batch_size 3",
     ]  # fmt: skip
     assert list(effects.idle(build_config({}))) == []
     with pytest.raises(ConfigError, match=r"data.source is 'newswire', and data.train, data.val"):

@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import NoRepeatNGramLogitsProcessor
 
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.data.prompts import Renderer
-from nutgraf.generation.decoding import Generated, generate, generate_batch, stream_tokens
+from nutgraf.generation.decoding import (
+    Generated,
+    NoRepeatedNgram,
+    generate,
+    generate_batch,
+    stream_tokens,
+)
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.pocket import newswire
 
@@ -105,3 +112,68 @@ def test_each_end_token_ends_a_summary_however_it_is_decoded(
     assert batch[0] == short
     assert [token for i, token in seen if not i] == [*short.ids, None]
     assert list(stream_tokens(model, tokenizer, prompts[0], SETTINGS, device)) == short.ids
+
+
+def ngrams(tokens: list[int], n: int) -> list[tuple[int, ...]]:
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_what_is_forbidden_is_what_transformers_forbids_after_an_empty_prompt(n: int) -> None:
+    random = torch.Generator().manual_seed(n)
+    for length in range(20):
+        prompts, new = (torch.randint(4, (9, size), generator=random) for size in (30, length))
+        scores = torch.randn(9, 6, generator=random)
+        expected = NoRepeatNGramLogitsProcessor(n)(new, scores)
+        found = NoRepeatedNgram(n, 30)(torch.cat([prompts, new], 1), scores.clone())
+        assert torch.equal(found, expected)
+        assert not found[:, 4:].isinf().any()  # what has not been written, as an end
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_no_tokens_in_a_row_are_twice_in_a_summary_however_it_is_decoded(
+    prompts: list[list[int]], n: int
+) -> None:
+    model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    # Longer than it would be, the untrained pocket model repeats itself.
+    free = GenerateConfig(max_new_tokens=60, min_new_tokens=56)
+    settings = free.model_copy(update={"no_repeat_ngram": n})
+    few = prompts[2:4]
+    for written in generate_batch(model, tokenizer, few, free, device):
+        assert len(set(ngrams(written.ids, n))) < len(ngrams(written.ids, n))
+    batch = generate_batch(model, tokenizer, few, settings, device)
+    for guesses, prompt, written in zip((8, 0), few, batch, strict=True):
+        assert len(set(ngrams(written.ids, n))) == len(ngrams(written.ids, n)) > 56 - n
+        assert set(ngrams(written.ids, 4)) & set(ngrams(prompt, 4))  # the article is copied
+        alone = stream_tokens(model, tokenizer, prompt, settings, device, guesses)
+        assert list(alone) == written.ids
+    beams = settings.model_copy(update={"num_beams": 2})
+    searched = generate_batch(model, tokenizer, few, beams, device)
+    for written in searched:
+        assert len(set(ngrams(written.ids, n))) == len(ngrams(written.ids, n)) > 56 - n
+    assert generate_batch(model, tokenizer, few[:1], beams, device) == searched[:1]
+
+
+def test_no_end_token_ends_a_summary_before_its_shortest_length(
+    prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    first, *_ = generate_batch(model, tokenizer, prompts[:2], SETTINGS, device)
+    ends = [tokenizer.eos_token_id, first.ids[5]]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
+    settings = SETTINGS.model_copy(update={"min_new_tokens": 20})
+    batch = generate_batch(model, tokenizer, prompts[:2], settings, device)
+    for prompt, written in zip(prompts, batch, strict=False):
+        assert len(written.ids) >= 20
+        assert not set(ends) & set(written.ids)
+        assert list(stream_tokens(model, tokenizer, prompt, settings, device)) == written.ids
+
+
+def test_a_length_penalty_above_0_favours_long_summaries(prompts: list[list[int]]) -> None:
+    model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    lengths = []
+    for penalty in (-9.0, 9.0):
+        settings = GenerateConfig(max_new_tokens=40, num_beams=2, length_penalty=penalty)
+        batch = generate_batch(model, tokenizer, prompts[:2], settings, device)
+        lengths.append(sum(len(written.ids) for written in batch))
+    assert lengths[0] < lengths[1]

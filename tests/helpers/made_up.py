@@ -20,9 +20,10 @@ from nutgraf.report import model_card
 
 def write(base: str, folder: Path, quantization: str = "none") -> Path:
     """Write an adapter with random weights, its settings and its card; return the folder."""
+    decoding = {"max_new_tokens": 24, "min_new_tokens": 22, "no_repeat_ngram": 1}
     config = build_config(
         {"model": {"base": base, "dtype": "fp32", "quantization": quantization},
-         "lora": {"r": 4, "alpha": 8}, "generate": {"max_new_tokens": 16}}
+         "lora": {"r": 4, "alpha": 8}, "generate": decoding}
     )  # fmt: skip
     with fresh_adapter(load_base(config.model), config.lora, seed=1) as model:
         torch.manual_seed(1)

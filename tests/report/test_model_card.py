@@ -152,8 +152,14 @@ def test_every_snippet_is_python_and_cuts_the_article(
     form: model_card.Form, which: str, beams: int, request: pytest.FixtureRequest
 ) -> None:
     about = request.getfixturevalue(which)
-    about = {**about, "generate": {**about["generate"], "num_beams": beams}}
+    # A model of an earlier version has no more settings of decoding.
+    older = {"max_new_tokens": 16, "num_beams": 1, "batch_size": 50}
+    rules = {"min_new_tokens": 9, "no_repeat_ngram": 3, "num_beams": 4, "length_penalty": 2.0}
+    about = {**about, "generate": older | rules if beams == 4 else older}
     text = model_card.model_card(about, form)
+    assert text.count("has no counterpart: summaries can differ") == 2 * (beams == 4)
+    assert ("no 3 tokens in a row twice in a summary" in text) is (beams == 4)
+    assert ("logits_processor=[NoRepeat(3)]" in text) is (beams == 4 and form != "gguf")
     snippets = blocks(text, "python")
     assert len(snippets) == 2
     cut = "[2:738]" if which == "tinyllama" else "[1:737]"
@@ -189,9 +195,10 @@ def test_ollama_gets_the_prompt_the_decoding_and_the_limits(
 ) -> None:
     plain = model_card.modelfile(about)
     assert 'TEMPLATE """Summarize: {{ .Prompt }}\n\nSummary:"""\n' in plain
-    assert "PARAMETER num_ctx 912\n" in plain
-    assert "PARAMETER num_predict 16\n" in plain
+    assert "PARAMETER num_ctx 920\n" in plain
+    assert "PARAMETER num_predict 24\n" in plain
     assert "PARAMETER repeat_penalty 1\n" in plain  # Ollama's own is 1.1
+    assert plain.startswith("# Ollama has no counterpart to generate.no_repeat_ngram 1 of the ")
     chat = model_card.modelfile(tinyllama)
     assert 'TEMPLATE """<|user|>\nSummarize: {{ .Prompt }}</s>\n<|assistant|>\n"""\n' in chat
     assert 'PARAMETER stop """</s>"""\n' in chat

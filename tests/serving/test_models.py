@@ -30,6 +30,7 @@ from nutgraf.pocket import newswire
 from nutgraf.serving.models import Models, loaded
 
 CONFIG = ModelConfig(dtype="fp32", device="cpu")  # exact: no ties from rounding
+SETTINGS = GenerateConfig(max_new_tokens=24, min_new_tokens=12, no_repeat_ngram=2)
 ARTICLES = [story.article for story in newswire.stories("test", 3, seed=3)]
 SECRET = "Zanzibar"
 
@@ -48,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "base": base_identity(CONFIG),
         "model": CONFIG.model_dump(),
         "prompt": PromptConfig().model_dump(),
-        "generate": GenerateConfig(max_new_tokens=24).model_dump(),
+        "generate": SETTINGS.model_dump(),
     }
     (run / "final_best_model" / "nutgraf.json").write_text(json.dumps(recipe))
     (run / "models" / "baseline" / "train.json").write_text(
@@ -71,10 +72,9 @@ def alone(folder: Path) -> dict[str, list[str]]:
     base, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
     renderer = Renderer(tokenizer, PromptConfig())
     prompts = [renderer.prompt(article).ids for article in ARTICLES]
-    settings = GenerateConfig(max_new_tokens=24)
 
     def texts(model: object) -> list[str]:
-        found = dict(generate(model, tokenizer, prompts, settings, device))  # type: ignore[arg-type]
+        found = dict(generate(model, tokenizer, prompts, SETTINGS, device))  # type: ignore[arg-type]
         return [renderer.text(found[i].ids) for i in range(len(prompts))]
 
     found = {"zero_shot": texts(base), "lead3": [lead3(article) for article in ARTICLES]}

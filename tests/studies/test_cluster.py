@@ -61,7 +61,7 @@ def config(nodes: Nodes, tiny_base: Path) -> Callable[..., Config]:
                     "micro_batch_size": 8, "gradient_accumulation_steps": 1,
                     "learning_rate": 0.01,
                 },
-                "generate": {"max_new_tokens": 12, "batch_size": 4},
+                "generate": {"max_new_tokens": 12, "no_repeat_ngram": 2, "batch_size": 4},
                 "search": {"trials": 4, "concurrent": 2, "reduction_factor": 2, "seed": 5},
                 "ray": {"address": nodes.address} | ray,
             }

@@ -71,7 +71,10 @@ DECIDES: dict[str, str] = {
     "search.rouge_examples": "search",
     "search.seed": "search",
     "generate.max_new_tokens": "search summaries",
+    "generate.min_new_tokens": "search summaries",
+    "generate.no_repeat_ngram": "search summaries",
     "generate.num_beams": "search summaries",
+    "generate.length_penalty": "search summaries",  # of several beams
     "generate.batch_size": "",
     "score.tokenizer": "data search summaries scores comparison",  # summaries of extracts alone
     "score.resamples": "comparison",
@@ -104,6 +107,8 @@ def deciding(config: Config, artefact: str) -> dict[str, Any]:
     settings = {name: value for name, value in _flat(config) if _row(name) in wanted}
     if config.model.quantization == "none":
         settings.pop("model.double_quantization", None)
+    if config.generate.num_beams == 1:
+        settings.pop("generate.length_penalty", None)
     if artefact == "search":
         for name in config.search.space:
             settings.pop(name, None)
@@ -167,6 +172,7 @@ def idle(config: Config) -> Iterator[str]:
         (os.path.isabs(data.source), "data", ["revision"], "data.source is not on the Hub"),
         (local_base or model.base == "smollm2", "model", ["revision"], no_revision),
         (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),
+        (config.generate.num_beams == 1, "generate", ["length_penalty"], "num_beams is 1"),
     ]
     for rival, own in config.rivals.items():
         section = f"rivals.{rival}"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nutgraf.config.types import Count, LocalPath, PathOrName, Section, Seed
+from nutgraf.config.types import Count, CountOrZero, Float, LocalPath, PathOrName, Section, Seed
 
 RougeTokenizer = Literal["rouge-score", "unicode"]
 
@@ -15,8 +15,30 @@ class GenerateConfig(Section):
     """How summaries are decoded."""
 
     max_new_tokens: Count = Field(96, description="Longest summary, in tokens.")
+    min_new_tokens: CountOrZero = Field(
+        0, description="Tokens before which a summary cannot end; 0 sets no limit."
+    )
+    no_repeat_ngram: CountOrZero = Field(
+        0,
+        description="No sequence of so many tokens appears twice in a summary, which may copy its "
+        "article; 0 forbids nothing.",
+    )
     num_beams: Count = Field(1, description="Beams of the decoder; 1 is greedy.")
+    length_penalty: Float = Field(
+        1.0,
+        description="The best of several beams has the highest log-likelihood divided by its "
+        "tokens to this power: above 0 favours long summaries.",
+    )
     batch_size: Count = Field(50, description="Articles decoded together.")
+
+    @model_validator(mode="after")
+    def _can_end(self) -> GenerateConfig:
+        if self.min_new_tokens >= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {self.min_new_tokens}, max_new_tokens {self.max_new_tokens}: "
+                "the first must be the smaller"
+            )
+        return self
 
 
 class ScoreConfig(Section):

@@ -37,6 +37,7 @@ def _reject_bool(value: object) -> object:
 Float = Annotated[float, BeforeValidator(_reject_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[Float, Field(gt=0)]
 Count = Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=10**9)]
 Seed = Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, lt=2**32)]  # numpy takes no other
 
 

@@ -11,6 +11,9 @@ from transformers import (
     Cache,
     DynamicCache,
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -46,11 +49,14 @@ def generation_config(
 ) -> GenerationConfig:
     """Return how summaries are decoded, in the form that transformers reads.
 
-    `ends` are the tokens that end one, as `load.end_tokens` returns them.
+    `ends` are the tokens that end one, as `load.end_tokens` returns them. It has no form for
+    `no_repeat_ngram`, which `NoRepeatedNgram` sees to.
     """
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens or None,
         num_beams=settings.num_beams,
+        length_penalty=settings.length_penalty if settings.num_beams > 1 else None,
         do_sample=False,
         use_cache=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -108,7 +114,7 @@ def generate_batch(
         model: The base, with or without an adapter.
         tokenizer: The base's tokenizer.
         prompts: Token ids of each prompt.
-        settings: Beams, and the limit of new tokens.
+        settings: Beams, the limits of new tokens, and what may not be repeated.
         device: Where to compute and in which number format.
         on_token: Called at each step for each summary that goes on. A beam search calls it with
             the tokens of a beam that may be dropped later, and not at the end.
@@ -131,10 +137,41 @@ def generate_batch(
             input_ids=ids,
             attention_mask=mask,
             generation_config=decoding,
+            logits_processor=_repetition_rule(settings, ids.shape[1]),
             stopping_criteria=watch,
             past_key_values=cache,
         )
     return [_cut(new, ends) for new in out[:, ids.shape[1] :].tolist()]
+
+
+class NoRepeatedNgram(LogitsProcessor):
+    """Forbids each token with which a sequence of `n` tokens would appear twice in a summary.
+
+    Paulus et al. (2018), "A Deep Reinforced Model for Abstractive Summarization", section 2.5, do
+    so with three. transformers' NoRepeatNGramLogitsProcessor counts the prompt too, and so forbids
+    copying from the article. A token that ends a summary is not in it, so it stays allowed.
+    """
+
+    def __init__(self, n: int, prompt_tokens: int) -> None:
+        self._n, self._prompt_tokens = n, prompt_tokens
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Return the scores [rows, vocabulary], changed in place, after input_ids [rows, tokens].
+
+        Each row of input_ids begins with `prompt_tokens` tokens, padding included.
+        """
+        new = input_ids[:, self._prompt_tokens :]
+        if new.shape[1] >= self._n:
+            ngrams = new.unfold(1, self._n, 1)  # [rows, places, n]
+            last = new[:, None, new.shape[1] - self._n + 1 :]
+            rows, places = (ngrams[..., :-1] == last).all(-1).nonzero(as_tuple=True)
+            scores[rows, ngrams[rows, places, -1]] = -torch.inf
+        return scores
+
+
+def _repetition_rule(settings: GenerateConfig, prompt_tokens: int) -> LogitsProcessorList:
+    n = settings.no_repeat_ngram
+    return LogitsProcessorList([NoRepeatedNgram(n, prompt_tokens)] if n else [])
 
 
 class _Watch(StoppingCriteria):
@@ -173,7 +210,9 @@ def stream_tokens(
     text, guess = list(prompt), list[int]()
     cache: Cache | None = None
     ends = ends_of(model)
-    limit = len(prompt) + settings.max_new_tokens
+    rules, limit = _repetition_rule(settings, 0), len(prompt) + settings.max_new_tokens
+    if least := settings.min_new_tokens:
+        rules.append(MinNewTokensLengthLogitsProcessor(0, least, ends, device.name))
     while True:
         seen = cache.get_seq_length() if cache is not None else 0
         unseen = torch.tensor([text[seen:] + guess], device=device.name)
@@ -191,7 +230,9 @@ def stream_tokens(
                 use_cache=True,
                 logits_to_keep=len(guess) + 1,
             ).logits
-        for i, token in enumerate(logits[0].argmax(-1).tolist()):
+        for i in range(len(guess) + 1):
+            new = torch.tensor([text[len(prompt) :]], dtype=torch.long, device=device.name)
+            token = int(rules(cast(Any, new), logits[:, i]).argmax())
             if token in ends:
                 return
             text.append(token)

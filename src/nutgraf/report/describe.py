@@ -1,10 +1,10 @@
-"""Describe a study's data in words, for tables, pages and model cards."""
+"""Describe a study's data and decoding in words, for tables, pages and model cards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nutgraf.config import Config
+from nutgraf.config import Config, GenerateConfig
 
 SYNTHETIC = (
     "These scores are of a synthetic newswire, made by nutgraf's own generator: they say nothing "
@@ -24,6 +24,18 @@ def describe_data(config: Config) -> str:
     if Path(config.data.source).is_absolute():
         return f"local files ({Path(config.data.source).name})"
     return " ".join(p for p in (config.data.source, config.data.name, config.data.revision) if p)
+
+
+def describe_decoding(generate: GenerateConfig) -> str:
+    """Return how models write summaries: `greedily, at most 96 tokens`."""
+    parts = ["greedily"]
+    if generate.num_beams > 1:
+        parts = [f"with {generate.num_beams} beams, length penalty {generate.length_penalty:g}"]
+    least = f"at least {generate.min_new_tokens} and " if generate.min_new_tokens else ""
+    parts.append(f"{least}at most {generate.max_new_tokens} tokens")
+    if n := generate.no_repeat_ngram:
+        parts.append(f"no {n} tokens in a row twice in a summary" if n > 1 else "no token twice")
+    return ", ".join(parts)
 
 
 def is_synthetic(config: Config) -> bool:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from nutgraf.config import Config
+from nutgraf.config import Config, GenerateConfig
 from nutgraf.data.data_card import all_english
 from nutgraf.modeling.base_files import SMOLLM2
-from nutgraf.report.describe import SYNTHETIC, describe_data, is_synthetic
+from nutgraf.report.describe import SYNTHETIC, describe_data, describe_decoding, is_synthetic
 from nutgraf.report.formatting import ROUGE_NAMES, load_template
 
 Form = Literal["adapter", "merged", "gguf"]
@@ -66,7 +66,7 @@ def study_record(
 def model_card(about: Mapping[str, Any], form: Form) -> str:
     """Return README.md of a model, for the Hub and for a person. `about` is its nutgraf.json."""
     return load_template("model_card.md").render(
-        **about,
+        **_with_decoding(about),
         form=form,
         metadata=_metadata(about, form).to_yaml(),
         kinds=ROUGE_NAMES,
@@ -86,7 +86,18 @@ def _is_english(data: Mapping[str, Any]) -> bool:
 
 def modelfile(about: Mapping[str, Any]) -> str:
     """Return what Ollama reads of `model.gguf`: prompt, decoding, context."""
-    return load_template("Modelfile.jinja").render(**about)
+    return load_template("Modelfile.jinja").render(**_with_decoding(about))
+
+
+def _with_decoding(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what templates show, with all settings of decoding, of which older models lack some.
+
+    `rules` are those that few programs have, by name, if they are set.
+    """
+    generate = GenerateConfig.model_validate(about["generate"])
+    rules = {name: getattr(generate, name) for name in ("no_repeat_ngram", "min_new_tokens")}
+    decoding = {"generate": generate, "decoding": describe_decoding(generate)}
+    return {**about, **decoding, "rules": {name: n for name, n in rules.items() if n}}
 
 
 def _metadata(about: Mapping[str, Any], form: Form) -> ModelCardData:

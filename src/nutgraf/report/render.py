@@ -48,6 +48,7 @@ class Study:
     run: str  # the run folder
     command: str  # what makes this study again
     data: str  # the articles, in words
+    decoding: str  # how models wrote their summaries, in words
     caution: str  # stands wherever scores do; may be empty
     table: Sequence[Record]  # model_comparison_results.csv
     seeds: Sequence[str]  # lines on the spread over seeds

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from safetensors.torch import load_file
 
-from nutgraf.config import Config
+from nutgraf.config import Config, effects
 from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure
 from nutgraf.core.files import digest, read_json, write_json
@@ -41,10 +41,11 @@ from nutgraf.training.tracking import track_training
 
 logger = logging.getLogger(__name__)
 
-_ROUGE_DECIDED_BY = (
-    "search.rouge_examples score.tokenizer generate.max_new_tokens generate.num_beams "
-    "tokenizer_files generation_config chat_template"
-).split()
+_ROUGE_DECIDED_BY = [
+    *(name for name in effects.DECIDES if name.startswith("generate.")),
+    *("search.rouge_examples", "score.tokenizer"),
+    *("tokenizer_files", "generation_config", "chat_template"),
+]
 
 
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
