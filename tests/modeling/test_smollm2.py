@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers.integrations.gguf import GgufHeader, read_gguf_metadata
 
-from nutgraf.config import Config, GenerateConfig, LoraSettings, ModelConfig
+from nutgraf.config import Config, GenerateConfig, LoraSettings, ModelConfig, PromptConfig
+from nutgraf.data.prompts import Renderer
 from nutgraf.generation.decoding import generate_batch
 from nutgraf.modeling import adapters, base_files, load
 from nutgraf.modeling.base_identity import base_identity
@@ -85,6 +86,25 @@ def test_its_weights_are_those_of_the_file_and_it_ends_its_answer(smollm2: Path)
     (answer,) = generate_batch(base, tokenizer, [prompt], settings, device)
     assert tokenizer.decode(answer.ids) == "The capital of France is Paris."
     assert answer.finish_reason == "stop"
+    asked = PromptConfig(template="chat", request="Summarize the news in one sentence:")
+    news = Renderer(tokenizer, asked).prompt(NEWS).ids
+    (summary,) = generate_batch(base, tokenizer, [news], GenerateConfig(max_new_tokens=80), device)
+    assert summary.finish_reason == "stop"
+
+
+def test_its_chat_template_frames_a_request_in_training_and_in_use_alike(smollm2: Path) -> None:
+    tokenizer = load.load_tokenizer(CONFIG)
+    asked = PromptConfig(template="chat", request="Summarize the news in one sentence:")
+    renderer = Renderer(tokenizer, asked)
+    prompt, example = renderer.prompt(NEWS), renderer.example(NEWS, "Two schools close.")
+    assert tokenizer.decode(prompt.ids) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        f"<|im_end|>\n<|im_start|>user\nSummarize the news in one sentence: {NEWS}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert example.input_ids[: example.prompt_tokens] == prompt.ids
+    assert tokenizer.decode(example.input_ids[len(prompt.ids) :]) == "Two schools close.<|im_end|>"
+    assert example.labels[-1] in load.end_tokens(CONFIG)
 
 
 def test_it_can_be_planned_without_its_weights(smollm2: Path) -> None:
