@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nutgraf.config import LoraSettings
+from nutgraf.config import LoraSettings, ModelConfig
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.fused.model import FusedModel
-from nutgraf.modeling.load import Device
+from nutgraf.modeling.load import Device, load_base
 
 FP32, BF16 = Device("cpu", torch.float32), Device("cpu", torch.bfloat16)
 TOKENS = 150  # two blocks of queries
@@ -105,6 +106,14 @@ def test_in_bf16_the_error_is_no_larger_than_that_of_transformers_and_peft() -> 
         ours, theirs = fused(model, *batch(), BF16), reference(model, *batch(), BF16)
     assert ours[0] == pytest.approx(exact[0], rel=1e-3)
     assert error(ours) < 1.1 * error(theirs)
+
+
+def test_on_a_base_of_four_bits(tiny_base: Path) -> None:
+    config = ModelConfig(base=str(tiny_base), device="cpu", dtype="fp32", quantization="nf4")
+    with fresh_adapter(load_base(config), LORA, seed=0) as model:
+        adapted(model)
+        assert_close(fused(model, *batch(), FP32), reference(model, *batch(), FP32), 1e-5)
+    load_base.cache_clear()
 
 
 def test_rows_together_are_the_rows_alone() -> None:

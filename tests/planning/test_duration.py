@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,7 +13,8 @@ from nutgraf.config.load import build_config, with_overrides
 from nutgraf.config.systems import BUILT_IN_SYSTEMS
 from nutgraf.modeling import attention
 from nutgraf.modeling.adapters import fresh_adapter
-from nutgraf.modeling.load import choose_device, load_base
+from nutgraf.modeling.fused.model import FusedModel
+from nutgraf.modeling.load import Device, choose_device, load_base
 from nutgraf.modeling.shape import read_dims
 from nutgraf.planning import advice, benchmark, duration, memory
 from nutgraf.planning.duration import Speed, Speeds
@@ -66,7 +69,7 @@ def test_the_shape_is_that_of_the_weights():
     assert (POCKET.layers, POCKET.width, POCKET.key_width, POCKET.vocabulary) == (4, 256, 128, 2048)
 
 
-@pytest.mark.parametrize("name", ["sdpa", attention.NAME])
+@pytest.mark.parametrize("name", ["sdpa", attention.NAME, "fused"])
 def test_what_a_step_keeps_is_what_autograd_keeps(name):
     # Held in bf16, whatever the processor: autocast would keep a copy of each fp32 weight.
     config, rows, tokens = with_overrides(Config(), {"model.dtype": "bf16"}), 4, 128
@@ -83,18 +86,25 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
 
     usual = base.config._attn_implementation
     with fresh_adapter(base, config.lora, 0) as model:
-        model.set_attn_implementation(name)
+        fused = FusedModel.of(model, Device("cpu", torch.bfloat16), rows, tokens)
+        assert fused
+        model.set_attn_implementation(usual if name == "fused" else name)
         weights = {w.untyped_storage().data_ptr(): 0 for w in model.parameters()}
         with (
             torch.autocast("cpu", torch.bfloat16),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
         ):
-            model.train()(torch.zeros(rows, tokens, dtype=torch.long), logits_to_keep=1)
+            ids = torch.zeros(rows, tokens, dtype=torch.long)
+            if name == "fused":
+                fused.nll(model.train(), ids, ids)
+            else:
+                model.train()(ids, logits_to_keep=1)
         model.set_attn_implementation(usual)
     config = with_overrides(config, {"train.micro_batch_size": rows})
     lengths = RowLengths(tokens, tokens, tokens, tokens, 1, 1)
-    machine = CPU if name == attention.NAME else Machine("cuda", True, 2, 0)
-    told = memory.activation_bytes(config, POCKET, lengths, machine)
+    machine = Machine("cuda", True, 2, 0) if name == "sdpa" else CPU
+    dims = dataclasses.replace(POCKET, fused=name == "fused")
+    told = memory.activation_bytes(config, dims, lengths, machine)
     assert told == pytest.approx(sum(kept.values()), rel=0.1)
 
 

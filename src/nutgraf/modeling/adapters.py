@@ -25,7 +25,13 @@ from transformers.pytorch_utils import Conv1D
 from nutgraf.config import LoraSettings, ModelConfig
 from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors, one_line
 from nutgraf.core.files import written_by_others
-from nutgraf.modeling.load import load_architecture, load_base, load_weights
+from nutgraf.modeling.load import (
+    frozen_weight,
+    is_plain_linear,
+    load_architecture,
+    load_base,
+    load_weights,
+)
 
 # peft warns of an adapter on tied weights, which `merge_adapter` parts, or on an embedding, and
 # misses the config.json of a GGUF file.
@@ -171,25 +177,31 @@ def merge_adapter(config: ModelConfig, adapter: Path, out: Path) -> None:
 class LoraLinear:
     """A frozen linear layer, with the LoRA adapter that is trained on it if there is one."""
 
-    base: torch.nn.Linear
+    base: torch.nn.Module
     adapter: tuple[torch.nn.Parameter, torch.nn.Parameter] | None = None  # A [r, in], B [out, r]
     scaling: float = 0.0
     dropout: float = 0.0
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The frozen weights, [out, in]; in 4 bits they are unpacked each time."""
+        return cast(torch.Tensor, frozen_weight(self.base))
 
     @classmethod
     def of(cls, module: Any) -> LoraLinear | None:
         """Return the parts of a linear layer, or None if it or its adapter is of another kind."""
         if not isinstance(module, LoraLayer):
-            plain = type(module) is torch.nn.Linear and module.bias is None
-            return cls(module) if plain else None
+            return cls(module) if is_plain_linear(module) else None
         layer: Any = module
-        linear, name = cls.of(layer.base_layer), "default"
+        name = "default"
         usual = layer.active_adapters == [name] and not layer.merged and not layer.disable_adapters
-        if linear is None or not usual or layer.lora_variant or layer.lora_bias[name]:
+        if not is_plain_linear(layer.base_layer) or not usual:
+            return None
+        if layer.lora_variant or layer.lora_bias[name]:
             return None
         dropout = getattr(layer.lora_dropout[name], "p", 0.0)
         adapter = layer.lora_A[name].weight, layer.lora_B[name].weight
-        return cls(linear.base, adapter, layer.scaling[name], dropout)
+        return cls(layer.base_layer, adapter, layer.scaling[name], dropout)
 
 
 def _load_adapters(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:

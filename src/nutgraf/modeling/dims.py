@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ATTENTION_SCORE_LIMIT = 2**30  # bytes; above it a CPU trains with torch's fused attention
+ATTENTION_BLOCK = 128  # queries of fused attention (modeling.fused), which end at their own keys
 EVAL_BATCH_SIZE = 16  # rows in a batch of losses
 
 
@@ -23,8 +24,19 @@ class ModelDims:
     linear: int  # weights of the layers' matrices, which can be held in 4 bits
     other: int  # all other weights: embeddings, output layer, norms
     adapter: int  # weights of one LoRA adapter with the settings of `lora`
+    fused: bool = False  # a CPU trains it with fused layers (modeling.fused)
 
 
 def attention_score_bytes(layers: int, heads: int, rows: int, tokens: int, itemsize: int) -> int:
     """Return the bytes of all attention scores of [rows, tokens], with `itemsize` bytes each."""
     return layers * heads * rows * tokens**2 * itemsize
+
+
+def fused_score_bytes(layers: int, heads: int, rows: int, tokens: int, itemsize: int) -> int:
+    """Return the bytes of what fused attention computes of these scores, up to the diagonal."""
+    block = min(ATTENTION_BLOCK, tokens)
+    return (
+        attention_score_bytes(layers, heads, rows, tokens, itemsize)
+        * (tokens + block)
+        // (2 * tokens)
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from torch.nn import Linear
 from transformers import (
@@ -238,6 +239,19 @@ def _cast_for_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
         else:
             for weight in layer.parameters(recurse=False):
                 weight.data = weight.data.float()
+
+
+def is_plain_linear(layer: torch.nn.Module) -> bool:
+    """Return whether a layer is a product with weights and nothing else, in 4 bits or not."""
+    return type(layer) in (Linear, Linear4bit) and layer.bias is None
+
+
+def frozen_weight(linear: torch.nn.Module) -> torch.Tensor:
+    """Return the weights [out, in] of a linear layer; those in 4 bits are unpacked."""
+    weight: Any = linear.weight
+    if isinstance(linear, Linear4bit):
+        weight = dequantize_4bit(weight.data, weight.quant_state)
+    return cast(torch.Tensor, weight)
 
 
 def _contiguous(output: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

@@ -16,6 +16,7 @@ from nutgraf.core.errors import library_errors
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.base_files import base_source
 from nutgraf.modeling.dims import ModelDims
+from nutgraf.modeling.fused.model import fits_fused
 from nutgraf.modeling.load import load_architecture, load_tokenizer, load_weights
 
 # What a base calls the longest text that it was made for; with ALiBi there may be none.
@@ -38,6 +39,7 @@ def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
     )
     with torch.device("meta"), fresh_adapter(empty, lora, seed=0) as model:
         adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        fused = fits_fused(model)
     heads = architecture.num_attention_heads
     key_heads = getattr(architecture, "num_key_value_heads", None) or heads
     head = getattr(architecture, "head_dim", None) or architecture.hidden_size // heads
@@ -54,6 +56,7 @@ def read_dims(config: ModelConfig, lora: LoraSettings) -> ModelDims:
         linear=linear,
         other=total - linear,
         adapter=adapter,
+        fused=fused,
     )
 
 

@@ -18,6 +18,7 @@ from nutgraf.modeling.dims import (
     EVAL_BATCH_SIZE,
     ModelDims,
     attention_score_bytes,
+    fused_score_bytes,
 )
 from nutgraf.training.budget import total_steps
 
@@ -195,15 +196,22 @@ def activation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
     """Return the bytes that the backward pass of one micro-batch needs."""
     train, number = config.train, machine.number_bytes
     tokens = train.micro_batch_size * rows.longest_row
-    widths = {**vars(dims), "r": config.lora.r}
-    layer = tokens * sum(each * widths[name] for name, each in ACTIVATION_BYTES.items())
-    layer *= 1 if machine.half else FP32_ACTIVATIONS
-    if config.lora.dropout:
-        layer += tokens * DROPOUT_BYTES * (6 * dims.width + dims.inner)
-    if _plain_attention(train.micro_batch_size, dims, rows, machine):
-        layer += attention_score_bytes(
-            1, dims.heads, train.micro_batch_size, rows.longest_row, number
-        )
+    scores = dims.heads, train.micro_batch_size, rows.longest_row, number
+    # Trials may have dropout, with which layers are not fused.
+    fused = dims.fused and machine.device == "cpu" and "lora.dropout" not in config.search.space
+    if fused:
+        products = 2 * (dims.width + dims.query_width + dims.key_width + dims.inner)
+        layer = tokens * (8.0 * dims.width + number * (products + 7 * config.lora.r))
+        if fused_score_bytes(dims.layers, *scores) <= ATTENTION_SCORE_LIMIT:
+            layer += fused_score_bytes(1, *scores)
+    else:
+        widths = {**vars(dims), "r": config.lora.r}
+        layer = tokens * sum(each * widths[name] for name, each in ACTIVATION_BYTES.items())
+        layer *= 1 if machine.half else FP32_ACTIVATIONS
+        if config.lora.dropout:
+            layer += tokens * DROPOUT_BYTES * (6 * dims.width + dims.inner)
+        if _plain_attention(train.micro_batch_size, dims, rows, machine):
+            layer += attention_score_bytes(1, *scores)
     if train.activation_checkpointing:
         saved = 2 if machine.device == "cuda" and machine.half else 4
         return layer + dims.layers * tokens * dims.width * saved

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import torch
 
+from nutgraf.modeling.dims import ATTENTION_BLOCK
+
 Tensor = torch.Tensor
-BLOCK = 128  # queries
 
 
 def blocks(tokens: int) -> list[tuple[int, int]]:
     """Return the first query of each block and the one after its last, in nearly equal blocks."""
-    count = -(-tokens // BLOCK)
+    count = -(-tokens // ATTENTION_BLOCK)
     size = -(-tokens // count)
     return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 

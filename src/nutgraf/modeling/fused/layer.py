@@ -25,7 +25,7 @@ class Group:
     def __init__(self, modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
         self.linears = [cast(LoraLinear, LoraLinear.of(module)) for module in modules]
         self.dtype = dtype
-        self.down = torch.empty(0, self.linears[0].base.in_features, dtype=dtype)  # all A
+        self.down = torch.empty(0, self.linears[0].weight.shape[1], dtype=dtype)  # all A
         self.ups: list[Tensor | None] = []  # of each layer, times its scaling
 
     @torch.no_grad()
@@ -43,7 +43,7 @@ class Group:
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return each layer's x W' + s (x A') B', [tokens, out], and all x A', [tokens, ranks]."""
         inner = x @ self.down.T
-        outs = [x @ linear.base.weight.T for linear in self.linears]
+        outs = [x @ linear.weight.T for linear in self.linears]
         for out, up, columns in self._adapted(outs):
             out.addmm_(inner[:, columns], up.T)
         return outs, inner
@@ -55,7 +55,7 @@ class Group:
             of_inner[:, columns] = grad @ up
         of_x = of_inner @ self.down
         for grad, linear in zip(grads, self.linears, strict=True):
-            of_x.addmm_(grad, linear.base.weight)
+            of_x.addmm_(grad, linear.weight)
         return of_x, of_inner
 
     def weight_gradients(

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from nutgraf.modeling.adapters import LoraLinear
-from nutgraf.modeling.dims import ATTENTION_SCORE_LIMIT, attention_score_bytes
+from nutgraf.modeling.dims import ATTENTION_SCORE_LIMIT, fused_score_bytes
 from nutgraf.modeling.fused.layer import FusedLayer
 from nutgraf.modeling.fused.loss import summary_nll
 from nutgraf.modeling.load import Device
@@ -23,8 +23,8 @@ class FusedModel:
         """Prepare for micro-batches of [rows, tokens]."""
         config: Any = base.config
         layers, heads = config.num_hidden_layers, config.num_attention_heads
-        scores = attention_score_bytes(layers, heads, rows, tokens, device.dtype.itemsize)
-        keep = scores / 2 <= ATTENTION_SCORE_LIMIT  # those beyond the diagonal are not computed
+        scores = fused_score_bytes(layers, heads, rows, tokens, device.dtype.itemsize)
+        keep = scores <= ATTENTION_SCORE_LIMIT
         self.layers = cast(list[nn.Module], list(base.model.layers))
         self.fused = [FusedLayer(layer, device.dtype, keep) for layer in self.layers]
         self.output = base.lm_head
@@ -34,12 +34,9 @@ class FusedModel:
     def of(
         cls, model: PreTrainedModel, device: Device, rows: int, tokens: int
     ) -> FusedModel | None:
-        """Return the fused model of `model`, or None for another family, device or adapter.
-
-        Adapters have no dropout: its masks would differ from those of trainings done together.
-        """
-        base: Any = cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
-        return cls(base, device, rows, tokens) if _fits(base, device) else None
+        """Return the fused model of `model`, or None if it does not fit or the device is no CPU."""
+        fits = device.name == "cpu" and fits_fused(model)
+        return cls(cast(Any, model).get_base_model(), device, rows, tokens) if fits else None
 
     def nll(self, model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the nats of all `targets` that are tokens, not below 0, together.
@@ -72,10 +69,13 @@ def _forward(layer: Any, fused: FusedLayer, positions: torch.Tensor | None) -> A
     return forward
 
 
-def _fits(base: Any, device: Device) -> bool:
-    if device.name != "cpu" or type(base) is not LlamaForCausalLM:
-        return False
-    if base.config._attn_implementation != "sdpa" or base.config.hidden_act != "silu":
+def fits_fused(model: PreTrainedModel) -> bool:
+    """Return whether a base with an adapter is a Llama, and the adapter LoRA without dropout.
+
+    Masks of dropout would differ from those of trainings done together.
+    """
+    base: Any = cast(Any, model).get_base_model()
+    if type(base) is not LlamaForCausalLM or base.config.hidden_act != "silu":
         return False
     linears = [
         LoraLinear.of(linear)
@@ -86,4 +86,5 @@ def _fits(base: Any, device: Device) -> bool:
     ]
     output = LoraLinear.of(base.lm_head)
     plain = all(linear is not None and not linear.dropout for linear in linears)
-    return plain and output is not None and not output.adapter
+    usual = base.config._attn_implementation == "sdpa"
+    return plain and usual and output is not None and not output.adapter
