@@ -23,8 +23,8 @@ from nutgraf.planning.duration import (
     LOAD_RATE,
     forward_operations,
     forward_passes,
-    planned_vs_actual,
 )
+from nutgraf.planning.outcome import planned_vs_actual
 
 UNLIKE = 0.1  # spread where none was measured: an assumption
 SAVED = 16  # bytes of an adapter's weight in a checkpoint: itself, two moments, itself at its best

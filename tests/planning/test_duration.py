@@ -16,7 +16,7 @@ from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.fused.model import FusedModel
 from nutgraf.modeling.load import Device, choose_device, load_base
 from nutgraf.modeling.shape import read_dims
-from nutgraf.planning import advice, benchmark, duration, memory
+from nutgraf.planning import advice, benchmark, duration, memory, outcome
 from nutgraf.planning.duration import Speed, Speeds
 from nutgraf.planning.memory import Machine, RowLengths
 
@@ -200,7 +200,7 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
         **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
         **{f"scores__{name}": (306, 308) for name in BUILT_IN_SYSTEMS},  # the first carried on
     )
-    rows = {row["what"]: row for row in duration.planned_vs_actual(record, made, 2_500_000_000)}
+    rows = {row["what"]: row for row in outcome.planned_vs_actual(record, made, 2_500_000_000)}
     assert set(rows) == {"search", "train", "memory of a training"}
     assert rows["search"]["measured"] == 100
     assert rows["train"]["measured"] == 100

@@ -39,7 +39,7 @@ HOME = {
 WITHOUT_TORCH = (
     "core config storage parallel data evaluation report cli pocket serving.limits serving.schema "
     "serving.server serving.request_guard planning.memory planning.duration "
-    "planning.advice pipeline.runner pipeline.artifacts pipeline.stages.score "
+    "planning.advice planning.outcome pipeline.runner pipeline.artifacts pipeline.stages.score "
     "pipeline.stages.compare pipeline.stages.report"
 ).split()
 HEAVY = "parallel.ray_cluster parallel.ray_session cli.export cli.summarize".split()

@@ -261,6 +261,8 @@ def _plan(config: Config, plan: Plan) -> Iterator[str]:
     yield f"together  {total:>12}   of {size(plan.machine.free)} free ({plan.machine.device})"
     measured = f"{plan.speeds.measured_on}, in {duration(plan.measuring)}"
     yield f"measured on {measured}; downloads are not in it"
+    if plan.busy:
+        yield plan.busy
     for name, rival in config.rivals.items():
         if rival.model:
             yield f"rivals.{name} writes at a speed that is not known: not in it"

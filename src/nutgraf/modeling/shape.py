@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,23 @@ def write_random_base(config: ModelConfig, layers: int, folder: Path) -> None:
         model = AutoModelForCausalLM.from_config(architecture, dtype=torch.bfloat16)
     model.save_pretrained(str(folder))
     load_tokenizer(config).save_pretrained(str(folder))
+
+
+@contextlib.contextmanager
+def first_layers(base: PreTrainedModel, layers: int) -> Iterator[None]:
+    """Leave only the first `layers` layers in `base` during the block."""
+    architecture: Any = base.config
+    every = architecture.num_hidden_layers
+    lists = (m for m in base.modules() if isinstance(m, torch.nn.ModuleList))
+    stack = next(modules for modules in lists if len(modules) == every)
+    others = list(stack)[layers:]
+    del stack[layers:]
+    architecture.num_hidden_layers = layers
+    try:
+        yield
+    finally:
+        stack.extend(others)
+        architecture.num_hidden_layers = every
 
 
 def _empty_base(config: ModelConfig) -> PreTrainedModel:

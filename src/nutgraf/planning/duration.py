@@ -1,4 +1,4 @@
-"""Predict how many seconds each stage of a study takes, and compare a plan with its run.
+"""Predict how many seconds each stage of a study takes.
 
 The stages are counted as they run: processes that start, parallel trials of which some are stopped
 early, evaluations, parallel trainings, batches of summaries. Speeds come from `benchmark`; every
@@ -8,8 +8,9 @@ other assumption is a constant here with its source.
 from __future__ import annotations
 
 import math
+import os
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,16 +39,8 @@ SUMMARIES_PER_PROCESS = 600  # from so many on, scoring starts a second process 
 # An adapter's small products make a step of generation longer: a model with merged weights takes
 # this share (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
 MERGED_SHARE = 0.8
+BUSY_CORES = 0.25  # that other programs use, from which on a plan says so
 SIMULATED_TRIALS = 400  # in all simulated searches
-
-# The beginnings of the names of a stage's artefacts.
-ARTEFACTS = {
-    "search": ("search",),
-    "train": ("models/",),
-    "generate": ("summaries/",),
-    "score": ("scores/",),
-    "compare": ("comparison", "final_best_model"),
-}
 
 
 @dataclass(frozen=True)
@@ -69,6 +62,7 @@ class Speeds:
     reading: float  # operations a second of reading prompts, on all cores
     token: float  # seconds of one more token for a full batch of summaries
     measured_on: str  # what was measured, in words
+    others: float = 0.0  # cores that other programs used; the speeds are without them
 
 
 @dataclass(frozen=True)
@@ -98,6 +92,18 @@ class Plan:
     def record(self, time: float) -> dict[str, Any]:
         """Return a JSON object; `time` is when it was planned, in seconds since 1970."""
         return {"made": time, **asdict(self)}
+
+    @property
+    def busy(self) -> str | None:
+        """The line about other programs, if they used much of the machine meanwhile."""
+        others = self.speeds.others
+        if others < BUSY_CORES:
+            return None
+        return (
+            f"this machine is busy: other programs used {others:.1f} of {os.cpu_count()} cores. "
+            "The plan is for a quiet machine and less exact than one made there; beside them a "
+            "study takes longer, as it lets them go first"
+        )
 
     def __str__(self) -> str:
         """Return what is still to come when the search begins, on one line."""
@@ -202,7 +208,8 @@ def forward_passes(train: TrainConfig) -> int:
 def training_seconds(train: TrainConfig, dims: ModelDims, rows: RowLengths, speed: Speed) -> float:
     """Return the seconds of one training to its end, with its evaluations."""
     examples = total_steps(train) * effective_batch_size(train)
-    steps = forward_passes(train) * forward_operations(dims, examples, rows.row, rows.summary)
+    tokens = rows.padded or rows.row
+    steps = forward_passes(train) * forward_operations(dims, examples, tokens, rows.summary)
     evaluated = forward_operations(dims, train.eval_examples, rows.row, rows.summary)
     evaluation = evaluated / speed.reading + speed.saving
     return steps / speed.training + len(evaluation_steps(train)) * evaluation
@@ -255,40 +262,3 @@ def _simulate_search(losses: list[int], config: Config, evaluations: int) -> int
         verdicts = halving.judge(progress)
         running = [n for n in running if verdicts[n].stop is None and not progress[n].ended]
     return ticks
-
-
-def planned_vs_actual(
-    plan: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], peak: int
-) -> Iterator[dict[str, Any]]:
-    """Yield rows of `what`, `planned`, `measured`, `unit` and `range`, which may be None.
-
-    There is a row for each stage that made all its artefacts after the plan, without an
-    interruption; parallel work counts once. One more row has the `peak` bytes of a training.
-
-    Args:
-        plan: The contents of search/plan.json.
-        manifests: The manifests of all artefacts, by name.
-        peak: The measured peak memory of a training, in bytes.
-    """
-    stages = {stage["name"]: stage for stage in plan["stages"]}
-    for name, beginnings in ARTEFACTS.items():
-        own = [m for artefact, m in manifests.items() if artefact.startswith(beginnings)]
-        if len(own) != stages[name]["artefacts"] or any(
-            m["carried_on"] or m["created"] + m["seconds"] <= plan["made"] for m in own
-        ):
-            continue
-        planned, luck = stages[name]["seconds"], stages[name]["by_luck"]
-        measured = elapsed_seconds(own)
-        yield {"what": name, "planned": planned, "measured": measured, "unit": "s", "range": luck}
-        if name == "train":
-            gigabytes = {"planned": plan["training_bytes"] / 1e9, "measured": peak / 1e9}
-            yield {"what": "memory of a training", **gigabytes, "unit": "GB", "range": None}
-
-
-def elapsed_seconds(manifests: Iterable[Mapping[str, Any]]) -> float:
-    """Return the seconds in which these artefacts were made; overlaps count once."""
-    total, reached = 0.0, -math.inf
-    for start, end in sorted((m["created"], m["created"] + m["seconds"]) for m in manifests):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total

@@ -33,6 +33,7 @@ class RowLengths:
     longest_prompt: int
     summary: float
     longest_summary: int
+    padded: float = 0.0  # of a row in training, padded to the longest beside it; 0 if not known
 
 
 @dataclass(frozen=True)

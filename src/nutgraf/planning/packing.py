@@ -14,7 +14,8 @@ from nutgraf.core.errors import Failure
 from nutgraf.data.examples import Example
 from nutgraf.modeling.load import choose_device
 from nutgraf.modeling.shape import read_dims
-from nutgraf.planning.benchmark import Benchmark, cores_in_use, open_benchmark, trial_threads
+from nutgraf.planning.benchmark import trial_threads
+from nutgraf.planning.measuring import Benchmark, open_benchmark
 from nutgraf.training.budget import worth_measuring
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.packed.loop import PackedTrainer
@@ -86,7 +87,7 @@ def _rates(
     device = choose_device(config.model)
     processes = config.search.parallel_trials if device.name == "cpu" else 1  # a GPU has turns
     with open_benchmark(config, read_dims(config.model, config.lora), device) as benchmark:
-        with cores_in_use(trial_threads(config), processes - 1):
+        with benchmark.cores_in_use(trial_threads(config), processes - 1):
             alone = processes * _rate(benchmark, rows, 1)
         return alone, {size: _rate(benchmark, rows, size) for size in sizes}
 

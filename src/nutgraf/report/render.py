@@ -23,7 +23,7 @@ from nutgraf.evaluation.error_rates import (
 from nutgraf.evaluation.indicators import COPIED, FAULTS
 from nutgraf.evaluation.published import BART, TEST_ARTICLES, why_not_comparable
 from nutgraf.evaluation.significance import ALPHA
-from nutgraf.planning.duration import elapsed_seconds
+from nutgraf.planning.outcome import elapsed_seconds
 from nutgraf.report.formatting import (
     as_markdown,
     inline_svg,

@@ -18,7 +18,7 @@ from nutgraf.core.files import read_json, read_records, write_text
 from nutgraf.core.paths import shown
 from nutgraf.evaluation import error_rates, indicators, published, rouge
 from nutgraf.pipeline import artifacts
-from nutgraf.planning.duration import planned_vs_actual
+from nutgraf.planning.outcome import planned_vs_actual
 from nutgraf.report import render
 from nutgraf.report.describe import SYNTHETIC, describe_data, describe_decoding, is_synthetic
 from nutgraf.report.figures import canvas, scores, search

@@ -73,6 +73,8 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
             planned = benchmark.forecast(study, examples, prompts, sampled)
             write_json(plan, planned.record(time.time()))
             logger.info(str(planned))
+            if planned.busy:
+                logger.warning(planned.busy)
         noted = out / "together.json"
         # Kept, since a search that goes on keeps its way; but what a user asks for holds.
         record = read_json(noted) if noted.exists() else {}
