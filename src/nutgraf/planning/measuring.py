@@ -44,7 +44,7 @@ LAYERS = 4
 REST = 0.3  # seconds in which other programs are looked at
 STEPS = 3  # of the measured training, all over the same rows; the first is not counted
 EVAL_ROWS = 4
-NEW_TOKENS = 8  # of each measured summary
+NEW_TOKENS = 16  # of each measured summary
 REPEATS, ENOUGH = 2, 0.3  # of the same losses, unless the first took so many seconds
 # Operations of a measured forward pass in training on a CPU, and seconds of one that reads prompts.
 # If a batch of the configuration takes more, fewer rows of it are measured.
