@@ -24,7 +24,7 @@ from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.end_tokens import unused_settings
 from nutgraf.modeling.load import Device, end_tokens, load_base, load_tokenizer
 from nutgraf.pipeline import preflight
-from nutgraf.planning.benchmark import open_benchmark
+from nutgraf.planning.measuring import open_benchmark
 
 PROMPTS = [[1, 50, 60, 70, 270], [1, 285]]  # of which the random base writes many a token
 FEW = GenerateConfig(max_new_tokens=8)

@@ -30,7 +30,7 @@ from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.model_folder import check_folder
 from nutgraf.modeling.shape import read_dims
 from nutgraf.pipeline import artifacts
-from nutgraf.planning import benchmark
+from nutgraf.planning import measuring
 from nutgraf.storage.run_folder import RunFolder
 
 TEXT = "The council of the town met on Monday. It had 2024 roads."
@@ -60,8 +60,8 @@ def test_a_gguf_file_is_the_model_that_it_was_made_of(
     dims = read_dims(config.model, config.lora)
     assert dims == read_dims(config_of(tiny_base), config.lora)
     for small, measured in ((10**8, "the base itself"), (0, "2 layers of its shape")):
-        monkeypatch.setattr(benchmark, "SMALL", small)
-        with benchmark.open_benchmark(config, dims, load.choose_device(config.model)) as made:
+        monkeypatch.setattr(measuring, "SMALL", small)
+        with measuring.open_benchmark(config, dims, load.choose_device(config.model)) as made:
             assert made.measured_on == measured
             assert made.tokenizer(TEXT)["input_ids"] == ids
 
