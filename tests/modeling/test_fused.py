@@ -146,4 +146,5 @@ def test_other_layers_stay_as_they_are() -> None:
     assert used(base(), LORA)
     assert not used(base(), LoraSettings(r=4, dropout=0.1))
     assert not used(base(attention_bias=True), LORA)
+    assert not used(base(attention_dropout=0.1), LORA)
     assert not used(base(hidden_act="gelu"), LORA)

@@ -191,7 +191,7 @@ def test_generation_in_a_padded_batch_is_generation_alone(
         assert together[index] == alone
 
 
-def test_evaluations_and_what_a_callback_may_do(
+def test_evaluations_what_a_callback_may_do_and_how_it_goes_on(
     config: ModelConfig, rows: list[Example], tmp_path: Path
 ) -> None:
     seen: list[Evaluation] = []
@@ -206,6 +206,11 @@ def test_evaluations_and_what_a_callback_may_do(
     assert [e.examples for e in seen] == [16, 32]
     assert len(seen[0].rows) == 8
     assert "forward" not in load_base(config).__dict__
+    # It goes on with fused layers too, and ends with the same bytes as one that was not stopped.
+    for name in ("a", "b"):
+        fit_adapter(job(config, rows, tmp_path / name))
+    adapters = [tmp_path / name / "adapter_model.safetensors" for name in ("a", "b")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_and_says_where(

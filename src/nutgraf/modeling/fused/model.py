@@ -70,12 +70,14 @@ def _forward(layer: Any, fused: FusedLayer, positions: torch.Tensor | None) -> A
 
 
 def fits_fused(model: PreTrainedModel) -> bool:
-    """Return whether a base with an adapter is a Llama, and the adapter LoRA without dropout.
+    """Return whether a base with an adapter is a Llama, the adapter LoRA, and both without dropout.
 
     Masks of dropout would differ from those of trainings done together.
     """
     base: Any = cast(Any, model).get_base_model()
     if type(base) is not LlamaForCausalLM or base.config.hidden_act != "silu":
+        return False
+    if any(layer.self_attn.attention_dropout for layer in base.model.layers):
         return False
     linears = [
         LoraLinear.of(linear)
