@@ -42,7 +42,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self.done, self.total = done, self.total if total is None else total
         self._first = self._first or (done, now)
         if self._has_terminal:
-            self._bar = self._bar or tqdm(total=total, bar_format=_FORMAT)
+            self._bar = self._bar or tqdm(total=total, desc=str(self), bar_format=_FORMAT)
             self._bar.total = self.total
             self._bar.set_description_str(str(self), refresh=False)
             self._bar.update(done - self._bar.n)
