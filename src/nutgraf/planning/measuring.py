@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 import torch
@@ -181,8 +182,9 @@ class Benchmark:
             times[:] = [self.now()]
             list(generate(model, self.tokenizer, batch, settings, self.device))
             hook.remove()
-        start, first, *_, last = times
-        return first - start, (last - first) / (len(times) - 2)
+        reading, *tokens = (after - before for before, after in itertools.pairwise(times))
+        half = len(tokens) // 2
+        return reading, min(fmean(tokens[:half]), fmean(tokens[half:]))
 
     def now(self) -> float:
         """Return the time of the stopwatch."""
