@@ -160,7 +160,7 @@ class Runs:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        ended = time.monotonic() + 10
+        ended = time.monotonic() + 30  # a process that Ray is starting looks for its parent later
         while at_work(process.pid) and time.monotonic() < ended:
             time.sleep(0.1)
         self.left.append(at_work(process.pid))

@@ -90,7 +90,7 @@ def _run_locked(folder: Path, training: Training, minutes: float | None) -> None
 
 def _train(trial: Trial, folder: Path, training: Training) -> None:
     started = time.monotonic() - trial.seconds
-    reported, evaluations = 0.0, 0
+    reported, evaluations = time.monotonic(), 0
 
     def report(examples: int) -> None:
         nonlocal reported
@@ -119,7 +119,8 @@ def _train(trial: Trial, folder: Path, training: Training) -> None:
 
     if trial.completed:
         return
-    on_step(trial.history[-1][0] if trial.history else 0)
+    if trial.history:
+        report(trial.history[-1][0])
     rows = training(trial.values, folder, on_eval, on_step)
     trial.row_nll, trial.row_tokens = [row.nll for row in rows], [row.tokens for row in rows]
     trial.seconds = time.monotonic() - started
