@@ -88,4 +88,4 @@ def test_every_configuration_is_there_by_name(bin_folder: Path, tmp_path: Path) 
     )
     printed = ran(bin_folder / "python", "-c", "from pathlib import Path as P; " + code,
                   cwd=tmp_path)  # fmt: skip
-    assert printed.split() == ["original-notebook", "pocket", "tinyllama-cnndm"]
+    assert printed.split() == ["original-notebook", "pocket", "smollm2", "tinyllama-cnndm"]
