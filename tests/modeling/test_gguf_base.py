@@ -197,9 +197,9 @@ def test_a_part_of_a_file_and_other_names_are_refused_before_it_is_read(tmp_path
     ):
         (tmp_path / name).write_bytes(begin)
         with pytest.raises(UserError, match=said):
-            check_folder("model.base", str(tmp_path / name))
+            check_folder("model.base", str(tmp_path / name), gguf=True)
     (tmp_path / "a-00001-of-00001.gguf").write_bytes(b"GGUF\3")
-    check_folder("model.base", str(tmp_path / "a-00001-of-00001.gguf"))
+    check_folder("model.base", str(tmp_path / "a-00001-of-00001.gguf"), gguf=True)
 
 
 def test_a_file_is_known_by_its_bytes(tiny_gguf: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from nutgraf.config import ModelConfig
-from nutgraf.modeling import inference
+from nutgraf.modeling import attention, inference
 from nutgraf.modeling.load import choose_device, load_base
 from nutgraf.modeling.losses import pad_left
 
-LENGTHS = (2 * inference.BLOCK + 7, 40)  # the first of three blocks; the second is padded
+LENGTHS = (2 * attention.BLOCK + 7, 40)  # the first of three blocks; the second is padded
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def test_plain_attention_trains_like_the_fused_kernel(
 ) -> None:
     base, device = load_base(config), choose_device(config)
     with training_attention(base, device, 4, 200):
-        assert base.config._attn_implementation == "plain"
+        assert base.config._attn_implementation == "blocks"
     assert base.config._attn_implementation == "sdpa"
     lora = LoraSettings(r=4, alpha=8, dropout=0.1)  # layers are fused without dropout only
     plain, _ = train(config, rows, tmp_path / "a", lora)

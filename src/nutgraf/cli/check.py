@@ -26,7 +26,7 @@ from nutgraf.data.examples import Encoded, Example
 from nutgraf.data.prompts import PromptError, Renderer
 from nutgraf.data.rows import Article
 from nutgraf.data.sources import SPLITS
-from nutgraf.modeling.base_files import SMOLLM2_WHEEL, find_smollm2
+from nutgraf.modeling.base_files import SMOLLM2_WHEEL, named_source
 from nutgraf.pipeline import preflight
 from nutgraf.planning import advice, memory
 from nutgraf.planning.duration import Plan
@@ -111,7 +111,7 @@ def _hub(config: Config, changes: list[str]) -> Iterator[str]:
 
 def _downloads(config: Config) -> Iterator[tuple[str, str, str, str]]:
     """Yield (setting, repository on the Hub, its kind, what to use instead)."""
-    base = find_smollm2() if config.model.base == "smollm2" else config.model.base
+    base = named_source(config.model)
     if base != "pocket" and not Path(base).is_absolute():
         instead = "`pocket` or a folder with safetensors and a tokenizer"
         if config.model.base == "smollm2":

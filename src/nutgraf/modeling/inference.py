@@ -1,8 +1,7 @@
 """Read and write faster on a CPU: attention in blocks of queries, and a cache that is not copied.
 
 transformers' cache is copied at every step, and its keys are cast in every layer, since they leave
-the rotary embedding in fp32. torch's fused attention takes 2.4 times as long if there is a mask
-(docs/log.md). Summaries are the same up to rounding.
+the rotary embedding in fp32 (docs/log.md). Summaries are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -12,15 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from nutgraf.modeling.attention import NAME as TRAINING
-from nutgraf.modeling.attention import product_dtype, product_mask
+from nutgraf.modeling.attention import NAME, block_attention
 from nutgraf.modeling.load import Device
 
-NAME = "blocks"
-BLOCK = 160  # queries: their scores stay in the cache of a core
 ROOM = 128  # tokens for which a buffer is enlarged
 
 
@@ -75,50 +71,9 @@ def fast_inference(model: PreTrainedModel, device: Device) -> Iterator[Cache | N
     attention. For others None is yielded, and the model attends as it did.
     """
     config = model.config
-    previous = config._attn_implementation
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if device.name != "cpu" or previous not in ("sdpa", TRAINING) or kinds - {"full_attention"}:
+    usual = device.name == "cpu" and config._attn_implementation in ("sdpa", NAME)
+    if not usual or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
         yield None
         return
-    model.set_attn_implementation(NAME)
-    try:
+    with block_attention(model):
         yield Cache(layer_class_to_replicate=BufferedLayer)
-    finally:
-        model.set_attn_implementation(previous)
-
-
-def _attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    scaling: float,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend from queries [batch, heads, n, d] to keys and values [batch, heads or fewer, m, d].
-
-    The n queries are those of the last tokens of m, and look back only. Returns
-    [batch, n, heads, d].
-    """
-    dtype = product_dtype(query.dtype)
-    batch, heads, n, d = query.shape
-    groups, m = key.shape[1], key.shape[2]
-    query = (query * scaling).to(dtype).view(batch, groups, heads // groups, n, d)
-    keys, value = key.to(dtype).transpose(2, 3), value.to(dtype)
-    out = query.new_empty(batch, groups, heads // groups, n, d)
-    for start in range(0, n, BLOCK):
-        block = query[:, :, :, start : start + BLOCK]
-        size = block.shape[3]
-        seen = m - n + start + size
-        scores = block.reshape(batch, groups, -1, d) @ keys[..., :seen]
-        scores = scores.view(batch, groups, -1, size, seen)
-        scores += attention_mask[:, :, None, start : start + size, :seen]
-        weights = torch.softmax(scores, dim=-1).view(batch, groups, -1, seen)
-        rows = (weights @ value[:, :, :seen]).view(batch, groups, -1, size, d)
-        out[:, :, :, start : start + size] = rows
-    return out.view(batch, heads, n, d).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(NAME, _attend)
-AttentionMaskInterface.register(NAME, product_mask)

@@ -129,8 +129,8 @@ def _load_tokenizer(source: str, revision: str | None) -> Any:
     if (file := find_file(source, revision, "tokenizer.json")) is None:
         return tokenizer
     parts = ("normalizer", "pre_tokenizer")
-    said, made = read_json(file), json.loads(tokenizer.backend_tokenizer.to_str())
-    if all(said.get(part) == made.get(part) for part in parts):
+    in_file, loaded = read_json(file), json.loads(tokenizer.backend_tokenizer.to_str())
+    if all(in_file.get(part) == loaded.get(part) for part in parts):
         return tokenizer
     return cast(Any, PreTrainedTokenizerFast).from_pretrained(
         source, revision=revision, **tokenizer.special_tokens_map

@@ -11,24 +11,22 @@ from nutgraf.core.files import LFS_POINTER, read_json
 
 WEIGHTS = "model.safetensors"
 GGUF = ".gguf"
-_BASE = "model.base"  # the setting that takes a GGUF file
-_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
+_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", GGUF)
 _READ = ("*.safetensors", "*.json", "*.model", "*.jinja")  # of a model
 
 
-def check_folder(setting: str, model: str, whole: bool = True) -> None:
+def check_folder(setting: str, model: str, whole: bool = True, gguf: bool = False) -> None:
     """Raise UserError if `model` is a path and no folder with a model in the form of the Hub.
 
-    A base may be a GGUF file. An adapter alone and pointers of Git LFS are named. If it need not be
-    `whole`, a tokenizer is enough. The id of a repository passes if it is in the cache or the Hub
-    answers, else Failure is raised.
+    With `gguf` it may be a GGUF file. An adapter alone and pointers of Git LFS are named. If it
+    need not be `whole`, a tokenizer is enough. The id of a repository passes if it is in the cache
+    or the Hub answers, else Failure is raised.
     """
     path = Path(model)
     if not os.path.isabs(model) and not path.is_dir():
         from nutgraf.core.hub import check_reachable  # with its library
 
         return check_reachable(setting, model)
-    gguf = setting == _BASE
     what = _fault(path, whole, gguf) if path.is_dir() else _not_a_folder(path, gguf)
     if what:
         raise UserError(f"{setting} {model!r} {what}")

@@ -142,7 +142,7 @@ def _base(config: Config) -> None:
     from nutgraf.modeling.shape import read_dims
 
     if config.model.base != "pocket":
-        check_folder("model.base", base_source(config.model))
+        check_folder("model.base", base_source(config.model), gguf=True)
     domain = config.search.space.get("lora.target_modules")
     choices = domain.choices if isinstance(domain, Choices) else ()
     largest = _largest(config, "lora.r")

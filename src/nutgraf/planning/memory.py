@@ -109,7 +109,7 @@ def training_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: M
     evaluation += EVAL_BATCH_SIZE * rows.longest_summary * dims.vocabulary * 6
     if machine.device == "cuda":
         return (resident + max(step, evaluation)) * CUDA_FRAGMENTATION
-    if _plain_attention(train.micro_batch_size, dims, rows, machine):
+    if _block_attention(train.micro_batch_size, dims, rows, machine):
         evaluation += attention_score_bytes(1, dims.heads, EVAL_BATCH_SIZE, rows.longest_row, 4)
     # The longest row of a micro-batch is seldom below the mean.
     lengths = min(MAX_COMPILED, 2 * (rows.longest_row - int(rows.row)) + 1)
@@ -211,7 +211,7 @@ def activation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
         layer *= 1 if machine.half else FP32_ACTIVATIONS
         if config.lora.dropout:
             layer += tokens * DROPOUT_BYTES * (6 * dims.width + dims.inner)
-        if _plain_attention(train.micro_batch_size, dims, rows, machine):
+        if _block_attention(train.micro_batch_size, dims, rows, machine):
             layer += attention_score_bytes(1, *scores)
     if train.activation_checkpointing:
         saved = 2 if machine.device == "cuda" and machine.half else 4
@@ -219,8 +219,8 @@ def activation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
     return layer * dims.layers
 
 
-def _plain_attention(micro_batch: int, dims: ModelDims, rows: RowLengths, machine: Machine) -> bool:
-    """Return whether attention is trained as plain products (modeling.attention)."""
+def _block_attention(micro_batch: int, dims: ModelDims, rows: RowLengths, machine: Machine) -> bool:
+    """Return whether attention is trained in blocks (modeling.attention)."""
     scores = attention_score_bytes(
         dims.layers, dims.heads, micro_batch, rows.longest_row, machine.number_bytes
     )
