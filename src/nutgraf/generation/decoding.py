@@ -8,7 +8,6 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from transformers import (
-    Cache,
     DynamicCache,
     GenerationConfig,
     LogitsProcessor,
@@ -23,7 +22,7 @@ from transformers import (
 from nutgraf.config import GenerateConfig, PromptConfig
 from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.modeling.batching import length_batches
-from nutgraf.modeling.inference import fast_inference
+from nutgraf.modeling.inference import FastInference, fast_inference
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import guard_memory, pad_left
 
@@ -208,22 +207,22 @@ def stream_tokens(
     decoding would choose are accepted. Raise DeviceMemoryError if there is no memory for them.
     """
     text, guess = list(prompt), list[int]()
-    cache: Cache | None = None
     ends = ends_of(model)
     rules, limit = _repetition_rule(settings, 0), len(prompt) + settings.max_new_tokens
     if least := settings.min_new_tokens:
         rules.append(MinNewTokensLengthLogitsProcessor(0, least, ends, device.name))
+    fast = FastInference(model, device)
+    if (cache := fast.cache()) is None:
+        cache = DynamicCache()
     while True:
-        seen = cache.get_seq_length() if cache is not None else 0
+        seen = cache.get_seq_length()
         unseen = torch.tensor([text[seen:] + guess], device=device.name)
         knob = "lower prompt.max_article_tokens, or set model.quantization to nf4"
         with (
             device.autocast(),
             guard_memory(1, unseen.shape[1], knob),
-            fast_inference(model, device) as empty,
+            fast.used(),
         ):
-            if cache is None:
-                cache = DynamicCache() if empty is None else empty
             logits = model(
                 input_ids=unseen,
                 past_key_values=cache,

@@ -175,7 +175,7 @@ def merge_adapter(config: ModelConfig, adapter: Path, out: Path) -> None:
 
 @dataclass(frozen=True)
 class LoraLinear:
-    """A frozen linear layer, with the LoRA adapter that is trained on it if there is one."""
+    """A frozen linear layer, with the LoRA adapter that is active on it if there is one."""
 
     base: torch.nn.Module
     adapter: tuple[torch.nn.Parameter, torch.nn.Parameter] | None = None  # A [r, in], B [out, r]
@@ -193,15 +193,24 @@ class LoraLinear:
         if not isinstance(module, LoraLayer):
             return cls(module) if is_plain_linear(module) else None
         layer: Any = module
-        name = "default"
-        usual = layer.active_adapters == [name] and not layer.merged and not layer.disable_adapters
-        if not is_plain_linear(layer.base_layer) or not usual:
+        if not is_plain_linear(layer.base_layer) or layer.merged:
             return None
-        if layer.lora_variant or layer.lora_bias[name]:
+        if layer.disable_adapters:
+            return cls(layer.base_layer)
+        name, *others = layer.active_adapters
+        if others or layer.lora_variant.get(name) or layer.lora_bias.get(name):
             return None
+        if name not in layer.lora_A:  # it is on other layers only
+            return cls(layer.base_layer)
         dropout = getattr(layer.lora_dropout[name], "p", 0.0)
         adapter = layer.lora_A[name].weight, layer.lora_B[name].weight
         return cls(layer.base_layer, adapter, layer.scaling[name], dropout)
+
+
+def base_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model without peft's wrapper, but with the adapters in its layers."""
+    base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base
 
 
 def _load_adapters(base: PreTrainedModel, paths: Mapping[str, Path]) -> PeftModel:

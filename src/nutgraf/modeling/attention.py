@@ -64,22 +64,34 @@ def _attend(
     dropout: float = 0.0,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend from queries [batch, heads, n, d] to keys and values [batch, heads or fewer, m, d].
+    """Attend as transformers' attention functions do; the mask is that of `_mask`."""
+    dtype = _product_dtype(query.dtype)
+    query, key, value = (query * scaling).to(dtype), key.to(dtype), value.to(dtype)
+    return attend_in_blocks(query, key, value, attention_mask, dropout), None
+
+
+def attend_in_blocks(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attend from scaled queries [batch, heads, n, d] to keys and values [batch, fewer, m, d].
 
     The n queries are those of the last tokens of m, and look back only. The mask, [batch, 1 or
     heads, n, m], is added to the scores. Returns [batch, n, heads, d]. All is in the format of the
     products; softmax sums in fp32 inside.
     """
-    dtype = _product_dtype(query.dtype)
-    batch, heads, n, d = query.shape
-    groups, m = key.shape[1], key.shape[2]
-    query = (query * scaling).to(dtype).view(batch, groups, -1, n, d)
-    keys, value = key.to(dtype).transpose(2, 3), value.to(dtype)
-    of_heads = (1, 1) if attention_mask.shape[1] == 1 else (groups, -1)
-    mask = attention_mask.unflatten(1, of_heads)
+    batch, heads, n, d = queries.shape
+    groups, m = keys.shape[1], keys.shape[2]
+    queries = queries.view(batch, groups, -1, n, d)
+    keys = keys.transpose(2, 3)
+    of_heads = (1, 1) if mask.shape[1] == 1 else (groups, -1)
+    mask = mask.unflatten(1, of_heads)
     rows = []
     for start in range(0, n, BLOCK):
-        block = query[:, :, :, start : start + BLOCK]
+        block = queries[:, :, :, start : start + BLOCK]
         size = block.shape[3]
         seen = m - n + start + size
         scores = block.reshape(batch, groups, -1, d) @ keys[..., :seen]
@@ -88,9 +100,27 @@ def _attend(
         weights = torch.softmax(scores, dim=-1)
         if dropout:
             weights = functional.dropout(weights, dropout)
-        part = weights.view(batch, groups, -1, seen) @ value[:, :, :seen]
+        part = weights.view(batch, groups, -1, seen) @ values[:, :, :seen]
         rows.append(part.view(batch, heads, size, d))
-    return torch.cat(rows, 2).transpose(1, 2).contiguous(), None
+    return torch.cat(rows, 2).transpose(1, 2).contiguous()
+
+
+def attend_few(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Attend as `attend_in_blocks` from few queries, to buffers [batch, fewer, room, d].
+
+    Of the room the mask [batch, 1, n, m] leaves m tokens. torch copies a part of a buffer before a
+    product, which for one query takes longer than the products.
+    """
+    batch, heads, n, d = queries.shape
+    groups, room = keys.shape[1], keys.shape[2]
+    mask = functional.pad(mask, (0, room - mask.shape[3]), value=-torch.inf)
+    keys, values = (part.view(batch * groups, room, d) for part in (keys, values))
+    scores = torch.bmm(queries.reshape(batch * groups, -1, d), keys.transpose(1, 2))
+    scores = scores.view(batch, heads, n, room).add_(mask)
+    weights = torch.softmax(scores, dim=-1).view(batch * groups, -1, room)
+    return torch.bmm(weights, values).view(batch, heads, n, d).transpose(1, 2)
 
 
 def _mask(*, dtype: torch.dtype = torch.float32, **shape: Any) -> torch.Tensor | None:

@@ -1,79 +1,52 @@
-"""Read and write faster on a CPU: attention in blocks of queries, and a cache that is not copied.
+"""Read and write faster on a CPU: fused layers, attention in blocks, a cache that is not copied.
 
-transformers' cache is copied at every step, and its keys are cast in every layer, since they leave
-the rotary embedding in fp32 (docs/log.md). Summaries are the same up to rounding.
+Summaries are those of transformers' own layers up to rounding.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
-import torch
 from transformers import Cache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from nutgraf.modeling.attention import NAME, block_attention
+from nutgraf.modeling.cache import BufferedLayer
+from nutgraf.modeling.fused.inference import FusedInference
 from nutgraf.modeling.load import Device
 
-ROOM = 128  # tokens for which a buffer is enlarged
 
+class FastInference:
+    """How a model reads and writes fastest, with the adapter that is active now.
 
-class BufferedLayer(DynamicLayer):
-    """Hold keys and values [batch, heads, tokens, d] of one layer in buffers with room for more."""
+    It is for a CPU, and for models in which each layer attends to all tokens by torch's fused
+    attention: others compute as they did. Layers of the Llama family are computed fused.
+    """
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Take the format of the products, that of the values, for both."""
-        super().lazy_initialization(value_states, value_states)
-        shape = (*key_states.shape[:2], 0, key_states.shape[3])
-        self._buffers = [value_states.new_empty(shape) for _ in range(2)]
-        self._show(0)
+    def __init__(self, model: PreTrainedModel, device: Device) -> None:
+        config = model.config
+        usual = device.name == "cpu" and config._attn_implementation in ("sdpa", NAME)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        self._model, self._is_used = model, usual and not kinds - {"full_attention"}
+        self._fused = FusedInference.of(model, device) if self._is_used else None
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the states of new tokens; return those of all, as views of the buffers."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, end = self._tokens, self._tokens + key_states.shape[2]
-        for i, states in enumerate((key_states, value_states)):
-            if end > self._buffers[i].shape[2]:
-                old = self._buffers[i]
-                self._buffers[i] = old.new_empty((*old.shape[:2], end + ROOM, old.shape[3]))
-                self._buffers[i][:, :, :start] = old[:, :, :start]
-            self._buffers[i][:, :, start:end] = states
-        return self._show(end)
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Compute the model's forward passes fast in the context."""
+        if not self._is_used:
+            yield
+            return
+        with block_attention(self._model), self._fused or contextlib.nullcontext():
+            yield
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens; their number is negative, as in transformers."""
-        if self.is_initialized:
-            self._show(self._tokens + tokens_to_remove)
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep these rows of the batch, in this order: the beams that go on."""
-        if self.is_initialized:
-            self._buffers = [buffer.index_select(0, beam_idx) for buffer in self._buffers]
-            self._show(self._tokens)
-
-    def _show(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        self._tokens = tokens
-        keys, values = (buffer[:, :, :tokens] for buffer in self._buffers)
-        self.keys, self.values = keys, values
-        return keys, values
+    def cache(self) -> Cache | None:
+        """Return an empty cache for one batch, or None if transformers' own is to be used."""
+        return Cache(layer_class_to_replicate=BufferedLayer) if self._is_used else None
 
 
 @contextlib.contextmanager
 def fast_inference(model: PreTrainedModel, device: Device) -> Iterator[Cache | None]:
-    """Attend in blocks in the context, and yield an empty cache for one batch.
-
-    It is for a CPU, and for models in which each layer attends to all tokens by torch's fused
-    attention. For others None is yielded, and the model attends as it did.
-    """
-    config = model.config
-    usual = device.name == "cpu" and config._attn_implementation in ("sdpa", NAME)
-    if not usual or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
-        yield None
-        return
-    with block_attention(model):
-        yield Cache(layer_class_to_replicate=BufferedLayer)
+    """Compute fast in the context, and yield an empty cache for one batch, as `FastInference`."""
+    fast = FastInference(model, device)
+    with fast.used():
+        yield fast.cache()

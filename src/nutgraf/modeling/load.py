@@ -243,7 +243,8 @@ def _cast_for_cpu(base: PreTrainedModel, dtype: torch.dtype) -> None:
 
 def is_plain_linear(layer: torch.nn.Module) -> bool:
     """Return whether a layer is a product with weights and nothing else, in 4 bits or not."""
-    return type(layer) in (Linear, Linear4bit) and layer.bias is None
+    changed = "forward" in vars(layer)  # adapters that are trained together hang there
+    return type(layer) in (Linear, Linear4bit) and layer.bias is None and not changed
 
 
 def frozen_weight(linear: torch.nn.Module) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from nutgraf.modeling.adapters import LoraLinear
+from nutgraf.modeling.adapters import LoraLinear, base_of
 from nutgraf.modeling.dims import ATTENTION_SCORE_LIMIT, fused_score_bytes
 from nutgraf.modeling.fused.layer import FusedLayer
 from nutgraf.modeling.fused.loss import summary_nll
@@ -36,7 +36,7 @@ class FusedModel:
     ) -> FusedModel | None:
         """Return the fused model of `model`, or None if it does not fit or the device is no CPU."""
         fits = device.name == "cpu" and fits_fused(model)
-        return cls(cast(Any, model).get_base_model(), device, rows, tokens) if fits else None
+        return cls(cast(Any, base_of(model)), device, rows, tokens) if fits else None
 
     def nll(self, model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the nats of all `targets` that are tokens, not below 0, together.
@@ -70,23 +70,34 @@ def _forward(layer: Any, fused: FusedLayer, positions: torch.Tensor | None) -> A
 
 
 def fits_fused(model: PreTrainedModel) -> bool:
-    """Return whether a base with an adapter is a Llama, the adapter LoRA, and both without dropout.
+    """Return whether a base with an adapter can be trained by fused layers: without dropout.
 
     Masks of dropout would differ from those of trainings done together.
     """
-    base: Any = cast(Any, model).get_base_model()
+    base: Any = base_of(model)
+    if not has_fused_layers(base) or any(
+        layer.self_attn.attention_dropout for layer in base.model.layers
+    ):
+        return False
+    linears = [LoraLinear.of(linear) for linear in _linears(base)]
+    output = LoraLinear.of(base.lm_head)
+    plain = all(linear is not None and not linear.dropout for linear in linears)
+    usual = base.config._attn_implementation == "sdpa"
+    return plain and usual and output is not None and not output.adapter
+
+
+def has_fused_layers(base: Any) -> bool:
+    """Return whether a base is a Llama whose linear layers are plain, with LoRA or without."""
     if type(base) is not LlamaForCausalLM or base.config.hidden_act != "silu":
         return False
-    if any(layer.self_attn.attention_dropout for layer in base.model.layers):
-        return False
-    linears = [
-        LoraLinear.of(linear)
+    return all(LoraLinear.of(linear) is not None for linear in _linears(base))
+
+
+def _linears(base: Any) -> list[Any]:
+    return [
+        linear
         for layer in base.model.layers
         for part in (layer.self_attn, layer.mlp)
         for linear in part.children()
         if linear is not layer.mlp.act_fn
     ]
-    output = LoraLinear.of(base.lm_head)
-    plain = all(linear is not None and not linear.dropout for linear in linears)
-    usual = base.config._attn_implementation == "sdpa"
-    return plain and usual and output is not None and not output.adapter

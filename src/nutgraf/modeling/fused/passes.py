@@ -45,10 +45,10 @@ def gate_backward(left: Tensor, right: Tensor, grad: Tensor) -> tuple[Tensor, Te
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, scale: float = 1.0) -> Tensor:
     """Rotate [..., tokens, size] by its positions and scale it: Su et al. 2021, arXiv:2104.09864.
 
-    `cos` and `sin` are [tokens, size], with equal halves. With -sin it is the backward pass.
+    `cos` and `sin` are [..., tokens, size], with equal halves. With -sin it is the backward pass.
     """
     left, right = x.float().mul_(scale).chunk(2, -1)
-    cos, sin = (table[:, : left.shape[-1]] for table in (cos, sin))
+    cos, sin = (table[..., : left.shape[-1]] for table in (cos, sin))
     turned = torch.cat([left * cos, right * cos], -1)
     turned[..., : left.shape[-1]].addcmul_(right, sin, value=-1)
     turned[..., left.shape[-1] :].addcmul_(left, sin)
