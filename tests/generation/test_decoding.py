@@ -18,6 +18,7 @@ from nutgraf.generation.decoding import (
     generate_batch,
     stream_tokens,
 )
+from nutgraf.modeling import losses
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.pocket import newswire
 
@@ -40,6 +41,25 @@ def test_a_stream_is_what_a_batch_decodes(prompts: list[list[int]], guesses: int
             list(stream_tokens(model, tokenizer, prompt, SETTINGS, device, guesses)) == batch[i].ids
         )
     assert {found.finish_reason for found in batch.values()} == {"stop"}
+
+
+def test_references_are_judged_from_the_same_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
+    renderer = Renderer(tokenizer, PromptConfig())
+    rows = [renderer.encode(s.article, s.reference) for s in newswire.stories("test", 6, seed=3)]
+    prompts = [row.prompt.ids for row in rows]
+    references = [row.example.ids[row.example.prompt_tokens :].tolist() for row in rows]
+    monkeypatch.setattr(losses, "LOGIT_POSITIONS", 60)  # ten of each reference at a time
+    both = generate_batch(model, tokenizer, prompts, SETTINGS, device, references=references)
+    alone = generate_batch(model, tokenizer, prompts, SETTINGS, device)
+    expected = losses.batch_losses(
+        model, [row.example for row in rows], tokenizer.pad_token_id, device
+    )
+    assert [new.ids for new in both] == [new.ids for new in alone]
+    for new, loss in zip(both, expected, strict=True):
+        assert new.reference_loss is not None
+        assert new.reference_loss.tokens == loss.tokens
+        assert new.reference_loss.nll == pytest.approx(loss.nll, rel=1e-5)
 
 
 def test_guesses_that_hold_save_passes(prompts: list[list[int]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -362,7 +363,7 @@ def trained(tiny_base: Path, tmp_path: Path) -> tuple[Config, RunFolder]:
             "run": str(tmp_path / "run"),
             "prompt": {"max_tokens": 200, "max_article_tokens": 120},
             "model": {"base": str(tiny_base), "device": "cpu", "dtype": "bf16"},
-            "generate": {"batch_size": 4, "max_new_tokens": 8},
+            "generate": {"batch_size": 3, "max_new_tokens": 8},
         }
     )
     folder = RunFolder(config.run)
@@ -370,6 +371,7 @@ def trained(tiny_base: Path, tmp_path: Path) -> tuple[Config, RunFolder]:
         Article(str(n), f"On day {n} the council met. " + "It went on. " * (n % 7), f"Day {n}.")
         for n in range(18)
     ]
+    news[6] = dataclasses.replace(news[6], reference="It was on day 6 . " * 12)  # it takes room
     with folder.artefact("data").writing() as out:
         article_store.write_split(news, out / "data" / "test.parquet")
         renderer = Renderer(load_tokenizer(config.model), config.prompt)
@@ -397,7 +399,8 @@ def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
         monkeypatch.setattr(module, "pad_left", lambda *args: computed.append(1) or padded(*args))
     run_stage("generate", config, RunFolder(tmp_path / "whole"))
     batches = len(computed)
-    assert batches == 3 * (5 + 2)  # three models; 18 summaries by 4, as many losses by 16
+    # Three models; 18 summaries by 3 with losses, and that of the article which was cut for its.
+    assert batches == 3 * (6 + 1)
     computed.clear()
     add, added, torn = Journal.add, itertools.count(1), 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import Config, GenerateConfig, ModelConfig
-from nutgraf.data.examples import Example
+from nutgraf.data.examples import Encoded, Example
 from nutgraf.generation.decoding import Generated, generate_batch
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.batching import length_batches
@@ -38,6 +38,18 @@ class _LoadedModel:
 
     def summaries(self, prompts: Sequence[Sequence[int]]) -> list[Generated]:
         return generate_batch(self.model, self.tokenizer, prompts, self.settings, self.device)
+
+    def summaries_and_losses(self, rows: Sequence[Encoded]) -> list[Generated]:
+        """Return summaries, and losses of references if their rows have no own prompt."""
+        references = [row.example.ids[row.example.prompt_tokens :].tolist() for row in rows]
+        prompts = [row.prompt.ids for row in rows]
+        generated = generate_batch(
+            self.model, self.tokenizer, prompts, self.settings, self.device, references=references
+        )
+        return [
+            new if row.prompt_ids is None else replace(new, reference_loss=None)
+            for row, new in zip(rows, generated, strict=True)
+        ]
 
     def losses(self, rows: Sequence[Example]) -> list[RowLoss]:
         return batch_losses(self.model, rows, self.tokenizer.pad_token_id, self.device)
@@ -61,6 +73,17 @@ class Backend:
         lengths = [len(ids) for ids in prompts]
         batches = list(length_batches(lengths, self.settings.batch_size, done))
         return self._compute("summaries", prompts, batches)
+
+    def summaries_and_losses(
+        self, rows: Sequence[Encoded], done: Container[int] = ()
+    ) -> Iterator[dict[int, Generated]]:
+        """Yield {index of the row: summary} as `summaries` does, most with a `reference_loss`.
+
+        It lacks if the prompts would have to be read once more for it: `losses` computes it.
+        """
+        lengths = [len(row.prompt.ids) for row in rows]
+        batches = list(length_batches(lengths, self.settings.batch_size, done))
+        return self._compute("summaries_and_losses", rows, batches)
 
     def losses(
         self, rows: Sequence[Example], done: Container[int] = ()

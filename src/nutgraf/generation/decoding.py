@@ -24,7 +24,7 @@ from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.inference import FastInference, fast_inference
 from nutgraf.modeling.load import Device
-from nutgraf.modeling.losses import guard_memory, pad_left
+from nutgraf.modeling.losses import RowLoss, guard_memory, losses_after, pad_left
 
 PROMPT_LOOKUP_TOKENS = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
 
@@ -36,11 +36,13 @@ OnToken: TypeAlias = Callable[[int, int | None], bool]
 class Generated:
     """The new tokens for one prompt, without the end of sequence.
 
-    `finish_reason` is `stop` if the model ended the summary itself, `length` if it was cut.
+    `finish_reason` is `stop` if the model ended the summary itself, `length` if it was cut. Of a
+    reference that was given with the prompt, `reference_loss` is the loss.
     """
 
     ids: list[int]
     finish_reason: str
+    reference_loss: RowLoss | None = None
 
 
 def generation_config(
@@ -106,6 +108,7 @@ def generate_batch(
     settings: GenerateConfig,
     device: Device,
     on_token: OnToken | None = None,
+    references: Sequence[Sequence[int]] | None = None,
 ) -> list[Generated]:
     """Decode the summaries of one batch of prompts, greedily or by beam search.
 
@@ -117,6 +120,9 @@ def generate_batch(
         device: Where to compute and in which number format.
         on_token: Called at each step for each summary that goes on. A beam search calls it with
             the tokens of a beam that may be dropped later, and not at the end.
+        references: Token ids of a reference for each prompt, whose losses are wanted too. They cost
+            little on a CPU without beams, which reads the prompts once for both. Otherwise they are
+            left to `batch_losses`.
 
     Raises:
         DeviceMemoryError: if the device has no memory for the batch.
@@ -132,6 +138,9 @@ def generate_batch(
         guard_memory(len(prompts), ids.shape[1], knob),
         fast_inference(model, device) as cache,
     ):
+        losses: Sequence[RowLoss | None] = [None] * len(prompts)
+        if references and cache is not None and settings.num_beams == 1:
+            losses = losses_after(model, (ids, mask), references, cache)
         out = cast(Any, model).generate(
             input_ids=ids,
             attention_mask=mask,
@@ -140,7 +149,8 @@ def generate_batch(
             stopping_criteria=watch,
             past_key_values=cache,
         )
-    return [_cut(new, ends) for new in out[:, ids.shape[1] :].tolist()]
+    news = out[:, ids.shape[1] :].tolist()
+    return [_cut(new, ends, loss) for new, loss in zip(news, losses, strict=True)]
 
 
 class NoRepeatedNgram(LogitsProcessor):
@@ -258,9 +268,9 @@ def ends_of(model: PreTrainedModel) -> list[int]:
     return ends if isinstance(ends, list) else [ends]
 
 
-def _cut(tokens: list[int], ends: Sequence[int]) -> Generated:
+def _cut(tokens: list[int], ends: Sequence[int], loss: RowLoss | None) -> Generated:
     """Cut new tokens before the first that ends the summary."""
     for place, token in enumerate(tokens):
         if token in ends:
-            return Generated(tokens[:place], "stop")
-    return Generated(tokens, "length")
+            return Generated(tokens[:place], "stop", loss)
+    return Generated(tokens, "length", loss)

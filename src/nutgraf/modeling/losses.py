@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from nutgraf.core.errors import Failure
-from nutgraf.data.examples import Example
+from nutgraf.data.examples import IGNORED, Example
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.modeling.inference import fast_inference
 from nutgraf.modeling.load import Device
+
+LOGIT_POSITIONS = 1024  # positions whose logits are in memory together
 
 
 class DeviceMemoryError(Failure):
@@ -86,6 +89,54 @@ def batch_losses(
         nll = functional.cross_entropy(row_logits[-len(summary) :].float(), target, reduction="sum")
         losses.append(RowLoss(nll.item(), len(summary)))
     return losses
+
+
+@torch.no_grad()
+def losses_after(
+    model: PreTrainedModel,
+    prompts: tuple[torch.Tensor, torch.Tensor],
+    summaries: Sequence[Sequence[int]],
+    cache: Cache,
+) -> list[RowLoss]:
+    """Return the losses of summaries, end of sequence included, and leave prompts in the cache.
+
+    So summaries can be generated from the same reading: all but the last token of each prompt is
+    in the cache, which was empty. Logits are computed for few positions at a time.
+
+    Args:
+        model: The base, with or without an adapter, in the context of `FastInference.used`.
+        prompts: Token ids and mask of the prompts, padded on the left, [batch, longest].
+        summaries: Token ids of each summary.
+        cache: An empty cache, which can be cropped.
+    """
+    ids, mask = prompts
+    read = ids.shape[1] - 1
+    inputs = [
+        [*last, *summary[:-1]]
+        for last, summary in zip(ids[:, -1:].tolist(), summaries, strict=True)
+    ]
+    longest = max(map(len, inputs))
+    behind = ids.new_tensor([row + [0] * (longest - len(row)) for row in inputs])
+    labels = ids.new_tensor([[*row] + [IGNORED] * (longest - len(row)) for row in summaries])
+    ids, mask = torch.cat([ids[:, :-1], behind], 1), torch.cat([mask[:, :-1], labels != IGNORED], 1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    nll = [0.0] * len(ids)
+    step = max(1, LOGIT_POSITIONS // len(ids))
+    for start, end in itertools.pairwise([0, *range(read, ids.shape[1], step), ids.shape[1]]):
+        logits = model(
+            input_ids=ids[:, start:end],
+            attention_mask=mask[:, :end],
+            position_ids=positions[:, start:end],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1 if end == read else 0,
+        ).logits
+        if start >= read:
+            for i, row in enumerate(logits):
+                target = labels[i, start - read : end - read]
+                nll[i] += functional.cross_entropy(row.float(), target, reduction="sum").item()
+    cache.crop(-longest)
+    return [RowLoss(total, len(summary)) for total, summary in zip(nll, summaries, strict=True)]
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:

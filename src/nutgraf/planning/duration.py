@@ -155,7 +155,10 @@ def plan_study(
     at_a_time = min(parallel, trainings)
     training = training_seconds(config.train, dims, rows, speeds.alone) + TRAINING_SECONDS
     generated = _generation(config, dims, rows, n, speeds) * (models - 1 + MERGED_SHARE)
-    losses = models * forward_operations(dims, n, rows.row, rows.summary) / speeds.looking
+    # A CPU without beams reads a prompt once, for the summary and for the loss of its reference.
+    once = machine.device == "cpu" and config.generate.num_beams == 1
+    tokens = rows.summary if once else rows.row
+    losses = models * forward_operations(dims, n, tokens, rows.summary) / speeds.looking
     scored = n * (1 / ARTICLE_RATE + systems * (1 / ROUGE_RATE + 1 / INDICATOR_RATE))
     # Bootstraps of four figures a system, and of differences between best and the others.
     draws = (4 * systems + 3 * (systems - 2)) * config.score.resamples * n

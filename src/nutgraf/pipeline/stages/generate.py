@@ -122,12 +122,15 @@ def _by_model(
     prompts = [row.prompt for row in encoded]
     summaries = _collect(
         journal / "summaries.part", system, len(test),
-        lambda done: model.summaries([prompt.ids for prompt in prompts], done),
+        lambda done: model.summaries_and_losses(encoded, done),
     )  # fmt: skip
-    losses = _collect(
-        journal / "losses.part", f"{system}, loss of the references", len(test),
-        lambda done: model.losses([row.example for row in encoded], done),
-    )  # fmt: skip
+    losses = {i: loss for i, row in summaries.items() if (loss := row.get("reference_loss"))}
+    if rest := [i for i in range(len(test)) if i not in losses]:
+        others = _collect(
+            journal / "losses.part", f"{system}, loss of the references", len(rest),
+            lambda done: model.losses([encoded[i].example for i in rest], done),
+        )  # fmt: skip
+        losses |= {rest[n]: row for n, row in others.items()}
     return [
         {
             "id": article.id,
