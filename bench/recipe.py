@@ -1,11 +1,12 @@
 """What each lever of the recipe brings: one training or decoding each, against the same baseline.
 
-Rows are split once, by a seed: the last ones are held out, and every lever is measured on the same
-of them, so that differences are paired. A lever of the decoder uses the baseline's adapter. What
-has been measured stays in the folder, and is not measured again.
+Rows are drawn once, by a seed: the last ones are held out, and every lever is measured on the same
+of them, so that differences are paired. CNN's articles are easy to tell, and are as many as
+`--cnn-share` says: in the whole of CNN/DailyMail a third. A lever of the decoder uses the
+baseline's adapter. What has been measured stays in the folder, and is not measured again.
 
     python bench/recipe.py --rows cnndm-train-cased.parquet --out DIR              all levers
-    python bench/recipe.py --rows cnndm-train-cased.parquet --out DIR --only zero-shot no-repeat-3
+    python bench/recipe.py --rows cnndm-train-cased.parquet --out DIR --only zero-shot EVA
     python bench/recipe.py --rows cnndm-train-cased.parquet --out DIR --table      what there is
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from levers import LEVERS, Lever
 
 from nutgraf.config import Config
 from nutgraf.config.load import load_config, with_overrides
@@ -38,34 +40,6 @@ from nutgraf.training.job import TrainingJob
 SHIPPED = Path(__file__).parents[1] / "configs" / "smollm2.yaml"
 METRICS = ("rouge1", "rouge2", "rougeLsum")
 
-# What differs from the configuration. Settings of `generate` alone need no training of their own.
-LEVERS: dict[str, dict[str, Any]] = {
-    "baseline": {},
-    "zero-shot": {},
-    "zero-shot, plain": {"prompt.template": "plain", "prompt.request": "Summarize:"},
-    "zero-shot, chat": {"prompt.request": "Summarize:"},
-    "plain prompt": {"prompt.template": "plain", "prompt.request": "Summarize:"},
-    "chat, no length asked for": {"prompt.request": "Summarize:"},
-    "repetition allowed": {"generate.no_repeat_ngram": 0},
-    "no repeated 2-gram": {"generate.no_repeat_ngram": 2},
-    "no repeated 4-gram": {"generate.no_repeat_ngram": 4},
-    "at least 30 tokens": {"generate.min_new_tokens": 30},
-    "at least 50 tokens": {"generate.min_new_tokens": 50},
-    "4 beams": {"generate.num_beams": 4},
-    "4 beams, length penalty 2": {"generate.num_beams": 4, "generate.length_penalty": 2.0},
-    "alpha 128 (rank-stabilized)": {"lora.alpha": 128},
-    "r 64, alpha 128": {"lora.r": 64, "lora.alpha": 128},
-    "r 64, alpha 512 (rank-stabilized)": {"lora.r": 64, "lora.alpha": 512},
-    "learning rate 3e-4": {"train.learning_rate": 3e-4},
-    "learning rate 2e-3": {"train.learning_rate": 2e-3},
-    "cosine": {"train.schedule": "cosine"},
-    "weight decay 0.1": {"train.weight_decay": 0.1},
-    "dropout 0.1": {"lora.dropout": 0.1},
-    "350 tokens": {"prompt.max_article_tokens": 350, "prompt.max_tokens": 510},
-    "736 tokens": {"prompt.max_article_tokens": 736, "prompt.max_tokens": 896},
-    "1,024 tokens": {"prompt.max_article_tokens": 1024, "prompt.max_tokens": 1184},
-}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -77,13 +51,22 @@ def main() -> None:
         "--config", type=Path, default=SHIPPED, help="configuration of the baseline"
     )
     parser.add_argument("--examples", type=int, default=640, help="articles of each training")
-    parser.add_argument("--held-out", type=int, default=200, help="articles that are summarized")
+    parser.add_argument("--held-out", type=int, default=217, help="articles that are summarized")
+    parser.add_argument("--cnn-share", type=float, default=0.3, help="of articles that CNN wrote")
+    parser.add_argument("--write", type=Path, help="write the rows with that share here, and end")
     parser.add_argument("--seed", type=int, default=1, help="of adapter, order and split")
     parser.add_argument("--only", nargs="+", choices=LEVERS, default=list(LEVERS), metavar="LEVER")
     parser.add_argument("--table", action="store_true", help="measure nothing, print the table")
     options = parser.parse_args()
-    rows = pd.read_parquet(options.rows).sample(frac=1, random_state=options.seed)
+    file = pd.read_parquet(options.rows)
+    rows = with_share(file, options.cnn_share)
+    if options.write:
+        rows.to_parquet(options.write)
+        return
+    rows = rows.sample(frac=1, random_state=options.seed)
     held_out, training = rows[-options.held_out :], rows[: -options.held_out]
+    is_held_out = file["article"].isin(held_out["article"])
+    others = file[~is_held_out].sample(frac=1, random_state=options.seed)
     shipped = load_config(options.config, {})
     examples = {
         "train.max_examples": options.examples,
@@ -93,9 +76,19 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for lever in () if options.table else options.only:
         if not (options.out / f"{lever}.json").exists():
-            config = with_overrides(shipped, examples | LEVERS[lever])
-            measure(lever, config, training, held_out, options.out)
+            config = with_overrides(shipped, examples | LEVERS[lever].settings)
+            rows = LEVERS[lever].rows(others if LEVERS[lever].as_they_are else training)
+            measure(lever, config, rows, held_out, options.out)
     print_table(options.out, held_out)
+
+
+def with_share(rows: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Return all rows that are not CNN's, and as many of CNN's as make up this share."""
+    is_cnn = rows["article"].str[:200].str.contains(r"\(CNN|CNN\)")
+    others = rows[~is_cnn]
+    cnn = rows[is_cnn].sample(round(len(others) * share / (1 - share)), random_state=1)
+    drawn = pd.concat([others, cnn]).sample(frac=1, random_state=1)
+    return drawn.reset_index(drop=True)
 
 
 def measure(
@@ -103,11 +96,11 @@ def measure(
 ) -> None:
     """Write what a lever gives on each held-out article to `out`/LEVER.json."""
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
-    trains_alike = all(name.startswith("generate.") for name in LEVERS[lever])
-    folder = out / ("baseline" if trains_alike else lever)
+    decodes = [name.startswith("generate.") for name in LEVERS[lever].settings]
+    folder = out / ("baseline" if decodes and all(decodes) else lever)
     record: dict[str, Any] = {}
     if not lever.startswith("zero-shot"):
-        record = _train(config, renderer, training, held_out, folder)
+        record = _train(config, renderer, LEVERS[lever], training, held_out, folder)
     adapter = folder / "adapter" if record else None
     base = load_base(config.model)
     with with_adapter(base, adapter) if adapter else contextlib.nullcontext(base) as model:
@@ -129,14 +122,21 @@ def measure(
 
 
 def _train(
-    config: Config, renderer: Renderer, training: pd.DataFrame, held_out: pd.DataFrame, folder: Path
+    config: Config,
+    renderer: Renderer,
+    lever: Lever,
+    training: pd.DataFrame,
+    held_out: pd.DataFrame,
+    folder: Path,
 ) -> dict[str, Any]:
     """Train an adapter into `folder`, or read what its training gave if it is there."""
     path = folder / "training.json"
     if not path.exists():
         encode = lambda part: [*map(renderer.example, part["article"], part["highlights"])]  # noqa: E731
-        job = TrainingJob(config, encode(training), encode(held_out), folder / "adapter", "recipe")
-        result = fit_adapter(job)
+        rows = encode(training)
+        job = TrainingJob(config, rows, encode(held_out), folder / "adapter", "recipe")
+        with lever.patch(rows):
+            result = fit_adapter(job)
         seconds = result.history.seconds
         path.write_text(json.dumps({"loss": result.best.loss, "training_seconds": seconds}))
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
