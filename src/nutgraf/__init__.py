@@ -10,9 +10,9 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nutgraf.api import Failure, Summarizer, UserError, run, score
+    from nutgraf.api import Failure, Summarizer, UserError, run, score, suggest_config
 
-__all__ = ["Failure", "Summarizer", "UserError", "run", "score"]
+__all__ = ["Failure", "Summarizer", "UserError", "run", "score", "suggest_config"]
 
 __version__ = "0.1.0"
 

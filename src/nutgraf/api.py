@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nutgraf.generation.summarizer import SummaryResult
 
 
-__all__ = ["Failure", "Summarizer", "UserError", "run", "score"]
+__all__ = ["Failure", "Summarizer", "UserError", "run", "score", "suggest_config"]
 
 
 def run(
@@ -39,9 +39,9 @@ def run(
     the script that started them.
 
     Args:
-        config: A YAML file, or a configuration of the package (`pocket`, `tinyllama-cnndm`,
-            `original-notebook`). If None, the settings saved in the run folder `run`, or the pocket
-            study's.
+        config: A YAML file, or a configuration of the package (`pocket`, `smollm2`,
+            `tinyllama-cnndm`, `original-notebook`). If None, the settings saved in the run folder
+            `run`, or the pocket study's.
         stages: Those to run, in the order of a study; all if None.
         force: Run stages that are finished again.
         **overrides: Settings, with a double underscore between section and field as in
@@ -62,6 +62,28 @@ def run(
     settings = load.load_config_values(path, values)
     runner.run_study(settings, names, force=force)
     return Path(settings.run)
+
+
+def suggest_config(data: Iterable[str] = ()) -> str:
+    """Return the name of the configuration of the package that suits this machine.
+
+    It is `tinyllama-cnndm` with a CUDA GPU. Without one it is `smollm2` if model and articles are
+    at hand, each in files or on the Hub, and else `pocket`, which needs neither.
+
+    Args:
+        data: Settings that name files of articles, such as `data.train`; none for those of the Hub.
+    """
+    import torch
+
+    from nutgraf.core.hub import hub_answers
+    from nutgraf.modeling.base_files import has_smollm2_wheel
+
+    if torch.cuda.is_available():
+        return "tinyllama-cnndm"
+    has_articles = any(name.startswith("data.") for name in data)
+    if (has_articles and has_smollm2_wheel()) or hub_answers():
+        return "smollm2"
+    return "pocket"
 
 
 class Summarizer(contextlib.AbstractContextManager["Summarizer"]):

@@ -11,11 +11,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from huggingface_hub import constants
 
 import nutgraf
 from nutgraf import api
 from nutgraf.config import Config
-from nutgraf.config.load import load_config
+from nutgraf.config.load import load_config, shipped_configs
+from nutgraf.core import hub as hub_module
+from nutgraf.modeling import base_files
 from nutgraf.pipeline import runner
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +138,33 @@ def test_settings_are_those_of_the_command_line(
     assert (config.search.trials, stages) == (7, ("search",))
     with pytest.raises(nutgraf.UserError, match=r"^'serch' is no stage: there are prepare, search"):
         nutgraf.run(stages=["serch"])
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "has_wheel", "hub", "data", "config"),
+    [
+        (True, False, False, [], "tinyllama-cnndm"),
+        (False, False, True, [], "smollm2"),
+        (False, True, False, ["run", "data.train"], "smollm2"),
+        (False, True, False, ["run"], "pocket"),
+        (False, False, False, ["data.train"], "pocket"),
+    ],
+)
+def test_the_configuration_for_a_machine(
+    has_gpu: bool,
+    has_wheel: bool,
+    hub: bool,
+    data: list[str],
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(base_files, "has_smollm2_wheel", lambda: has_wheel)
+    monkeypatch.setattr(hub_module, "hub_answers", lambda: hub)
+    assert nutgraf.suggest_config(data) == config
+    assert config in shipped_configs()
+
+
+def test_without_the_hub_it_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not hub_module.hub_answers()

