@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -21,15 +21,13 @@ from transformers import (
 
 from nutgraf.config import GenerateConfig, PromptConfig
 from nutgraf.data.prompts import Frame, Renderer
+from nutgraf.generation.decode_loop import OnToken, decode_rows
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.inference import FastInference, fast_inference
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss, guard_memory, losses_after, pad_left
 
 PROMPT_LOOKUP_TOKENS = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
-
-# Gets the index of a prompt and its next token, None at the end; returns whether to go on.
-OnToken: TypeAlias = Callable[[int, int | None], bool]
 
 
 @dataclass(frozen=True)
@@ -130,9 +128,6 @@ def generate_batch(
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     ends = ends_of(model)
     knob = f"lower generate.batch_size (now {settings.batch_size})"
-    decoding, watch = generation_config(tokenizer, settings, ends), StoppingCriteriaList()
-    if on_token:
-        watch.append(_Watch(len(prompts), ends, on_token))
     with (
         device.autocast(),
         guard_memory(len(prompts), ids.shape[1], knob),
@@ -141,16 +136,21 @@ def generate_batch(
         losses: Sequence[RowLoss | None] = [None] * len(prompts)
         if references and cache is not None and settings.num_beams == 1:
             losses = losses_after(model, (ids, mask), references, cache)
-        out = cast(Any, model).generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=decoding,
-            logits_processor=_repetition_rule(settings, ids.shape[1]),
-            stopping_criteria=watch,
-            past_key_values=cache,
-        )
-    news = out[:, ids.shape[1] :].tolist()
-    return [_cut(new, ends, loss) for new, loss in zip(news, losses, strict=True)]
+        if cache is not None and settings.num_beams == 1:
+            rules, limit = _rules(settings, ends, device), settings.max_new_tokens
+            new = decode_rows(model, (ids, mask), cache, limit, rules, ends, on_token)
+        else:
+            watch = [_Watch(len(prompts), ends, on_token)] if on_token else []
+            out = cast(Any, model).generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=generation_config(tokenizer, settings, ends),
+                logits_processor=_repetition_rule(settings, ids.shape[1]),
+                stopping_criteria=StoppingCriteriaList(watch),
+                past_key_values=cache,
+            )
+            new = out[:, ids.shape[1] :].tolist()
+    return [_cut(row, ends, loss) for row, loss in zip(new, losses, strict=True)]
 
 
 class NoRepeatedNgram(LogitsProcessor):
@@ -181,6 +181,14 @@ class NoRepeatedNgram(LogitsProcessor):
 def _repetition_rule(settings: GenerateConfig, prompt_tokens: int) -> LogitsProcessorList:
     n = settings.no_repeat_ngram
     return LogitsProcessorList([NoRepeatedNgram(n, prompt_tokens)] if n else [])
+
+
+def _rules(settings: GenerateConfig, ends: Sequence[int], device: Device) -> LogitsProcessorList:
+    """Return what changes scores after new tokens alone, without their prompt."""
+    rules = _repetition_rule(settings, 0)
+    if least := settings.min_new_tokens:
+        rules.append(MinNewTokensLengthLogitsProcessor(0, least, list(ends), device.name))
+    return rules
 
 
 class _Watch(StoppingCriteria):
@@ -218,9 +226,7 @@ def stream_tokens(
     """
     text, guess = list(prompt), list[int]()
     ends = ends_of(model)
-    rules, limit = _repetition_rule(settings, 0), len(prompt) + settings.max_new_tokens
-    if least := settings.min_new_tokens:
-        rules.append(MinNewTokensLengthLogitsProcessor(0, least, ends, device.name))
+    rules, limit = _rules(settings, ends, device), len(prompt) + settings.max_new_tokens
     fast = FastInference(model, device)
     if (cache := fast.cache()) is None:
         cache = DynamicCache()

@@ -47,11 +47,15 @@ class BufferedLayer(DynamicLayer):
         if self.is_initialized:
             self._show(self._tokens + tokens_to_remove)
 
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep these rows of the batch, in this order: the beams that go on."""
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows of the batch, in this order."""
         if self.is_initialized:
-            self.buffers = [buffer.index_select(0, beam_idx) for buffer in self.buffers]
+            self.buffers = [buffer.index_select(0, indices) for buffer in self.buffers]
             self._show(self._tokens)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep the beams that go on."""
+        self.batch_select_indices(beam_idx)
 
     def _show(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         self._tokens = tokens
