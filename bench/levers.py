@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -19,6 +21,7 @@ from nutgraf.training import optimizer, sft_trainer
 # What a training is patched with; gets the rows that it trains on.
 Patch: TypeAlias = Callable[[Sequence[Example]], contextlib.AbstractContextManager[Any]]
 
+WORDS_READ = 300  # about 400 tokens
 PLUS = 16  # LoRA+: the learning rate of B against that of A
 EVA_ROWS = 48  # articles whose activations initialize A
 
@@ -44,6 +47,20 @@ def supported(rows: pd.DataFrame) -> pd.DataFrame:
         for article, reference in zip(rows["article"], rows["highlights"], strict=True)
     ]
     return rows[[not any(row[kind] for kind in kinds) for row in judged]]
+
+
+def answerable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with over 30% of their references' pairs of words in what is read."""
+    shares = [
+        len(_pairs(reference) & _pairs(" ".join(article.split()[:WORDS_READ])))
+        / max(1, len(_pairs(reference)))
+        for article, reference in zip(rows["article"], rows["highlights"], strict=True)
+    ]
+    return rows[[share > 0.3 for share in shares]]
+
+
+def _pairs(text: str) -> set[tuple[str, str]]:
+    return set(itertools.pairwise(re.findall(r"[a-z0-9]+", text.lower())))
 
 
 def lora_plus(rows: Sequence[Example]) -> contextlib.AbstractContextManager[Any]:
@@ -155,4 +172,5 @@ LEVERS: dict[str, Lever] = {
     "rows as they are": Lever(as_they_are=True),
     "2,048 rows as they are": Lever(_examples(2048), as_they_are=True),
     "supported references only": Lever(rows=supported),
+    "answerable references only": Lever(rows=answerable),
 }
