@@ -145,13 +145,14 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
         """Yield the pieces of one summary as they are written; together they are all of it.
 
         Raises:
-            UserError: The text is empty, `sentences` is below 1, or the model decodes with beams,
-                which write no summary from its beginning.
+            UserError: The text is empty, `sentences` is below 1, or the model decodes with beams or
+                chooses among candidates, which show no summary from its beginning.
         """
         _check(sentences)
         if not self._summarizer.can_stream:
             raise UserError(
-                "this model decodes with several beams (generate.num_beams): use summarize()"
+                "this model decodes with several beams (generate.num_beams) or candidates "
+                "(generate.candidates): use summarize()"
             )
         pieces = self._summarizer.stream(_clean(text, "the article"), sentences)
         return (piece for piece in pieces if isinstance(piece, str))

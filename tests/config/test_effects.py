@@ -25,6 +25,7 @@ CHANGED: dict[str, Any] = {
     "train.warmup_steps": 3, "train.seeds": [7],
     "search.space": {"train.learning_rate": {"low": 1e-3, "high": 2e-3}},
     "search.together": "on", "search.trial_minutes": 3.0,
+    "generate.choose": "support",
     "tracking.to": [], "ray.address": "auto", "ray.workers": 3, "ray.fsdp": True,
 }  # fmt: skip
 OWN = [name for name, _, _ in setting_fields() if not name.startswith("rivals.")]
@@ -77,7 +78,9 @@ def test_a_changed_setting_makes_again_what_it_decides_and_nothing_else(name: st
     space = {} if name == "search.space" else {"space": {}}
     budget = {"max_examples": None, "max_steps": 96} if name == "train.max_steps" else {}
     raw = {"run": "run", "model": pinned, "search": space, "train": budget}
-    config = build_config({**raw, "generate": {"num_beams": 2}})
+    of_candidates = name.rpartition(".")[2] in effects.OF_CANDIDATES
+    decoding = {"candidates": 3} if of_candidates else {"num_beams": 2}
+    config = build_config({**raw, "generate": decoding})
     if name in ("data.validation", "data.test"):
         config = with_setting(config, "data.train")
     before, after = settings(config), settings(with_setting(config, name))

@@ -13,11 +13,11 @@ from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.data.prompts import Renderer
 from nutgraf.generation.decoding import (
     Generated,
-    NoRepeatedNgram,
     generate,
     generate_batch,
     stream_tokens,
 )
+from nutgraf.generation.rules import NoRepeatedNgram
 from nutgraf.modeling import losses
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.pocket import newswire

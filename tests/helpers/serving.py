@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import httpx2
 
+from nutgraf.config import GenerateConfig
+from nutgraf.generation.choose import Rated
 from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.serving.access import Access
 from nutgraf.serving.api import create_app
@@ -40,6 +42,7 @@ class Fake:
         articles: Sequence[str],
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
+        candidates: int | None = None,
     ) -> None:
         self.batches.append([f"{system} {article}" for article in articles])
         self._wait()
@@ -55,7 +58,9 @@ class Fake:
             if not wanted:
                 return
         for i, text in enumerate(texts):
-            on_event(i, SummaryResult(text, 10, 0, 5, "stop", 0.1))
+            others = (f"Not {text}", text) * ((candidates or 1) // 2)
+            rated = tuple(Rated(other, 50.0 + n, n % 2) for n, other in enumerate(others))
+            on_event(i, SummaryResult(text, 10, 0, 5, "stop", 0.1, candidates=rated))
 
     def _wait(self) -> None:
         assert self.open.wait(20)
@@ -97,7 +102,7 @@ def serving(
         socket.create_server(("127.0.0.1", 0)) as listening,
         Worker(writer, limits, limits.batch_size or 8, metrics) as worker,  # type: ignore[arg-type]
     ):
-        app = create_app(SYSTEMS, base, worker, limits, metrics)
+        app = create_app(SYSTEMS, base, worker, limits, metrics, GenerateConfig())
         access = Access("127.0.0.1", "127.0.0.1", origins)
         server = HttpServer(Guard(app, limits, metrics, access), worker)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

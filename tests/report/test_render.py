@@ -11,7 +11,7 @@ import pytest
 from test_figures import CURVE, HISTORY, TABLE, TRIALS, every_figure
 
 from nutgraf.config.load import build_config
-from nutgraf.config.systems import BUILT_IN_SYSTEMS, without_oracle
+from nutgraf.config.systems import BUILT_IN_SYSTEMS, system_names, without_oracle
 from nutgraf.core.files import write_json, write_records
 from nutgraf.evaluation import significance
 from nutgraf.evaluation.indicators import FAULTS
@@ -28,7 +28,7 @@ NAMES = (
     "scores_by_trial search_history training_curves error_rates relative_performance "
     "search_settings"
 ).split()
-SYSTEMS = tuple(BUILT_IN_SYSTEMS)
+SYSTEMS = system_names([])
 
 
 def records(frame: pd.DataFrame) -> list[dict]:

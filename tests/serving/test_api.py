@@ -98,6 +98,7 @@ def test_models_health_examples_and_metrics(server):
     assert [s["name"] for s in models["systems"]] == ["best", "baseline", "lead3"]
     assert models["limits"]["max_article"] == Limits().max_article
     assert "synthetic newswire only" in models["caution"]
+    assert (models["candidates"], models["choose"]) == (1, "consensus")
     assert server.client.get("/health").json() == {"status": "ok", "unanswered": 0}
     examples = server.client.get("/examples").json()
     assert len({e["kind"] for e in examples}) == len(examples) == 5
@@ -131,6 +132,9 @@ def test_models_health_examples_and_metrics(server):
             {"articles": [ARTICLE], "stream": 1},
             "stream is 1: input should be a valid boolean",
         ),
+        ({"articles": [ARTICLE], "candidates": 0}, "candidates is 0: input should be greater"),
+        ({"articles": [ARTICLE], "candidates": 17}, "candidates is 17: input should be less"),
+        ({"articles": [ARTICLE], "candidates": "4"}, "candidates is '4': input should be a valid"),
         ({}, "articles is an object of 0: field required"),
         ([], "the body is a list of 0"),
     ],
@@ -325,6 +329,22 @@ def test_requests_that_wait_together_are_decoded_together():
     assert [(len(b), {row.split()[0] for row in b}) for b in fake.batches] == [
         (1, {"best"}), (4, {"lead3"}), (4, {"best"}), (1, {"lead3"}), (1, {"best"}),
     ]  # fmt: skip
+
+
+def test_candidates_take_more_of_a_batch_and_are_not_mixed_with_other_numbers_of_them():
+    fake = Fake()
+    with serving(fake, Limits(batch_size=4)) as server, ThreadPoolExecutor(10) as people:
+        fake.open.clear()
+        first = people.submit(server.ask, "first")
+        until(lambda: len(fake.batches) == 1)
+        numbers = (8, 8, 8, None, 1, 16, 16)
+        rest = [people.submit(server.ask, f"{i}", candidates=k) for i, k in enumerate(numbers)]
+        until(lambda: server.worker.unanswered == 8)
+        fake.open.set()
+        answers = [waiting.result().json()["summaries"][0] for waiting in rest]
+    assert first.result().is_success
+    assert sorted(len(batch) for batch in fake.batches) == [1, 1, 1, 1, 2, 2]
+    assert [len(answer["candidates"]) for answer in answers] == [8, 8, 8, 0, 0, 16, 16]
 
 
 def test_a_batch_waits_a_moment_for_more():

@@ -9,6 +9,7 @@ import schemathesis
 from helpers.serving import SYSTEMS, Fake, Server, serving
 from hypothesis import HealthCheck, settings
 
+from nutgraf.config import GenerateConfig
 from nutgraf.serving.api import create_app
 from nutgraf.serving.batching import Worker
 from nutgraf.serving.limits import Limits
@@ -16,7 +17,9 @@ from nutgraf.serving.metrics import Metrics
 
 LIMITS = Limits(max_article=40, max_articles=3)  # long texts would take long to make up
 METRICS = Metrics()
-APP = create_app(SYSTEMS, "pocket", Worker(Fake(), LIMITS, 1, METRICS), LIMITS, METRICS)
+APP = create_app(
+    SYSTEMS, "pocket", Worker(Fake(), LIMITS, 1, METRICS), LIMITS, METRICS, GenerateConfig()
+)
 described = schemathesis.openapi.from_dict(APP.openapi())
 
 

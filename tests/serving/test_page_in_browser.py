@@ -177,6 +177,24 @@ def test_what_the_article_lacks_is_underlined(person: Person) -> None:
     )
 
 
+def test_candidates_are_shown_with_why_one_was_chosen(person: Person, writer: Writer) -> None:
+    person.opens()
+    assert "one summary" in person.page.run("document.getElementById('cost').textContent")
+    person.page.run("document.getElementById('candidates').focus()")
+    for _ in range(2):
+        person.page.send("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight",
+                         windowsVirtualKeyCode=39)  # fmt: skip
+    person.waits_for("document.getElementById('cost').textContent.startsWith('writes 4 ')")
+    person.summarizes(ARTICLE)
+    assert person.page.run("document.querySelector('.others summary').textContent") == (
+        "Of 4 the one that agrees most with the others"
+    )
+    shown = person.page.run("[...document.querySelectorAll('.others li')].map(e => e.textContent)")
+    assert [line.split(" ")[1].rstrip(",") for line in shown] == ["53", "52", "51", "50"]
+    assert "1 not in the article" in shown[0]
+    assert person.page.run("document.querySelectorAll('.others .chosen').length") == 1
+
+
 def test_a_summary_appears_as_it_is_written_and_can_be_stopped(
     person: Person, writer: Writer
 ) -> None:

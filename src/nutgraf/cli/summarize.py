@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -120,6 +121,7 @@ def _print_json(article: NewArticle, summary: SummaryResult) -> None:
         "finish_reason": summary.finish_reason,
         "seconds": round(summary.seconds, 3),
         "parts": summary.parts,
+        "candidates": [asdict(candidate) for candidate in summary.candidates],
         "indicators": evidence(article.text, summary.summary),
         "article": article.text,
     }

@@ -75,6 +75,11 @@ DECIDES: dict[str, str] = {
     "generate.no_repeat_ngram": "search summaries",
     "generate.num_beams": "search summaries",
     "generate.length_penalty": "search summaries",  # of several beams
+    "generate.candidates": "summaries",
+    "generate.temperature": "summaries",
+    "generate.top_p": "summaries",
+    "generate.seed": "summaries",
+    "generate.choose": "summaries",  # of best_chosen, and of the model to take away
     "generate.batch_size": "",
     "score.tokenizer": "data search summaries scores comparison",  # summaries of extracts alone
     "score.resamples": "comparison",
@@ -93,6 +98,7 @@ DECIDES: dict[str, str] = {
     "rivals.NAME.id": "summaries",
     "rivals.NAME.summary": "summaries",
 }
+OF_CANDIDATES = ("candidates", "temperature", "top_p", "seed", "choose")
 _SPLIT = ("train.micro_batch_size", "train.gradient_accumulation_steps")
 
 
@@ -109,6 +115,11 @@ def deciding(config: Config, artefact: str) -> dict[str, Any]:
         settings.pop("model.double_quantization", None)
     if config.generate.num_beams == 1:
         settings.pop("generate.length_penalty", None)
+    if config.generate.candidates == 1:
+        for name in OF_CANDIDATES:
+            settings.pop(f"generate.{name}", None)
+    if artefact == "summaries":
+        settings.pop("generate.choose", None)  # candidates are chosen from later
     if artefact == "search":
         for name in config.search.space:
             settings.pop(name, None)
@@ -173,6 +184,7 @@ def idle(config: Config) -> Iterator[str]:
         (local_base or model.base == "smollm2", "model", ["revision"], no_revision),
         (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),
         (config.generate.num_beams == 1, "generate", ["length_penalty"], "num_beams is 1"),
+        (config.generate.candidates == 1, "generate", [*OF_CANDIDATES[1:]], "candidates is 1"),
     ]
     for rival, own in config.rivals.items():
         section = f"rivals.{rival}"

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nutgraf.config.types import Count, CountOrZero, Float, LocalPath, PathOrName, Section, Seed
+from nutgraf.config.types import (
+    Count,
+    CountOrZero,
+    Float,
+    LocalPath,
+    PathOrName,
+    Positive,
+    Section,
+    Seed,
+)
 
 RougeTokenizer = Literal["rouge-score", "unicode"]
+Choice = Literal["consensus", "support"]
 
 
 class GenerateConfig(Section):
@@ -29,7 +39,35 @@ class GenerateConfig(Section):
         description="The best of several beams has the highest log-likelihood divided by its "
         "tokens to this power: above 0 favours long summaries.",
     )
+    candidates: Count = Field(
+        1,
+        le=64,
+        description="Summaries that the best model writes of each article, from one reading, to "
+        "choose one of them: the first greedily, the others drawn at random.",
+    )
+    temperature: Positive = Field(
+        0.7, description="What scores are divided by before a candidate's token is drawn."
+    )
+    top_p: Annotated[Float, Field(gt=0, le=1)] = Field(
+        0.95,
+        description="Share of the probability of the likeliest tokens, of which one is drawn.",
+    )
+    seed: Seed = Field(42, description="Seed of the candidates, with one of each article.")
+    choose: Choice = Field(
+        "consensus",
+        description="The candidate that is taken: `consensus` agrees most with the others, "
+        "`support` has the fewest names and numbers that the article lacks, then agrees most.",
+    )
     batch_size: Count = Field(50, description="Articles decoded together.")
+
+    @model_validator(mode="after")
+    def _no_beams_to_choose_from(self) -> GenerateConfig:
+        if self.candidates > 1 and self.num_beams > 1:
+            raise ValueError(
+                f"candidates is {self.candidates}, num_beams {self.num_beams}: candidates are "
+                "drawn without beams, set one of them to 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_end(self) -> GenerateConfig:

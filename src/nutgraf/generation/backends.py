@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import Config, GenerateConfig, ModelConfig
 from nutgraf.data.examples import Encoded, Example
-from nutgraf.generation.decoding import Generated, generate_batch
+from nutgraf.generation.decoding import Generated, generate_batch, generate_candidates
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
@@ -27,6 +27,14 @@ from nutgraf.modeling.losses import RowLoss, batch_losses
 
 if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The summaries of an article, the greedy one first, and the loss of its reference if known."""
+
+    written: tuple[Generated, ...]
+    reference_loss: RowLoss | None
 
 
 @dataclass(frozen=True)
@@ -39,16 +47,17 @@ class _LoadedModel:
     def summaries(self, prompts: Sequence[Sequence[int]]) -> list[Generated]:
         return generate_batch(self.model, self.tokenizer, prompts, self.settings, self.device)
 
-    def summaries_and_losses(self, rows: Sequence[Encoded]) -> list[Generated]:
+    def summaries_and_losses(self, rows: Sequence[Encoded]) -> list[Candidates]:
         """Return summaries, and losses of references if their rows have no own prompt."""
         references = [row.example.ids[row.example.prompt_tokens :].tolist() for row in rows]
         prompts = [row.prompt.ids for row in rows]
-        generated = generate_batch(
-            self.model, self.tokenizer, prompts, self.settings, self.device, references=references
+        generated = generate_candidates(
+            self.model, self.tokenizer, prompts, self.settings, self.device, None, references
         )
+        own = [row.prompt_ids is not None for row in rows]
         return [
-            new if row.prompt_ids is None else replace(new, reference_loss=None)
-            for row, new in zip(rows, generated, strict=True)
+            Candidates(tuple(new), None if has_own else new[0].reference_loss)
+            for new, has_own in zip(generated, own, strict=True)
         ]
 
     def losses(self, rows: Sequence[Example]) -> list[RowLoss]:
@@ -76,8 +85,8 @@ class Backend:
 
     def summaries_and_losses(
         self, rows: Sequence[Encoded], done: Container[int] = ()
-    ) -> Iterator[dict[int, Generated]]:
-        """Yield {index of the row: summary} as `summaries` does, most with a `reference_loss`.
+    ) -> Iterator[dict[int, Candidates]]:
+        """Yield {index of the row: its summaries} as `summaries` does, most with a loss.
 
         It lacks if the prompts would have to be read once more for it: `losses` computes it.
         """

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from transformers import (
     DynamicCache,
     GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -21,7 +18,8 @@ from transformers import (
 
 from nutgraf.config import GenerateConfig, PromptConfig
 from nutgraf.data.prompts import Frame, Renderer
-from nutgraf.generation.decode_loop import OnToken, decode_rows
+from nutgraf.generation.decode_loop import OnToken, Sampling, decode_rows
+from nutgraf.generation.rules import repetition_rule, rules_for
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.inference import FastInference, fast_inference
 from nutgraf.modeling.load import Device
@@ -98,7 +96,6 @@ def generate(
         yield from zip(batch, summaries, strict=True)
 
 
-@torch.no_grad()
 def generate_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -108,7 +105,7 @@ def generate_batch(
     on_token: OnToken | None = None,
     references: Sequence[Sequence[int]] | None = None,
 ) -> list[Generated]:
-    """Decode the summaries of one batch of prompts, greedily or by beam search.
+    """Decode one summary of each prompt of a batch, greedily or by beam search.
 
     Args:
         model: The base, with or without an adapter.
@@ -125,70 +122,71 @@ def generate_batch(
     Raises:
         DeviceMemoryError: if the device has no memory for the batch.
     """
+    one = settings.model_copy(update={"candidates": 1})
+    rows = _decode(model, tokenizer, prompts, one, device, on_token, references)
+    return [first for (first,) in rows]
+
+
+def generate_candidates(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerateConfig,
+    device: Device,
+    on_token: OnToken | None = None,
+    references: Sequence[Sequence[int]] | None = None,
+) -> list[list[Generated]]:
+    """Decode `settings.candidates` summaries of each prompt from one reading, the greedy one first.
+
+    Arguments and errors are those of `generate_batch`. `on_token` gets numbers of candidates, those
+    of the first prompt first. Losses of references are with the first candidate.
+    """
+    return _decode(model, tokenizer, prompts, settings, device, on_token, references)
+
+
+@torch.no_grad()
+def _decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerateConfig,
+    device: Device,
+    on_token: OnToken | None,
+    references: Sequence[Sequence[int]] | None,
+) -> list[list[Generated]]:
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
-    ends = ends_of(model)
+    ends, copies = ends_of(model), settings.candidates
     knob = f"lower generate.batch_size (now {settings.batch_size})"
+    losses: Sequence[RowLoss | None] = [None] * len(prompts)
     with (
         device.autocast(),
-        guard_memory(len(prompts), ids.shape[1], knob),
+        guard_memory(len(prompts) * copies, ids.shape[1], knob),
         fast_inference(model, device) as cache,
     ):
-        losses: Sequence[RowLoss | None] = [None] * len(prompts)
         if references and cache is not None and settings.num_beams == 1:
             losses = losses_after(model, (ids, mask), references, cache)
+        if cache is None and copies > 1:
+            cache = DynamicCache(config=model.config)
         if cache is not None and settings.num_beams == 1:
-            rules, limit = _rules(settings, ends, device), settings.max_new_tokens
-            new = decode_rows(model, (ids, mask), cache, limit, rules, ends, on_token)
+            rules, limit = rules_for(settings, ends, device), settings.max_new_tokens
+            sampling = Sampling.seeded(prompts, settings) if copies > 1 else None
+            new = decode_rows(model, (ids, mask), cache, limit, rules, ends, on_token, sampling)
         else:
             watch = [_Watch(len(prompts), ends, on_token)] if on_token else []
             out = cast(Any, model).generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=generation_config(tokenizer, settings, ends),
-                logits_processor=_repetition_rule(settings, ids.shape[1]),
+                logits_processor=repetition_rule(settings, ids.shape[1]),
                 stopping_criteria=StoppingCriteriaList(watch),
                 past_key_values=cache,
             )
             new = out[:, ids.shape[1] :].tolist()
-    return [_cut(row, ends, loss) for row, loss in zip(new, losses, strict=True)]
-
-
-class NoRepeatedNgram(LogitsProcessor):
-    """Forbids each token with which a sequence of `n` tokens would appear twice in a summary.
-
-    Paulus et al. (2018), "A Deep Reinforced Model for Abstractive Summarization", section 2.5, do
-    so with three. transformers' NoRepeatNGramLogitsProcessor counts the prompt too, and so forbids
-    copying from the article. A token that ends a summary is not in it, so it stays allowed.
-    """
-
-    def __init__(self, n: int, prompt_tokens: int) -> None:
-        self._n, self._prompt_tokens = n, prompt_tokens
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Return the scores [rows, vocabulary], changed in place, after input_ids [rows, tokens].
-
-        Each row of input_ids begins with `prompt_tokens` tokens, padding included.
-        """
-        new = input_ids[:, self._prompt_tokens :]
-        if new.shape[1] >= self._n:
-            ngrams = new.unfold(1, self._n, 1)  # [rows, places, n]
-            last = new[:, None, new.shape[1] - self._n + 1 :]
-            rows, places = (ngrams[..., :-1] == last).all(-1).nonzero(as_tuple=True)
-            scores[rows, ngrams[rows, places, -1]] = -torch.inf
-        return scores
-
-
-def _repetition_rule(settings: GenerateConfig, prompt_tokens: int) -> LogitsProcessorList:
-    n = settings.no_repeat_ngram
-    return LogitsProcessorList([NoRepeatedNgram(n, prompt_tokens)] if n else [])
-
-
-def _rules(settings: GenerateConfig, ends: Sequence[int], device: Device) -> LogitsProcessorList:
-    """Return what changes scores after new tokens alone, without their prompt."""
-    rules = _repetition_rule(settings, 0)
-    if least := settings.min_new_tokens:
-        rules.append(MinNewTokensLengthLogitsProcessor(0, least, list(ends), device.name))
-    return rules
+    cut = [_cut(row, ends) for row in new]
+    return [
+        [replace(cut[copies * i], reference_loss=loss), *cut[copies * i + 1 : copies * (i + 1)]]
+        for i, loss in enumerate(losses)
+    ]
 
 
 class _Watch(StoppingCriteria):
@@ -226,7 +224,7 @@ def stream_tokens(
     """
     text, guess = list(prompt), list[int]()
     ends = ends_of(model)
-    rules, limit = _rules(settings, ends, device), len(prompt) + settings.max_new_tokens
+    rules, limit = rules_for(settings, ends, device), len(prompt) + settings.max_new_tokens
     fast = FastInference(model, device)
     if (cache := fast.cache()) is None:
         cache = DynamicCache()
@@ -274,9 +272,9 @@ def ends_of(model: PreTrainedModel) -> list[int]:
     return ends if isinstance(ends, list) else [ends]
 
 
-def _cut(tokens: list[int], ends: Sequence[int], loss: RowLoss | None) -> Generated:
+def _cut(tokens: list[int], ends: Sequence[int]) -> Generated:
     """Cut new tokens before the first that ends the summary."""
     for place, token in enumerate(tokens):
         if token in ends:
-            return Generated(tokens[:place], "stop", loss)
-    return Generated(tokens, "length", loss)
+            return Generated(tokens[:place], "stop")
+    return Generated(tokens, "length")

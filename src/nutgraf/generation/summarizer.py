@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +12,20 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nutgraf.config import GenerateConfig
 from nutgraf.data.examples import Prompt
 from nutgraf.data.prompts import Renderer
-from nutgraf.data.sentences import article_sentences, sentence_spans
-from nutgraf.generation.decoding import generate, generate_batch, stream_tokens
+from nutgraf.data.sentences import article_sentences
+from nutgraf.generation.choose import Rated, choose, rate
+from nutgraf.generation.decoding import (
+    Generated,
+    generate_batch,
+    generate_candidates,
+    stream_tokens,
+)
+from nutgraf.generation.draft import Draft, truncate_sentences
 from nutgraf.modeling.adapters import with_adapter
+from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import mean_loss, summary_losses
 from nutgraf.modeling.saved_model import SavedModel
@@ -34,7 +42,8 @@ class SummaryResult:
     end of sequence. `finish_reason` is `stop` if the model ended the summary, `length` if it was
     cut at the limit of tokens, `sentences` if it was cut at the number of sentences. `seconds` are
     an equal share of the time if several were decoded together. `parts` are the summaries of an
-    article's parts, if it was read in parts.
+    article's parts, if it was read in parts. `candidates` are all that were written and rated, if
+    there were several; the summary is the one that was chosen.
     """
 
     summary: str
@@ -44,6 +53,7 @@ class SummaryResult:
     finish_reason: str
     seconds: float
     parts: tuple[str, ...] = ()
+    candidates: tuple[Rated, ...] = ()
 
     def __str__(self) -> str:
         return self.summary
@@ -76,8 +86,8 @@ class Summarizer:
 
     @property
     def can_stream(self) -> bool:
-        """Return whether it can decode one summary piece by piece, which a beam search cannot."""
-        return self._settings.num_beams == 1
+        """Return whether it can decode one summary piece by piece: without beams or candidates."""
+        return self._settings.num_beams == self._settings.candidates == 1
 
     def stream(self, article: str, sentences: int | None = None) -> Iterator[str | SummaryResult]:
         """Yield the pieces of one summary as they are decoded, and at the end the result.
@@ -85,7 +95,7 @@ class Summarizer:
         No piece ends inside a character. With `sentences`, decoding ends after so many.
         """
         started = time.perf_counter()
-        prompt, draft = self._renderer.prompt(article), _Draft(self._renderer, sentences)
+        prompt, draft = self._renderer.prompt(article), Draft(self._renderer, sentences)
         for token in stream_tokens(
             self._model, self._tokenizer, prompt.ids, self._settings, self._device
         ):
@@ -104,16 +114,25 @@ class Summarizer:
         articles: Sequence[str],
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
+        candidates: int | None = None,
     ) -> None:
         """Summarize articles in one batch, and hand on each summary as it is written.
 
         `on_event` gets the index of the article with a piece of its summary (empty if there is
         nothing to show, or if it is not `streamed`), and last with the result. It returns whether
-        the summary is still wanted; if not, its decoding ends.
+        the summary is still wanted; if not, its decoding ends. `candidates` are as many as in the
+        study if they are None.
         """
+        settings = self._settings
+        if candidates is not None:
+            beams = settings.num_beams if candidates == 1 else 1
+            settings = settings.model_copy(update={"candidates": candidates, "num_beams": beams})
+        if settings.candidates > 1:
+            self._write_candidates(articles, streamed, on_event, settings)
+            return
         started = time.perf_counter()
         prompts = [self._renderer.prompt(article) for article in articles]
-        drafts = [_Draft(self._renderer) for _ in prompts]
+        drafts = [Draft(self._renderer) for _ in prompts]
         unfinished = set(range(len(prompts)))
 
         def finish(i: int, reason: str) -> None:
@@ -128,7 +147,7 @@ class Summarizer:
             if token is None:
                 finish(i, "stop")
                 return False
-            if streamed[i] and self.can_stream:
+            if streamed[i] and settings.num_beams == 1:
                 return on_event(i, drafts[i].add(token))
             drafts[i].ids.append(token)
             return on_event(i, "")
@@ -140,6 +159,28 @@ class Summarizer:
         for i in sorted(unfinished):
             drafts[i].ids = generated[i].ids
             finish(i, generated[i].finish_reason)
+
+    def _write_candidates(
+        self,
+        articles: Sequence[str],
+        streamed: Sequence[bool],
+        on_event: Callable[[int, str | SummaryResult], bool],
+        settings: GenerateConfig,
+    ) -> None:
+        """Do what `write` does if one of several candidates is chosen: each is one piece."""
+        started, copies = time.perf_counter(), settings.candidates
+        prompts = [self._renderer.prompt(article) for article in articles]
+        ids = [prompt.ids for prompt in prompts]
+        written = generate_candidates(
+            self._model, self._tokenizer, ids, settings, self._device,
+            lambda row, token: on_event(row // copies, ""),
+        )  # fmt: skip
+        seconds = (time.perf_counter() - started) / len(prompts)
+        for i, article in enumerate(articles):
+            result = self._chosen(article, prompts[i], written[i], seconds)
+            if streamed[i]:
+                on_event(i, result.summary)
+            on_event(i, result)
 
     def summarize(
         self, articles: Sequence[str], sentences: int | None = None
@@ -153,14 +194,33 @@ class Summarizer:
             started = time.perf_counter()
             prompts = [self._renderer.prompt(text) for text in articles[start : start + size]]
             ids = [prompt.ids for prompt in prompts]
-            batches = generate(self._model, self._tokenizer, ids, self._settings, self._device)
-            generated = dict(batches)
+            generated = dict(self._generated(ids))
             seconds = (time.perf_counter() - started) / len(prompts)
-            for i, prompt in enumerate(prompts):
-                new = generated[i]
-                text, cut = truncate_sentences(self._renderer.text(new.ids), sentences)
-                reason = "sentences" if cut else new.finish_reason
-                yield _result(text, prompt, new.ids, reason, seconds)
+            for i, article in enumerate(articles[start : start + size]):
+                result = self._chosen(article, prompts[i], generated[i], seconds)
+                text, cut = truncate_sentences(result.summary, sentences)
+                reason = "sentences" if cut else result.finish_reason
+                yield dataclasses.replace(result, summary=text, finish_reason=reason)
+
+    def _generated(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[Generated]]]:
+        """Yield (index of the prompt, its candidates), in batches of similar length."""
+        for batch in length_batches([len(ids) for ids in prompts], self._settings.batch_size):
+            ids = [prompts[i] for i in batch]
+            written = generate_candidates(
+                self._model, self._tokenizer, ids, self._settings, self._device
+            )
+            yield from zip(batch, written, strict=True)
+
+    def _chosen(
+        self, article: str, prompt: Prompt, written: Sequence[Generated], seconds: float
+    ) -> SummaryResult:
+        """Return the summary that is chosen of those that were written of an article."""
+        texts = [self._renderer.text(new.ids) for new in written]
+        rated = rate(article, texts) if len(texts) > 1 else []
+        index = choose(rated, self._settings.choose) if rated else 0
+        new = written[index]
+        result = _result(texts[index], prompt, new.ids, new.finish_reason, seconds)
+        return dataclasses.replace(result, candidates=tuple(rated))
 
     def summarize_in_parts(self, article: str, sentences: int | None = None) -> SummaryResult:
         """Return the summary of an article that is read to its end, however long it is.
@@ -227,52 +287,7 @@ class Summarizer:
                 yield from self._fit(" ".join(half))
 
 
-class _Draft:
-    """A summary while its tokens come, cut after so many `sentences`, None for all."""
-
-    def __init__(self, renderer: Renderer, sentences: int | None = None) -> None:
-        self._renderer, self._sentences, self._shown = renderer, sentences, ""
-        self.ids: list[int] = []
-        self.text, self.cut = "", False
-
-    def add(self, token: int) -> str:
-        """Add a token; return the piece that can be shown now, which ends in no character."""
-        self.ids.append(token)
-        # A character that is not whole yet is decoded as U+FFFD.
-        text = self._renderer.text(self.ids).rstrip("\ufffd").rstrip()
-        if self._sentences is not None:
-            ends = _sentence_ends(text, self._sentences + 1)
-            self.cut = len(ends) > self._sentences
-            text = text[: ends[-2]] if len(ends) > 1 else ""  # the last one may go on
-        return self._show(text)
-
-    def end(self) -> str:
-        """Return the rest of the summary, whose last token has come."""
-        return "" if self.cut else self._show(self._renderer.text(self.ids))
-
-    def _show(self, text: str) -> str:
-        self.text, shown = text, self._shown
-        if not text.startswith(shown):
-            return ""
-        self._shown = text
-        return text[len(shown) :]
-
-
 def _result(
     text: str, prompt: Prompt, new: Sequence[int], reason: str, seconds: float
 ) -> SummaryResult:
     return SummaryResult(text, len(prompt.ids), prompt.trimmed_tokens, len(new), reason, seconds)
-
-
-def truncate_sentences(summary: str, sentences: int | None) -> tuple[str, bool]:
-    """Return the first `sentences` of a summary (None for all), and whether that cut it."""
-    if sentences is None:
-        return summary, False
-    ends = _sentence_ends(summary, sentences + 1)
-    return (summary[: ends[-2]], True) if len(ends) > sentences else (summary, False)
-
-
-def _sentence_ends(text: str, limit: int) -> list[int]:
-    """Return where the first `limit` sentences end."""
-    spans = sentence_spans(text, article_sentences)
-    return [end for _, _, end in itertools.islice(spans, limit)]

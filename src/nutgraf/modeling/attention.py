@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from nutgraf.modeling.cache import BufferedLayer, SharedPrompts
 from nutgraf.modeling.dims import ATTENTION_SCORE_LIMIT, attention_score_bytes
 from nutgraf.modeling.load import Device
 
@@ -105,22 +106,54 @@ def attend_in_blocks(
     return torch.cat(rows, 2).transpose(1, 2).contiguous()
 
 
-def attend_few(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
-    """Attend as `attend_in_blocks` from few queries, to buffers [batch, fewer, room, d].
+def attend_few(queries: torch.Tensor, layer: BufferedLayer, mask: torch.Tensor) -> torch.Tensor:
+    """Attend as `attend_in_blocks` from few queries [rows, heads, n, d] to what a cache holds.
 
-    Of the room the mask [batch, 1, n, m] leaves m tokens. torch copies a part of a buffer before a
-    product, which for one query takes longer than the products.
+    The mask is [rows, 1, n, tokens]. Whole buffers enter the products, what has no token masked:
+    torch copies a part of a buffer before a product, which for one query takes longer than the
+    products. The queries of rows that share a prompt enter one product with its keys.
     """
-    batch, heads, n, d = queries.shape
+    rows, heads, n, d = queries.shape
+    keys, values = layer.buffers
     groups, room = keys.shape[1], keys.shape[2]
-    mask = functional.pad(mask, (0, room - mask.shape[3]), value=-torch.inf)
-    keys, values = (part.view(batch * groups, room, d) for part in (keys, values))
-    scores = torch.bmm(queries.reshape(batch * groups, -1, d), keys.transpose(1, 2))
-    scores = scores.view(batch, heads, n, room).add_(mask)
-    weights = torch.softmax(scores, dim=-1).view(batch * groups, -1, room)
-    return torch.bmm(weights, values).view(batch, heads, n, d).transpose(1, 2)
+    seen = mask.shape[3]
+    grouped = queries.reshape(rows * groups, -1, d)
+    scores = torch.bmm(grouped, keys.view(rows * groups, room, d).transpose(1, 2))
+    scores = scores.view(rows, heads, n, room)
+    prompts = layer.prompts
+    tokens = prompts.tokens if prompts else 0
+    if prompts:
+        of_prompts = _by_prompt(grouped.view(rows, groups, -1, d), prompts)
+        of_prompts = torch.bmm(of_prompts, prompts.keys.flatten(0, 1).transpose(1, 2))
+        of_prompts = _by_row(of_prompts, groups, prompts).reshape(rows, heads, n, tokens)
+        scores = torch.cat([of_prompts, scores], -1)
+    scores += functional.pad(mask, (0, tokens + room - seen), value=-torch.inf)
+    weights = torch.softmax(scores, dim=-1)
+    own = weights[..., tokens:].reshape(rows * groups, -1, room)
+    out = torch.bmm(own, values.view(rows * groups, room, d)).view(rows, heads, n, d)
+    if prompts:
+        shared = _by_prompt(weights[..., :tokens].reshape(rows, groups, -1, tokens), prompts)
+        shared = torch.bmm(shared, prompts.values.flatten(0, 1))
+        out += _by_row(shared, groups, prompts).reshape(rows, heads, n, d)
+    return out.transpose(1, 2)
+
+
+def _by_prompt(x: torch.Tensor, prompts: SharedPrompts) -> torch.Tensor:
+    """Return [rows, groups, k, m] as [prompts * groups, copies * k, m], zeros in empty slots."""
+    _, groups, k, m = x.shape
+    slots = len(prompts.keys) * prompts.copies
+    if len(x) < slots:
+        x = x.new_zeros(slots, groups, k, m).index_copy_(0, prompts.slots, x)
+    x = x.view(-1, prompts.copies, groups, k, m).transpose(1, 2)
+    return x.reshape(-1, prompts.copies * k, m)
+
+
+def _by_row(x: torch.Tensor, groups: int, prompts: SharedPrompts) -> torch.Tensor:
+    """Return [prompts * groups, copies * k, m] as [rows, groups, k, m]."""
+    m = x.shape[2]
+    x = x.view(len(prompts.keys), groups, prompts.copies, -1, m).transpose(1, 2)
+    x = x.reshape(len(prompts.keys) * prompts.copies, groups, -1, m)
+    return x if len(x) == len(prompts.slots) else x[prompts.slots]
 
 
 def _mask(*, dtype: torch.dtype = torch.float32, **shape: Any) -> torch.Tensor | None:

@@ -5,7 +5,7 @@ No library that does the work is loaded, so that a finished study is recognized 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,11 @@ def generate(config: Config, folder: RunFolder) -> list[Artefact]:
         folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data:test", *([f"models/{system}"] if system in trained else [])],
+            inputs=["data:test", *_written_with(system, trained)],
             settings=_generation_settings(system, config),
             recorded=effects.undecisive(config),
         )
-        for system in systems.measured_systems(config.rivals, config.train.seeds)
+        for system in measured_systems(config)
     ]
 
 
@@ -100,13 +100,13 @@ def score(config: Config, folder: RunFolder) -> list[Artefact]:
             inputs=["data:test", f"summaries/{system}"],
             settings=effects.deciding(config, "scores"),
         )
-        for system in systems.measured_systems(config.rivals, config.train.seeds)
+        for system in measured_systems(config)
     ]
 
 
 def compare(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the table with the analysis, then the model to take away."""
-    measured = systems.measured_systems(config.rivals, config.train.seeds)
+    measured = measured_systems(config)
     models = [f"models/{name}" for name in trained_models(config)]
     records = [f"{kind}/{system}" for system in measured for kind in ("summaries", "scores")]
     return [
@@ -130,7 +130,7 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
 def report(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the pages with their figures; they show every setting."""
     models = [f"models/{name}" for name in systems.TRAINED_SYSTEMS]
-    records = systems.system_names(config.rivals)
+    records = systems.system_names(config.rivals, config.generate.candidates)
     return [
         folder.artefact(
             "report",
@@ -153,6 +153,11 @@ def with_first_seed(config: Config) -> Config:
     return with_overrides(config, {"train.seeds": [config.train.seed]})
 
 
+def measured_systems(config: Config) -> tuple[str, ...]:
+    """Return all that is summarized and scored, in the order of the tables."""
+    return systems.measured_systems(config.rivals, config.train.seeds, config.generate.candidates)
+
+
 def trained_models(config: Config) -> dict[str, tuple[str, int]]:
     """Return `baseline` or `best` and the seed by the name of each model to train."""
     first = {name: (name, config.train.seed) for name in systems.TRAINED_SYSTEMS}
@@ -173,6 +178,11 @@ def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
     }
 
 
+def generation_config(system: str, config: Config) -> Config:
+    """Return the configuration with which a system writes: `best` alone writes candidates."""
+    return config if system == "best" else with_overrides(config, {"generate.candidates": 1})
+
+
 def _deciding(config: Config, artefact: str, *parts: str) -> dict[str, Any]:
     """Return the settings that decide an artefact; a local base stands for what is in it."""
     settings = effects.deciding(config, artefact)
@@ -191,11 +201,23 @@ def _file_hashes(setting: str, path: Path) -> dict[str, str]:
         raise UserError(f"{path} cannot be read: {error.strerror}: give another") from None
 
 
+def _written_with(system: str, trained: Container[str]) -> list[str]:
+    """Return the artefact that a system's summaries are made from, if there is one."""
+    if system in systems.CHOSEN_SYSTEMS:
+        return ["summaries/best"]
+    return [f"models/{system}"] if system in trained else []
+
+
 def _generation_settings(system: str, config: Config) -> dict[str, Any]:
     """Return what the summaries of the system depend on, apart from the data."""
     if systems.base_system(system) in systems.MODEL_SYSTEMS:
-        settings = _deciding(config, "summaries", *_WEIGHTS, *_DECODING)
+        own = generation_config(system, config)
+        settings = _deciding(own, "summaries", *_WEIGHTS, *_DECODING)
         return {n: v for n, v in settings.items() if not n.startswith(("rivals.", "score."))}
+    if system == "best_chosen":
+        return {"generate.choose": config.generate.choose}
+    if system == "best_oracle":
+        return {"score.tokenizer": config.score.tokenizer}
     if system in systems.EXTRACTIVE_SYSTEMS:
         return {} if system == "lead3" else {"score.tokenizer": config.score.tokenizer}
     rival, begin = config.rivals[system], f"rivals.{system}."

@@ -95,7 +95,8 @@ def _storage(config: Config) -> None:
 
 
 def _resamples(config: Config) -> None:
-    competing = systems.without_oracle(systems.system_names(config.rivals))
+    names = systems.system_names(config.rivals, config.generate.candidates)
+    competing = systems.without_oracle(names)
     check_resamples(config.score.resamples, len(competing) - 1)
 
 

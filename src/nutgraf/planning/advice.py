@@ -42,6 +42,11 @@ def settings_advice(config: Config) -> Iterator[str]:
             f"search.concurrent {search.concurrent}: with {search.cpus_per_trial:g} cores a trial, "
             f"{search.parallel_trials} at a time run here"
         )
+    if (candidates := config.generate.candidates) > 1:
+        yield (
+            f"generate.candidates {candidates}: each summary of the best model costs about what "
+            f"reading an article and writing {candidates} summaries costs"
+        )
     if beams > 1:
         yield (
             f"generate.num_beams {beams}: writing takes about {beams} times as long as greedily, "

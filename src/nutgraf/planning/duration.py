@@ -139,7 +139,8 @@ def plan_study(
     """
     peaks = bytes_by_stage(config, dims, rows, machine)
     trainings, seeds = 2 * len(config.train.seeds), seed_repeats(config.train.seeds)
-    n, systems = articles["test"], len(system_names(config.rivals)) + len(seeds)
+    names = system_names(config.rivals, config.generate.candidates)
+    n, systems = articles["test"], len(names) + len(seeds)
     models = len(MODEL_SYSTEMS) + len(seeds)
     load = 2 * (dims.linear + dims.other) / LOAD_RATE
     trials, parallel = config.search.trials, config.search.parallel_trials
@@ -155,6 +156,7 @@ def plan_study(
     at_a_time = min(parallel, trainings)
     training = training_seconds(config.train, dims, rows, speeds.alone) + TRAINING_SECONDS
     generated = _generation(config, dims, rows, n, speeds) * (models - 1 + MERGED_SHARE)
+    generated += _more_candidates(config, dims, n, speeds)
     # A CPU without beams reads a prompt once, for the summary and for the loss of its reference.
     once = machine.device == "cpu" and config.generate.num_beams == 1
     tokens = rows.summary if once else rows.row
@@ -227,6 +229,18 @@ def _generation(config: Config, dims: ModelDims, rows: RowLengths, n: int, speed
     read = forward_operations(dims, n, rows.prompt, 0) / speeds.reading
     batches = n / generate.batch_size if n > generate.batch_size else 1
     return read + batches * generate.max_new_tokens * speeds.token
+
+
+def _more_candidates(config: Config, dims: ModelDims, n: int, speeds: Speeds) -> float:
+    """Return the seconds that all candidates but the first take, whose prompts have been read.
+
+    Their products are as fast as those of reading.
+    """
+    generate = config.generate
+    rows = n * (generate.candidates - 1)
+    return forward_operations(dims, rows, generate.max_new_tokens, generate.max_new_tokens) / (
+        speeds.reading
+    )
 
 
 def simulate_searches(config: Config) -> tuple[float, float, float]:

@@ -127,6 +127,9 @@ def generation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
     layer_cache = sequences * tokens * dims.key_width * 2 * machine.number_bytes
     size = base_bytes(config, dims, machine) + 4 * dims.adapter + layer_cache * dims.layers
     size += max(_forward_bytes(sequences, rows.longest_prompt, dims, machine), layer_cache)
+    if generate.candidates > 1:  # they share the prompts
+        new = sequences * generate.candidates * generate.max_new_tokens
+        size += new * dims.key_width * 2 * machine.number_bytes * dims.layers
     return size * CUDA_FRAGMENTATION if machine.device == "cuda" else PROCESS_BYTES + size
 
 

@@ -29,6 +29,12 @@ def describe_data(config: Config) -> str:
 def describe_decoding(generate: GenerateConfig) -> str:
     """Return how models write summaries: `greedily, at most 96 tokens`."""
     parts = ["greedily"]
+    if generate.candidates > 1:
+        parts = [
+            f"of {generate.candidates} candidates the one by {generate.choose}, the first written "
+            f"greedily, the others drawn at temperature {generate.temperature:g}, top-p "
+            f"{generate.top_p:g}"
+        ]
     if generate.num_beams > 1:
         parts = [f"with {generate.num_beams} beams, length penalty {generate.length_penalty:g}"]
     least = f"at least {generate.min_new_tokens} and " if generate.min_new_tokens else ""

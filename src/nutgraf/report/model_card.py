@@ -96,6 +96,7 @@ def _with_decoding(about: Mapping[str, Any]) -> dict[str, Any]:
     """
     generate = GenerateConfig.model_validate(about["generate"])
     rules = {name: getattr(generate, name) for name in ("no_repeat_ngram", "min_new_tokens")}
+    rules["candidates"] = generate.candidates if generate.candidates > 1 else 0
     decoding = {"generate": generate, "decoding": describe_decoding(generate)}
     return {**about, **decoding, "rules": {name: n for name, n in rules.items() if n}}
 

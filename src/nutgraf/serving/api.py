@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from nutgraf import __version__
+from nutgraf.config import GenerateConfig
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation.summarizer import SummaryResult
@@ -47,6 +49,7 @@ def create_app(
     worker: Worker,
     limits: Limits,
     metrics: Metrics,
+    decoding: GenerateConfig,
 ) -> FastAPI:
     """Return the application.
 
@@ -56,6 +59,7 @@ def create_app(
         worker: Writes the summaries.
         limits: Those of requests.
         metrics: What `/metrics` shows.
+        decoding: How models write if a request does not say.
     """
     app = FastAPI(
         title="nutgraf",
@@ -79,6 +83,8 @@ def create_app(
         written, `summary` for each that is whole, and `done`; or `problem` (status, error).
         Comments (`: waiting`) come in between if nothing else does.
         """
+        if order.candidates is None:
+            order = order.model_copy(update={"candidates": decoding.candidates})
         running = _RunningRequest(order, worker, limits.time_limit)
         if order.stream:
             return _EventStream(running)
@@ -110,7 +116,10 @@ def create_app(
         """List the systems and the limits."""
         caution = CAUTION if base == "pocket" else None
         described = [schema.System(name=name, description=what) for name, what in systems.items()]
-        return schema.Models(base=base, systems=described, limits=limits, caution=caution)
+        return schema.Models(
+            base=base, systems=described, limits=limits, caution=caution,
+            candidates=decoding.candidates, choose=decoding.choose,
+        )  # fmt: skip
 
     @app.get("/examples", responses=problems)
     async def articles() -> list[schema.Example]:
@@ -150,7 +159,7 @@ class _RunningRequest:
                 loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
 
         self._jobs = [
-            Job(index, article, system, order.stream, on_event)
+            Job(index, article, system, order.stream, on_event, order.candidates or 1)
             for index, article in enumerate(order.articles)
             for system in dict.fromkeys(order.systems)
         ]
@@ -228,6 +237,7 @@ class _RunningRequest:
             new_tokens=written.new_tokens,
             seconds=seconds,
             evidence=sources,
+            candidates=[schema.Candidate(**asdict(one)) for one in written.candidates],
         )
 
 

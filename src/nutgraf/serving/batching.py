@@ -45,6 +45,7 @@ class Job:
     system: str
     streamed: bool
     on_event: Callable[[Job, str | SummaryResult | RequestError], None]
+    candidates: int = 1  # of which one is chosen
     deadline: float = math.inf  # of the estimate, on the monotonic clock
     closed: bool = False  # answered, or not wanted any more
 
@@ -180,8 +181,17 @@ class Worker:
                     return True
 
     def _batch(self, queue: Sequence[Job]) -> list[Job]:
-        """Return the oldest job and those that are written together with it."""
-        return [job for job in queue if job.system == queue[0].system][: self._batch_size]
+        """Return the oldest job and those that are written together with it.
+
+        Candidates of an article share its prompt, so a quarter of them count as an article.
+        """
+        size = max(1, self._batch_size * 4 // max(4, queue[0].candidates)) if queue else 0
+        alike = [
+            job
+            for job in queue
+            if (job.system, job.candidates) == (queue[0].system, queue[0].candidates)
+        ]
+        return alike[:size]
 
     def _write(self, jobs: Sequence[Job]) -> bool:
         """Write the summaries of jobs of one system; return whether any became whole."""
@@ -204,7 +214,7 @@ class Worker:
             return not job.closed
 
         try:
-            self._models.write(jobs[0].system, articles, streamed, on_event)
+            self._models.write(jobs[0].system, articles, streamed, on_event, jobs[0].candidates)
         except Exception as error:
             refusal = self._request_error(error, len(jobs))
             for job in jobs:
@@ -251,7 +261,9 @@ class Worker:
 def _units(jobs: Sequence[Job]) -> int:
     """Return how much work a batch is; extracts are none."""
     written = [job for job in jobs if job.system not in EXTRACTIVE_SYSTEMS]
-    return _FIXED_UNITS + len(written) if written else 0
+    # Candidates share the reading.
+    own = sum(max(1, job.candidates // 4) for job in written)
+    return _FIXED_UNITS + own if written else 0
 
 
 def _busy(line: str, seconds: float) -> RequestError:

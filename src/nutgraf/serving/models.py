@@ -42,7 +42,7 @@ class Models:
             activate: Changes the adapter.
         """
         self.base = str(saved.about["base"].get("base", saved.model.base))
-        self.batch_size = saved.generate.batch_size
+        self.batch_size, self.decoding = saved.generate.batch_size, saved.generate
         self.systems = {name: BUILT_IN_SYSTEMS[name] for name in (*adapters, _LEAD)}
         self._adapters, self._activate = adapters, activate
         tokenizer = load_tokenizer(saved.model, saved.tokenizer)
@@ -55,10 +55,11 @@ class Models:
         articles: Sequence[str],
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
+        candidates: int | None = None,
     ) -> None:
         """Write summaries of up to `batch_size` articles together, as `Summarizer.write` does.
 
-        With several beams, or for an extract, a streamed summary is one piece.
+        With several beams or candidates, or for an extract, a streamed summary is one piece.
         """
         if system == _LEAD:
             for i, article in enumerate(articles):
@@ -68,7 +69,7 @@ class Models:
                 on_event(i, SummaryResult(lead, 0, 0, 0, "extract", 0.0))
             return
         self._activate(self._adapters[system])
-        self._summarizer.write(articles, streamed, on_event)
+        self._summarizer.write(articles, streamed, on_event, candidates)
 
 
 @contextlib.contextmanager

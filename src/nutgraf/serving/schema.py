@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from nutgraf.data.text import TextError, usable_text
 from nutgraf.data.web_page import is_html
@@ -20,6 +20,7 @@ _EXAMPLE: Any = {
     "articles": ["Fire destroyed a mill in Norwick on Monday. Nobody was hurt, police said."],
     "systems": ["best"],
 }
+MAX_CANDIDATES = 16
 EVENTS: Any = {
     "itemSchema": {
         "type": "object",
@@ -30,6 +31,13 @@ EVENTS: Any = {
         "required": ["event", "data"],
     }
 }
+
+
+def _check_number(value: object) -> object:
+    """Refuse texts and booleans, which pydantic takes as numbers; in JSON 4.0 is 4."""
+    if isinstance(value, (str, bool)):
+        raise ValueError("input should be a valid integer")
+    return value
 
 
 class SummaryRequest(BaseModel):
@@ -46,6 +54,13 @@ class SummaryRequest(BaseModel):
         False,
         strict=True,
         description="Also say where each sentence comes from and what is unsupported.",
+    )
+    candidates: Annotated[int | None, BeforeValidator(_check_number)] = Field(
+        None,
+        ge=1,
+        le=MAX_CANDIDATES,
+        description="Summaries that a model writes of each article, of which one is chosen; null: "
+        "as many as in its study.",
     )
 
 
@@ -82,6 +97,14 @@ def _check_visible(article: str) -> str:
     return article
 
 
+class Candidate(BaseModel):
+    """One of several summaries that a model wrote, of which one was chosen."""
+
+    text: str
+    agreement: float = Field(description="With the other candidates, 0 to 100.")
+    unsupported: int = Field(description="Its names and numbers that the article lacks.")
+
+
 class Summary(BaseModel):
     """One article's summary by one system."""
 
@@ -96,6 +119,9 @@ class Summary(BaseModel):
     new_tokens: int
     seconds: float = Field(description="From the request to the end of this summary.")
     evidence: Evidence | None = Field(None, description="Positions count Unicode code points.")
+    candidates: list[Candidate] = Field(
+        [], description="All that were written, if they were several; `text` is the one chosen."
+    )
 
 
 class Summaries(BaseModel):
@@ -118,6 +144,10 @@ class Models(BaseModel):
     systems: list[System] = Field(description="The first one writes if none is named.")
     limits: Limits
     caution: str | None = Field(description="A warning about these summaries.")
+    candidates: int = Field(
+        description="Summaries that a model writes of each article if a request does not say."
+    )
+    choose: str = Field(description="What one of several is chosen by: `consensus`, `support`.")
 
 
 class Example(BaseModel):

@@ -84,7 +84,7 @@ def run(model: str, host: str, port: int, limits: Limits, origins: Sequence[str]
             loaded(model, limits.batch_size) as models,
             Worker(models, limits, models.batch_size, metrics) as worker,
         ):
-            app = create_app(models.systems, models.base, worker, limits, metrics)
+            app = create_app(models.systems, models.base, worker, limits, metrics, models.decoding)
             server = HttpServer(Guard(app, limits, metrics, access), worker)
             sock.listen(limits.max_connections)
             name = f"[{host}]" if ":" in host else host

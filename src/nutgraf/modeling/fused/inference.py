@@ -110,8 +110,9 @@ class InferenceLayer:
     ) -> Tensor:
         """Return what is attended to, [rows, tokens, heads, head size]."""
         if cache is not None:
-            keys, values = cache.update(keys, values, self._index)
-            layer = cache.layers[self._index]
+            layer = cache.layers[self._index] if self._index < len(cache.layers) else None
             if queries.shape[2] <= FEW and isinstance(layer, BufferedLayer):
-                return attend_few(queries, layer.buffers[0], layer.buffers[1], mask)
+                layer.append(keys, values)
+                return attend_few(queries, layer, mask)
+            keys, values = cache.update(keys, values, self._index)
         return attend_in_blocks(queries, keys, values, mask)

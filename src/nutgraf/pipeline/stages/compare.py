@@ -49,7 +49,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
 
 def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     """Write the table and analysis/ into `scratch`."""
-    names = systems.system_names(config.rivals)
+    names = systems.system_names(config.rivals, config.generate.candidates)
     out = scratch / "analysis"
     out.mkdir()
     measured = [_measured(system, config, folder) for system in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -9,18 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nutgraf.config import Config
-from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, base_system
-from nutgraf.core.files import Journal, write_records
+from nutgraf.config.systems import (
+    CHOSEN_SYSTEMS,
+    EXTRACTIVE_SYSTEMS,
+    MODEL_SYSTEMS,
+    base_system,
+)
+from nutgraf.core.files import Journal, read_records, write_records
 from nutgraf.core.progress import Progress
 from nutgraf.data import article_store
 from nutgraf.data.examples import Encoded
 from nutgraf.data.prompts import summary_text
 from nutgraf.data.rows import Article
 from nutgraf.data.token_store import TokenFile
-from nutgraf.generation import external, extractive
+from nutgraf.evaluation.rouge import score_rouge
+from nutgraf.generation import choose, external, extractive
 from nutgraf.generation.backends import Backend, open_backend
 from nutgraf.modeling.load import choose_device, load_tokenizer
 from nutgraf.parallel.executor import open_executor
+from nutgraf.parallel.process_pool import map_rows
+from nutgraf.pipeline.artifacts import generation_config
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
 
 Row = dict[str, Any]
+_CHOICES_PER_PROCESS = 100  # they take about as long as starting a process
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +68,11 @@ def _summaries(
     """Return a row an article; models leave what they have done in the folder `journal`."""
     if base_system(system) in MODEL_SYSTEMS:
         adapter = None if system == "zero_shot" else folder.model(system)
-        with open_backend(config, adapter, cluster) as model:
+        with open_backend(generation_config(system, config), adapter, cluster) as model:
             encoded = TokenFile(folder.tokens("test")).first()
             return _by_model(system, config, test, encoded, journal, model)
+    if system in CHOSEN_SYSTEMS:
+        return _by_choice(system, config, test, read_records(folder.summaries("best")))
     if system in EXTRACTIVE_SYSTEMS:
         return _by_extract(system, config, test)
     rival = config.rivals[system]
@@ -121,28 +133,64 @@ def _by_model(
     tokenizer = load_tokenizer(config.model)
     prompts = [row.prompt for row in encoded]
     summaries = _collect(
-        journal / "summaries.part", system, len(test),
+        journal / "candidates.part", system, len(test),
         lambda done: model.summaries_and_losses(encoded, done),
     )  # fmt: skip
-    losses = {i: loss for i, row in summaries.items() if (loss := row.get("reference_loss"))}
+    losses = {i: loss for i, row in summaries.items() if (loss := row["reference_loss"])}
     if rest := [i for i in range(len(test)) if i not in losses]:
-        others = _collect(
+        apart = _collect(
             journal / "losses.part", f"{system}, loss of the references", len(rest),
             lambda done: model.losses([encoded[i].example for i in rest], done),
         )  # fmt: skip
-        losses |= {rest[n]: row for n, row in others.items()}
-    return [
-        {
+        losses |= {rest[n]: row for n, row in apart.items()}
+    rows = []
+    for i, article in enumerate(test):
+        first, *others = [
+            {"text": summary_text(tokenizer, new["ids"]), "finish_reason": new["finish_reason"]}
+            for new in summaries[i]["written"]
+        ]
+        row = {
             "id": article.id,
-            "text": summary_text(tokenizer, summaries[i]["ids"]),
+            "text": first["text"],
             "prompt_tokens": len(prompts[i].ids),
             "trimmed_tokens": prompts[i].trimmed_tokens,
-            "finish_reason": summaries[i]["finish_reason"],
+            "finish_reason": first["finish_reason"],
             "reference_nll": losses[i]["nll"],
             "reference_tokens": losses[i]["tokens"],
         }
-        for i, article in enumerate(test)
+        rows.append(row | ({"candidates": [first, *others]} if others else {}))
+    return rows
+
+
+def _by_choice(
+    system: str, config: Config, test: Sequence[Article], written: Sequence[Row]
+) -> list[Row]:
+    """Return a row an article with one of the candidates that `best` wrote of it."""
+    work = [
+        (article, [candidate["text"] for candidate in row["candidates"]])
+        for article, row in zip(test, written, strict=True)
     ]
+    of_one = functools.partial(_choose, system=system, config=config)
+    chosen = map_rows(of_one, work, rows_per_process=_CHOICES_PER_PROCESS, progress=system)
+    rows = []
+    for row, (index, ratings) in zip(written, chosen, strict=True):
+        read = {name: row[name] for name in ("id", "prompt_tokens", "trimmed_tokens")}
+        rows.append(read | row["candidates"][index] | {"candidate": index} | ratings)
+    return rows
+
+
+def _choose(
+    work: tuple[Article, list[str]], system: str, config: Config
+) -> tuple[int, dict[str, Any]]:
+    """Return the index of a candidate, and the ratings of all if it was chosen by them."""
+    article, texts = work
+    if system == "best_oracle":
+        tokenizer = config.score.tokenizer
+        scores = [score_rouge(article.reference, text, tokenizer)["rougeLsum"] for text in texts]
+        return max(range(len(texts)), key=lambda i: (scores[i], -i)), {}
+    rated = choose.rate(article.article, texts)
+    ratings = [{"agreement": round(r.agreement, 2), "unsupported": r.unsupported} for r in rated]
+    return choose.choose(rated, config.generate.choose), {"ratings": ratings}
 
 
 def _collect(

@@ -1,4 +1,4 @@
-import { Card, download, element, label, pieces } from "./show.js";
+import { Card, download, element, label, pieces, why } from "./show.js";
 import { fetchJson, summaries } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
@@ -10,6 +10,7 @@ let limits = {};
 let shown = null; // what is on the page: { article, systems, summaries by system }
 let running = null; // an AbortController while something is written
 let systems = [];
+let choose = ""; // by what one of several candidates is chosen
 let looked = null; // the sentence whose passages are shown
 
 start();
@@ -18,13 +19,16 @@ async function start() {
   try {
     const [models, examples] = await Promise.all([fetchJson("models"), fetchJson("examples")]);
     limits = models.limits;
-    systems = models.systems;
+    ({ systems, choose } = models);
     $("base").textContent = `${models.base} model`;
     $("caution").textContent = models.caution ?? "";
     $("systems").append(...systems.map(({ name, description }, i) =>
       element("label", { class: "chip", title: description },
         element("input", { type: "checkbox", name: "system", value: name, checked: i === 0 }),
         label(name))));
+    $("candidates").value = Math.round(Math.log2(models.candidates));
+    $("care").hidden = !systems.some(({ name }) => name !== "lead3");
+    care();
     $("examples").append(...examples.map((example) =>
       element("button", { type: "button", class: "chip", onclick: () => edit(example.article) },
         example.kind)));
@@ -94,6 +98,15 @@ async function open(file) {
 
 // Summaries.
 
+const candidates = () => 2 ** Number($("candidates").value);
+
+function care() {
+  const n = candidates();
+  $("cost").textContent = n > 1
+    ? `writes ${n} summaries and takes the one ${why(choose)}` : "writes one summary, word by word";
+  $("candidates").setAttribute("aria-valuetext", $("cost").textContent);
+}
+
 async function ask() {
   const chosen = [...document.querySelectorAll("[name=system]:checked")].map((box) => box.value);
   const text = article.value;
@@ -107,7 +120,7 @@ async function ask() {
   $("status").textContent = "Writing …";
   if ($("results").getBoundingClientRect().top > innerHeight - 150) $("results").scrollIntoView();
   try {
-    for await (const [name, told] of summaries({ articles: [text], systems: chosen }, running.signal)) {
+    for await (const [name, told] of summaries({ articles: [text], systems: chosen, candidates: candidates() }, running.signal)) {
       if (name === "piece") made[told.system].write(told.text);
       else {
         shown.summaries[told.system] = told;
@@ -138,7 +151,7 @@ function lay(order) {
   count();
   const made = order.systems.map((name) => {
     const description = systems.find((system) => system.name === name)?.description ?? "";
-    return [name, new Card(name, description, look)];
+    return [name, new Card(name, description, look, choose)];
   });
   cards.replaceChildren(...made.map(([, card]) => card.node));
   cards.dataset.count = made.length;
@@ -228,6 +241,7 @@ function again(order) {
 
 $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
 $("edit").addEventListener("click", () => edit());
+$("candidates").addEventListener("input", care);
 $("clear").addEventListener("click", () => edit(""));
 $("stop").addEventListener("click", () => running?.abort());
 $("all").addEventListener("click", () =>

@@ -27,6 +27,12 @@ export function pieces(points, start, end, spans, wrap) {
 const NAMES = { best: "Best", baseline: "Baseline", zero_shot: "Zero-shot", lead3: "Lead-3" };
 export const label = (system) => NAMES[system] ?? system;
 
+const WHY = {
+  consensus: "that agrees most with the others",
+  support: "with the fewest names and numbers that the article lacks",
+};
+export const why = (choose) => WHY[choose] ?? "that is chosen";
+
 // What is worth a word below a summary.
 function remarks(summary) {
   const unsupported = summary.evidence.unsupported.length;
@@ -43,17 +49,19 @@ function remarks(summary) {
 // One system's summary, from the first piece to the whole. `look(sentence, held)` is called with the
 // sentence that somebody points at or has reached, and with null when they leave.
 export class Card {
-  constructor(system, description, look) {
+  constructor(system, description, look, choose) {
+    this.choose = choose;
     this.system = system;
     this.look = look;
     this.text = element("p", { class: "text writing", "aria-busy": "true" });
     this.notes = element("ul", { class: "notes" });
     this.facts = element("span", { class: "soft" }, "waiting …");
+    this.others = element("details", { class: "others", hidden: true });
     this.tools = element("span", { class: "tools" });
     const name = element("h3", { title: description }, label(system));
     this.node = element(
       "article", { class: "card", "data-system": system },
-      element("div", { class: "bar" }, name, this.facts), this.text, this.notes, this.tools,
+      element("div", { class: "bar" }, name, this.facts), this.text, this.notes, this.others, this.tools,
     );
   }
 
@@ -88,6 +96,7 @@ export class Card {
     const words = summary.text.split(/\s+/).filter(Boolean).length;
     this.facts.textContent = `${words} words · ${summary.seconds.toFixed(1)} s`;
     this.notes.replaceChildren(...remarks(summary).map((said) => element("li", {}, said)));
+    this.showCandidates(summary);
     this.tools.replaceChildren(
       element("button", { type: "button", class: "quiet", onclick: (e) => copy(summary.text, e.target) },
         "Copy"),
@@ -95,6 +104,22 @@ export class Card {
         type: "button", class: "quiet",
         onclick: () => download(summary.text, `summary-${summary.system}.txt`, "text/plain"),
       }, "Download"),
+    );
+  }
+
+  showCandidates({ text, candidates = [] }) {
+    this.others.hidden = candidates.length < 2;
+    const chosen = candidates.findIndex((candidate) => candidate.text === text);
+    const best = [...candidates.keys()].sort((a, b) => candidates[b].agreement - candidates[a].agreement);
+    this.others.replaceChildren(
+      element("summary", {}, `Of ${candidates.length} the one ${why(this.choose)}`),
+      element("ol", {}, ...best.map((i) => {
+        const { text: own, agreement, unsupported } = candidates[i];
+        const missing = unsupported ? `, ${unsupported} not in the article` : "";
+        const first = i === 0 ? ", the likeliest words" : "";
+        return element("li", { class: i === chosen ? "chosen" : "" },
+          element("span", { class: "soft" }, `agreement ${agreement.toFixed(0)}${missing}${first}`), " ", own);
+      })),
     );
   }
 
