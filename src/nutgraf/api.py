@@ -75,13 +75,13 @@ def suggest_config(data: Iterable[str] = ()) -> str:
     """
     import torch
 
-    from nutgraf.core.hub import hub_answers
+    from nutgraf.core.hub import connection_error
     from nutgraf.modeling.base_files import has_smollm2_wheel
 
     if torch.cuda.is_available():
         return "tinyllama-cnndm"
     has_articles = any(name.startswith("data.") for name in data)
-    if (has_articles and has_smollm2_wheel()) or hub_answers():
+    if (has_articles and has_smollm2_wheel()) or connection_error() is None:
         return "smollm2"
     return "pocket"
 

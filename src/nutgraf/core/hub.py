@@ -102,12 +102,3 @@ def is_cached(repository: str, kind: str) -> bool:
 
 def _reason(error: object, max_length: int = 300) -> str:
     return one_line(error, max_length) or type(error).__name__
-
-
-def hub_answers() -> bool:
-    """Return whether the Hub can be reached, and may be asked: HF_HUB_OFFLINE is not set."""
-    try:
-        next(iter(HfApi().list_models(limit=1)))
-    except Exception:  # whatever its libraries raise: no answer
-        return False
-    return True
