@@ -80,7 +80,7 @@ def main() -> None:
     waits["copies"] = _waits(*ways(load_base(recipe.model)))
     n = len(prompts)
     texts = [renderer.text(ids) for ids in single]
-    same = sum(texts[i] == renderer.text(batched[i].ids) for i in range(n))
+    same = sum(texts[i] == renderer.text(batched[i].written[0].ids) for i in range(n))
     print(f"{n} articles\n{'':<48}{'seconds':>9}{'a second':>10}{'times':>7}")
     print(f"{'one by one':<48}{one:9.1f}{n / one:10.2f}{1:7.2f}")
     print(

@@ -107,7 +107,8 @@ def measure(
         started = time.perf_counter()
         prompts = [renderer.prompt(article).ids for article in held_out["article"]]
         tokenizer, device = load_tokenizer(config.model), choose_device(config.model)
-        summaries = dict(generate(model, tokenizer, prompts, config.generate, device))
+        written = generate(model, tokenizer, prompts, config.generate, device)
+        summaries = {i: candidates.written[0] for i, candidates in written}
         record["writing_seconds"] = time.perf_counter() - started
     texts = [renderer.text(summaries[i].ids) for i in range(len(prompts))]
     record |= {

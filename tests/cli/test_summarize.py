@@ -18,7 +18,8 @@ from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation import summarizer as room
 from nutgraf.generation.decoding import ends_of
-from nutgraf.generation.summarizer import Summarizer, SummaryResult, truncate_sentences
+from nutgraf.generation.draft import truncate_sentences
+from nutgraf.generation.summarizer import Summarizer, SummaryResult
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LogitsProcessorList,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from nutgraf.config import GenerateConfig, ModelConfig
 from nutgraf.generation import decode_loop
 from nutgraf.generation.decode_loop import Sampling, decode_rows
+from nutgraf.generation.decoding import generate_candidates
 from nutgraf.modeling.inference import FastInference
-from nutgraf.modeling.load import choose_device, load_base
+from nutgraf.modeling.load import Device, choose_device, load_base
 from nutgraf.modeling.losses import pad_left
 
 LIMIT = 24
@@ -97,3 +108,33 @@ def test_samples_have_the_distribution_of_the_nucleus() -> None:
     cold = Sampling(n, temperature=0.5, top_p=1.0, uniforms=uniforms)
     drawn = torch.bincount(cold.draw(shares.log().expand(n, 4), range(n), 0), minlength=4) / n
     torch.testing.assert_close(drawn, shares**2 / (shares**2).sum(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["GPT-2", "sliding windows", "BLOOM"])
+def test_candidates_of_models_that_are_not_fused(
+    prompts: list[list[int]], tmp_path: Path, family: str
+) -> None:
+    small = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+    model: Any = {
+        "GPT-2": lambda: GPT2LMHeadModel(
+            GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+        ),
+        "sliding windows": lambda: MistralForCausalLM(
+            MistralConfig(**small, **heads, sliding_window=16)
+        ),
+        "BLOOM": lambda: BloomForCausalLM(BloomConfig(**small | {"n_head": 4})),
+    }[family]().eval()
+    model.generation_config.eos_token_id = list(ENDS)
+    settings = GenerateConfig(candidates=3, temperature=1.0, max_new_tokens=LIMIT)
+    device, tokenizer = Device("cpu", torch.float32), SimpleNamespace(pad_token_id=2)
+    together = generate_candidates(model, cast(Any, tokenizer), prompts, settings, device)
+    for prompt, candidates in zip(prompts, together, strict=True):
+        (alone,) = generate_candidates(model, cast(Any, tokenizer), [prompt], settings, device)
+        assert alone == candidates
+        out = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=LIMIT, do_sample=False, pad_token_id=2,
+        )  # fmt: skip
+        greedy = out[0, len(prompt) :].tolist()
+        assert candidates.written[0].ids == [token for token in _cut(greedy) if token not in ENDS]

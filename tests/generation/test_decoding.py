@@ -15,6 +15,7 @@ from nutgraf.generation.decoding import (
     Generated,
     generate,
     generate_batch,
+    generate_candidates,
     stream_tokens,
 )
 from nutgraf.generation.rules import NoRepeatedNgram
@@ -35,7 +36,8 @@ def prompts() -> list[list[int]]:
 @pytest.mark.parametrize("guesses", [0, 1, 8])
 def test_a_stream_is_what_a_batch_decodes(prompts: list[list[int]], guesses: int) -> None:
     model, tokenizer, device = load_base(CONFIG), load_tokenizer(CONFIG), choose_device(CONFIG)
-    batch = dict(generate(model, tokenizer, prompts, SETTINGS, device))
+    written = generate(model, tokenizer, prompts, SETTINGS, device)
+    batch = {i: candidates.written[0] for i, candidates in written}
     for i, prompt in enumerate(prompts):
         assert (
             list(stream_tokens(model, tokenizer, prompt, SETTINGS, device, guesses)) == batch[i].ids
@@ -50,12 +52,12 @@ def test_references_are_judged_from_the_same_reading(monkeypatch: pytest.MonkeyP
     prompts = [row.prompt.ids for row in rows]
     references = [row.example.ids[row.example.prompt_tokens :].tolist() for row in rows]
     monkeypatch.setattr(losses, "LOGIT_POSITIONS", 60)  # ten of each reference at a time
-    both = generate_batch(model, tokenizer, prompts, SETTINGS, device, references=references)
+    both = generate_candidates(model, tokenizer, prompts, SETTINGS, device, None, references)
     alone = generate_batch(model, tokenizer, prompts, SETTINGS, device)
     expected = losses.batch_losses(
         model, [row.example for row in rows], tokenizer.pad_token_id, device
     )
-    assert [new.ids for new in both] == [new.ids for new in alone]
+    assert [new.written for new in both] == [(new,) for new in alone]
     for new, loss in zip(both, expected, strict=True):
         assert new.reference_loss is not None
         assert new.reference_loss.tokens == loss.tokens

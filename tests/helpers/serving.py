@@ -42,7 +42,7 @@ class Fake:
         articles: Sequence[str],
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
-        candidates: int | None = None,
+        candidates: int = 1,
     ) -> None:
         self.batches.append([f"{system} {article}" for article in articles])
         self._wait()
@@ -58,7 +58,7 @@ class Fake:
             if not wanted:
                 return
         for i, text in enumerate(texts):
-            others = (f"Not {text}", text) * ((candidates or 1) // 2)
+            others = (f"Not {text}", text) * (candidates // 2)
             rated = tuple(Rated(other, 50.0 + n, n % 2) for n, other in enumerate(others))
             on_event(i, SummaryResult(text, 10, 0, 5, "stop", 0.1, candidates=rated))
 

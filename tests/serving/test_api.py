@@ -284,7 +284,7 @@ def test_head_is_answered_as_get_is_without_the_body(server):
 
 
 def test_no_proxy_holds_a_stream_back_or_ends_it_while_it_waits(monkeypatch):
-    monkeypatch.setattr("nutgraf.serving.api._COMMENT_SECONDS", 0.05)
+    monkeypatch.setattr("nutgraf.serving.running_request._COMMENT_SECONDS", 0.05)
     fake = Fake()
     with serving(fake) as server:
         fake.open.clear()
@@ -559,7 +559,7 @@ def test_an_error_in_an_answer_is_one_line_too(capfd, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("Norwick")
 
-    monkeypatch.setattr("nutgraf.serving.api.evidence", broken)
+    monkeypatch.setattr("nutgraf.serving.running_request.evidence", broken)
     with serving(Fake()) as server:
         assert refusal(server.ask(ARTICLE, evidence=True), 500).startswith(
             "unexpected RuntimeError"

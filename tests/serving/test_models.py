@@ -75,7 +75,7 @@ def alone(folder: Path) -> dict[str, list[str]]:
 
     def texts(model: object) -> list[str]:
         found = dict(generate(model, tokenizer, prompts, SETTINGS, device))  # type: ignore[arg-type]
-        return [renderer.text(found[i].ids) for i in range(len(prompts))]
+        return [renderer.text(found[i].written[0].ids) for i in range(len(prompts))]
 
     found = {"zero_shot": texts(base), "lead3": [lead3(article) for article in ARTICLES]}
     for name, place in (("best", "final_best_model"), ("baseline", "models/baseline")):

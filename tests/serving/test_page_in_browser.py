@@ -181,7 +181,7 @@ def test_candidates_are_shown_with_why_one_was_chosen(person: Person, writer: Wr
     person.opens()
     assert "one summary" in person.page.run("document.getElementById('cost').textContent")
     person.page.run("document.getElementById('candidates').focus()")
-    for _ in range(2):
+    for _ in range(3):
         person.page.send("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight",
                          windowsVirtualKeyCode=39)  # fmt: skip
     person.waits_for("document.getElementById('cost').textContent.startsWith('writes 4 ')")

@@ -118,8 +118,6 @@ def deciding(config: Config, artefact: str) -> dict[str, Any]:
     if config.generate.candidates == 1:
         for name in OF_CANDIDATES:
             settings.pop(f"generate.{name}", None)
-    if artefact == "summaries":
-        settings.pop("generate.choose", None)  # candidates are chosen from later
     if artefact == "search":
         for name in config.search.space:
             settings.pop(name, None)

@@ -18,6 +18,7 @@ from nutgraf.config.types import (
 )
 
 RougeTokenizer = Literal["rouge-score", "unicode"]
+MAX_CANDIDATES = 16
 Choice = Literal["consensus", "support"]
 
 
@@ -41,7 +42,7 @@ class GenerateConfig(Section):
     )
     candidates: Count = Field(
         1,
-        le=64,
+        le=MAX_CANDIDATES,
         description="Summaries that the best model writes of each article, from one reading, to "
         "choose one of them: the first greedily, the others drawn at random.",
     )

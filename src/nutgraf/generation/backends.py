@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import Config, GenerateConfig, ModelConfig
 from nutgraf.data.examples import Encoded, Example
-from nutgraf.generation.decoding import Generated, generate_batch, generate_candidates
+from nutgraf.generation.decoding import (
+    Candidates,
+    Generated,
+    generate_batch,
+    generate_candidates,
+)
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
@@ -27,14 +32,6 @@ from nutgraf.modeling.losses import RowLoss, batch_losses
 
 if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The summaries of an article, the greedy one first, and the loss of its reference if known."""
-
-    written: tuple[Generated, ...]
-    reference_loss: RowLoss | None
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,12 @@ class _LoadedModel:
         """Return summaries, and losses of references if their rows have no own prompt."""
         references = [row.example.ids[row.example.prompt_tokens :].tolist() for row in rows]
         prompts = [row.prompt.ids for row in rows]
-        generated = generate_candidates(
+        candidates = generate_candidates(
             self.model, self.tokenizer, prompts, self.settings, self.device, None, references
         )
-        own = [row.prompt_ids is not None for row in rows]
         return [
-            Candidates(tuple(new), None if has_own else new[0].reference_loss)
-            for new, has_own in zip(generated, own, strict=True)
+            new if row.prompt_ids is None else replace(new, reference_loss=None)
+            for row, new in zip(rows, candidates, strict=True)
         ]
 
     def losses(self, rows: Sequence[Example]) -> list[RowLoss]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -32,13 +32,23 @@ PROMPT_LOOKUP_TOKENS = 8  # tokens checked at once in the stream of one summary 
 class Generated:
     """The new tokens for one prompt, without the end of sequence.
 
-    `finish_reason` is `stop` if the model ended the summary itself, `length` if it was cut. Of a
-    reference that was given with the prompt, `reference_loss` is the loss.
+    `finish_reason` is `stop` if the model ended the summary itself, `length` if it was cut.
     """
 
     ids: list[int]
     finish_reason: str
-    reference_loss: RowLoss | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What was written for one prompt, the greedy summary first.
+
+    `reference_loss` is the loss of the reference that was given with the prompt, None if there was
+    none, or if it is left to `batch_losses`.
+    """
+
+    written: tuple[Generated, ...]
+    reference_loss: RowLoss | None
 
 
 def generation_config(
@@ -84,16 +94,16 @@ def generate(
     prompts: Sequence[Sequence[int]],
     settings: GenerateConfig,
     device: Device,
-) -> Iterator[tuple[int, Generated]]:
-    """Yield (index of the prompt, its summary) of all prompts, in batches of similar length.
+) -> Iterator[tuple[int, Candidates]]:
+    """Yield (index of the prompt, its candidates) of all prompts, in batches of similar length.
 
     The longest come first, so that a batch that does not fit in memory fails at once. Arguments and
-    errors are those of `generate_batch`.
+    errors are those of `generate_candidates`.
     """
     for batch in length_batches([len(ids) for ids in prompts], settings.batch_size):
         batch_prompts = [prompts[i] for i in batch]
-        summaries = generate_batch(model, tokenizer, batch_prompts, settings, device)
-        yield from zip(batch, summaries, strict=True)
+        written = generate_candidates(model, tokenizer, batch_prompts, settings, device)
+        yield from zip(batch, written, strict=True)
 
 
 def generate_batch(
@@ -103,30 +113,17 @@ def generate_batch(
     settings: GenerateConfig,
     device: Device,
     on_token: OnToken | None = None,
-    references: Sequence[Sequence[int]] | None = None,
 ) -> list[Generated]:
     """Decode one summary of each prompt of a batch, greedily or by beam search.
 
-    Args:
-        model: The base, with or without an adapter.
-        tokenizer: The base's tokenizer.
-        prompts: Token ids of each prompt.
-        settings: Beams, the limits of new tokens, and what may not be repeated.
-        device: Where to compute and in which number format.
-        on_token: Called at each step for each summary that goes on. A beam search calls it with
-            the tokens of a beam that may be dropped later, and not at the end.
-        references: Token ids of a reference for each prompt, whose losses are wanted too. They cost
-            little on a CPU without beams, which reads the prompts once for both. Otherwise they are
-            left to `batch_losses`.
-
-    Raises:
-        DeviceMemoryError: if the device has no memory for the batch.
+    Arguments and errors are those of `generate_candidates`.
     """
     one = settings.model_copy(update={"candidates": 1})
-    rows = _decode(model, tokenizer, prompts, one, device, on_token, references)
-    return [first for (first,) in rows]
+    rows = generate_candidates(model, tokenizer, prompts, one, device, on_token)
+    return [row.written[0] for row in rows]
 
 
+@torch.no_grad()
 def generate_candidates(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -135,25 +132,25 @@ def generate_candidates(
     device: Device,
     on_token: OnToken | None = None,
     references: Sequence[Sequence[int]] | None = None,
-) -> list[list[Generated]]:
-    """Decode `settings.candidates` summaries of each prompt from one reading, the greedy one first.
+) -> list[Candidates]:
+    """Decode `settings.candidates` summaries of each prompt of a batch from one reading.
 
-    Arguments and errors are those of `generate_batch`. `on_token` gets numbers of candidates, those
-    of the first prompt first. Losses of references are with the first candidate.
+    Args:
+        model: The base, with or without an adapter.
+        tokenizer: The base's tokenizer.
+        prompts: Token ids of each prompt.
+        settings: Candidates or beams, the limits of new tokens, and what may not be repeated.
+        device: Where to compute and in which number format.
+        on_token: Called at each step for each candidate that goes on, those of the first prompt
+            first. A beam search calls it with the tokens of a beam that may be dropped later, and
+            not at the end.
+        references: Token ids of a reference for each prompt, whose losses are wanted too. They cost
+            little on a CPU without beams, which reads the prompts once for both. Otherwise they are
+            left to `batch_losses`.
+
+    Raises:
+        DeviceMemoryError: if the device has no memory for the batch.
     """
-    return _decode(model, tokenizer, prompts, settings, device, on_token, references)
-
-
-@torch.no_grad()
-def _decode(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    settings: GenerateConfig,
-    device: Device,
-    on_token: OnToken | None,
-    references: Sequence[Sequence[int]] | None,
-) -> list[list[Generated]]:
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     ends, copies = ends_of(model), settings.candidates
     knob = f"lower generate.batch_size (now {settings.batch_size})"
@@ -184,8 +181,7 @@ def _decode(
             new = out[:, ids.shape[1] :].tolist()
     cut = [_cut(row, ends) for row in new]
     return [
-        [replace(cut[copies * i], reference_loss=loss), *cut[copies * i + 1 : copies * (i + 1)]]
-        for i, loss in enumerate(losses)
+        Candidates(tuple(cut[copies * i : copies * (i + 1)]), loss) for i, loss in enumerate(losses)
     ]
 
 

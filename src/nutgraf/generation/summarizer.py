@@ -19,13 +19,13 @@ from nutgraf.data.sentences import article_sentences
 from nutgraf.generation.choose import Rated, choose, rate
 from nutgraf.generation.decoding import (
     Generated,
+    generate,
     generate_batch,
     generate_candidates,
     stream_tokens,
 )
 from nutgraf.generation.draft import Draft, truncate_sentences
 from nutgraf.modeling.adapters import with_adapter
-from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import mean_loss, summary_losses
 from nutgraf.modeling.saved_model import SavedModel
@@ -114,19 +114,17 @@ class Summarizer:
         articles: Sequence[str],
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
-        candidates: int | None = None,
+        candidates: int = 1,
     ) -> None:
         """Summarize articles in one batch, and hand on each summary as it is written.
 
         `on_event` gets the index of the article with a piece of its summary (empty if there is
         nothing to show, or if it is not `streamed`), and last with the result. It returns whether
-        the summary is still wanted; if not, its decoding ends. `candidates` are as many as in the
-        study if they are None.
+        the summary is still wanted; if not, its decoding ends. One of `candidates` is chosen as in
+        the study; several are drawn without beams.
         """
-        settings = self._settings
-        if candidates is not None:
-            beams = settings.num_beams if candidates == 1 else 1
-            settings = settings.model_copy(update={"candidates": candidates, "num_beams": beams})
+        beams = self._settings.num_beams if candidates == 1 else 1
+        settings = self._settings.model_copy(update={"candidates": candidates, "num_beams": beams})
         if settings.candidates > 1:
             self._write_candidates(articles, streamed, on_event, settings)
             return
@@ -154,7 +152,7 @@ class Summarizer:
 
         ids = [prompt.ids for prompt in prompts]
         generated = generate_batch(
-            self._model, self._tokenizer, ids, self._settings, self._device, on_token
+            self._model, self._tokenizer, ids, settings, self._device, on_token
         )
         for i in sorted(unfinished):
             drafts[i].ids = generated[i].ids
@@ -171,13 +169,13 @@ class Summarizer:
         started, copies = time.perf_counter(), settings.candidates
         prompts = [self._renderer.prompt(article) for article in articles]
         ids = [prompt.ids for prompt in prompts]
-        written = generate_candidates(
+        candidates = generate_candidates(
             self._model, self._tokenizer, ids, settings, self._device,
             lambda row, token: on_event(row // copies, ""),
         )  # fmt: skip
         seconds = (time.perf_counter() - started) / len(prompts)
         for i, article in enumerate(articles):
-            result = self._chosen(article, prompts[i], written[i], seconds)
+            result = self._chosen(article, prompts[i], candidates[i].written, seconds)
             if streamed[i]:
                 on_event(i, result.summary)
             on_event(i, result)
@@ -194,22 +192,15 @@ class Summarizer:
             started = time.perf_counter()
             prompts = [self._renderer.prompt(text) for text in articles[start : start + size]]
             ids = [prompt.ids for prompt in prompts]
-            generated = dict(self._generated(ids))
+            generated = dict(
+                generate(self._model, self._tokenizer, ids, self._settings, self._device)
+            )
             seconds = (time.perf_counter() - started) / len(prompts)
             for i, article in enumerate(articles[start : start + size]):
-                result = self._chosen(article, prompts[i], generated[i], seconds)
+                result = self._chosen(article, prompts[i], generated[i].written, seconds)
                 text, cut = truncate_sentences(result.summary, sentences)
                 reason = "sentences" if cut else result.finish_reason
                 yield dataclasses.replace(result, summary=text, finish_reason=reason)
-
-    def _generated(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[Generated]]]:
-        """Yield (index of the prompt, its candidates), in batches of similar length."""
-        for batch in length_batches([len(ids) for ids in prompts], self._settings.batch_size):
-            ids = [prompts[i] for i in batch]
-            written = generate_candidates(
-                self._model, self._tokenizer, ids, self._settings, self._device
-            )
-            yield from zip(batch, written, strict=True)
 
     def _chosen(
         self, article: str, prompt: Prompt, written: Sequence[Generated], seconds: float

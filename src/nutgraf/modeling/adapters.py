@@ -197,8 +197,10 @@ class LoraLinear:
             return None
         if layer.disable_adapters:
             return cls(layer.base_layer)
-        name, *others = layer.active_adapters
-        if others or layer.lora_variant.get(name) or layer.lora_bias.get(name):
+        if len(layer.active_adapters) != 1:
+            return None
+        (name,) = layer.active_adapters
+        if layer.lora_variant.get(name) or layer.lora_bias.get(name):
             return None
         if name not in layer.lora_A:  # it is on other layers only
             return cls(layer.base_layer)

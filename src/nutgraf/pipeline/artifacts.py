@@ -178,7 +178,7 @@ def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
     }
 
 
-def generation_config(system: str, config: Config) -> Config:
+def system_config(system: str, config: Config) -> Config:
     """Return the configuration with which a system writes: `best` alone writes candidates."""
     return config if system == "best" else with_overrides(config, {"generate.candidates": 1})
 
@@ -211,9 +211,10 @@ def _written_with(system: str, trained: Container[str]) -> list[str]:
 def _generation_settings(system: str, config: Config) -> dict[str, Any]:
     """Return what the summaries of the system depend on, apart from the data."""
     if systems.base_system(system) in systems.MODEL_SYSTEMS:
-        own = generation_config(system, config)
+        own = system_config(system, config)
         settings = _deciding(own, "summaries", *_WEIGHTS, *_DECODING)
-        return {n: v for n, v in settings.items() if not n.startswith(("rivals.", "score."))}
+        others = ("rivals.", "score.", "generate.choose")  # candidates are chosen from later
+        return {n: v for n, v in settings.items() if not n.startswith(others)}
     if system == "best_chosen":
         return {"generate.choose": config.generate.choose}
     if system == "best_oracle":

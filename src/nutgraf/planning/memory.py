@@ -127,9 +127,10 @@ def generation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
     layer_cache = sequences * tokens * dims.key_width * 2 * machine.number_bytes
     size = base_bytes(config, dims, machine) + 4 * dims.adapter + layer_cache * dims.layers
     size += max(_forward_bytes(sequences, rows.longest_prompt, dims, machine), layer_cache)
-    if generate.candidates > 1:  # they share the prompts
-        new = sequences * generate.candidates * generate.max_new_tokens
-        size += new * dims.key_width * 2 * machine.number_bytes * dims.layers
+    # A CPU keeps the keys and values of a prompt once for all candidates, a GPU for each of them.
+    own = generate.max_new_tokens if machine.device == "cpu" else tokens
+    more = (generate.candidates - 1) * sequences * own
+    size += more * dims.key_width * 2 * machine.number_bytes * dims.layers
     return size * CUDA_FRAGMENTATION if machine.device == "cuda" else PROCESS_BYTES + size
 
 

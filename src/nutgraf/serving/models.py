@@ -55,7 +55,7 @@ class Models:
         articles: Sequence[str],
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
-        candidates: int | None = None,
+        candidates: int = 1,
     ) -> None:
         """Write summaries of up to `batch_size` articles together, as `Summarizer.write` does.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from nutgraf.config.evaluation import MAX_CANDIDATES
 from nutgraf.data.text import TextError, usable_text
 from nutgraf.data.web_page import is_html
 from nutgraf.evaluation.evidence import Evidence
@@ -20,7 +21,6 @@ _EXAMPLE: Any = {
     "articles": ["Fire destroyed a mill in Norwick on Monday. Nobody was hurt, police said."],
     "systems": ["best"],
 }
-MAX_CANDIDATES = 16
 EVENTS: Any = {
     "itemSchema": {
         "type": "object",

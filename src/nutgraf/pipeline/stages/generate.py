@@ -29,7 +29,7 @@ from nutgraf.generation.backends import Backend, open_backend
 from nutgraf.modeling.load import choose_device, load_tokenizer
 from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
-from nutgraf.pipeline.artifacts import generation_config
+from nutgraf.pipeline.artifacts import system_config
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 
@@ -68,7 +68,7 @@ def _summaries(
     """Return a row an article; models leave what they have done in the folder `journal`."""
     if base_system(system) in MODEL_SYSTEMS:
         adapter = None if system == "zero_shot" else folder.model(system)
-        with open_backend(generation_config(system, config), adapter, cluster) as model:
+        with open_backend(system_config(system, config), adapter, cluster) as model:
             encoded = TokenFile(folder.tokens("test")).first()
             return _by_model(system, config, test, encoded, journal, model)
     if system in CHOSEN_SYSTEMS:

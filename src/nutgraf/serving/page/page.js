@@ -26,7 +26,7 @@ async function start() {
       element("label", { class: "chip", title: description },
         element("input", { type: "checkbox", name: "system", value: name, checked: i === 0 }),
         label(name))));
-    $("candidates").value = Math.round(Math.log2(models.candidates));
+    $("candidates").value = models.candidates;
     $("care").hidden = !systems.some(({ name }) => name !== "lead3");
     care();
     $("examples").append(...examples.map((example) =>
@@ -98,7 +98,7 @@ async function open(file) {
 
 // Summaries.
 
-const candidates = () => 2 ** Number($("candidates").value);
+const candidates = () => Number($("candidates").value);
 
 function care() {
   const n = candidates();

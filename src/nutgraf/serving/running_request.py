@@ -1,0 +1,144 @@
+"""Answer one request: queue its summaries, receive them in any order, send them as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
+from nutgraf.evaluation.evidence import evidence
+from nutgraf.generation.summarizer import SummaryResult
+from nutgraf.serving import schema
+from nutgraf.serving.batching import Job, Worker
+from nutgraf.serving.errors import RequestError
+
+_COMMENT_SECONDS = 15.0  # after so long without an event a comment: proxies cut at 60 s
+
+
+class RunningRequest:
+    """The summaries of one request: queued at once, received in any order, abandoned together."""
+
+    def __init__(self, order: schema.SummaryRequest, worker: Worker, time_limit: float) -> None:
+        self._evidence, self._time_limit, self._worker = order.evidence, time_limit, worker
+        self._started = time.monotonic()
+        self._events: asyncio.Queue[tuple[Job, str | SummaryResult | RequestError]] = (
+            asyncio.Queue()
+        )
+        loop = asyncio.get_running_loop()
+
+        def on_event(job: Job, event: str | SummaryResult | RequestError) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
+
+        self._jobs = [
+            Job(index, article, system, order.stream, on_event, order.candidates or 1)
+            for index, article in enumerate(order.articles)
+            for system in dict.fromkeys(order.systems)
+        ]
+        # Extracts take no time, so they do not wait for models.
+        worker.submit(sorted(self._jobs, key=lambda job: job.system not in EXTRACTIVE_SYSTEMS))
+
+    def close(self) -> None:
+        """Drop what is not written yet."""
+        self._worker.abandon(self._jobs)
+
+    async def summaries(self) -> schema.Summaries:
+        """Return all summaries, in the order of the request."""
+        by_job = dict([item async for item in self._items() if item])
+        return schema.Summaries.model_validate({"summaries": [by_job[job] for job in self._jobs]})
+
+    async def events(self) -> AsyncIterator[str]:
+        """Yield pieces and summaries as server-sent events."""
+        try:
+            async for ready in self._items():
+                if not ready:
+                    yield ": waiting\n\n"
+                    continue
+                job, item = ready
+                if isinstance(item, str):
+                    piece = {"article": job.index, "system": job.system, "text": item}
+                    yield _event("piece", json.dumps(piece))
+                else:
+                    yield _event("summary", item.model_dump_json())
+            yield _event("done", "{}")
+        except RequestError as error:
+            problem = {"status": error.status, "error": error.line}
+            yield _event("problem", json.dumps(problem))
+
+    async def _items(self) -> AsyncIterator[tuple[Job, str | schema.Summary] | None]:
+        """Yield pieces and summaries until all are whole, and None if nothing comes for a while.
+
+        Raises the first RequestError, or 504.
+        """
+        missing = len(self._jobs)
+        while missing:
+            left = self._started + self._time_limit - time.monotonic()
+            try:
+                async with asyncio.timeout(min(left, _COMMENT_SECONDS)):
+                    job, event = await self._events.get()
+            except TimeoutError:
+                if left > _COMMENT_SECONDS:
+                    yield None
+                    continue
+                raise RequestError(
+                    504,
+                    f"{missing} of {len(self._jobs)} summaries were not ready in "
+                    f"{self._time_limit:g} s: ask for fewer at once, or start the server with a "
+                    "longer --time-limit",
+                ) from None
+            if isinstance(event, RequestError):
+                raise event
+            if isinstance(event, str):
+                yield job, event
+            else:
+                missing -= 1
+                yield job, await self._summary(job, event)
+
+    async def _summary(self, job: Job, written: SummaryResult) -> schema.Summary:
+        seconds = round(time.monotonic() - self._started, 3)
+        sources = None
+        if self._evidence:
+            sources = await run_in_threadpool(evidence, job.article, written.summary)
+        return schema.Summary(
+            article=job.index,
+            system=job.system,
+            text=written.summary,
+            finish_reason=written.finish_reason,
+            prompt_tokens=written.prompt_tokens,
+            trimmed_tokens=written.trimmed_tokens,
+            new_tokens=written.new_tokens,
+            seconds=seconds,
+            evidence=sources,
+            candidates=[schema.Candidate(**asdict(one)) for one in written.candidates],
+        )
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, which no proxy may hold back or change."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, running: RunningRequest) -> None:
+        headers = {
+            "Cache-Control": "no-cache, no-store, no-transform",
+            "X-Accel-Buffering": "no",  # nginx
+        }
+        super().__init__(running.events(), headers=headers)
+        self._running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, unless the client leaves."""
+        with contextlib.closing(self._running):
+            await super().__call__(scope, receive, send)
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"
