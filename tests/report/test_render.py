@@ -101,6 +101,7 @@ def study(svgs: dict[str, str]) -> Study:
         command="nutgraf run runs/pocket/config.yaml",
         data="the embedded synthetic newswire",
         decoding="greedily, at most 96 tokens",
+        candidates="",
         caution="These scores are of a synthetic newswire and say nothing about CNN/DailyMail.",
         table=records(TABLE),
         seeds=["one seed (42): the spread between trainings is not known"],

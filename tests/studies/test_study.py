@@ -207,7 +207,15 @@ def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
     assert set(differences["other"]) >= {"best_chosen"}
     assert "best_oracle" not in set(differences["other"])
     for page in ("report.md", "final_best_model/README.md"):
-        assert "of 3 candidates the one by consensus" in (folder / page).read_text()
+        words = " ".join((folder / page).read_text().split())
+        assert "greedily, at most 32 tokens" in words
+        assert "3 summaries are written of each article, the first greedily" in words
+    said = (folder / "report.md").read_text()
+    assert said.count("as the model to take away does") == 1
+    row = differences[
+        (differences["other"] == "best_chosen") & (differences["metric"] == "rougeLsum")
+    ].iloc[0]
+    assert f"{-row['difference']:+.2f}".replace("-", "−") in said
     article = article_store.read_split(folder.data("test"))[0]
     words = ("summarize", "--model", str(folder / "final_best_model"), "--json", "-")
     served = json.loads(command.run(*words, stdin=article.article).stdout)

@@ -29,12 +29,6 @@ def describe_data(config: Config) -> str:
 def describe_decoding(generate: GenerateConfig) -> str:
     """Return how models write summaries: `greedily, at most 96 tokens`."""
     parts = ["greedily"]
-    if generate.candidates > 1:
-        parts = [
-            f"of {generate.candidates} candidates the one by {generate.choose}, the first written "
-            f"greedily, the others drawn at temperature {generate.temperature:g}, top-p "
-            f"{generate.top_p:g}"
-        ]
     if generate.num_beams > 1:
         parts = [f"with {generate.num_beams} beams, length penalty {generate.length_penalty:g}"]
     least = f"at least {generate.min_new_tokens} and " if generate.min_new_tokens else ""
@@ -42,6 +36,17 @@ def describe_decoding(generate: GenerateConfig) -> str:
     if n := generate.no_repeat_ngram:
         parts.append(f"no {n} tokens in a row twice in a summary" if n > 1 else "no token twice")
     return ", ".join(parts)
+
+
+def describe_candidates(generate: GenerateConfig) -> str:
+    """Return how one of several summaries is chosen, as a clause; empty if one is written."""
+    if generate.candidates == 1:
+        return ""
+    return (
+        f"{generate.candidates} summaries are written of each article, the first greedily, the "
+        f"others drawn at temperature {generate.temperature:g} and top-p {generate.top_p:g}, and "
+        f"one is taken by {generate.choose}"
+    )
 
 
 def is_synthetic(config: Config) -> bool:

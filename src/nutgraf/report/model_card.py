@@ -14,7 +14,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from nutgraf.config import Config, GenerateConfig
 from nutgraf.data.data_card import all_english
 from nutgraf.modeling.base_files import SMOLLM2
-from nutgraf.report.describe import SYNTHETIC, describe_data, describe_decoding, is_synthetic
+from nutgraf.report.describe import (
+    SYNTHETIC,
+    describe_candidates,
+    describe_data,
+    describe_decoding,
+    is_synthetic,
+)
 from nutgraf.report.formatting import ROUGE_NAMES, load_template
 
 Form = Literal["adapter", "merged", "gguf"]
@@ -97,7 +103,11 @@ def _with_decoding(about: Mapping[str, Any]) -> dict[str, Any]:
     generate = GenerateConfig.model_validate(about["generate"])
     rules = {name: getattr(generate, name) for name in ("no_repeat_ngram", "min_new_tokens")}
     rules["candidates"] = generate.candidates if generate.candidates > 1 else 0
-    decoding = {"generate": generate, "decoding": describe_decoding(generate)}
+    decoding = {
+        "generate": generate,
+        "decoding": describe_decoding(generate),
+        "candidates": describe_candidates(generate),
+    }
     return {**about, **decoding, "rules": {name: n for name, n in rules.items() if n}}
 
 

@@ -49,6 +49,7 @@ class Study:
     command: str  # what makes this study again
     data: str  # the articles, in words
     decoding: str  # how models wrote their summaries, in words
+    candidates: str  # how one of several was chosen, in words; empty if there was one
     caution: str  # stands wherever scores do; may be empty
     table: Sequence[Record]  # model_comparison_results.csv
     seeds: Sequence[str]  # lines on the spread over seeds
@@ -111,7 +112,7 @@ def render(study: Study) -> tuple[str, str]:
 
 
 def verdict(study: Study) -> Iterator[str]:
-    """Yield the study in three sentences, from the figures alone: score, comparison, errors."""
+    """Yield the study in a few sentences, from the figures alone: score, comparison, errors."""
     best = _best(study)
     yield (
         f"On {best['n']:,} test articles of {study.data}, the best model reaches ROUGE-Lsum "
@@ -121,7 +122,7 @@ def verdict(study: Study) -> Iterator[str]:
     phrases = {"better": "better than", "worse": "worse than"}
     compared: dict[str, list[str]] = {}
     for row in study.differences:
-        if row["metric"] == "rougeLsum":
+        if row["metric"] == "rougeLsum" and row["other"] != "best_chosen":
             ends = interval(row["low"], row["high"], signed)
             points = f"{signed(row['difference'])}, {ends}"
             # Undecided verdicts say how many articles would be needed: one for each system.
@@ -136,6 +137,7 @@ def verdict(study: Study) -> Iterator[str]:
             f"95% intervals, p below {ALPHA} after correction for {len(study.differences)} "
             "comparisons wherever it says better or worse)."
         )
+    yield from _chosen(study)
     flagged = study.errors[["unsupported_numbers", "unsupported_names"]].gt(0).any(axis=1)
     share = 100 * flagged.groupby(study.errors["system"]).mean()
     yield (
@@ -143,6 +145,20 @@ def verdict(study: Study) -> Iterator[str]:
         f"{share['best']:.0f}% of the best model's summaries and in {share['reference']:.0f}% of "
         f"the references."
     )
+
+
+def _chosen(study: Study) -> Iterator[str]:
+    """Yield what the choice among candidates brings, if there were several."""
+    for row in study.differences:
+        if row["metric"] == "rougeLsum" and row["other"] == "best_chosen":
+            (chosen,) = (r for r in study.table if r["system"] == "best_chosen")
+            ends = interval(-row["high"], -row["low"], signed)
+            words = {"better": "worse", "worse": "better"}.get(row["verdict"], row["verdict"])
+            yield (
+                "If one of several candidates is chosen, as the model to take away does, "
+                f"ROUGE-Lsum is {number(chosen['rougeLsum'])}: {signed(-row['difference'])} "
+                f"({ends}) against the greedy summary, {words}."
+            )
 
 
 def caveat(study: Study) -> str:

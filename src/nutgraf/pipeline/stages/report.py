@@ -20,7 +20,13 @@ from nutgraf.evaluation import error_rates, indicators, published, rouge
 from nutgraf.pipeline import artifacts
 from nutgraf.planning.outcome import planned_vs_actual
 from nutgraf.report import render
-from nutgraf.report.describe import SYNTHETIC, describe_data, describe_decoding, is_synthetic
+from nutgraf.report.describe import (
+    SYNTHETIC,
+    describe_candidates,
+    describe_data,
+    describe_decoding,
+    is_synthetic,
+)
 from nutgraf.report.figures import canvas, scores, search
 from nutgraf.report.formatting import table_records
 from nutgraf.report.terminal_table import seed_spread
@@ -87,6 +93,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         command=f"nutgraf run {shlex.quote(shown(folder.config))}",
         data=describe_data(config),
         decoding=describe_decoding(config.generate),
+        candidates=describe_candidates(config.generate),
         caution=SYNTHETIC if is_synthetic(config) else "",
         table=_rows(folder / artifacts.TABLE),
         seeds=seed_spread(pd.read_csv(folder / "analysis" / "seeds.csv")),
