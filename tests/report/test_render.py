@@ -102,6 +102,8 @@ def study(svgs: dict[str, str]) -> Study:
         data="the embedded synthetic newswire",
         decoding="greedily, at most 96 tokens",
         candidates="",
+        seconds={"baseline": 0.126},
+        timing="Seconds a summary are wall time.",
         caution="These scores are of a synthetic newswire and say nothing about CNN/DailyMail.",
         table=records(TABLE),
         seeds=["one seed (42): the spread between trainings is not known"],
@@ -196,6 +198,16 @@ def test_the_winner_was_chosen_on_validation_and_that_stands_beside_test(study: 
         assert report.caveat(study) in words
         assert "the trained models decoded greedily, at most 96 tokens." in words
         assert "Validation beside test" in text
+
+
+def test_seconds_a_summary_stand_in_the_table_and_an_older_study_has_none(study: Study) -> None:
+    for text in render(study):
+        (row,) = (line for line in re.split(r"\n|<tr>", text) if "51.40" in line and "48.0" in line)
+        assert re.split(r"\||</?td>", row)[-2].strip() == "0.13"
+        assert "Seconds a summary are wall time." in text
+    for text in render(dataclasses.replace(study, seconds={}, timing="")):
+        assert "Seconds a summary" not in text
+        assert "seconds a summary" in text
 
 
 def test_a_share_of_bart_is_given_with_its_interval_for_the_same_data_only(study: Study) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -394,7 +395,10 @@ def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
     """In bf16, where near ties depend on what is decoded together."""
     config, folder = trained
     shutil.copytree(folder.path, tmp_path / "whole")
-    computed, padded = [], losses.pad_left
+    computed, pauses, padded = [], [], losses.pad_left
+    # A batch takes a second, a stop a thousand.
+    clock = SimpleNamespace(perf_counter=lambda: len(computed) + 1000 * len(pauses))
+    monkeypatch.setattr(decoding, "time", clock)
     for module in (decoding, losses):
         monkeypatch.setattr(module, "pad_left", lambda *args: computed.append(1) or padded(*args))
     run_stage("generate", config, RunFolder(tmp_path / "whole"))
@@ -413,6 +417,7 @@ def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
             torn += 1
             cut(journal.path)
         if number % 3 == 0:
+            pauses.append(1)
             raise Stop
 
     monkeypatch.setattr(Journal, "add", stopped_add)
@@ -425,6 +430,9 @@ def test_generation_carries_on_after_the_batch_and_ends_with_the_same_bytes(
     for system in ("zero_shot", "baseline", "best"):
         one, other = (RunFolder(p).summaries(system) for p in (folder.path, tmp_path / "whole"))
         assert one.read_bytes() == other.read_bytes()
+        for path in (folder.path, tmp_path / "whole"):
+            measured = RunFolder(path).manifest(f"summaries/{system}")["measured"]
+            assert (measured["writing_seconds"], measured["articles"]) == (6, 18)
     assert "best: carries on after " in capsys.readouterr().err
 
 

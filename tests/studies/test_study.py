@@ -211,6 +211,12 @@ def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
         assert "greedily, at most 32 tokens" in words
         assert "3 summaries are written of each article, the first greedily" in words
     said = (folder / "report.md").read_text()
+    cells = [[cell.strip(" *") for cell in line.split("|")] for line in said.splitlines()]
+    seconds = {row[1].replace("\\", ""): row[-2] for row in reversed(cells) if len(row) == 15}
+    assert seconds["best"] == seconds["lead3"] == "–"
+    assert 0 < float(seconds["zero_shot"]) < 60
+    assert 0 < float(seconds["best_chosen"]) == float(seconds["best_oracle"])
+    assert "those of all 3 candidates" in said
     assert said.count("as the model to take away does") == 1
     row = differences[
         (differences["other"] == "best_chosen") & (differences["metric"] == "rougeLsum")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -44,11 +45,13 @@ class Candidates:
     """What was written for one prompt, the greedy summary first.
 
     `reference_loss` is the loss of the reference that was given with the prompt, None if there was
-    none, or if it is left to `batch_losses`.
+    none, or if it is left to `batch_losses`. `seconds` are the prompt's share of the batch's wall
+    time, in which a `reference_loss` was computed too.
     """
 
     written: tuple[Generated, ...]
     reference_loss: RowLoss | None
+    seconds: float = field(compare=False)
 
 
 def generation_config(
@@ -151,6 +154,7 @@ def generate_candidates(
     Raises:
         DeviceMemoryError: if the device has no memory for the batch.
     """
+    started = time.perf_counter()
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     ends, copies = ends_of(model), settings.candidates
     knob = f"lower generate.batch_size (now {settings.batch_size})"
@@ -180,8 +184,10 @@ def generate_candidates(
             )
             new = out[:, ids.shape[1] :].tolist()
     cut = [_cut(row, ends) for row in new]
+    seconds = (time.perf_counter() - started) / len(prompts)
     return [
-        Candidates(tuple(cut[copies * i : copies * (i + 1)]), loss) for i, loss in enumerate(losses)
+        Candidates(tuple(cut[copies * i : copies * (i + 1)]), loss, seconds)
+        for i, loss in enumerate(losses)
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nutgraf.config import Config, GenerateConfig
 
@@ -46,6 +48,24 @@ def describe_candidates(generate: GenerateConfig) -> str:
         f"{generate.candidates} summaries are written of each article, the first greedily, the "
         f"others drawn at temperature {generate.temperature:g} and top-p {generate.top_p:g}, and "
         f"one is taken by {generate.choose}"
+    )
+
+
+def describe_timing(measured: Mapping[str, Any], machine: str, candidates: int) -> str:
+    """Return what the seconds a summary are, in sentences.
+
+    Args:
+        measured: What the manifest of a model's summaries says of them.
+        machine: Where they were written, in words.
+        candidates: Summaries that `best` wrote of each article.
+    """
+    several = (
+        f" For best_chosen and best_oracle they are those of all {candidates} candidates; the "
+        "greedy summary of best was not written alone, and would take about as long as baseline's."
+    )
+    return (
+        f"Seconds a summary are wall time of writing ({machine}, {measured['device']}; batches of "
+        f"{measured['batch_size']} articles).{several if candidates > 1 else ''}"
     )
 
 

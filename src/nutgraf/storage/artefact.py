@@ -40,6 +40,8 @@ class Artefact:
     settings: dict[str, Any]
     replayed: Sequence[str] = ()
     recorded: dict[str, Any] = field(default_factory=dict)
+    # Filled by the stage while it writes; the manifest has it, and nothing depends on it.
+    measured: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sources(self) -> set[str]:
@@ -168,6 +170,7 @@ class Artefact:
                 "inputs": self.digests,
                 "settings": self.settings,
                 "without_effect": self.recorded,  # settings that decide nothing here
+                "measured": self.measured,
                 "versions": library_versions(),
                 "machine": machine_info(),
                 "outputs": self.outputs,

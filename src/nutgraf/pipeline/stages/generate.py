@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
 
 Row = dict[str, Any]
+_WRITTEN = "candidates.part"  # the journal of what a model writes
 _CHOICES_PER_PROCESS = 100  # they take about as long as starting a process
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     """Make summaries/<system>.jsonl, one row an article.
 
     Models also leave the loss of the reference there: `reference_nll` (nats, summed over the
-    summary's tokens) and `reference_tokens`.
+    summary's tokens) and `reference_tokens`. What their writing took is in the manifest.
     """
     test = article_store.read_split(folder.data("test"))
     with open_executor(config, folder.path) as cluster:
@@ -55,6 +56,8 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
             with artefact.writing(resume=True) as scratch:
                 rows = _summaries(system, config, folder, test, scratch, cluster)
                 write_records(scratch / "summaries" / f"{system}.jsonl", rows)
+                if (journal := scratch / _WRITTEN).exists():
+                    artefact.measured.update(_measured(config, Journal(journal), cluster))
 
 
 def _summaries(
@@ -133,7 +136,7 @@ def _by_model(
     tokenizer = load_tokenizer(config.model)
     prompts = [row.prompt for row in encoded]
     summaries = _collect(
-        journal / "candidates.part", system, len(test),
+        journal / _WRITTEN, system, len(test),
         lambda done: model.summaries_and_losses(encoded, done),
     )  # fmt: skip
     losses = {i: loss for i, row in summaries.items() if (loss := row["reference_loss"])}
@@ -160,6 +163,23 @@ def _by_model(
         }
         rows.append(row | ({"candidates": [first, *others]} if others else {}))
     return rows
+
+
+def _measured(config: Config, journal: Journal, cluster: Cluster | None) -> dict[str, Any]:
+    """Return the seconds of all batches of a model, and where it wrote; empty if they have none.
+
+    So they are those of every session, without the pauses. What a stop tore counts once. On a
+    cluster they are the sum over its workers.
+    """
+    seconds = {row["index"]: row["row"].get("seconds") for row in journal.rows}
+    if None in seconds.values():
+        return {}  # an earlier version began to write
+    return {
+        "writing_seconds": round(sum(seconds.values()), 3),
+        "articles": len(seconds),
+        "batch_size": config.generate.batch_size,
+        "device": "workers of a cluster" if cluster else choose_device(config.model).name,
+    }
 
 
 def _by_choice(

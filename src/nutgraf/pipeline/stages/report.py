@@ -13,7 +13,7 @@ import pandas as pd
 
 from nutgraf.config import Config
 from nutgraf.config.load import to_yaml
-from nutgraf.config.systems import BUILT_IN_SYSTEMS, TRAINED_SYSTEMS
+from nutgraf.config.systems import BUILT_IN_SYSTEMS, CHOSEN_SYSTEMS, MODEL_SYSTEMS, TRAINED_SYSTEMS
 from nutgraf.core.files import read_json, read_records, write_text
 from nutgraf.core.paths import shown
 from nutgraf.evaluation import error_rates, indicators, published, rouge
@@ -25,6 +25,7 @@ from nutgraf.report.describe import (
     describe_candidates,
     describe_data,
     describe_decoding,
+    describe_timing,
     is_synthetic,
 )
 from nutgraf.report.figures import canvas, scores, search
@@ -88,12 +89,15 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
     if (plan := folder / "search" / "plan.json").exists():
         peak = max(model["peak_memory_bytes"] for model in models.values())
         planned = list(planned_vs_actual(read_json(plan), manifests, peak))
+    seconds, timing = _seconds_a_summary(manifests, config.generate.candidates)
     return render.Study(
         run=shown(folder.path),
         command=f"nutgraf run {shlex.quote(shown(folder.config))}",
         data=describe_data(config),
         decoding=describe_decoding(config.generate),
         candidates=describe_candidates(config.generate),
+        seconds=seconds,
+        timing=timing,
         caution=SYNTHETIC if is_synthetic(config) else "",
         table=_rows(folder / artifacts.TABLE),
         seeds=seed_spread(pd.read_csv(folder / "analysis" / "seeds.csv")),
@@ -121,6 +125,23 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         versions=manifests["models/best"]["versions"],
         machine=manifests["models/best"]["machine"],
     )
+
+
+def _seconds_a_summary(
+    manifests: Mapping[str, Mapping[str, Any]], candidates: int
+) -> tuple[dict[str, float], str]:
+    """Return the seconds by system of the models whose time is known, and what they are."""
+    seconds: dict[str, float] = {}
+    timing = ""
+    for system in MODEL_SYSTEMS:
+        manifest = manifests.get(f"summaries/{system}", {})
+        measured = manifest.get("measured")
+        if not measured:
+            continue  # an earlier version took no time
+        of = CHOSEN_SYSTEMS if system == "best" and candidates > 1 else (system,)
+        seconds |= dict.fromkeys(of, measured["writing_seconds"] / measured["articles"])
+        timing = describe_timing(measured, manifest["machine"], candidates)
+    return seconds, timing
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
