@@ -1,7 +1,7 @@
-"""GGUF with llama.cpp's own converter, read by llama-cpp-python.
+"""GGUF files read by llama-cpp-python, which has to be installed: ours, and llama.cpp's own.
 
-Both have to be there: `pip install llama-cpp-python`, and a copy of llama.cpp, which the variable
-NUTGRAF_LLAMA_CPP names. The base is a small random Llama with a tokenizer of TinyLlama's kind.
+A copy of llama.cpp, whose converter writes the latter, is named in NUTGRAF_LLAMA_CPP. The base is a
+small random Llama with a tokenizer of TinyLlama's kind.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.snippets import blocks, run_snippet
@@ -51,12 +52,17 @@ def whole(tmp_path: Path, final_best_model: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not LLAMA_CPP, reason="NUTGRAF_LLAMA_CPP names no copy of llama.cpp")
+@pytest.mark.parametrize("converter", ["", LLAMA_CPP], ids=["ours", "theirs"])
 def test_llama_cpp_writes_what_nutgraf_writes(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, converter: str, request: Any
 ) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python reads the file")
-    run(whole, tmp_path / "gguf", "gguf", llama_cpp=Path(LLAMA_CPP))
+    if converter:
+        run(whole, tmp_path / "gguf", "gguf", llama_cpp=Path(converter))
+    elif "theirs" in request.node.name:
+        pytest.skip("NUTGRAF_LLAMA_CPP names no copy of llama.cpp")
+    else:
+        run(whole, tmp_path / "gguf", "gguf", quantize="f32")
     article = " ".join(story.article for story in newswire.stories("test", 8, seed=11))
     with load_summarizer(saved_model.read_saved_model(str(whole))) as summarizer:
         (written,) = summarizer.summarize([article])

@@ -278,11 +278,13 @@ def test_export_takes_its_words(monkeypatch):
     app = SimpleNamespace(run=lambda *given, **words: calls.append((given, words)))
     monkeypatch.setattr(nutgraf.cli, "export", app, raising=False)
     main.main(["export", "--model", "m", "--to", "out", "--format", "merged"])
-    plain = {"push_to_hub": None, "llama_cpp": None, "tolerance": 0.05}
+    plain = {"push_to_hub": None, "llama_cpp": None, "tolerance": 0.05, "quantize": "",
+             "author": None}  # fmt: skip
     assert calls.pop() == (("m", Path("out"), "merged"), plain)
-    words = "--format gguf --tolerance 0.1 --llama-cpp l --push-to-hub me/m".split()
+    words = "--format gguf --tolerance 0.1 --llama-cpp l --push-to-hub me/m --quantize Q4_0".split()
     main.main(["export", "--model", "m", "--to", "out", *words])
-    asked = {"push_to_hub": "me/m", "llama_cpp": Path("l"), "tolerance": 0.1}
+    asked = {**plain, "push_to_hub": "me/m", "llama_cpp": Path("l"), "tolerance": 0.1,
+             "quantize": "q4_0"}  # fmt: skip
     assert calls == [(("m", Path("out"), "gguf"), asked)]
 
 

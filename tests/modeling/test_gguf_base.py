@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import command, gguf_files, made_up
@@ -64,34 +63,6 @@ def test_a_gguf_file_is_the_model_that_it_was_made_of(
         with measuring.open_benchmark(config, dims, load.choose_device(config.model)) as made:
             assert made.measured_on == measured
             assert made.tokenizer(TEXT)["input_ids"] == ids
-
-
-def test_a_llama_s_own_tokenizer_is_read_out_of_a_file(
-    tiny_base: Path, shared: Path, tmp_path: Path
-) -> None:
-    """SentencePiece, as Llama 2, TinyLlama and Mistral have it; a file has scores, not merges."""
-    tokenizer = AutoTokenizer.from_pretrained(shared / "llama-tokenizer")
-    said = json.loads((shared / "llama-tokenizer" / "tokenizer.json").read_text())["model"]
-    tokens = sorted(said["vocab"], key=said["vocab"].__getitem__)
-    merged = {"".join(pair if isinstance(pair, list) else pair.split(" ")): -float(place)
-              for place, pair in enumerate(said["merges"])}  # fmt: skip
-    rows = np.zeros((len(tokens), 64), np.float32)
-    changes = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [merged.get(token, -1e6 - i) for i, token in enumerate(tokens)],
-        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259),
-        "tokenizer.ggml.merges": None,
-        **dict.fromkeys(("llama.vocab_size", "tokenizer.ggml.add_bos_token")),
-        **dict.fromkeys(("token_embd.weight", "output.weight"), rows),
-    }
-    file = gguf_files.write(tiny_base, tmp_path / "llama.gguf", changes)
-    read = load.load_tokenizer(config_of(file))
-    articles = pq.read_table(shared / "cnndm-train-100.parquet")["article"].to_pylist()[:20]
-    for text in (*articles, "  two  spaces", "a\n\n b", "你好 😀 \u200b", "</s> x", "\n 6.1", ""):
-        assert read(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert read.special_tokens_map.items() >= {"bos_token": "<s>", "eos_token": "</s>"}.items()
 
 
 def test_what_lies_beside_a_file_is_not_read(

@@ -33,7 +33,7 @@ HOME = {
             "search.trial_worker", "training.distributed.ray_train", "search.packed_client"},
     "optuna": {"search.sampler"},
     "fsspec": {"storage"},
-    "gguf": {"modeling.gguf_file"},
+    "gguf": {"modeling.gguf_file", "modeling.gguf_tokenizer", "modeling.gguf_write"},
 }  # fmt: skip
 # Rooms and modules that load neither torch, transformers nor Ray; HEAVY are exceptions in them.
 WITHOUT_TORCH = (
@@ -42,7 +42,7 @@ WITHOUT_TORCH = (
     "planning.advice planning.outcome pipeline.runner pipeline.artifacts pipeline.stages.score "
     "pipeline.stages.compare pipeline.stages.report"
 ).split()
-HEAVY = "parallel.ray_cluster parallel.ray_session cli.export cli.summarize".split()
+HEAVY = "parallel.ray_cluster parallel.ray_session cli.export cli.export_gguf cli.summarize".split()
 
 
 def module(path: Path) -> str:

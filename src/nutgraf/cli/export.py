@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from transformers.utils import cached_file
 
 from nutgraf.core import hub
 from nutgraf.core.errors import Failure, UserError, library_errors
-from nutgraf.core.files import read_json, write_json
+from nutgraf.core.files import move, read_json, sync_all, write_json
 from nutgraf.core.paths import expand
 from nutgraf.data import article_store
 from nutgraf.data.rows import Article
@@ -53,19 +54,24 @@ def run(
     push_to_hub: str | None = None,
     llama_cpp: Path | None = None,
     tolerance: float = TOLERANCE,
+    quantize: str = "",
+    author: str | None = None,
 ) -> None:
-    """Write a model into a new folder, and print how merging changes its scores.
+    """Write a model into a new folder, and print how that changes its scores.
 
     Args:
         model: A run folder, its `final_best_model`, an exported model, or a Hub id.
         to: The new folder.
         format: `merged` adds the adapter to the base in full precision, even if the base was
             quantized for training, and scores a sample before and after; `adapter` copies the
-            adapter; `gguf` converts the merged model.
+            adapter; `gguf` writes one file, and scores a sample before and after.
         push_to_hub: A repository that the folder is uploaded to.
-        llama_cpp: A copy of llama.cpp, whose converter writes GGUF.
-        tolerance: The largest change of the loss by merging, in nats a token. If it changes more,
-            nothing is left in `to`.
+        llama_cpp: A copy of llama.cpp, whose converter writes GGUF of the merged model.
+        tolerance: The largest change of the loss, in nats a token. If it changes more, nothing is
+            left in `to`.
+        quantize: The number format of a GGUF file, one of `gguf_write.QUANTIZATIONS`; q8_0 if it
+            is empty.
+        author: The author that a GGUF file names; by default the owner in `push_to_hub`.
 
     Raises:
         UserError: The folder is taken, or the model has no such form.
@@ -73,11 +79,9 @@ def run(
     """
     saved = saved_model.read_saved_model(str(model))
     to = _new_folder(to, saved)
-    if format == "gguf" and llama_cpp is None:
-        raise UserError(
-            "--format gguf needs llama.cpp's converter: git clone "
-            "https://github.com/ggml-org/llama.cpp, and give the folder with --llama-cpp DIR"
-        )
+    writes_gguf = format == "gguf" and llama_cpp is None
+    if quantize and not writes_gguf:
+        raise UserError(f"--quantize {quantize} is for --format gguf without --llama-cpp")
     if format != "gguf" and saved.adapter is None:
         raise UserError(f"{model} is a whole model, merged already: export its adapter's folder")
     if format != "adapter" and "study" not in saved.about:
@@ -85,6 +89,13 @@ def run(
             f"{saved.folder / saved_model.FILE} has no scores for a model card, it is of an "
             "earlier version: make the model again with `nutgraf compare --force`"
         )
+    if writes_gguf:
+        if importlib.util.find_spec("gguf") is None:
+            raise UserError("--format gguf needs the package gguf: `pip install gguf`")
+        from nutgraf.cli import export_gguf
+
+        quantize = quantize or "q8_0"
+        fields = export_gguf.base_fields(saved, quantize)
     with library_errors(f"--to {to}: no folder can be made there", "give it another place"):
         to.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-")
@@ -99,15 +110,21 @@ def run(
             ends = saved.ends or end_tokens(saved.model)
             own = recipe(tokenizer, saved.prompt, ends, saved.frame)
             about = {**saved.about, "recipe": own}
-            merged = saved.folder
-            if saved.adapter is not None:
-                merged = Path(scratch) / "merged"
-                about |= _merge(saved, tokenizer, about, merged, *_sample(expand(model)), tolerance)
-            if format == "gguf" and llama_cpp is not None:
-                _convert_to_gguf(merged, about, folder, llama_cpp)
-        if to.exists():
-            to.rmdir()
-        shutil.move(folder, to)
+            if writes_gguf:
+                sample = _sample(expand(model), export_gguf.ROWS)
+                author = author or (push_to_hub or "").partition("/")[0] or None
+                export_gguf.write(
+                    saved, tokenizer, about, fields, folder, sample, quantize, tolerance, author
+                )
+            else:
+                merged = saved.folder
+                if saved.adapter is not None:
+                    merged, sample = Path(scratch) / "merged", _sample(expand(model), SAMPLE)
+                    about |= _merge(saved, tokenizer, about, merged, *sample, tolerance)
+                if llama_cpp is not None:
+                    _convert_to_gguf(merged, about, folder, llama_cpp)
+        sync_all(folder)
+        move(folder, to)
     print(f"Model: {to}")
     if push_to_hub:
         print(f"Pushed: {hub.upload(to, push_to_hub)}")
@@ -207,13 +224,16 @@ def _save_sentencepiece(saved: SavedModel, tokenizer: PreTrainedTokenizerBase, o
         write_json(settings, {**read_json(settings), "added_tokens_decoder": added})
 
 
-def _sample(model: Path) -> tuple[list[Article], str]:
-    """Return articles with references: the run folder's validation split, or the newswire's."""
+def _sample(model: Path, n: int) -> tuple[list[Article], str]:
+    """Return `n` articles with references: the run folder's validation split, or the newswire's.
+
+    A split is in an order drawn with the study's seed.
+    """
     for folder in (model, model.parent):
         if (folder / "data" / "validation.parquet").is_file():
             articles = article_store.read_split(folder / "data" / "validation.parquet")
-            return articles[:SAMPLE], "validation articles"
-    stories = newswire.stories("validation", SAMPLE, seed=1)
+            return articles[:n], "validation articles"
+    stories = newswire.stories("validation", n, seed=1)
     return [Article(s.id, s.article, s.reference) for s in stories], "articles of the newswire"
 
 

@@ -71,9 +71,12 @@ def _add_export(commands: Commands) -> None:
         "Ollama"
     )
     add("--format", required=True, choices=("merged", "adapter", "gguf"), help=form)
-    tolerance = "the most that merging may change the loss of a token on a sample [0.05]"
+    numbers = "the numbers in the file: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 [q8_0]"
+    add("--quantize", metavar="FORMAT", type=str.lower, default="", help=numbers)
+    tolerance = "the most that merging and rounding may change the loss of a token [0.05]"
     add("--tolerance", metavar="NATS", type=float, default=0.05, help=tolerance)
-    llama_cpp = "a copy of llama.cpp, whose converter makes the file"
+    add("--author", metavar="NAME", help="the author that the file names")
+    llama_cpp = "a copy of llama.cpp, whose converter makes the file, of bases that are no Llamas"
     add("--llama-cpp", metavar="DIR", type=expand, help=llama_cpp)
     push = "then put the folder into this repository of the Hub; a new one is private"
     add("--push-to-hub", metavar="OWNER/NAME", help=push)
@@ -119,4 +122,6 @@ def _export(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         push_to_hub=args.push_to_hub,
         llama_cpp=args.llama_cpp,
         tolerance=args.tolerance,
+        quantize=args.quantize,
+        author=args.author,
     )

@@ -49,12 +49,14 @@ def is_full(error: OSError) -> bool:
 def written_by_others(path: Path) -> Iterator[None]:
     """Turn a library's own error about a disk, in the block that writes to `path`, into an OSError.
 
-    safetensors and tokenizers report "os error 28", torch that its container is misplaced.
+    safetensors and tokenizers report "os error 28", torch that its container is misplaced, numpy
+    how much it wrote.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) or not re.search("os error|inline_container", str(error)):
+        known = re.search("os error|inline_container|requested and .* written", str(error))
+        if getattr(error, "errno", None) or not known:
             raise
         number = errno.ENOSPC if shutil.disk_usage(path).free < 2**24 else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from error

@@ -130,7 +130,7 @@ def hash_parts(source: str, revision: str | None, *parts: str) -> dict[str, str]
         return dict.fromkeys(parts, sha256(Path(source))[:16])
     file = functools.partial(find_file, source, revision)
     contents: dict[str, Callable[[], Any]] = {
-        "base_weights": lambda: [_content(path) for path in _weight_files(file)],
+        "base_weights": lambda: [_content(path) for path in weight_files(source, revision)],
         "base_config": lambda: _without(file("config.json"), *_VOLATILE),
         "generation_config": lambda: _without(file("generation_config.json"), *_VOLATILE),
         "tokenizer_files": lambda: {
@@ -159,7 +159,7 @@ def hash_weights(config: ModelConfig) -> str:
         return sha256(Path(source))[:16]
     _hub_file.cache_clear()  # the head may have moved
     try:
-        files = _weight_files(functools.partial(find_file, source, base_revision(config)))
+        files = weight_files(source, base_revision(config))
     except (MemoryError, UserError):
         raise
     except Exception as error:  # as in `load_errors`
@@ -209,7 +209,9 @@ def _hub_file(base: str, name: str, revision: str | None) -> Path | None:
     return Path(path) if path else None
 
 
-def _weight_files(file: Callable[[str], Path | None]) -> list[Path]:
+def weight_files(source: str, revision: str | None) -> list[Path]:
+    """Return the files with a model's weights in safetensors. Raises OSError if there are none."""
+    file = functools.partial(find_file, source, revision)
     if single := file(WEIGHTS):
         return [single]
     index = file(f"{WEIGHTS}.index.json")

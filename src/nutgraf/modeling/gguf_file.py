@@ -54,6 +54,7 @@ _SPLITS = {
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _BYTES]),
 }
 _READ_SPLITS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken", "dbrx", "smaug-bpe")
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")  # need no merges
 _INSTEAD = "give another file, or the folder of the model in safetensors"
 _Read = TypeVar("_Read")
 
@@ -61,6 +62,7 @@ _Read = TypeVar("_Read")
 class _Header(NamedTuple):
     fields: dict[str, Any]  # what the file says of itself; an array as the places of its values
     tensors: dict[str, Any]  # gguf.ReaderTensor by name
+    raw: dict[str, Any]  # gguf.ReaderField by name
 
 
 def read_architecture(path: Path) -> Any:
@@ -75,6 +77,15 @@ def read_architecture(path: Path) -> Any:
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer in a file. Raises as `read_architecture`."""
     return copy.deepcopy(_cached(_read_tokenizer, path))
+
+
+def read_fields(path: Path, prefix: str) -> dict[str, Any]:
+    """Return the fields of a file whose names begin with `prefix`. Raises as `read_architecture`.
+
+    Arrays are lists.
+    """
+    fields = _cached(_read_header, path).raw
+    return {name: fields[name].contents() for name in fields if name.startswith(prefix)}
 
 
 def load_gguf(
@@ -127,7 +138,7 @@ def _cached(read: Callable[..., _Read], path: Path) -> _Read:
 
 @functools.lru_cache(maxsize=2)
 def _read_architecture(path: Path, *state: int) -> Any:
-    fields, tensors = _cached(_read_header, path)
+    fields, tensors, _ = _cached(_read_header, path)
     own = _own_fields(fields)
     ids = {end: fields.get(f"tokenizer.ggml.{end}_token_id") for end in ("bos", "eos", "eot")}
     ends = [end for end in (ids["eos"], ids["eot"]) if end is not None]
@@ -158,11 +169,13 @@ def _read_architecture(path: Path, *state: int) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def _read_tokenizer(path: Path, *state: int) -> PreTrainedTokenizerBase:
-    fields, _ = _cached(_read_header, path)
+    fields = _cached(_read_header, path).fields
     with tempfile.TemporaryDirectory() as empty:  # what lies beside the file would be read too
         tokenizer = PreTrainedTokenizerFast.from_pretrained(empty, gguf_file=str(path))
     if split := _SPLITS.get(fields.get("tokenizer.ggml.pre", "")):
         tokenizer.backend_tokenizer.pre_tokenizer = split
+    elif fields.get("tokenizer.ggml.pre") in _WHOLE_WORDS:
+        tokenizer.backend_tokenizer.model.ignore_merges = True
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
@@ -182,8 +195,9 @@ def _read_header(path: Path, *state: int) -> _Header:
                 for name, field in reader.fields.items()
             },
             {tensor.name: tensor for tensor in reader.tensors},
+            dict(reader.fields),
         )
-    if fault := next(_faults(*header), None):
+    if fault := next(_faults(header.fields, header.tensors), None):
         raise UserError(f"{fact} {fault}")
     return header
 

@@ -1,7 +1,7 @@
 """Find and read a saved model: where its weights are, its prompt, its decoding.
 
 These are in `nutgraf.json` beside the weights: in a run folder's final_best_model, in what
-`nutgraf export` writes, and in either of them on the Hub.
+`nutgraf export` writes, and in either of them on the Hub. A GGUF file has them inside.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from nutgraf.core import hub
 from nutgraf.core.errors import UserError
 from nutgraf.core.paths import expand, is_path
 from nutgraf.data.prompts import Frame
-from nutgraf.modeling.base_files import SMOLLM2_WHEEL, is_local
+from nutgraf.modeling.base_files import SMOLLM2_WHEEL, is_gguf, is_local
 from nutgraf.modeling.base_identity import base_identity
+from nutgraf.modeling.gguf_file import read_fields
 from nutgraf.modeling.model_folder import check_pointers
 
 FILE = "nutgraf.json"
+GGUF_FILE = "model.gguf"
 _ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model in `folder`: an `adapter` on a base, or a full model if `adapter` is None.
+    """A model in `folder`: an `adapter` on a base, or a whole model if `adapter` is None.
 
     `about` is all of `nutgraf.json`: the model's settings, and how it was trained and measured.
     `tokenizer` is the folder of its own one, `frame` the fixed text of its prompts and `ends` the
@@ -75,10 +77,13 @@ def read_saved_model(model: str) -> SavedModel:
 
     Raises UserError for no model, a damaged one, and another base.
     """
-    folder = find_model(model)
-    file = folder / FILE
+    path = expand(model)
+    alone = is_gguf(str(path))
+    folder = path.parent if alone else find_model(model)
+    gguf = path if alone else folder / GGUF_FILE
+    file = path if alone else folder / FILE
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(_inside(path) if alone else file.read_text(encoding="utf-8"))
         trained_on = dict(raw["base"])
         base = ModelConfig.model_validate({**raw["model"], "device": "auto"})
         prompt = PromptConfig.model_validate(raw["prompt"])
@@ -91,12 +96,26 @@ def read_saved_model(model: str) -> SavedModel:
             f"{file} is damaged ({type(error).__name__}: {reason}): make the model again with "
             "`nutgraf compare --force`"
         ) from None
+    if gguf.is_file():
+        whole = base.model_copy(update={"base": str(gguf), "revision": None})
+        return SavedModel(folder, None, whole, prompt, decoding, raw, None, frame, ends)
     own = (raw, folder if (folder / "tokenizer_config.json").is_file() else None, frame, ends)
     if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
         merged = base.model_copy(update={"base": str(folder), "revision": None})
         return SavedModel(folder, None, merged, prompt, decoding, *own)
     check_base(folder, trained_on, base)
     return SavedModel(folder, folder, base, prompt, decoding, *own)
+
+
+def _inside(file: Path) -> str:
+    """Return nutgraf.json out of a GGUF file."""
+    fields = read_fields(file, FILE)
+    if FILE not in fields:
+        raise UserError(
+            f"{file} was not written by `nutgraf export`, so that its prompt is not known: give "
+            "it to a study as model.base"
+        )
+    return str(fields[FILE])
 
 
 def check_base(adapter: Path, trained_on: Mapping[str, Any], base: ModelConfig) -> None:
