@@ -31,6 +31,7 @@ from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.evaluation.significance import paired_difference
 from nutgraf.generation.decoding import generate
+from nutgraf.generation.draft import cut_sentences
 from nutgraf.generation.extractive import extract_many
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
@@ -110,7 +111,9 @@ def measure(
         written = generate(model, tokenizer, prompts, config.generate, device)
         summaries = {i: candidates.written[0] for i, candidates in written}
         record["writing_seconds"] = time.perf_counter() - started
-    texts = [renderer.text(summaries[i].ids) for i in range(len(prompts))]
+    rows = [summaries[i] for i in range(len(prompts))]
+    cut = [cut_sentences(renderer.text(s.ids), s.finish_reason, config.generate) for s in rows]
+    texts = [text for text, _ in cut]
     record |= {
         "texts": texts,
         "ended": float(np.mean([s.finish_reason == "stop" for s in summaries.values()])),

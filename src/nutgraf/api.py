@@ -130,7 +130,7 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
 
         Args:
             text: An article, or a sequence of articles.
-            sentences: Sentences of a summary at most; the model's own end if None.
+            sentences: Sentences of a summary at most; as many as in the study if None.
 
         Raises:
             UserError: A text is empty, or `sentences` is below 1.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,6 @@ from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation import summarizer as room
 from nutgraf.generation.decoding import ends_of
-from nutgraf.generation.draft import truncate_sentences
 from nutgraf.generation.summarizer import Summarizer, SummaryResult
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.base_identity import base_identity
@@ -128,15 +129,36 @@ def test_a_stream_of_at_most_so_many_sentences_ends_behind_them(
         assert written.finish_reason == "stop"
 
 
-def test_at_most_cuts_behind_a_sentence() -> None:
-    text = "Mr. Lee won 2.5 points. He left!\nThen it rained."
-    assert truncate_sentences(text, None) == (text, False)
-    assert truncate_sentences("Mr. Lee won 2.5 points. He left! Rain.", 1) == (
-        "Mr. Lee won 2.5 points.",
-        True,
-    )
-    assert truncate_sentences("One. Two.", 2) == ("One. Two.", False)
-    assert truncate_sentences("", 1) == ("", False)
+@pytest.mark.parametrize("limit", [{"whole_sentences": True}, {"max_sentences": 1}])
+def test_a_batch_a_stream_and_the_server_cut_after_the_same_sentence(limit: dict[str, Any]) -> None:
+    news = NEWS[1:3]  # the model ends the second by itself
+    decoding = {"max_new_tokens": 40, "min_new_tokens": 30, "no_repeat_ngram": 3}
+    settings = GenerateConfig(**(decoding | limit))
+    with room.load_summarizer(dataclasses.replace(recipe(), generate=settings)) as summarizer:
+        whole = list(summarizer.summarize(news))
+        assert [row.finish_reason for row in whole] == ["sentences", "stop"]
+        assert whole[0].summary == "The second author, Murco Pultzer, wrote the programs."
+        pieces, alone = streamed(summarizer, news[0])
+        served: dict[int, SummaryResult] = {}
+        shown = ""
+
+        def on_event(i: int, event: str | SummaryResult) -> bool:
+            nonlocal shown
+            if isinstance(event, SummaryResult):
+                served[i] = event
+            elif i == 0:
+                shown += event
+            return True
+
+        summarizer.write(news, [True, False], on_event)
+        for row in (alone, served[0]):
+            assert (row.summary, row.finish_reason) == (whole[0].summary, "sentences")
+        assert "".join(pieces) == shown == alone.summary
+        assert served[1].summary == whole[1].summary
+        summarizer.write(news[:1], [False], on_event, candidates=2)
+        first, second = served[0].candidates
+        assert first.text == whole[0].summary
+        assert second.text.endswith(".")
 
 
 def test_a_long_article_is_cut_in_even_parts_at_sentences() -> None:

@@ -25,7 +25,7 @@ CHANGED: dict[str, Any] = {
     "train.warmup_steps": 3, "train.seeds": [7],
     "search.space": {"train.learning_rate": {"low": 1e-3, "high": 2e-3}},
     "search.together": "on", "search.trial_minutes": 3.0,
-    "generate.choose": "support",
+    "generate.choose": "support", "generate.max_sentences": 3,
     "tracking.to": [], "ray.address": "auto", "ray.workers": 3, "ray.fsdp": True,
 }  # fmt: skip
 OWN = [name for name, _, _ in setting_fields() if not name.startswith("rivals.")]

@@ -104,6 +104,7 @@ def study(svgs: dict[str, str]) -> Study:
         candidates="",
         seconds={"baseline": 0.126},
         timing="Seconds a summary are wall time.",
+        cuts="",
         caution="These scores are of a synthetic newswire and say nothing about CNN/DailyMail.",
         table=records(TABLE),
         seeds=["one seed (42): the spread between trainings is not known"],

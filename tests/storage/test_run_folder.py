@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -125,6 +126,22 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
 def changed_manifest(folder: RunFolder, **changes: Any) -> None:
     path = folder / "manifests" / "data.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_setting_that_an_earlier_version_lacked_changes_nothing_while_it_is_off(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder(tmp_path)
+    make(folder)
+    off = {"generate.max_sentences": None, "generate.whole_sentences": False}
+    artefact = folder.artefact("data")
+    again = dataclasses.replace(artefact, settings=artefact.settings | off)
+    assert again.is_current
+    for name, on in (("generate.max_sentences", 3), ("generate.whole_sentences", True)):
+        changed = dataclasses.replace(again, settings=again.settings | {name: on})
+        assert f"{name} was null, is now {json.dumps(on)}" in str(changed.outdated)
+    changed_manifest(folder, settings=artefact.settings | {"generate.max_sentences": 3})
+    assert "generate.max_sentences was 3, is now null" in str(again.outdated)
 
 
 def test_what_was_made_otherwise_is_told(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 from helpers import command
 
+from nutgraf.config import GenerateConfig
 from nutgraf.config.systems import system_names
 from nutgraf.core.files import read_json, read_records
 from nutgraf.data import article_store
+from nutgraf.generation.draft import cut_sentences
 from nutgraf.storage.run_folder import RunFolder
 
 SMALL = {
@@ -185,12 +187,17 @@ def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
 ) -> None:
     greedy, folder = first[0], RunFolder(tmp_path / "candidates")
     shutil.copytree(greedy.path, folder.path)
-    done = study(folder.path, generate__candidates="3", generate__temperature="1.5")
-    assert "models/best" not in done.stderr  # nothing is trained again
+    several = {"generate__candidates": "3", "generate__temperature": "1.5"}
+    done = study(folder.path, **several, generate__whole_sentences="true")
+    assert "train    unchanged, skipped" in done.stderr
     names = ("best", "best_chosen", "best_oracle")
     best, chosen, oracle = (read_records(folder.summaries(name)) for name in names)
     # In bf16 a near tie may fall otherwise in another batch; in fp32: test_decode_loop.py.
-    before = [row["text"] for row in read_records(greedy.summaries("best"))]
+    settings = GenerateConfig(whole_sentences=True)
+    before = [
+        cut_sentences(row["text"], row["finish_reason"], settings)[0]
+        for row in read_records(greedy.summaries("best"))
+    ]
     assert sum(row["text"] == text for row, text in zip(best, before, strict=True)) >= 7
     for row, one, top in zip(best, chosen, oracle, strict=True):
         texts = [candidate["text"] for candidate in row["candidates"]]
@@ -208,7 +215,7 @@ def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
     assert "best_oracle" not in set(differences["other"])
     for page in ("report.md", "final_best_model/README.md"):
         words = " ".join((folder / page).read_text().split())
-        assert "greedily, at most 32 tokens" in words
+        assert "greedily, at most 32 tokens, cut after the last whole sentence" in words
         assert "3 summaries are written of each article, the first greedily" in words
     said = (folder / "report.md").read_text()
     cells = [[cell.strip(" *") for cell in line.split("|")] for line in said.splitlines()]
@@ -217,6 +224,7 @@ def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
     assert 0 < float(seconds["zero_shot"]) < 60
     assert 0 < float(seconds["best_chosen"]) == float(seconds["best_oracle"])
     assert "those of all 3 candidates" in said
+    assert "so training seems to bring less" in " ".join(said.split())
     assert said.count("as the model to take away does") == 1
     row = differences[
         (differences["other"] == "best_chosen") & (differences["metric"] == "rougeLsum")
@@ -225,7 +233,10 @@ def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
     article = article_store.read_split(folder.data("test"))[0]
     words = ("summarize", "--model", str(folder / "final_best_model"), "--json", "-")
     served = json.loads(command.run(*words, stdin=article.article).stdout)
-    assert served["summary"] == chosen[0]["text"]
+    for ours, theirs in (("summary", "text"), ("finish_reason", "finish_reason")):
+        assert served[ours] == chosen[0][theirs]
+    reasons = {c["finish_reason"] for row in best for c in row["candidates"]}
+    assert "sentences" in reasons
     assert [c["text"] for c in served["candidates"]] == [c["text"] for c in best[0]["candidates"]]
 
 

@@ -73,6 +73,8 @@ DECIDES: dict[str, str] = {
     "generate.max_new_tokens": "search summaries",
     "generate.min_new_tokens": "search summaries",
     "generate.no_repeat_ngram": "search summaries",
+    "generate.max_sentences": "search summaries",
+    "generate.whole_sentences": "search summaries",
     "generate.num_beams": "search summaries",
     "generate.length_penalty": "search summaries",  # of several beams
     "generate.candidates": "summaries",

@@ -34,6 +34,14 @@ class GenerateConfig(Section):
         description="No sequence of so many tokens appears twice in a summary, which may copy its "
         "article; 0 forbids nothing.",
     )
+    max_sentences: Count | None = Field(
+        None, description="Sentences after which a summary is cut; null sets no limit."
+    )
+    whole_sentences: bool = Field(
+        False,
+        description="A summary that reached `max_new_tokens` is cut after its last whole sentence, "
+        "if it has one.",
+    )
     num_beams: Count = Field(1, description="Beams of the decoder; 1 is greedy.")
     length_penalty: Float = Field(
         1.0,

@@ -24,7 +24,7 @@ from nutgraf.generation.decoding import (
     generate_candidates,
     stream_tokens,
 )
-from nutgraf.generation.draft import Draft, truncate_sentences
+from nutgraf.generation.draft import Draft, at_most, cut_sentences
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import mean_loss, summary_losses
@@ -40,8 +40,8 @@ class SummaryResult:
 
     `trimmed_tokens` were cut off the article's end unread; `new_tokens` were decoded, without the
     end of sequence. `finish_reason` is `stop` if the model ended the summary, `length` if it was
-    cut at the limit of tokens, `sentences` if it was cut at the number of sentences. `seconds` are
-    an equal share of the time if several were decoded together. `parts` are the summaries of an
+    cut at the limit of tokens, `sentences` if it was cut after a sentence. `seconds` are an equal
+    share of the time if several were decoded together. `parts` are the summaries of an
     article's parts, if it was read in parts. `candidates` are all that were written and rated, if
     there were several; the summary is the one that was chosen.
     """
@@ -92,10 +92,12 @@ class Summarizer:
     def stream(self, article: str, sentences: int | None = None) -> Iterator[str | SummaryResult]:
         """Yield the pieces of one summary as they are decoded, and at the end the result.
 
-        No piece ends inside a character. With `sentences`, decoding ends after so many.
+        No piece ends inside a character. With `sentences`, or as many in the study, decoding ends
+        after them.
         """
         started = time.perf_counter()
-        prompt, draft = self._renderer.prompt(article), Draft(self._renderer, sentences)
+        prompt = self._renderer.prompt(article)
+        draft = Draft(self._renderer, at_most(sentences, self._settings))
         for token in stream_tokens(
             self._model, self._tokenizer, prompt.ids, self._settings, self._device
         ):
@@ -103,11 +105,10 @@ class Summarizer:
                 yield piece
             if draft.cut:
                 break
-        if piece := draft.end():
-            yield piece
         reason = "length" if len(draft.ids) == self._settings.max_new_tokens else "stop"
-        reason = "sentences" if draft.cut else reason
-        yield _result(draft.text, prompt, draft.ids, reason, time.perf_counter() - started)
+        if piece := draft.end(reason):
+            yield piece
+        yield _draft_result(draft, prompt, time.perf_counter() - started)
 
     def write(
         self,
@@ -130,23 +131,26 @@ class Summarizer:
             return
         started = time.perf_counter()
         prompts = [self._renderer.prompt(article) for article in articles]
-        drafts = [Draft(self._renderer) for _ in prompts]
+        drafts = [Draft(self._renderer, settings) for _ in prompts]
         unfinished = set(range(len(prompts)))
 
         def finish(i: int, reason: str) -> None:
             unfinished.remove(i)
-            rest = drafts[i].end()
+            rest = drafts[i].end(reason)
             if streamed[i]:
                 on_event(i, rest)
             seconds = (time.perf_counter() - started) / len(prompts)
-            on_event(i, _result(drafts[i].text, prompts[i], drafts[i].ids, reason, seconds))
+            on_event(i, _draft_result(drafts[i], prompts[i], seconds))
 
         def on_token(i: int, token: int | None) -> bool:
             if token is None:
                 finish(i, "stop")
                 return False
             if streamed[i] and settings.num_beams == 1:
-                return on_event(i, drafts[i].add(token))
+                wanted = on_event(i, drafts[i].add(token))
+                if drafts[i].cut:
+                    finish(i, "stop")
+                return wanted and not drafts[i].cut
             drafts[i].ids.append(token)
             return on_event(i, "")
 
@@ -175,7 +179,7 @@ class Summarizer:
         )  # fmt: skip
         seconds = (time.perf_counter() - started) / len(prompts)
         for i, article in enumerate(articles):
-            result = self._chosen(article, prompts[i], candidates[i].written, seconds)
+            result = self._chosen(article, prompts[i], candidates[i].written, seconds, settings)
             if streamed[i]:
                 on_event(i, result.summary)
             on_event(i, result)
@@ -185,32 +189,37 @@ class Summarizer:
     ) -> Iterator[SummaryResult]:
         """Yield the summary of each article, in order, decoded in batches.
 
-        A summary is cut after so many `sentences`, an article at the prompt's limit of tokens.
+        A summary is cut after so many `sentences`, or as many in the study, an article at the
+        prompt's limit of tokens.
         """
+        settings = at_most(sentences, self._settings)
         size = _BATCHES_SORTED * self._settings.batch_size
         for start in range(0, len(articles), size):
             started = time.perf_counter()
             prompts = [self._renderer.prompt(text) for text in articles[start : start + size]]
             ids = [prompt.ids for prompt in prompts]
-            generated = dict(
-                generate(self._model, self._tokenizer, ids, self._settings, self._device)
-            )
+            generated = dict(generate(self._model, self._tokenizer, ids, settings, self._device))
             seconds = (time.perf_counter() - started) / len(prompts)
             for i, article in enumerate(articles[start : start + size]):
-                result = self._chosen(article, prompts[i], generated[i].written, seconds)
-                text, cut = truncate_sentences(result.summary, sentences)
-                reason = "sentences" if cut else result.finish_reason
-                yield dataclasses.replace(result, summary=text, finish_reason=reason)
+                yield self._chosen(article, prompts[i], generated[i].written, seconds, settings)
 
     def _chosen(
-        self, article: str, prompt: Prompt, written: Sequence[Generated], seconds: float
+        self,
+        article: str,
+        prompt: Prompt,
+        written: Sequence[Generated],
+        seconds: float,
+        settings: GenerateConfig,
     ) -> SummaryResult:
         """Return the summary that is chosen of those that were written of an article."""
-        texts = [self._renderer.text(new.ids) for new in written]
-        rated = rate(article, texts) if len(texts) > 1 else []
-        index = choose(rated, self._settings.choose) if rated else 0
-        new = written[index]
-        result = _result(texts[index], prompt, new.ids, new.finish_reason, seconds)
+        cut = [
+            cut_sentences(self._renderer.text(new.ids), new.finish_reason, settings)
+            for new in written
+        ]
+        rated = rate(article, [text for text, _ in cut]) if len(cut) > 1 else []
+        index = choose(rated, settings.choose) if rated else 0
+        text, reason = cut[index]
+        result = _result(text, prompt, written[index].ids, reason, seconds)
         return dataclasses.replace(result, candidates=tuple(rated))
 
     def summarize_in_parts(self, article: str, sentences: int | None = None) -> SummaryResult:
@@ -276,6 +285,10 @@ class Summarizer:
         else:
             for half in (words[: len(words) // 2], words[len(words) // 2 :]):
                 yield from self._fit(" ".join(half))
+
+
+def _draft_result(draft: Draft, prompt: Prompt, seconds: float) -> SummaryResult:
+    return _result(draft.text, prompt, draft.ids, draft.finish_reason, seconds)
 
 
 def _result(

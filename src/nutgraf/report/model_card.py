@@ -101,7 +101,8 @@ def _with_decoding(about: Mapping[str, Any]) -> dict[str, Any]:
     `rules` are those that few programs have, by name, if they are set.
     """
     generate = GenerateConfig.model_validate(about["generate"])
-    rules = {name: getattr(generate, name) for name in ("no_repeat_ngram", "min_new_tokens")}
+    names = ("no_repeat_ngram", "min_new_tokens", "max_sentences", "whole_sentences")
+    rules = {name: getattr(generate, name) for name in names}
     rules["candidates"] = generate.candidates if generate.candidates > 1 else 0
     decoding = {
         "generate": generate,

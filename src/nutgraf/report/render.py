@@ -52,6 +52,7 @@ class Study:
     candidates: str  # how one of several was chosen, in words; empty if there was one
     seconds: Mapping[str, float]  # a summary, by system; of models whose time is known
     timing: str  # what these seconds are, in words; empty if there are none
+    cuts: str  # what cuts at sentences do to the comparison; empty if there are none
     caution: str  # stands wherever scores do; may be empty
     table: Sequence[Record]  # model_comparison_results.csv
     seeds: Sequence[str]  # lines on the spread over seeds

@@ -112,7 +112,8 @@ class Summary(BaseModel):
     system: str
     text: str
     finish_reason: str = Field(
-        description="`stop`: ended by the model; `length`: cut at the limit; `extract`: no model."
+        description="`stop`: ended by the model; `length`: cut at the limit; `sentences`: cut "
+        "after a sentence, as in the study; `extract`: no model."
     )
     prompt_tokens: int = Field(description="0 for an extract, which has no prompt.")
     trimmed_tokens: int = Field(description="Tokens of the article's end that were not read.")

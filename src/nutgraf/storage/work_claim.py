@@ -54,4 +54,6 @@ def _changes(old: Any, new: Any, name: str) -> list[str]:
         keys = sorted(old.keys() | new.keys())
         trees = [(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
         return [line for tree in trees for line in _changes(*tree)]
+    if old is None and new is False:
+        return []  # an earlier version lacked the setting, which is off
     return [] if old == new else [f"{name} was {json.dumps(old)}, is now {json.dumps(new)}"]

@@ -26,6 +26,7 @@ from nutgraf.data.token_store import TokenFile
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.generation import choose, external, extractive
 from nutgraf.generation.backends import Backend, open_backend
+from nutgraf.generation.draft import cut_sentences
 from nutgraf.modeling.load import choose_device, load_tokenizer
 from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
@@ -34,6 +35,8 @@ from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from nutgraf.parallel.ray_cluster import Cluster
 
 Row = dict[str, Any]
@@ -148,10 +151,7 @@ def _by_model(
         losses |= {rest[n]: row for n, row in apart.items()}
     rows = []
     for i, article in enumerate(test):
-        first, *others = [
-            {"text": summary_text(tokenizer, new["ids"]), "finish_reason": new["finish_reason"]}
-            for new in summaries[i]["written"]
-        ]
+        first, *others = [_cut(new, tokenizer, config) for new in summaries[i]["written"]]
         row = {
             "id": article.id,
             "text": first["text"],
@@ -180,6 +180,13 @@ def _measured(config: Config, journal: Journal, cluster: Cluster | None) -> dict
         "batch_size": config.generate.batch_size,
         "device": "workers of a cluster" if cluster else choose_device(config.model).name,
     }
+
+
+def _cut(new: Row, tokenizer: PreTrainedTokenizerBase, config: Config) -> Row:
+    """Return what the study leaves of a summary's new tokens, as text."""
+    text = summary_text(tokenizer, new["ids"])
+    text, reason = cut_sentences(text, new["finish_reason"], config.generate)
+    return {"text": text, "finish_reason": reason}
 
 
 def _by_choice(

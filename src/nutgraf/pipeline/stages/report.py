@@ -23,6 +23,7 @@ from nutgraf.report import render
 from nutgraf.report.describe import (
     SYNTHETIC,
     describe_candidates,
+    describe_cuts,
     describe_data,
     describe_decoding,
     describe_timing,
@@ -98,6 +99,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         candidates=describe_candidates(config.generate),
         seconds=seconds,
         timing=timing,
+        cuts=describe_cuts(config.generate),
         caution=SYNTHETIC if is_synthetic(config) else "",
         table=_rows(folder / artifacts.TABLE),
         seeds=seed_spread(pd.read_csv(folder / "analysis" / "seeds.csv")),

@@ -21,6 +21,7 @@ from nutgraf.data.prompts import summary_text
 from nutgraf.data.token_store import TokenFile
 from nutgraf.evaluation import rouge
 from nutgraf.generation.backends import open_backend
+from nutgraf.generation.draft import cut_sentences
 from nutgraf.modeling import adapters
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.parallel.executor import open_executor
@@ -142,7 +143,11 @@ def _measure_rouge(
             with open_backend(config, _adapter_folder(trial, config, home), cluster) as model:
                 batches = model.summaries(prompts[: len(references)])
                 summaries = {i: summary for batch in batches for i, summary in batch.items()}
-            texts = [summary_text(tokenizer, summaries[i].ids) for i in range(len(references))]
+            written = [summaries[i] for i in range(len(references))]
+            texts = [
+                cut_sentences(summary_text(tokenizer, s.ids), s.finish_reason, config.generate)[0]
+                for s in written
+            ]
             scores = rouge.score_rouge_many(references, texts, tokenizer=config.score.tokenizer)
             mean = {kind: sum(s[kind] for s in scores) / len(scores) for kind in scores[0]}
             write_json(home / "rouge.json", {**mean, "examples": trial.history[-1][0], "key": key})
