@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 from helpers import command, gguf_files, made_up
 from transformers import AutoTokenizer
 
@@ -63,10 +63,9 @@ def test_the_file_alone_writes_what_the_study_writes(
     assert written[0] == written[1]
     assert len({summary for summary, _ in written[0]}) > 1
     (tmp_path / "empty").mkdir()
-    file = shutil.copy(exported / "model.gguf", tmp_path / "mine.gguf")
-    (tmp_path / "article.txt").write_text(TEXTS[0])
     monkeypatch.chdir(tmp_path / "empty")
-    done = command.run("summarize", "--json", "--model", str(file), str(tmp_path / "article.txt"))
+    shutil.copy(exported / "model.gguf", "mine.gguf")
+    done = command.run("summarize", "--json", "--model", "mine.gguf", stdin=TEXTS[0])
     assert json.loads(done.stdout)["summary"] == written[0][0][0]
 
 
@@ -305,6 +304,17 @@ def test_a_weight_that_is_too_large_for_f16_is_named(
     monkeypatch.setattr(gguf_write, "_read", lambda tensor: read(tensor) * 1e7)
     with pytest.raises(Failure, match=r"has a weight of .*, above the .*: give --quantize bf16"):
         gguf_write.write_gguf(ModelConfig(base=str(tiny_base)), tmp_path / "a.gguf", "f16", {})
+
+
+def test_a_full_disk_is_named(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_to_full_disk(*_: object) -> None:
+        with Path("/dev/full").open("wb") as file:
+            np.zeros(10**5).tofile(file)
+
+    monkeypatch.setattr(GGUFWriter, "write_tensor_data", write_to_full_disk)
+    with pytest.raises(OSError, match=r"^\[Errno \d+\] .*: '.*-.*/gguf'$"):
+        export.run(study, tmp_path / "out", "gguf")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_licence_is_read_out_of_a_card() -> None:

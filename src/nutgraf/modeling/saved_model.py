@@ -97,7 +97,7 @@ def read_saved_model(model: str) -> SavedModel:
             "`nutgraf compare --force`"
         ) from None
     if gguf.is_file():
-        whole = base.model_copy(update={"base": str(gguf), "revision": None})
+        whole = base.model_copy(update={"base": str(gguf.absolute()), "revision": None})
         return SavedModel(folder, None, whole, prompt, decoding, raw, None, frame, ends)
     own = (raw, folder if (folder / "tokenizer_config.json").is_file() else None, frame, ends)
     if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
