@@ -23,6 +23,8 @@ from nutgraf.data.prompts import Renderer
 from nutgraf.generation.decoding import generate_batch
 from nutgraf.modeling import adapters, base_files, load
 from nutgraf.modeling.base_identity import base_identity
+from nutgraf.modeling.gguf_file import read_fields
+from nutgraf.modeling.gguf_tokenizer import tokenizer_fields
 from nutgraf.modeling.shape import read_dims
 from nutgraf.pipeline import preflight
 
@@ -62,6 +64,14 @@ def test_its_tokens_are_those_that_it_was_trained_with(smollm2: Path) -> None:
         written = tokenizer.decode(list(row.ids))
         assert f"{renderer.frame.head} 6.1 earthquake" in written
         assert written.endswith(f"{summary}<|im_end|>")
+
+
+def test_its_tokenizer_becomes_the_fields_that_llama_cpp_s_converter_wrote(smollm2: Path) -> None:
+    theirs = read_fields(smollm2, "tokenizer.ggml.")
+    ours = tokenizer_fields(load.load_tokenizer(CONFIG), 49_152)
+    assert {name: ours[name] for name in theirs.keys() & ours.keys()} == {
+        name: value for name, value in theirs.items() if name != "tokenizer.ggml.add_space_prefix"
+    }
 
 
 def test_its_weights_are_those_of_the_file_and_it_ends_its_answer(smollm2: Path) -> None:
