@@ -152,13 +152,15 @@ class AdapterTrainer(SFTTrainer):
         The padding is on the right, where causal attention never looks, so no mask slows it down.
         """
         ids, labels = inputs["input_ids"], inputs["labels"]
-        if self.fused:
-            nll = self.fused.nll(model, ids, functional.pad(labels[:, 1:], (0, 1), value=IGNORED))
-        else:
-            nll = _nll(model, ids, labels)
-        loss = nll / kwargs["num_items_in_batch"]
+        loss = self.row_nll(model, ids, labels).sum() / kwargs["num_items_in_batch"]
         self.step_losses.append(loss.detach())
         return loss * self.group.size  # the gradient is the mean over the processes
+
+    def row_nll(self, model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the nats of each row's labels, [rows], in the model as the trainer calls it."""
+        if self.fused:
+            return self.fused.nll(model, ids, functional.pad(labels[:, 1:], (0, 1), value=IGNORED))
+        return _row_nll(model, ids, labels)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, exact over tokens whatever the batches; keep the adapter if it is the best."""
@@ -201,8 +203,8 @@ class AdapterTrainer(SFTTrainer):
         """Write none: checkpoints need no card, and the final model gets one with its scores."""
 
 
-def _nll(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the nats of all labels of a micro-batch together.
+def _row_nll(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the nats of each row's labels: [rows].
 
     trl computes the output layer for the articles' tokens too, and then masks them: 30% of a step
     of the pocket model on a CPU. Here it starts at the first summary of the batch.
@@ -216,7 +218,8 @@ def _nll(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     ).logits[:, :-1]
     targets = labels[:, -summaries:]
     counted = targets != IGNORED
-    return functional.cross_entropy(logits[counted].float(), targets[counted], reduction="sum")
+    nll = functional.cross_entropy(logits[counted].float(), targets[counted], reduction="none")
+    return nll.new_zeros(len(ids)).index_add(0, counted.nonzero()[:, 0], nll)
 
 
 def _encode(row: Example) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ CHUNK = 512  # positions; their logits are in memory together
 
 
 def summary_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Return the sum over positions of the negative log-likelihood of their targets, in nats.
+    """Return the negative log-likelihood of each position's target, in nats: [positions].
 
     `hidden` is [positions, width]; `weight` [vocabulary, width] is frozen, and in the format of
     the product. The gradient is computed with the loss, since it is small and the logits are not,
@@ -25,14 +25,14 @@ class _Nll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden)
-        nll = hidden.new_zeros(())
+        nll = torch.empty(len(hidden))
         with torch.autocast("cpu", enabled=False):
             for start in range(0, len(hidden), CHUNK):
                 part = slice(start, start + CHUNK)
                 wanted = targets[part, None]
                 logits = hidden[part].to(weight.dtype) @ weight.T
                 log_shares = torch.log_softmax(logits, -1, dtype=torch.float32)
-                nll -= log_shares.gather(1, wanted).sum()
+                nll[part] = -log_shares.gather(1, wanted)[:, 0]
                 of_logits = torch.exp(log_shares, out=log_shares)
                 of_logits.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
                 gradient[part] = of_logits.to(weight.dtype) @ weight
@@ -42,4 +42,4 @@ class _Nll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad, None, None
+        return gradient * grad[:, None], None, None

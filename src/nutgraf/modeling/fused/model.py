@@ -39,7 +39,7 @@ class FusedModel:
         return cls(cast(Any, base_of(model)), device, rows, tokens) if fits else None
 
     def nll(self, model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the nats of all `targets` that are tokens, not below 0, together.
+        """Return the nats of each row's `targets` that are tokens, not below 0: [rows].
 
         `model` is the model as its trainer calls it. Both tensors are [rows, tokens], padded on the
         right: attention is causal, so nothing is masked.
@@ -54,7 +54,8 @@ class FusedModel:
         finally:
             for module in (*self.layers, self.output):
                 del module.forward
-        return summary_nll(hidden[0], self.weight, targets.flatten()[positions])
+        nll = summary_nll(hidden[0], self.weight, targets.flatten()[positions])
+        return nll.new_zeros(len(ids)).index_add(0, positions // ids.shape[1], nll)
 
 
 def _forward(layer: Any, fused: FusedLayer, positions: torch.Tensor | None) -> Any:
