@@ -15,18 +15,28 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 
+from nutgraf.data.prompts import Renderer
 from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.evaluation.significance import paired_difference
 from nutgraf.generation.choose import rate
+from nutgraf.generation.decoding import ends_of, generation_config
+from nutgraf.generation.rules import repetition_rule
 from nutgraf.generation.summarizer import Summarizer, SummaryResult, load_summarizer
-from nutgraf.modeling.saved_model import read_saved_model
+from nutgraf.modeling.adapters import with_adapter
+from nutgraf.modeling.batching import length_batches
+from nutgraf.modeling.inference import fast_inference
+from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
+from nutgraf.modeling.losses import pad_left
+from nutgraf.modeling.saved_model import SavedModel, read_saved_model
 
 Row = dict[str, Any]
 # Gets an article's row, and returns the value of each candidate.
@@ -48,10 +58,12 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--beams", action="store_true", help="as many beams in place of samples")
     parser.add_argument("--batch-size", type=int, default=20, help="articles decoded together")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    name = f"k{options.candidates}-t{options.temperature:g}-p{options.top_p:g}.json"
+    drawn = "beams" if options.beams else f"t{options.temperature:g}-p{options.top_p:g}"
+    name = f"k{options.candidates}-{drawn}.json"
     options.out.mkdir(parents=True, exist_ok=True)
     if not (options.out / name).exists():
         write(options, options.out / name)
@@ -74,19 +86,23 @@ def write(options: argparse.Namespace, path: Path) -> None:
     )
     articles, seconds, results = file["article"].tolist(), {}, []
     for label, settings in (("greedy", one), ("candidates", several)):
+        if label == "candidates" and options.beams:
+            break
         with load_summarizer(dataclasses.replace(saved, generate=settings)) as summarizer:
             list(summarizer.summarize(articles[:2]))  # compiles
             seconds[label], results = _timed(summarizer, articles)
             alone = [_timed(summarizer, [article])[0] for article in articles[:ALONE]]
             seconds[f"one, {label}"] = float(np.mean(alone))
+    texts = [[candidate.text for candidate in result.candidates] for result in results]
+    if options.beams:
+        started = time.perf_counter()
+        beams = _beams(saved, articles, options)
+        seconds["candidates"] = seconds["greedy"] + time.perf_counter() - started
+        texts = [[result.summary, *others] for result, others in zip(results, beams, strict=True)]
     rows = [
-        {
-            "article": article,
-            "reference": reference,
-            "texts": [candidate.text for candidate in result.candidates],
-        }
-        for article, reference, result in zip(
-            file["article"], file["highlights"], results, strict=True
+        {"article": article, "reference": reference, "texts": of_article}
+        for article, reference, of_article in zip(
+            file["article"], file["highlights"], texts, strict=True
         )
     ]
     path.write_text(json.dumps({"seconds": seconds, "rows": rows}), encoding="utf-8")
@@ -96,6 +112,33 @@ def _timed(summarizer: Summarizer, articles: Sequence[str]) -> tuple[float, list
     started = time.perf_counter()
     results = list(summarizer.summarize(articles))
     return time.perf_counter() - started, results
+
+
+def _beams(
+    saved: SavedModel, articles: Sequence[str], options: argparse.Namespace
+) -> list[list[str]]:
+    """Return the last beams of each article, the likeliest first, without the one too many."""
+    base, tokenizer = load_base(saved.model), load_tokenizer(saved.model, saved.tokenizer)
+    renderer, beams = Renderer(tokenizer, saved.prompt, saved.frame), options.candidates - 1
+    prompts = [renderer.prompt(article).ids for article in articles]
+    device, written = choose_device(saved.model), {}
+    with with_adapter(base, saved.adapter) if saved.adapter else nullcontext(base) as model:
+        settings = saved.generate.model_copy(update={"num_beams": beams, "candidates": 1})
+        config = generation_config(tokenizer, settings, ends_of(model))
+        config.num_return_sequences = beams
+        for batch in length_batches([len(ids) for ids in prompts], options.batch_size):
+            ids, mask = pad_left([prompts[i] for i in batch], tokenizer.pad_token_id, device)
+            with torch.no_grad(), device.autocast(), fast_inference(model, device) as cache:
+                out = model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    generation_config=config,
+                    logits_processor=repetition_rule(settings, ids.shape[1]),
+                    past_key_values=cache,
+                )
+            new = [renderer.text(row) for row in out[:, ids.shape[1] :].tolist()]
+            written |= {i: new[n * beams : (n + 1) * beams] for n, i in enumerate(batch)}
+    return [written[i] for i in range(len(articles))]
 
 
 def print_table(record: Row) -> None:
@@ -124,12 +167,14 @@ def print_table(record: Row) -> None:
 def _seconds(seconds: Row, n: int) -> str:
     each = {name: value / n for name, value in seconds.items() if not name.startswith("one")}
     share = each["candidates"] / each["greedy"]
-    alone = seconds["one, candidates"] / seconds["one, greedy"]
-    return (
+    line = (
         f"greedy {each['greedy']:.2f} an article, candidates {each['candidates']:.2f} "
-        f"({share:.2f} times); one article alone {seconds['one, greedy']:.2f} and "
-        f"{seconds['one, candidates']:.2f} ({alone:.2f} times)"
+        f"({share:.2f} times)"
     )
+    if (several := seconds.get("one, candidates")) is None:
+        return line
+    one = seconds["one, greedy"]
+    return f"{line}; one article alone {one:.2f} and {several:.2f} ({several / one:.2f} times)"
 
 
 def _line(name: str, rows: Sequence[Row], chosen: Sequence[int], greedy: Sequence[int]) -> None:

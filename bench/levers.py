@@ -15,6 +15,7 @@ import torch
 
 from nutgraf.data.examples import Example
 from nutgraf.evaluation.indicators import SummaryJudge
+from nutgraf.generation.extractive import extract_many
 from nutgraf.modeling import adapters
 from nutgraf.training import optimizer, sft_trainer
 
@@ -22,7 +23,7 @@ from nutgraf.training import optimizer, sft_trainer
 Patch: TypeAlias = Callable[[Sequence[Example]], contextlib.AbstractContextManager[Any]]
 
 WORDS_READ = 300  # about 400 tokens
-PLUS = 16  # LoRA+: the learning rate of B against that of A
+LORA_PLUS = (1 / 8, 2)  # what the learning rates of A and B are multiplied by: a ratio of 16
 EVA_ROWS = 48  # articles whose activations initialize A
 
 
@@ -59,6 +60,21 @@ def answerable(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[[share > 0.3 for share in shares]]
 
 
+def extracts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with, for references, the sentences read that share most with them."""
+    read = [" ".join(article.split()[:WORDS_READ]) for article in rows["article"]]
+    pairs = zip(read, rows["highlights"], strict=True)
+    return rows.assign(highlights=extract_many("oracle", list(pairs)))
+
+
+def extracts_if_unanswerable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows, of which those that are not `answerable` have extracts for references."""
+    is_answerable = rows.index.isin(answerable(rows).index)
+    return rows.assign(
+        highlights=rows["highlights"].where(is_answerable, extracts(rows)["highlights"])
+    )
+
+
 def _pairs(text: str) -> set[tuple[str, str]]:
     return set(itertools.pairwise(re.findall(r"[a-z0-9]+", text.lower())))
 
@@ -69,8 +85,8 @@ def lora_plus(rows: Sequence[Example]) -> contextlib.AbstractContextManager[Any]
     def build(weights: Any, settings: Any) -> Any:
         weights = list(weights)  # A and B in turn
         groups = [
-            {"params": weights[0::2], "lr": settings.learning_rate},
-            {"params": weights[1::2], "lr": PLUS * settings.learning_rate},
+            {"params": part, "lr": factor * settings.learning_rate}
+            for part, factor in zip((weights[0::2], weights[1::2]), LORA_PLUS, strict=True)
         ]
         adamw = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         steps = optimizer.warmup_steps(settings), optimizer.total_steps(settings)
@@ -152,13 +168,13 @@ LEVERS: dict[str, Lever] = {
     "at least 50 tokens": Lever({"generate.min_new_tokens": 50}),
     "4 beams": Lever({"generate.num_beams": 4}),
     "4 beams, length penalty 2": Lever({"generate.num_beams": 4, "generate.length_penalty": 2.0}),
-    "batch of 4": Lever({"train.gradient_accumulation_steps": 1}),
-    "learning rate 3e-4": Lever({"train.learning_rate": 3e-4}),
+    "batch of 8": Lever({"train.gradient_accumulation_steps": 2}),
+    "learning rate 4e-4": Lever({"train.learning_rate": 4e-4}),
     "learning rate 2e-3": Lever({"train.learning_rate": 2e-3}),
-    "alpha 128 (rank-stabilized)": Lever({"lora.alpha": 128}),
+    "alpha 64": Lever({"lora.alpha": 64}),
+    "r 64, alpha 64 (rank-stabilized)": Lever({"lora.r": 64, "lora.alpha": 64}),
     "r 64, alpha 128": Lever({"lora.r": 64, "lora.alpha": 128}),
-    "r 64, alpha 512 (rank-stabilized)": Lever({"lora.r": 64, "lora.alpha": 512}),
-    "LoRA+, B 16 times": Lever({"train.learning_rate": 3e-4}, patch=lora_plus),
+    "LoRA+, B 16 times": Lever(patch=lora_plus),
     "EVA": Lever(patch=eva),
     "cosine": Lever({"train.schedule": "cosine"}),
     "weight decay 0.1": Lever({"train.weight_decay": 0.1}),
@@ -173,4 +189,6 @@ LEVERS: dict[str, Lever] = {
     "2,048 rows as they are": Lever(_examples(2048), as_they_are=True),
     "supported references only": Lever(rows=supported),
     "answerable references only": Lever(rows=answerable),
+    "extracts for references": Lever(rows=extracts),
+    "extracts for unanswerable references": Lever(rows=extracts_if_unanswerable),
 }

@@ -42,9 +42,39 @@ SHIPPED = Path(__file__).parents[1] / "configs" / "smollm2.yaml"
 METRICS = ("rouge1", "rouge2", "rougeLsum")
 
 
-def main() -> None:
+class Arguments(argparse.Namespace):
+    """The command line, and the rows and configurations that follow from it."""
+
+    rows: Path
+    out: Path
+    config: Path
+    examples: int
+    held_out: int
+    cnn_share: float
+    seed: int
+    table: bool
+
+    def split(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """Return rows to train on, held-out rows, and all but these as the file has them."""
+        file = pd.read_parquet(self.rows)
+        rows = with_share(file, self.cnn_share).sample(frac=1, random_state=self.seed)
+        held_out, training = rows[-self.held_out :], rows[: -self.held_out]
+        is_held_out = file["article"].isin(held_out["article"])
+        return training, held_out, file[~is_held_out].sample(frac=1, random_state=self.seed)
+
+    def config_of(self, lever: Lever, seed: int) -> Config:
+        """Return the configuration with a lever's settings and `--examples`."""
+        examples = {
+            "train.max_examples": self.examples,
+            "train.eval_every": self.examples,
+            "train.seeds": [seed],
+        }
+        return with_overrides(load_config(self.config, {}), examples | lever.settings)
+
+
+def command_line(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=Path, required=True, help="Parquet: article, highlights")
     parser.add_argument("--out", type=Path, required=True, help="folder of adapters and scores")
@@ -54,32 +84,26 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=640, help="articles of each training")
     parser.add_argument("--held-out", type=int, default=217, help="articles that are summarized")
     parser.add_argument("--cnn-share", type=float, default=0.3, help="of articles that CNN wrote")
-    parser.add_argument("--write", type=Path, help="write the rows with that share here, and end")
     parser.add_argument("--seed", type=int, default=1, help="of adapter, order and split")
-    parser.add_argument("--only", nargs="+", choices=LEVERS, default=list(LEVERS), metavar="LEVER")
     parser.add_argument("--table", action="store_true", help="measure nothing, print the table")
-    options = parser.parse_args()
-    file = pd.read_parquet(options.rows)
-    rows = with_share(file, options.cnn_share)
+    return parser
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--write", type=Path, help="write the rows with that share here, and end")
+    parser.add_argument("--only", nargs="+", choices=LEVERS, default=list(LEVERS), metavar="LEVER")
+    options = parser.parse_args(namespace=Arguments())
     if options.write:
-        rows.to_parquet(options.write)
+        with_share(pd.read_parquet(options.rows), options.cnn_share).to_parquet(options.write)
         return
-    rows = rows.sample(frac=1, random_state=options.seed)
-    held_out, training = rows[-options.held_out :], rows[: -options.held_out]
-    is_held_out = file["article"].isin(held_out["article"])
-    others = file[~is_held_out].sample(frac=1, random_state=options.seed)
-    shipped = load_config(options.config, {})
-    examples = {
-        "train.max_examples": options.examples,
-        "train.eval_every": options.examples,
-        "train.seeds": [options.seed],
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    for lever in () if options.table else options.only:
-        if not (options.out / f"{lever}.json").exists():
-            config = with_overrides(shipped, examples | LEVERS[lever].settings)
-            rows = LEVERS[lever].rows(others if LEVERS[lever].as_they_are else training)
-            measure(lever, config, rows, held_out, options.out)
+    training, held_out, others = options.split()
+    for name in () if options.table else options.only:
+        if not (options.out / f"{name}.json").exists():
+            lever = LEVERS[name]
+            config = options.config_of(lever, options.seed)
+            rows = lever.rows(others if lever.as_they_are else training)
+            measure(name, lever, config, rows, held_out, options.out)
     print_table(options.out, held_out)
 
 
@@ -93,15 +117,21 @@ def with_share(rows: pd.DataFrame, share: float) -> pd.DataFrame:
 
 
 def measure(
-    lever: str, config: Config, training: pd.DataFrame, held_out: pd.DataFrame, out: Path
+    name: str,
+    lever: Lever,
+    config: Config,
+    training: pd.DataFrame,
+    held_out: pd.DataFrame,
+    out: Path,
 ) -> None:
-    """Write what a lever gives on each held-out article to `out`/LEVER.json."""
+    """Write what a lever gives on each held-out article to `out`/NAME.json."""
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
-    decodes = [name.startswith("generate.") for name in LEVERS[lever].settings]
-    folder = out / ("baseline" if decodes and all(decodes) else lever)
+    decodes = [key.startswith("generate.") for key in lever.settings]
+    folder = out / ("baseline" if decodes and all(decodes) else name)
+    folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {}
-    if not lever.startswith("zero-shot"):
-        record = _train(config, renderer, LEVERS[lever], training, held_out, folder)
+    if not name.startswith("zero-shot"):
+        record = _train(config, renderer, lever, training, held_out, folder)
     adapter = folder / "adapter" if record else None
     base = load_base(config.model)
     with with_adapter(base, adapter) if adapter else contextlib.nullcontext(base) as model:
@@ -121,8 +151,8 @@ def measure(
         "repeating": _share_repeating(held_out, texts),
         "scores": _scores(held_out, texts),
     }
-    (out / f"{lever}.json").write_text(json.dumps(record), encoding="utf-8")
-    print(_line(lever, record, None), flush=True)
+    (out / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    print(_line(name, record, None), flush=True)
 
 
 def _train(

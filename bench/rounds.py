@@ -1,0 +1,271 @@
+"""What a second training brings, on candidates that the model wrote of its training articles.
+
+Of each article the model writes several candidates, which get a reward: ROUGE against the reference
+or agreement with each other, which needs no reference. Then its adapter is trained on, in as many
+rows by each method, and the held-out articles of `recipe.py` are summarized greedily:
+
+    references   the references once more: what longer training would bring
+    rejection    the candidate with the highest reward
+    preference   the best against the worst: DPO (Rafailov et al. 2023, arXiv:2305.18290)
+    ranking      best, middle and worst in the order of their rewards, beside the reference: BRIO
+                 (Liu et al. 2022, arXiv:2203.16804)
+
+What has been written and trained stays in the folder.
+
+    python bench/rounds.py --rows cnndm-train-cased.parquet --adapter DIR/adapter --out DIR
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import torch
+from levers import Lever
+from recipe import Arguments, command_line, measure
+from safetensors.torch import load_file
+from torch.nn.functional import logsigmoid
+
+from nutgraf.config import Config
+from nutgraf.config.load import with_overrides
+from nutgraf.data.examples import IGNORED, Example
+from nutgraf.data.prompts import Renderer
+from nutgraf.evaluation.indicators import SummaryJudge
+from nutgraf.evaluation.rouge import score_rouge
+from nutgraf.evaluation.significance import paired_difference
+from nutgraf.generation.choose import agreement
+from nutgraf.generation.decoding import generate
+from nutgraf.modeling import adapters
+from nutgraf.modeling.adapters import with_adapter
+from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
+from nutgraf.modeling.losses import summary_losses
+from nutgraf.training.job import TrainingJob
+from nutgraf.training.sft_trainer import AdapterTrainer
+
+BETA = 0.1  # DPO: how much a preference may move the model from where it began
+MARGIN = 0.02  # BRIO: nats a token between neighbours in the order
+RATES = {"references": 2e-4, "rejection": 2e-4, "preference": 5e-5, "ranking": 2e-4}
+ROWS_OF_ARTICLE = {"references": 1, "rejection": 1, "preference": 2, "ranking": 4}
+REWARDS = ("reference", "consensus")
+
+# Gets nats and tokens of the rows [articles, rows of an article], and the nats at the beginning.
+Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Options(Arguments):
+    adapter: Path
+    articles: int
+    candidates: int
+    temperature: float
+    methods: list[str]
+    reward: str
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--adapter", type=Path, required=True, help="folder of the first training")
+    parser.add_argument("--articles", type=int, default=320, help="of which candidates are written")
+    parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--methods", nargs="+", choices=RATES, default=list(RATES))
+    parser.add_argument("--reward", choices=REWARDS, default="reference")
+    options = parser.parse_args(namespace=Options())
+    options.out.mkdir(parents=True, exist_ok=True)
+    training, held_out, _ = options.split()
+    if not options.table:
+        train_methods(options, training[: options.articles], held_out)
+    print_table(options.out, held_out)
+
+
+def train_methods(options: Options, training: pd.DataFrame, held_out: pd.DataFrame) -> None:
+    """Measure the first training, then train and measure each method."""
+    start = options.config_of(Lever(), options.seed)
+    if not (options.out / "before.json").exists():
+        (options.out / "before").mkdir(exist_ok=True)
+        (options.out / "before" / "training.json").write_text('{"training_seconds": 0}')
+        (options.out / "before" / "adapter").symlink_to(options.adapter.resolve())
+        measure("before", Lever(), start, training, held_out, options.out)
+    candidates = written_candidates(options, start, training)
+    for method in options.methods:
+        name = method if options.reward == "reference" else f"{method}, {options.reward}"
+        if not (options.out / f"{name}.json").exists():
+            rows = rows_of(method, start, training, candidates, options.reward)
+            settings = {
+                "train.learning_rate": RATES[method],
+                "train.micro_batch_size": 4,
+                "train.gradient_accumulation_steps": 1,
+            }
+            config = with_overrides(start, settings)
+            lever = Lever(patch=lambda _, m=method, r=rows, c=config: second(m, r, c, options))
+            measure(name, lever, config, training, held_out, options.out)
+
+
+def written_candidates(
+    options: Options, config: Config, training: pd.DataFrame
+) -> list[list[list[int]]]:
+    """Return the token ids of each article's candidates; write them to a file, or read them."""
+    path = options.out / f"candidates-t{options.temperature:g}.json"
+    if not path.exists():
+        several = {"candidates": options.candidates, "temperature": options.temperature}
+        settings = config.generate.model_copy(update={**several, "batch_size": 20})
+        renderer = Renderer(load_tokenizer(config.model), config.prompt)
+        prompts = [renderer.prompt(article).ids for article in training["article"]]
+        with with_adapter(load_base(config.model), options.adapter) as model:
+            tokenizer, device = load_tokenizer(config.model), choose_device(config.model)
+            written = dict(generate(model, tokenizer, prompts, settings, device))
+        ids = [[new.ids for new in written[i].written] for i in range(len(prompts))]
+        path.write_text(json.dumps(ids))
+    candidates: list[list[list[int]]] = json.loads(path.read_text())
+    return candidates
+
+
+def rows_of(
+    method: str,
+    config: Config,
+    training: pd.DataFrame,
+    candidates: Sequence[Sequence[Sequence[int]]],
+    reward: str,
+) -> list[list[Example]]:
+    """Return the rows of each article, in the order that the objective of the method takes.
+
+    Articles whose candidates all have the same reward are left out: there is nothing to prefer.
+    """
+    renderer = Renderer(load_tokenizer(config.model), config.prompt)
+    groups = []
+    for (_, row), ids in zip(training.iterrows(), candidates, strict=True):
+        texts = [renderer.text(new) for new in ids]
+        values = _rewards(row["highlights"], texts, reward)
+        order = sorted(range(len(ids)), key=lambda i: (-values[i], i))
+        best, middle, worst = order[0], order[len(order) // 2], order[-1]
+        if values[best] == values[worst]:
+            continue
+        wanted = {
+            "references": [row["highlights"]],
+            "rejection": [texts[best]],
+            "preference": [texts[best], texts[worst]],
+            "ranking": [row["highlights"], texts[best], texts[middle], texts[worst]],
+        }
+        groups.append([renderer.example(row["article"], text) for text in wanted[method]])
+    return groups
+
+
+def _rewards(reference: str, texts: Sequence[str], reward: str) -> list[float]:
+    if reward == "consensus":
+        return list(agreement(texts))
+    scores = [score_rouge(reference, text) for text in texts]
+    return [row["rouge1"] + row["rouge2"] + row["rougeLsum"] for row in scores]
+
+
+@contextlib.contextmanager
+def second(
+    method: str, groups: Sequence[Sequence[Example]], config: Config, options: Options
+) -> Iterator[None]:
+    """Train on from the adapter of the first training, by the objective of a method."""
+    wanted = options.examples // ROWS_OF_ARTICLE[method]
+    draw = np.random.default_rng(options.seed)
+    rounds = -(-wanted // len(groups))
+    order = np.concatenate([draw.permutation(len(groups)) for _ in range(rounds)])[:wanted]
+    rows = [row for i in order for row in groups[i]]
+    first = _start_nll(config, options.adapter, rows) if method == "preference" else {}
+    objective = OBJECTIVES[method]
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        labels = inputs["labels"]
+        nll = self.row_nll(model, inputs["input_ids"], labels)
+        tokens = (labels != IGNORED).sum(1)
+        targets = [tuple(row[row != IGNORED].tolist()) for row in labels]
+        begun = torch.tensor([first.get(row, 0.0) for row in targets])
+        shape = -1, ROWS_OF_ARTICLE[method]
+        loss = objective(*(part.view(shape) for part in (nll, tokens, begun))).mean()
+        self.step_losses.append(loss.detach())
+        return loss
+
+    usual = adapters.fresh_adapter
+
+    @contextlib.contextmanager
+    def trained(base: Any, lora: Any, seed: int) -> Iterator[Any]:
+        with usual(base, lora, seed) as model:
+            saved = load_file(options.adapter / "adapter_model.safetensors")
+            named = dict(model.named_parameters())
+            for name, weight in saved.items():
+                named[name.replace(".weight", ".default.weight")].data.copy_(weight)
+            yield model
+
+    with (
+        mock.patch.object(AdapterTrainer, "compute_loss", compute_loss),
+        mock.patch.object(TrainingJob, "ordered_rows", rows),
+        mock.patch.object(adapters, "fresh_adapter", trained),
+    ):
+        yield
+
+
+def _start_nll(
+    config: Config, adapter: Path, rows: Sequence[Example]
+) -> dict[tuple[int, ...], float]:
+    """Return the nats of each row's summary before the training, by its token ids."""
+    pad = load_tokenizer(config.model).pad_token_id
+    with with_adapter(load_base(config.model), adapter) as model:
+        losses = summary_losses(model, rows, pad, choose_device(config.model))
+    summaries = [tuple(row.ids[row.prompt_tokens :]) for row in rows]
+    return {ids: loss.nll for ids, loss in zip(summaries, losses, strict=True)}
+
+
+def _likelihood(nll: torch.Tensor, tokens: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return nll.sum(1) / tokens.sum(1)
+
+
+def _preference(nll: torch.Tensor, tokens: torch.Tensor, begun: torch.Tensor) -> torch.Tensor:
+    gain = begun - nll  # of log-likelihood
+    return -logsigmoid(BETA * (gain[:, 0] - gain[:, 1]))
+
+
+def _ranking(nll: torch.Tensor, tokens: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    each = nll / tokens
+    loss = each[:, 0]
+    for better in (1, 2):
+        for worse in range(better + 1, 4):
+            gap = each[:, better] - each[:, worse] + MARGIN * (worse - better)
+            loss = loss + gap.clamp(min=0)
+    return loss
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "references": _likelihood,
+    "rejection": _likelihood,
+    "preference": _preference,
+    "ranking": _ranking,
+}
+
+
+def print_table(out: Path, held_out: pd.DataFrame) -> None:
+    """Print a line of Markdown for each training, against the first."""
+    names = [f"{m}{end}" for end in ("", ", consensus") for m in RATES]
+    paths = [out / f"{name}.json" for name in ("before", *names)]
+    records = {p.stem: json.loads(p.read_text("utf-8")) for p in paths if p.exists()}
+    first = np.array(records["before"]["scores"])[:, 2]
+    print(f"\nn = {len(held_out)} held-out articles\n")
+    print("| training | ROUGE-1/2/Lsum | R-Lsum against before | words | ended | new pairs | un |")
+    print("|---|---|---|---|---|---|---|")
+    for name, record in records.items():
+        scores = np.array(record["scores"])
+        d = paired_difference(scores[:, 2], first, resamples=10_000, seed=1)
+        pairs = zip(held_out["article"], held_out["highlights"], record["texts"], strict=True)
+        marks = [SummaryJudge(a, r).indicators(t) for a, r, t in pairs]
+        unsupported = np.mean([m["unsupported_names"] + m["unsupported_numbers"] for m in marks])
+        means = " / ".join(f"{mean:.2f}" for mean in scores.mean(0))
+        against = "" if name == "before" else f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
+        novel = np.mean([m["novel_2grams"] for m in marks])
+        print(
+            f"| {name} | {means} | {against} | {record['words']:.1f} | {record['ended']:.0%} | "
+            f"{novel:.0%} | {unsupported:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
