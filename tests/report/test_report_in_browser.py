@@ -61,6 +61,8 @@ def test_the_report_can_be_read(chromium: Browser, page: Path, width: int, schem
     assert chromium.run("document.documentElement.scrollWidth") <= width
     assert chromium.run(STICKING_OUT) == []
     assert chromium.run(CONTRASTS) == []
+    hidden = chromium.run("(s => s.scrollWidth - s.clientWidth)(document.querySelector('.scroll'))")
+    assert hidden <= 0 or width < 1000  # every column of the results
     ground = chromium.run("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
     # Whole figures, not only boxes for them: each has marks that take up room.

@@ -54,7 +54,8 @@ def local_ray(cpus: int, gpus: float) -> Iterator[None]:
     options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": None if gpus else 0}
     problem = Failure(
         "Ray could not start (REASON): free memory and space in /dev/shm and /tmp (RAY_TMPDIR "
-        "names another folder), or stop other Ray processes with `ray stop`"
+        "names another folder), stop other Ray processes with `ray stop`, or let programs end that "
+        "keep all processors busy"
     )
     place = tempfile.gettempdir()
     with contextlib.ExitStack() as stack:
