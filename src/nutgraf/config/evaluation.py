@@ -55,7 +55,7 @@ class GenerateConfig(Section):
         "choose one of them: the first greedily, the others drawn at random.",
     )
     temperature: Positive = Field(
-        0.7, description="What scores are divided by before a candidate's token is drawn."
+        0.4, description="What scores are divided by before a candidate's token is drawn."
     )
     top_p: Annotated[Float, Field(gt=0, le=1)] = Field(
         0.95,
