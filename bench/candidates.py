@@ -1,7 +1,8 @@
 """What several candidates of each article cost and bring, by rule of choice.
 
-Candidates are written once, into a file beside the table, and not again. The first of an article is
-the greedy summary. Rules that are fitted are fitted on one half of the articles and judged on the
+Articles are drawn with each `--seed`; the table is of all draws together, each article once.
+Candidates are written once, into a file a draw, and not again. The first of an article is the
+greedy summary. Rules that are fitted are fitted on one half of the articles and judged on the
 other, both ways round.
 
     python bench/candidates.py --model RUN --rows FILE.parquet --out DIR --examples 200
@@ -54,25 +55,31 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="run folder or exported model")
     parser.add_argument("--rows", type=Path, required=True, help="Parquet: article, highlights")
     parser.add_argument("--out", type=Path, required=True, help="folder of candidates")
-    parser.add_argument("--examples", type=int, default=200, help="articles, drawn with --seed")
+    parser.add_argument("--examples", type=int, default=200, help="articles of each draw")
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--beams", action="store_true", help="as many beams in place of samples")
     parser.add_argument("--batch-size", type=int, default=20, help="articles decoded together")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="of the draws")
     options = parser.parse_args()
     drawn = "beams" if options.beams else f"t{options.temperature:g}-p{options.top_p:g}"
-    name = f"k{options.candidates}-{drawn}.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    if not (options.out / name).exists():
-        write(options, options.out / name)
-    print_table(json.loads((options.out / name).read_text("utf-8")))
+    draws = []
+    for seed in options.seed:
+        path = options.out / f"k{options.candidates}-{drawn}-seed{seed}.json"
+        if not path.exists():
+            write(options, seed, path)
+        draws.append(json.loads(path.read_text("utf-8")))
+    rows = {row["article"]: row for draw in draws for row in draw["rows"]}
+    for seed, draw in zip(options.seed, draws, strict=True):
+        print(f"seed {seed}: {_seconds(draw['seconds'], len(draw['rows']))}")
+    print_table(list(rows.values()))
 
 
-def write(options: argparse.Namespace, path: Path) -> None:
+def write(options: argparse.Namespace, seed: int, path: Path) -> None:
     """Write the articles' candidates to `path`, with the seconds that they and greedy took."""
-    file = pd.read_parquet(options.rows).sample(options.examples, random_state=options.seed)
+    file = pd.read_parquet(options.rows).sample(options.examples, random_state=seed)
     saved = read_saved_model(options.model)
     one = saved.generate.model_copy(
         update={"candidates": 1, "batch_size": options.batch_size, "num_beams": 1}
@@ -141,9 +148,8 @@ def _beams(
     return [written[i] for i in range(len(articles))]
 
 
-def print_table(record: Row) -> None:
+def print_table(rows: Sequence[Row]) -> None:
     """Print a line of Markdown for each rule of choice."""
-    rows, seconds = record["rows"], record["seconds"]
     for row in rows:
         scores = [score_rouge(row["reference"], text) for text in row["texts"]]
         row["scores"] = np.array([[score[kind] for kind in KINDS] for score in scores])
@@ -151,7 +157,7 @@ def print_table(record: Row) -> None:
         row["indicators"] = [judge.indicators(text) for text in row["texts"]]
         row["ratings"] = [dataclasses.asdict(r) for r in rate(row["article"], row["texts"])]
     n, k = len(rows), len(rows[0]["texts"])
-    print(f"n = {n} articles, {k} candidates; seconds: {_seconds(seconds, n)}\n")
+    print(f"n = {n} articles, {k} candidates\n")
     columns = "choice|ROUGE-1/2/Lsum|R-Lsum against greedy|words|unsupported|repeat|novel 2-grams"
     print(f"| {columns.replace('|', ' | ')} |\n|" + "---|" * (columns.count("|") + 1))
     greedy = [0] * n
@@ -211,7 +217,7 @@ def _support(row: Row) -> Sequence[float]:
 
 
 def _finished(row: Row) -> Sequence[float]:
-    """Agreement, of those that are not broken off."""
+    """Return the agreement of those that are not broken off."""
     pairs = zip(row["ratings"], row["indicators"], strict=True)
     return [r["agreement"] - 1000 * m["unfinished"] for r, m in pairs]
 
@@ -223,7 +229,7 @@ def _rouge_lsum(row: Row) -> Sequence[float]:
 
 
 def _chrf(row: Row) -> Sequence[float]:
-    """Agreement by sequences of characters (Popović 2015, "chrF"), in which no word counts."""
+    """Return the agreement by sequences of characters (Popović 2015, "chrF")."""
     bags = [
         [Counter(t[i : i + n] for i in range(len(t) - n + 1)) for n in range(1, CHARACTERS + 1)]
         for t in ("".join(text.split()) for text in row["texts"])

@@ -148,11 +148,10 @@ def measure(
         "texts": texts,
         "ended": float(np.mean([s.finish_reason == "stop" for s in summaries.values()])),
         "words": float(np.mean([len(text.split()) for text in texts])),
-        "repeating": _share_repeating(held_out, texts),
         "scores": _scores(held_out, texts),
     }
     (out / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
-    print(_line(name, record, None), flush=True)
+    print(_line(name, record, None, held_out), flush=True)
 
 
 def _train(
@@ -183,11 +182,11 @@ def _scores(held_out: pd.DataFrame, texts: Sequence[str]) -> list[list[float]]:
     return [[row[metric] for metric in METRICS] for row in scores]
 
 
-def _share_repeating(held_out: pd.DataFrame, texts: Sequence[str]) -> float:
-    """Return the share of summaries that repeat a sentence."""
+def indicators_of(held_out: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
+    """Return the indicators of each text, and `unsupported`: names and numbers together."""
     rows = zip(held_out["article"], held_out["highlights"], texts, strict=True)
-    repeated = [SummaryJudge(a, r).indicators(t)["repeated_sentences"] > 0 for a, r, t in rows]
-    return float(np.mean(repeated))
+    marks = pd.DataFrame([SummaryJudge(a, r).indicators(text) for a, r, text in rows])
+    return marks.assign(unsupported=marks["unsupported_names"] + marks["unsupported_numbers"])
 
 
 def print_table(out: Path, held_out: pd.DataFrame) -> None:
@@ -198,13 +197,18 @@ def print_table(out: Path, held_out: pd.DataFrame) -> None:
     paths = {lever: out / f"{lever}.json" for lever in LEVERS}
     records |= {n: json.loads(p.read_text("utf-8")) for n, p in paths.items() if p.exists()}
     print(f"\nn = {len(held_out)} held-out articles; the difference is in ROUGE-Lsum, paired\n")
-    print("| lever | ROUGE-1/2/Lsum | against the baseline | loss | words | ended | repeat | s |")
-    print("|---|---|---|---|---|---|---|---|")
+    columns = "lever|ROUGE-1/2/Lsum|against the baseline|loss|words|ended|repeat|unsupported|s"
+    print(f"| {columns.replace('|', ' | ')} |\n|" + "---|" * (columns.count("|") + 1))
     for lever, record in records.items():
-        print(_line(lever, record, records.get("baseline")))
+        print(_line(lever, record, records.get("baseline"), held_out))
 
 
-def _line(lever: str, record: dict[str, Any], baseline: dict[str, Any] | None) -> str:
+def _line(
+    lever: str,
+    record: dict[str, Any],
+    baseline: dict[str, Any] | None,
+    held_out: pd.DataFrame,
+) -> str:
     means = " / ".join(f"{mean:.2f}" for mean in np.mean(record["scores"], axis=0))
     against = ""
     if baseline and lever != "baseline":
@@ -212,10 +216,12 @@ def _line(lever: str, record: dict[str, Any], baseline: dict[str, Any] | None) -
         d = paired_difference(own, others, resamples=10_000, seed=1)
         against = f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
     if lever == "lead-3":
-        return f"| {lever} | {means} | {against} | | | | | |"
+        return f"| {lever} | {means} | {against} | | | | | | |"
+    marks = indicators_of(held_out, record["texts"]) > 0
+    repeat, unsupported = (marks[name].mean() for name in ("repeated_sentences", "unsupported"))
     loss = f"{record['loss']:.4f}" if "loss" in record else ""
     seconds = f"{record.get('training_seconds', 0):.0f} + {record['writing_seconds']:.0f}"
-    shares = f"{record['words']:.1f} | {record['ended']:.0%} | {record['repeating']:.1%}"
+    shares = f"{record['words']:.1f} | {record['ended']:.0%} | {repeat:.1%} | {unsupported:.0%}"
     return f"| {lever} | {means} | {against} | {loss} | {shares} | {seconds} |"
 
 

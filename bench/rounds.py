@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from levers import Lever
-from recipe import Arguments, command_line, measure
+from recipe import Arguments, command_line, indicators_of, measure
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
@@ -36,7 +36,6 @@ from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
 from nutgraf.data.examples import IGNORED, Example
 from nutgraf.data.prompts import Renderer
-from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.evaluation.significance import paired_difference
 from nutgraf.generation.choose import agreement
@@ -255,15 +254,12 @@ def print_table(out: Path, held_out: pd.DataFrame) -> None:
     for name, record in records.items():
         scores = np.array(record["scores"])
         d = paired_difference(scores[:, 2], first, resamples=10_000, seed=1)
-        pairs = zip(held_out["article"], held_out["highlights"], record["texts"], strict=True)
-        marks = [SummaryJudge(a, r).indicators(t) for a, r, t in pairs]
-        unsupported = np.mean([m["unsupported_names"] + m["unsupported_numbers"] for m in marks])
+        marks = indicators_of(held_out, record["texts"])
         means = " / ".join(f"{mean:.2f}" for mean in scores.mean(0))
         against = "" if name == "before" else f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
-        novel = np.mean([m["novel_2grams"] for m in marks])
         print(
             f"| {name} | {means} | {against} | {record['words']:.1f} | {record['ended']:.0%} | "
-            f"{novel:.0%} | {unsupported:.2f} |"
+            f"{marks['novel_2grams'].mean():.0%} | {marks['unsupported'].mean():.2f} |"
         )
 
 

@@ -8,8 +8,9 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
@@ -315,17 +316,24 @@ def test_every_answer_forbids_foreign_scripts_and_caches(server):
 # Limits.
 
 
-def test_requests_that_wait_together_are_decoded_together():
-    fake = Fake()
-    with serving(fake, Limits(batch_size=4)) as server, ThreadPoolExecutor(10) as people:
+def behind_another(fake: Fake, server: Server, requests: Sequence[dict[str, Any]]) -> list[Any]:
+    """Answers to a request for `first`, and to others that wait together behind it."""
+    with ThreadPoolExecutor(10) as people:
         fake.open.clear()
         first = people.submit(server.ask, "first")
         until(lambda: len(fake.batches) == 1)
-        rest = [people.submit(server.ask, f"{i}", systems=["best", "lead3"]) for i in range(5)]
-        until(lambda: server.worker.unanswered == 11)
+        rest = [people.submit(server.ask, f"{i} b", **asked) for i, asked in enumerate(requests)]
+        summaries = 1 + sum(len(asked.get("systems", ["best"])) for asked in requests)
+        until(lambda: server.worker.unanswered == summaries)
         fake.open.set()
-        for waiting in [first, *rest]:
-            assert waiting.result().status_code == 200
+        return [waiting.result() for waiting in [first, *rest]]
+
+
+def test_requests_that_wait_together_are_decoded_together():
+    fake = Fake()
+    with serving(fake, Limits(batch_size=4)) as server:
+        answers = behind_another(fake, server, [{"systems": ["best", "lead3"]}] * 5)
+    assert all(answer.status_code == 200 for answer in answers)
     assert [(len(b), {row.split()[0] for row in b}) for b in fake.batches] == [
         (1, {"best"}), (4, {"lead3"}), (4, {"best"}), (1, {"lead3"}), (1, {"best"}),
     ]  # fmt: skip
@@ -333,45 +341,36 @@ def test_requests_that_wait_together_are_decoded_together():
 
 def test_candidates_take_more_of_a_batch_and_are_not_mixed_with_other_numbers_of_them():
     fake = Fake()
-    with serving(fake, Limits(batch_size=4)) as server, ThreadPoolExecutor(10) as people:
-        fake.open.clear()
-        first = people.submit(server.ask, "first")
-        until(lambda: len(fake.batches) == 1)
-        numbers = (8, 8, 8, None, 1, 16, 16)
-        rest = [people.submit(server.ask, f"{i}", candidates=k) for i, k in enumerate(numbers)]
-        until(lambda: server.worker.unanswered == 8)
-        fake.open.set()
-        answers = [waiting.result().json()["summaries"][0] for waiting in rest]
-    assert first.result().is_success
+    numbers = (8, 8, 8, None, 1, 16, 16)
+    with serving(fake, Limits(batch_size=4)) as server:
+        first, *rest = behind_another(fake, server, [{"candidates": k} for k in numbers])
+    answers = [answer.json()["summaries"][0] for answer in rest]
+    assert first.is_success
     assert sorted(len(batch) for batch in fake.batches) == [1, 1, 1, 1, 2, 2]
     assert [len(answer["candidates"]) for answer in answers] == [8, 8, 8, 0, 0, 16, 16]
 
 
-def test_a_batch_waits_a_moment_for_more():
+@pytest.mark.parametrize(("batch_size", "candidates"), [(3, 1), (6, 8)])
+def test_a_batch_waits_a_moment_for_more(batch_size, candidates):
     fake = Fake()
     with (
-        serving(fake, Limits(batch_wait=5, batch_size=3)) as server,
+        serving(fake, Limits(batch_wait=5, batch_size=batch_size)) as server,
         ThreadPoolExecutor(3) as people,
     ):
         started = time.monotonic()
-        assert all(a.is_success for a in people.map(server.ask, ["a", "b", "c"]))
+        answers = people.map(lambda text: server.ask(text, candidates=candidates), "abc")
+        assert all(answer.is_success for answer in answers)
         assert time.monotonic() - started < 4
     assert [len(batch) for batch in fake.batches] == [3]
 
 
 def test_streams_and_whole_summaries_are_decoded_together():
     fake = Fake()
-    with serving(fake, Limits(batch_size=4)) as server, ThreadPoolExecutor(5) as people:
-        fake.open.clear()
-        first = people.submit(server.ask, "first")
-        until(lambda: len(fake.batches) == 1)
-        rest = [people.submit(server.ask, f"{i} b", stream=i % 2 == 0) for i in range(4)]
-        until(lambda: server.worker.unanswered == 5)
-        fake.open.set()
-        for i, waiting in enumerate([first, *rest]):
-            answer = waiting.result().text
-            assert (answer.count("event: piece") > 1) == (i in (1, 3))
-            assert "best: first." in answer or f"best: {i - 1} b." in answer
+    with serving(fake, Limits(batch_size=4)) as server:
+        answers = behind_another(fake, server, [{"stream": i % 2 == 0} for i in range(4)])
+    for i, answer in enumerate(answers):
+        assert (answer.text.count("event: piece") > 1) == (i in (1, 3))
+        assert "best: first." in answer.text or f"best: {i - 1} b." in answer.text
     assert [len(batch) for batch in fake.batches] == [1, 4]
     assert [len(step) for step in fake.steps[-3:]] == [4, 4, 4]
 

@@ -13,7 +13,8 @@ import functools
 import re
 import string
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import regex
@@ -89,6 +90,17 @@ def rouge_tokenizer(name: RougeTokenizer = "rouge-score") -> Tokenizer:
 def rouge_tokens(text: str, name: RougeTokenizer = "rouge-score") -> list[str]:
     """Return the tokens that ROUGE compares."""
     return rouge_tokenizer(name).tokenize(text)
+
+
+def ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    """Return how often each sequence of `n` tokens occurs."""
+    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def ngram_fmeasure(one: Counter[tuple[str, ...]], other: Counter[tuple[str, ...]]) -> float:
+    """Return the F-measure of ROUGE-n of two texts' n-grams, 0 to 1; 0 if neither has any."""
+    total = one.total() + other.total()
+    return 2 * (one & other).total() / total if total else 0.0
 
 
 def has_rouge_tokens(text: str, name: RougeTokenizer = "rouge-score") -> bool:

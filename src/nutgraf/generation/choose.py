@@ -6,7 +6,6 @@ Machine Translation"; with samples: Eikema & Aziz 2022, arXiv:2108.04718.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nutgraf.config.evaluation import Choice
-from nutgraf.data.rouge_tokens import rouge_tokens
+from nutgraf.data.rouge_tokens import ngram_fmeasure, ngrams, rouge_tokens
 from nutgraf.evaluation.facts import Facts
 
 UTILITY_GRAMS = (1, 2)  # ROUGE-1 and ROUGE-2
@@ -61,21 +60,15 @@ def agreement(candidates: Sequence[str]) -> NDArray[np.float64]:
     as another. Equal candidates support each other. A single candidate agrees with itself.
     """
     counts = [
-        [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for n in UTILITY_GRAMS]
+        [ngrams(words, n) for n in UTILITY_GRAMS]
         for words in (rouge_tokens(text, "unicode") for text in candidates)
     ]
     n = len(candidates)
     pairs = np.full((n, n), 100.0)
     for i in range(n):
         for j in range(i):
-            shares = [_overlap(a, b) for a, b in zip(counts[i], counts[j], strict=True)]
+            shares = [ngram_fmeasure(a, b) for a, b in zip(counts[i], counts[j], strict=True)]
             pairs[i, j] = pairs[j, i] = 100.0 * float(np.mean(shares))
     if n == 1:
         return np.array([100.0])
     return (pairs.sum(1) - pairs.diagonal()) / (n - 1)
-
-
-def _overlap(one: Counter[tuple[str, ...]], other: Counter[tuple[str, ...]]) -> float:
-    """Return the F-measure of two bags of n-grams, 0 to 1."""
-    total = one.total() + other.total()
-    return 2 * (one & other).total() / total if total else 0.0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nutgraf.config.evaluation import RougeTokenizer
-from nutgraf.data.rouge_tokens import rouge_tokens
+from nutgraf.data.rouge_tokens import ngram_fmeasure, ngrams, rouge_tokens
 from nutgraf.data.sentences import article_sentences
 from nutgraf.parallel.process_pool import map_rows
 
@@ -79,7 +79,7 @@ def oracle(article: str, reference: str, tokenizer: RougeTokenizer = "rouge-scor
     """
     sentences = article_sentences(article)
     tokens = [rouge_tokens(sentence, tokenizer) for sentence in sentences]
-    targets = [_ngrams(rouge_tokens(reference, tokenizer), n) for n in (1, 2)]
+    targets = [ngrams(rouge_tokens(reference, tokenizer), n) for n in (1, 2)]
     chosen: list[int] = []
     best = 0.0
     while len(chosen) < SENTENCES:
@@ -101,15 +101,6 @@ def _similarity(one: Counter[str], other: Counter[str]) -> float:
     return (one & other).total() / lengths if lengths else 0.0
 
 
-def _ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
-
-
 def _overlap(tokens: Sequence[str], targets: Sequence[Counter[tuple[str, ...]]]) -> float:
-    """Return the sum over n of the F-measure of the n-grams, 2 |both| / (|one| + |other|)."""
-    total = 0.0
-    for n, target in enumerate(targets, 1):
-        ngrams = _ngrams(tokens, n)
-        count = ngrams.total() + target.total()
-        total += 2 * (ngrams & target).total() / count if count else 0.0
-    return total
+    """Return the sum over n of the F-measure of the n-grams."""
+    return sum(ngram_fmeasure(ngrams(tokens, n), target) for n, target in enumerate(targets, 1))

@@ -30,7 +30,7 @@ class SharedPrompts:
 
     @property
     def tokens(self) -> int:
-        """Tokens of each prompt, padding included."""
+        """Return the tokens of each prompt, padding included."""
         return self.keys.shape[2]
 
     def select(self, rows: torch.Tensor) -> SharedPrompts:

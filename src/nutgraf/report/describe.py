@@ -78,8 +78,8 @@ def describe_cuts(generate: GenerateConfig) -> str:
     if not (generate.max_sentences or generate.whole_sentences):
         return ""
     return (
-        "Cuts at sentences help a base that seldom ends a summary by itself more than models that "
-        "learnt to, so training seems to bring less."
+        "Cuts at sentences can raise the scores of a base that seldom ends a summary by itself "
+        "more than those of trained models, so that training seems to bring less."
     )
 
 

@@ -25,6 +25,7 @@ from nutgraf.serving.models import Models
 # A batch of n summaries takes about as long as 3 + n units (docs/log.md). How long a unit is, the
 # batches show; the last one has this weight.
 _FIXED_UNITS, _SMOOTHING = 3, 0.3
+_CANDIDATES_OF_UNIT = 4  # they share the reading of their article
 _SHARE = 0.8  # of the time limit that work may be estimated to take
 _MAX_RETRY_AFTER = 60  # seconds
 # To pass on a piece takes the interpreter from the model for some milliseconds. So each of several
@@ -170,7 +171,7 @@ class Worker:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._stopping)
                 self._changed.wait_for(
-                    lambda: len(self._batch(self._queue)) in (0, self._batch_size),
+                    lambda: self._is_full(self._batch(self._queue)),
                     self._limits.batch_wait,
                 )
                 if self._stopping:
@@ -181,17 +182,19 @@ class Worker:
                     return True
 
     def _batch(self, queue: Sequence[Job]) -> list[Job]:
-        """Return the oldest job and those that are written together with it.
+        """Return the oldest job and those that are written together with it."""
+        if not queue:
+            return []
+        kind = queue[0].system, queue[0].candidates
+        alike = [job for job in queue if (job.system, job.candidates) == kind]
+        return alike[: self._room(queue[0])]
 
-        Candidates of an article share its prompt, so a quarter of them count as an article.
-        """
-        size = max(1, self._batch_size * 4 // max(4, queue[0].candidates)) if queue else 0
-        alike = [
-            job
-            for job in queue
-            if (job.system, job.candidates) == (queue[0].system, queue[0].candidates)
-        ]
-        return alike[:size]
+    def _room(self, job: Job) -> int:
+        """Return how many jobs like this one are written together at most."""
+        return max(1, self._batch_size // _weight(job))
+
+    def _is_full(self, batch: Sequence[Job]) -> bool:
+        return not batch or len(batch) == self._room(batch[0])
 
     def _write(self, jobs: Sequence[Job]) -> bool:
         """Write the summaries of jobs of one system; return whether any became whole."""
@@ -261,9 +264,12 @@ class Worker:
 def _units(jobs: Sequence[Job]) -> int:
     """Return how much work a batch is; extracts are none."""
     written = [job for job in jobs if job.system not in EXTRACTIVE_SYSTEMS]
-    # Candidates share the reading.
-    own = sum(max(1, job.candidates // 4) for job in written)
-    return _FIXED_UNITS + own if written else 0
+    return _FIXED_UNITS + sum(map(_weight, written)) if written else 0
+
+
+def _weight(job: Job) -> int:
+    """Return how many summaries a job's candidates take as long as."""
+    return math.ceil(job.candidates / _CANDIDATES_OF_UNIT)
 
 
 def _busy(line: str, seconds: float) -> RequestError:
