@@ -79,7 +79,7 @@ def describe_cuts(generate: GenerateConfig) -> str:
         return ""
     return (
         "Cuts at sentences can raise the scores of a base that seldom ends a summary by itself "
-        "more than those of trained models, so that training seems to bring less."
+        "more than those of trained models, so training seems to bring less."
     )
 
 
