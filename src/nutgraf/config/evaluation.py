@@ -31,7 +31,7 @@ class GenerateConfig(Section):
     )
     no_repeat_ngram: CountOrZero = Field(
         0,
-        description="No sequence of so many tokens appears twice in a summary, which may copy its "
+        description="No sequence of so many words appears twice in a summary, which may copy its "
         "article; 0 forbids nothing.",
     )
     max_sentences: Count | None = Field(

@@ -40,7 +40,7 @@ def describe_decoding(generate: GenerateConfig) -> str:
     if generate.whole_sentences:
         parts.append("cut after the last whole sentence at the limit of tokens")
     if n := generate.no_repeat_ngram:
-        parts.append(f"no {n} tokens in a row twice in a summary" if n > 1 else "no token twice")
+        parts.append(f"no {n} words in a row twice in a summary" if n > 1 else "no word twice")
     return ", ".join(parts)
 
 
