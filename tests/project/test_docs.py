@@ -108,7 +108,8 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
     quiet = SimpleNamespace(run=lambda *args, **kwargs: None)
     for name in ("check", "score_file", "summarize", "export"):
         monkeypatch.setattr(nutgraf.cli, name, quiet, raising=False)
-    monkeypatch.setattr(nutgraf.serving, "server", quiet, raising=False)
+    for name in ("server", "judge"):
+        monkeypatch.setattr(nutgraf.serving, name, quiet, raising=False)
     line = re.sub(r"^(\w+=\S+ |taskset -c \S+ )*", "", line)
     program, *words = shlex.split(re.split(r"\s[<|>]\s", line)[0])
     if program == "nutgraf":
@@ -125,7 +126,7 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
 def test_commands_in_a_line_of_text_name_what_is_there(document, line):
     program, *words = shlex.split(line)
     if program == "nutgraf":
-        told = {"run", *runner.STAGES, "check", "summarize", "serve", "export", "--help"}
+        told = {"run", *runner.STAGES, "check", "summarize", "serve", "export", "judge", "--help"}
         assert words[0] in told
     elif program == "make":
         check_make(words)
@@ -165,7 +166,7 @@ def test_the_guide_s_example_gives_three_splits_with_nothing_in_common(tmp_path,
 
 def test_the_commands_table_names_every_command():
     table = re.compile(r"^\| `nutgraf (\w+)", re.MULTILINE)
-    commands = ["run", *runner.STAGES, "check", "summarize", "serve", "export"]
+    commands = ["run", *runner.STAGES, "check", "summarize", "serve", "judge", "export"]
     every = table.findall((ROOT / "docs" / "commands.md").read_text())
     assert list(dict.fromkeys(every)) == commands
     main = table.findall((ROOT / "README.md").read_text())

@@ -37,10 +37,10 @@ HOME = {
 }  # fmt: skip
 # Rooms and modules that load neither torch, transformers nor Ray; HEAVY are exceptions in them.
 WITHOUT_TORCH = (
-    "core config storage parallel data evaluation report cli pocket serving.limits serving.schema "
-    "serving.server serving.request_guard planning.memory planning.duration "
-    "planning.advice planning.outcome pipeline.runner pipeline.artifacts pipeline.stages.score "
-    "pipeline.stages.compare pipeline.stages.report"
+    "core config storage parallel data evaluation judging report cli pocket serving.limits "
+    "serving.schema serving.server serving.judge serving.request_guard pipeline.judgements "
+    "planning.memory planning.duration planning.advice planning.outcome pipeline.runner "
+    "pipeline.artifacts pipeline.stages.score pipeline.stages.compare pipeline.stages.report"
 ).split()
 HEAVY = "parallel.ray_cluster parallel.ray_session cli.export cli.export_gguf cli.summarize".split()
 

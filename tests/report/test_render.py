@@ -15,6 +15,8 @@ from nutgraf.config.systems import BUILT_IN_SYSTEMS, system_names, without_oracl
 from nutgraf.core.files import write_json, write_records
 from nutgraf.evaluation import significance
 from nutgraf.evaluation.indicators import FAULTS
+from nutgraf.judging.pair import Item, Pair
+from nutgraf.judging.standing import describe
 from nutgraf.pipeline.runner import run_stage
 from nutgraf.report import render as report
 from nutgraf.report.figures import canvas
@@ -380,6 +382,48 @@ def test_marks_of_several_kinds_show_all_of_them() -> None:
 def test_marked_text_stays_in_its_place_in_markdown() -> None:
     text = with_marks("a|b <i>c</i>\n# d", [[0, 3, "copied"], [2, 7, "unfinished"]])
     assert text == r"<ins>a\|</ins><ins><b>b</b></ins><b> &lt;i&gt;</b>c&lt;/i&gt; \# d"
+
+
+def test_what_people_judged_is_said_if_they_did(study: Study) -> None:
+    for text in render(study):
+        assert "People" not in text
+        assert "people" not in text
+    hostile = f"{EVIL} | `x` </div>"
+    items = [
+        Item(
+            f"test-{i} {hostile}",
+            hostile,
+            hostile,
+            (f"{i} {hostile}", f"Other {i}."),
+            (5.0, *[1.0] * 9),
+        )
+        for i in range(40)
+    ]
+    pair = Pair(("best", "lead3"), "seed", items)
+    row = {"time": "2026-01-01", "systems": ["best", "lead3"], "kind": "click", "left": "best",
+           "seconds": 7.0, "seen": False}  # fmt: skip
+    span = {"system": "lead3", "start": 0, "end": 5}
+    rows = {
+        judge: [
+            {**row, "id": item.id, "texts": pair.texts[item.id], "wrong": [span][:n == 1],
+             "verdict": "bad" if n == 1 else "right"}
+            for n, item in enumerate(items)
+        ]
+        for judge in ("Ann", "Bob")
+    }  # fmt: skip
+    page, plain = render(dataclasses.replace(study, judged=[describe(pair, rows)]))
+    for text in (page, plain):
+        flat = " ".join(text.split())
+        assert "who did not know which was which, best is preferred to lead3 in 1% of 40" in flat
+        assert "Judged by people" in flat
+        assert "settled after 11, lead3 is better" in flat
+        assert "prefers the other one in 39 of the 39 articles" in flat
+        assert "is 1.00 (95% 1.00 to 1.00) on the 40 articles that several judged" in flat
+        assert "people prefer lead3, ROUGE-Lsum best by 5.0 points" in flat
+    assert EVIL not in page
+    assert '<mark class="wrong" title="marked as wrong">Other</mark>' in page
+    assert "<script" not in plain
+    assert '<a href="#people">' in page
 
 
 def test_no_trials_no_examples_still_render(study: Study) -> None:

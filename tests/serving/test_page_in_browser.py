@@ -6,12 +6,15 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.browser import CHROMIUM, STICKING_OUT, Browser, browser, pale
+from helpers.judged import TOKEN, judging, write_study
 from helpers.serving import Fake, Server, serving
 
+from nutgraf.data.rows import Article
 from nutgraf.serving.limits import Limits
 
 pytestmark = pytest.mark.skipif(
@@ -362,3 +365,98 @@ def test_mistakes_and_refusals_are_told(person: Person, writer: Writer) -> None:
     person.pastes(ARTICLE)
     person.points_at("#start", click=True)
     person.waits_for(f"{problem}.startsWith('the server is stopping')")
+
+
+def test_two_summaries_are_judged_without_names(chromium: Browser, tmp_path: Path) -> None:
+    articles = [Article(f"id-{i}", HOSTILE, "Reference.") for i in range(20)]
+    texts = {
+        "best": [f"😀 Good one {i}. {HOSTILE}" for i in range(20)],
+        "lead3": [f"Other words here {i}. Second sentence." for i in range(20)],
+    }
+    write_study(tmp_path, articles, texts)
+    saved = tmp_path / "judgements" / "Ann B.jsonl"
+    with judging(tmp_path) as address:
+        person = Person(chromium, SimpleNamespace(address=address))  # type: ignore[arg-type]
+        page, place = person.page, "document.getElementById('place').textContent"
+
+        def rows() -> list[dict[str, Any]]:
+            return [json.loads(line) for line in saved.read_text().splitlines()]
+
+        def key(name: str) -> None:
+            for kind in ("keyDown", "keyUp"):
+                page.send("Input.dispatchKeyEvent", type=kind, key=name)
+
+        page.open(f"{address}/", 1280, "light")
+        page.run("document.getElementById('name').value = 'x', "
+                 "document.getElementById('begin').requestSubmit()")  # fmt: skip
+        person.waits_for("document.getElementById('problem').textContent.includes('no token')")
+        page.open(f"{address}/#token={TOKEN}", 1280, "light")
+        assert page.run("location.hash") == ""
+        page.run("document.getElementById('name').value = ''")
+        page.run("document.getElementById('name').focus()")
+        page.send("Input.insertText", text="Ann B")
+        person.presses("Enter")
+        person.waits_for(f"{place} === '1 of 20'")
+        shown = page.run("document.body.innerText")
+        assert "lead3" not in shown
+        assert "best" not in shown
+        for number in range(1, 11):  # whichever side it is on
+            good = page.run("document.getElementById('left').textContent.includes('Good one')")
+            key("1" if good else "ArrowRight")
+            person.waits_for(f"{place} === '{number + 1} of 20'")
+        assert "Settled" in page.run("document.getElementById('status').textContent")
+        key("u")
+        person.waits_for(f"{place} === '10 of 20'")
+        # The sentence that is clicked, and the words that are selected, are wrong.
+        side = page.run(
+            "document.getElementById('left').textContent.includes('Good') ? 'left' : 'right'"
+        )
+        other = {"left": "right", "right": "left"}[side]
+        person.points_at(f"#{side} .sentence", click=True)
+        page.run(f"getSelection().setBaseAndExtent(document.querySelector('#{other} .sentence')"
+                 f".firstChild, 8, document.querySelector('#{other} .sentence').firstChild, 9), "
+                 f"document.querySelector('#{other} .sentence').click()")  # fmt: skip
+        assert (
+            page.run("[...document.querySelectorAll('u')].map(u => u.textContent)").count("words")
+            == 1
+        )
+        person.points_at("#known summary", click=True)
+        person.waits_for(
+            "document.getElementById('words').textContent.includes('to lead3 in 100%')"
+        )
+        for width, scheme in ((1280, "light"), (375, "dark"), (1920, "light")):
+            if width != 1280:
+                page.open(f"{address}/", width, scheme)
+                page.run("document.getElementById('begin').requestSubmit()")
+                person.waits_for(f"{place} === '10 of 20'")
+                page.run("document.getElementById('known').open = true")
+                person.waits_for("document.querySelector('#scale svg') !== null")
+            assert (
+                page.run(pale("p, h1, h2, label, u, kbd, .sentence, summary, button:enabled")) == []
+            )
+            assert [e for e in page.run(STICKING_OUT) if "skip" not in e] == []
+            if width == 1280:
+                key("4")
+                person.waits_for(f"{place} === '11 of 20'")
+                key("u")
+                person.waits_for(f"{place} === '10 of 20'")
+        assert page.run("document.title") == "nutgraf: judge"
+        assert (
+            page.run("document.querySelectorAll('main img, main script, main style').length") == 0
+        )
+        page.run("document.getElementById('keys').click()")
+        key("4")  # single keys are off
+        time.sleep(0.1)
+        assert page.run(place) == "10 of 20"
+        page.run("document.getElementById('keys').click()")
+        assert person.heard("complaints") == []
+    kinds = [row["kind"] for row in rows()]
+    assert kinds == [*["click"] * 10, "undo", "click", "undo"]
+    last = rows()[-2]
+    assert (last["verdict"], last["seen"], last["seconds"] > 0) == ("bad", True, True)
+    spans = {
+        span["system"]: texts[span["system"]][0][span["start"] : span["end"]]
+        for span in last["wrong"]
+    }
+    assert spans["lead3"] == "words"
+    assert spans["best"].startswith("😀 Good one")

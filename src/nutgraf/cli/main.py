@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     fits = "before a study: does it fit, how long will it take, what is trained on"
     _add_study_command(parsers, "check", fits, ()).set_defaults(call=_check)
     model_commands.add(parsers)
+    _add_judge(parsers)
     return parser
 
 
@@ -166,6 +167,16 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
     score.set_defaults(call=_score)
 
 
+def _add_judge(parsers: argparse._SubParsersAction[_Parser]) -> None:
+    what = "a web page to judge two systems of a finished study, without their names"
+    judge = parsers.add_parser("judge", help=what, description=what[0].upper() + what[1:] + ".")
+    judge.set_defaults(call=_judge)
+    judge.add_argument("--run", metavar="DIR", type=Path, required=True, help="the run folder")
+    two = "which two of the study [best lead3]"
+    judge.add_argument("--systems", nargs=2, metavar="NAME", default=["best", "lead3"], help=two)
+    model_commands.add_address(judge)
+
+
 def _settings_help() -> str:
     lines = ["settings, as --section.field VALUE:"]
     for name, sentence, default in setting_fields():
@@ -188,6 +199,12 @@ def _check(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from nutgraf.cli import check
 
     return check.run(_config(args, overrides))
+
+
+def _judge(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from nutgraf.serving import judge
+
+    judge.run(args.run, args.systems, args.host, args.port, args.allow_origin)
 
 
 def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:

@@ -52,15 +52,20 @@ def _add_summarize(commands: Commands) -> None:
 
 def _add_serve(commands: Commands) -> None:
     command = _add_command(commands, "serve", "a web page and an HTTP API for a model", _serve)
+    add_address(command)
+    group = command.add_argument_group("limits")
+    for name, sentence, default in setting_fields(Limits):
+        shown = f"{sentence} [{default or 'study'}]"
+        group.add_argument(f"--{name.replace('_', '-')}", metavar="N", help=shown)
+
+
+def add_address(command: argparse.ArgumentParser) -> None:
+    """Add the options of a command that serves a page."""
     host = "address to listen at [127.0.0.1: this machine alone]"
     command.add_argument("--host", default="127.0.0.1", help=host)
     command.add_argument("--port", default=8000, type=int, help="0 takes a free one [8000]")
     origin = "address at which a proxy shows the page, which may then ask; can be repeated"
     command.add_argument("--allow-origin", metavar="URL", action="append", default=[], help=origin)
-    group = command.add_argument_group("limits")
-    for name, sentence, default in setting_fields(Limits):
-        shown = f"{sentence} [{default or 'study'}]"
-        group.add_argument(f"--{name.replace('_', '-')}", metavar="N", help=shown)
 
 
 def _add_export(commands: Commands) -> None:

@@ -15,6 +15,7 @@ from nutgraf.config import Config, effects, systems
 from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import file_hash, files_in
+from nutgraf.judging.record import FOLDER
 from nutgraf.modeling.base_files import base_fingerprint, hash_parts, is_local
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
@@ -131,6 +132,8 @@ def report(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the pages with their figures; they show every setting."""
     models = [f"models/{name}" for name in systems.TRAINED_SYSTEMS]
     records = systems.system_names(config.rivals, config.generate.candidates)
+    files = sorted((folder / FOLDER).glob("*.jsonl"))
+    judged = {"judgements": {file.stem: file_hash(file)[:16] for file in files}} if files else {}
     return [
         folder.artefact(
             "report",
@@ -138,7 +141,7 @@ def report(config: Config, folder: RunFolder) -> list[Artefact]:
             inputs=[
                 "data", "search", *models, *(f"scores/{name}" for name in records), "comparison",
             ],
-            settings=effects.deciding(config, "any") | effects.deciding(config, "report"),
+            settings=effects.deciding(config, "any") | effects.deciding(config, "report") | judged,
         )
     ]  # fmt: skip
 

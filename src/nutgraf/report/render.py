@@ -76,6 +76,7 @@ class Study:
     artefacts: Sequence[Record]  # manifests, in the order in which they were made
     versions: Record
     machine: str
+    judged: Sequence[Record] = ()  # of each pair of systems that people judged: judging.standing
 
 
 def render(study: Study) -> tuple[str, str]:
@@ -141,6 +142,8 @@ def verdict(study: Study) -> Iterator[str]:
             "comparisons wherever it says better or worse)."
         )
     yield from _chosen(study)
+    for pair in study.judged:
+        yield f"By people who did not know which was which, {pair['words']}"
     flagged = study.errors[["unsupported_numbers", "unsupported_names"]].gt(0).any(axis=1)
     share = 100 * flagged.groupby(study.errors["system"]).mean()
     yield (

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import (
-    FileResponse,
-    JSONResponse,
-    PlainTextResponse,
-    Response,
-)
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
 
 from nutgraf import __version__
 from nutgraf.config import GenerateConfig
 from nutgraf.serving import schema
+from nutgraf.serving.answers import PAGE, add_error_answers, add_files, require_json
 from nutgraf.serving.batching import Worker
-from nutgraf.serving.errors import RequestError
 from nutgraf.serving.examples import CAUTION, examples
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
 from nutgraf.serving.running_request import EventStream, RunningRequest
 
-_PAGE = Path(__file__).with_name("page")
 _CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
 
 
@@ -62,10 +53,7 @@ def create_app(
         root_path_in_servers=False,
     )
     articles_to_try = examples()
-    app.add_exception_handler(RequestError, _on_request_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(Exception, _on_error)
+    add_error_answers(app)
 
     async def summaries(order: schema.SummaryRequest, request: Request) -> Any:
         """Summarize one article or many, by one system or several.
@@ -93,7 +81,7 @@ def create_app(
     summaries.__annotations__["order"] = schema.request_model(list(systems), limits)
     app.post(
         "/summaries",
-        dependencies=[Depends(_require_json)],
+        dependencies=[Depends(require_json)],
         response_model=schema.Summaries,
         responses={
             200: {"content": {"text/event-stream": schema.EVENTS}},
@@ -128,16 +116,8 @@ def create_app(
         """Show metrics in the text format of Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    for file in _PAGE.iterdir():
-        path = "/" if file.name == "index.html" else f"/{file.name}"
-        app.get(path, include_in_schema=False)(_serve_file(file))
+    add_files(app, *PAGE.iterdir())
     return app
-
-
-async def _require_json(request: Request) -> None:
-    media_type = request.headers.get("content-type", "")
-    if media_type.partition(";")[0].strip().lower() != "application/json":
-        raise RequestError(415, f"Content-Type is {media_type[:80]!r}: send application/json")
 
 
 async def _disconnected(request: Request) -> None:
@@ -147,31 +127,3 @@ async def _disconnected(request: Request) -> None:
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {s: {"model": schema.Problem, "description": HTTPStatus(s).phrase} for s in statuses}
-
-
-def _serve_file(path: Path) -> Callable[[], Response]:
-    return lambda: FileResponse(path)
-
-
-async def _on_request_error(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"error": error.line}, error.status, error.headers)
-
-
-async def _on_http_error(request: Request, error: Any) -> JSONResponse:
-    if error.status_code == 400:
-        line = "the body is no JSON: it is compressed, not UTF-8, or nested too deeply"
-        return JSONResponse({"error": line}, 422)
-    line = f"{request.method} {request.url.path[:80]}: {error.detail}; see /openapi.json"
-    headers = dict(error.headers or {})
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"
-    return JSONResponse({"error": line}, error.status_code, headers)
-
-
-async def _on_error(request: Request, error: Any) -> JSONResponse:
-    line = f"unexpected {type(error).__name__}: the server's messages say where"
-    return JSONResponse({"error": line}, 500)
-
-
-async def _on_invalid(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"error": schema.validation_message(error.errors())}, 422)

@@ -32,7 +32,7 @@ _FINISH_SECONDS, _REFUSE_SECONDS = 4.0, 2
 class HttpServer(uvicorn.Server):
     """An HTTP server that ends in order: nothing new, what is being written, then refusals."""
 
-    def __init__(self, app: ASGIApp, worker: Worker) -> None:
+    def __init__(self, app: ASGIApp, worker: Worker | None = None) -> None:
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -49,8 +49,9 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer all requests, and close."""
-        self._worker.stop()
-        asyncio.get_running_loop().call_later(_FINISH_SECONDS, self._worker.refuse_running)
+        if self._worker:
+            self._worker.stop()
+            asyncio.get_running_loop().call_later(_FINISH_SECONDS, self._worker.refuse_running)
         await super().shutdown(sockets)
 
 
@@ -77,27 +78,38 @@ def run(model: str, host: str, port: int, limits: Limits, origins: Sequence[str]
         from nutgraf.serving.models import loaded
         from nutgraf.serving.request_guard import Guard
 
-    with _bind(host, port) as sock:
-        address, port = sock.getsockname()[:2]
-        access, metrics = Access(host, address, origins), Metrics()
+    with bound(host, port) as sock:
+        access, metrics = Access(host, sock.getsockname()[0], origins), Metrics()
         with (
             loaded(model, limits.batch_size) as models,
             Worker(models, limits, models.batch_size, metrics) as worker,
         ):
             app = create_app(models.systems, models.base, worker, limits, metrics, models.decoding)
             server = HttpServer(Guard(app, limits, metrics, access), worker)
-            sock.listen(limits.max_connections)
-            name = f"[{host}]" if ":" in host else host
-            print(f"http://{name}:{port}/", flush=True)
-            if not access.local:
-                logger.warning(
-                    f"{host} is not loopback: whoever reaches this address can use it, unencrypted"
-                )
-            with contextlib.suppress(KeyboardInterrupt), stop_on_signals():
-                server.run(sockets=[sock])
+            answer(server, sock, host, access, limits)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def answer(
+    server: HttpServer,
+    sock: socket.socket,
+    host: str,
+    access: Access,
+    limits: Limits,
+    fragment: str = "",
+) -> None:
+    """Print the address, with a fragment that is the page's alone, and answer until interrupted."""
+    sock.listen(limits.max_connections)
+    name = f"[{host}]" if ":" in host else host
+    print(f"http://{name}:{sock.getsockname()[1]}/{fragment}", flush=True)
+    if not access.local:
+        logger.warning(
+            f"{host} is not loopback: whoever reaches this address can use it, unencrypted"
+        )
+    with contextlib.suppress(KeyboardInterrupt), stop_on_signals():
+        server.run(sockets=[sock])
+
+
+def bound(host: str, port: int) -> socket.socket:
     """Return a socket bound to the address, which does not listen yet."""
     if not 0 <= port < 2**16:
         raise UserError(f"--port is {port}: give a number from 0 to 65535")

@@ -17,7 +17,7 @@ from nutgraf.config.systems import BUILT_IN_SYSTEMS, CHOSEN_SYSTEMS, MODEL_SYSTE
 from nutgraf.core.files import read_json, read_records, write_text
 from nutgraf.core.paths import shown
 from nutgraf.evaluation import error_rates, indicators, published, rouge
-from nutgraf.pipeline import artifacts
+from nutgraf.pipeline import artifacts, judgements
 from nutgraf.planning.outcome import planned_vs_actual
 from nutgraf.report import render
 from nutgraf.report.describe import (
@@ -126,6 +126,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         artefacts=[manifest for name, manifest in manifests.items() if name != "report"],
         versions=manifests["models/best"]["versions"],
         machine=manifests["models/best"]["machine"],
+        judged=judgements.describe_judgements(folder),
     )
 
 

@@ -31,15 +31,15 @@ export async function* summaries(request, signal) {
   }
 }
 
-async function asked(path, options) {
+export async function asked(path, options) {
   let answer;
   try {
     answer = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer: is nutgraf serve still running?");
+    throw new Error("The server does not answer: is nutgraf still running?");
   }
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
-  throw new Error(told.error ?? `The answer was ${answer.status}: is nutgraf serve still running?`);
+  throw new Error(told.error ?? `The answer was ${answer.status}: is nutgraf still running?`);
 }

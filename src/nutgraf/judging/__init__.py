@@ -1,0 +1,1 @@
+"""Blind preferences of people: the clicks, and what they show."""
