@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rows import read_pairs
+
 ACCUMULATED, RATES = (1, 2, 4), (3e-3, 1e-2, 5e-3, 2e-2)
 
 
@@ -49,7 +51,8 @@ class Trainings:
         self.device = choose_device(model)
         room = PromptConfig(max_tokens=options.tokens, max_article_tokens=options.tokens - 160)
         renderer = Renderer(self.tokenizer, room)
-        rows = [renderer.example(a, h) for a, h in _pairs(options)]
+        pairs = options.pairs or read_pairs(options.articles, 400)
+        rows = [renderer.example(article, summary) for article, summary in pairs]
         self.validation, self.train = rows[: options.evaluated], rows[options.evaluated :]
 
     def job(self, number: int, out: Path) -> Any:
@@ -62,7 +65,7 @@ class Trainings:
             micro_batch_size=options.micro,
             gradient_accumulation_steps=ACCUMULATED[number % 3],
             learning_rate=RATES[number % 4],
-            eval_every=max(1, options.examples // 2),
+            eval_every=max(1, options.examples // options.evaluations),
             eval_examples=options.evaluated,
         )
         config = Config(model=self.model, train=settings)
@@ -90,17 +93,6 @@ class Trainings:
             way(runs, Path(folder))
             took, work = time.perf_counter() - started, time.process_time() - worked
             return took / articles, work / articles
-
-
-def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    if options.articles:
-        import pandas as pd
-
-        rows = pd.read_parquet(options.articles)
-        return list(zip(rows["article"], rows["highlights"], strict=True))
-    from nutgraf.pocket import newswire
-
-    return [(s.article, s.reference) for s in newswire.stories("train", 400, seed=1)]
 
 
 def peak(way: str, runs: int, options: argparse.Namespace) -> None:
@@ -140,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each; the median counts")
     parser.add_argument("--examples", type=int, default=96, help="of one training")
     parser.add_argument("--evaluated", type=int, default=10, help="validation rows")
+    parser.add_argument("--evaluations", type=int, default=2, help="of one training")
     parser.add_argument("--micro", type=int, default=4, help="rows of one's micro-batch")
     parser.add_argument("--max-packed", type=int, help="runs in one pass (default: all)")
     parser.add_argument("--tokens", type=int, default=1024, help="prompt.max_tokens")
@@ -149,6 +142,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="instead of times")
     parser.add_argument("--profile", type=int, metavar="K", help="instead: profile K runs")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    parser.set_defaults(pairs=None)  # read from --articles
     options = parser.parse_args()
     if options.peak:
         peak(options.peak[0], int(options.peak[1]), options)

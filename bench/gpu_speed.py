@@ -1,0 +1,225 @@
+"""The parts of bench/gpu.py that are about speed alone: training, trials together, writing."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import peers
+import together as packing
+import torch
+from gpu_bench import WARM, Bench, free
+from rows import Pair
+
+from nutgraf.config import Config, GenerateConfig, ModelConfig
+from nutgraf.generation.decoding import generate_candidates
+from nutgraf.modeling.adapters import fresh_adapter
+from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
+from nutgraf.modeling.losses import DeviceMemoryError
+from nutgraf.modeling.shape import read_dims
+
+
+def train(bench: Bench) -> None:
+    """One training in NF4 and bf16: nutgraf, TRL's quick start, a plain loop and its variants."""
+    sizes, base = bench.sizes, bench.base(bench.large)
+    pairs = bench.pairs(16)
+    rows = bench.rows(pairs, base)
+    for kind in sizes.kinds:
+        nf4, words = kind == "nf4", "NF4" if kind == "nf4" else "bf16"
+        with bench.attempt(f"nutgraf, {words}"):
+            for micro in sizes.micros:
+                config = bench.config(base, micro, **{"model.quantization": kind})
+                cost, result = bench.fit(config, rows)
+                if result.micro_batch_size < micro:
+                    bench.report.say("note", f"{words}: no memory for {micro} rows in a pass")
+                    break
+                bench.add_cost(f"nutgraf, {words}", cost, base, micro)
+        what = f"TRL quick start, {words}"
+        with bench.attempt(what):
+            examples, out = 8 * (WARM + sizes.examples // 8), bench.scratch / "trl"
+            with contextlib.redirect_stdout(sys.stderr):  # its lines stand in no table
+                cost = peers.quick_start(Path(base), pairs, examples, out, nf4, WARM)
+            bench.add_cost(what, cost, base, 8)
+        with bench.attempt(f"plain loop, {words}"):
+            _loop(bench, base, nf4, words)
+    for kind in sizes.compiled:
+        nf4, words = kind == "nf4", "NF4" if kind == "nf4" else "bf16"
+        what = f"plain loop, compiled layers, {words}"
+        if bench.fits(0 if bench.rehearsing else 30, what):
+            with bench.attempt(what):
+                bench.add_cost(what, _compiled(bench, base, nf4, pairs), base, 8)
+
+
+def _compiled(bench: Bench, base: str, nf4: bool, pairs: Sequence[Pair]) -> peers.Cost:
+    loop = peers.PlainLoop(Path(base), nf4)
+    loop.compile(bench.sizes.backend)
+    rows = loop.rows(pairs, 8 + bench.sizes.examples)
+    return loop.run(rows, batch=8, warm=1, multiple=64)
+
+
+def _loop(bench: Bench, base: str, nf4: bool, words: str) -> None:
+    """A plain loop, and what fused AdamW and packed rows change."""
+    sizes = bench.sizes
+    loop = peers.PlainLoop(Path(base), nf4)
+    examples = 8 + sizes.examples
+    rows = loop.rows(bench.pairs(16), examples)
+    mixed = [pair for part in (2, 1) for pair in bench.pairs(8, sizes.tokens // part)]
+    unlike = loop.rows(mixed, examples)
+    runs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "plain loop": (rows, {}),
+        "plain loop, fused AdamW": (rows, {"fused": True}),
+        "plain loop, rows of half and whole length": (unlike, {}),
+        "the same packed": (unlike, {"packed": sizes.tokens}),
+    }
+    for what, (given, change) in runs.items():
+        with bench.attempt(f"{what}, {words}"):
+            cost = loop.run(given, batch=8, warm=1, **change)
+            bench.add_cost(f"{what}, {words}", cost, base, 8)
+    _prove_apart(bench, loop, unlike, words)
+
+
+@torch.no_grad()
+def _prove_apart(
+    bench: Bench, loop: peers.PlainLoop, rows: Sequence[peers.Row], words: str
+) -> None:
+    """Compare the losses of rows that are packed with those of the same rows alone."""
+    group = max(peers.packed_rows(rows[:8], 2 * bench.sizes.tokens), key=len)
+    alone = torch.cat([loop.nll([[row]])[0] for row in group])
+    apart, mixed = (loop.nll([group], positions=p)[0] - alone for p in (True, False))
+    bench.report.add(
+        packed=f"{len(group)} rows, {words}",
+        nats_of_a_row=float(alone.mean()),
+        largest_difference_apart=float(apart.abs().max()),
+        and_if_they_were_not=float(mixed.abs().max()),
+    )
+
+
+def together(bench: Bench) -> None:
+    """K trials together against one after another, and against K processes."""
+    sizes = bench.sizes
+    for micro in sizes.together_micros:
+        for name in reversed(sizes.shapes):
+            seconds = 0.0
+            options = _packing(bench, name, micro)
+            trainings = packing.Trainings(options)
+            trainings.timed(trainings.in_turn, 1)  # warm, both
+            trainings.timed(trainings.together, 1)
+            alone, _ = trainings.timed(trainings.in_turn, 2)
+            for k in sizes.together:
+                if not bench.fits(2 * seconds, f"{name}, {k} trials, {micro} rows each"):
+                    break
+                started = time.perf_counter()
+                took, _ = trainings.timed(trainings.together, k)
+                seconds = time.perf_counter() - started
+                bench.report.add(
+                    shape=name,
+                    trials=k,
+                    rows_of_each=micro,
+                    alone_ms_an_article=1e3 * alone,
+                    together_ms=1e3 * took,
+                    times_as_fast=alone / took,
+                    times_the_time_of_one=k * took / alone,
+                )
+            del trainings
+            free()
+            wanted = (name, micro) == (bench.small, 1)
+            if wanted and bench.fits(0 if bench.rehearsing else 60, f"{name}, processes"):
+                with bench.attempt(f"{name}, processes"):
+                    _processes(bench, options, sizes.together[0], alone)
+
+
+def _packing(bench: Bench, name: str, micro: int) -> argparse.Namespace:
+    """The options of bench/together.py for a shape."""
+    sizes = bench.sizes
+    return argparse.Namespace(
+        base=bench.base(name), articles=None, pairs=bench.pairs(sizes.of_trial + 4), nf4=False,
+        dtype="bf16", tokens=sizes.tokens + 160, threads=None, evaluated=4, evaluations=1,
+        examples=sizes.of_trial, micro=micro, max_packed=None,
+    )  # fmt: skip
+
+
+def _processes(bench: Bench, options: argparse.Namespace, k: int, alone: float) -> None:
+    """K trainings, each in a process of its own, at the same time on the one device."""
+    # A process that has used CUDA cannot be forked; one that has not is ready sooner.
+    context = multiprocessing.get_context("fork" if bench.rehearsing else "spawn")
+    ready = context.Barrier(k + 1)
+    children = [context.Process(target=_beside, args=(options, ready)) for _ in range(k)]
+    for child in children:
+        child.start()
+    ready.wait(timeout=max(1.0, bench.left))
+    started = time.perf_counter()
+    ready.wait(timeout=max(1.0, bench.left))
+    took = (time.perf_counter() - started) / (k * options.examples)
+    for child in children:
+        child.join()
+    bench.report.add(
+        shape=Path(options.base).name,
+        processes=k,
+        rows_of_each=options.micro,
+        alone_ms_an_article=1e3 * alone,
+        processes_ms=1e3 * took,
+        times_as_fast=alone / took,
+    )
+
+
+def _beside(options: argparse.Namespace, ready: Any) -> None:
+    trainings = packing.Trainings(options)
+    trainings.timed(trainings.in_turn, 1)
+    ready.wait()
+    trainings.timed(trainings.in_turn, 1)
+    ready.wait()
+
+
+def write(bench: Bench) -> None:
+    """Summaries in batches until memory ends, and candidates of one reading."""
+    sizes, n = bench.sizes, bench.sizes.new_tokens
+    for name in sizes.shapes:
+        model, lora = ModelConfig(base=bench.base(name)), Config().lora
+        dims, base, device = read_dims(model, lora), load_base(model), choose_device(model)
+        tokenizer = load_tokenizer(model)
+        rows = bench.rows(bench.pairs(16, sizes.tokens - n), model.base)
+        prompts = [row.input_ids[: row.prompt_tokens] for row in rows]
+        weights = sum(w.numel() * w.element_size() for w in base.parameters())
+        seconds = 0.0
+        with fresh_adapter(base, lora, seed=1) as adapted:
+            adapted.eval()
+            warm = GenerateConfig(max_new_tokens=4)
+            generate_candidates(adapted, tokenizer, prompts[:1], warm, device)
+            few = sizes.batches[1], sizes.candidates
+            for batch, candidates in (few, *((batch, 1) for batch in sizes.batches)):
+                what = f"{name}, {batch} articles"
+                if not bench.fits(3 * seconds, what):
+                    break
+                settings = GenerateConfig(
+                    max_new_tokens=n, min_new_tokens=n - 1, batch_size=batch, candidates=candidates
+                )
+                given = [prompts[i % len(prompts)] for i in range(batch)]
+                free(base=False)
+                started = time.perf_counter()
+                try:
+                    generate_candidates(adapted, tokenizer, given, settings, device)
+                except DeviceMemoryError as error:
+                    bench.report.say("note", f"{what}: {error}")
+                    break
+                peers.synchronize()
+                seconds = time.perf_counter() - started
+                held = fmean(map(len, given)) + n / 2  # tokens of a row, in the middle of it
+                cache = batch * candidates * held * 2 * dims.key_width * 2 * dims.layers
+                bench.report.add(
+                    shape=name,
+                    articles=batch,
+                    candidates=candidates,
+                    seconds=seconds,
+                    new_tokens_a_second=batch * candidates * n / seconds,
+                    GB=peers.peak() / 1e9,
+                    share_of_bandwidth=n * (weights + cache) / seconds / bench.bandwidth,
+                )
+        del base, adapted
+        free()
