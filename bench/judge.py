@@ -184,7 +184,7 @@ def powered(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--replays", type=int, default=1000)
+    parser.add_argument("--replays", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
@@ -200,7 +200,7 @@ def main() -> None:
         found = replay(pairs(rows, score), options.replays, rng)
         print(json.dumps({"collection": name, **found}, indent=2), flush=True)
     print(f"{time.perf_counter() - started:.1f} s")
-    found = powered(summeval, pairs(summeval, "score"), options.replays, rng)
+    found = powered(summeval, pairs(summeval, "score"), min(options.replays, 1000), rng)
     print(json.dumps({"prediction-powered": f"{JUDGED} of 100 judged", **found}, indent=2))
 
 
