@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import httpx2
 
 from nutgraf.config import GenerateConfig
-from nutgraf.generation.choose import Rated
-from nutgraf.generation.summarizer import SummaryResult
+from nutgraf.generation.result import RatedSummary, SummaryResult
 from nutgraf.serving.access import Access
 from nutgraf.serving.api import create_app
 from nutgraf.serving.batching import Worker
@@ -43,10 +42,13 @@ class Fake:
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
         candidates: int = 1,
+        max_new_tokens: int | None = None,
     ) -> None:
         self.batches.append([f"{system} {article}" for article in articles])
         self._wait()
         texts = [self.text(system, article) for article in articles]
+        texts = [" ".join(text.split(" ")[:max_new_tokens]) for text in texts]
+        reason = "length" if max_new_tokens else "stop"
         wanted = set(range(len(articles)))
         for n in range(max(len(text.split(" ")) for text in texts)):
             self._wait()
@@ -58,9 +60,13 @@ class Fake:
             if not wanted:
                 return
         for i, text in enumerate(texts):
-            others = (f"Not {text}", text) * (candidates // 2)
-            rated = tuple(Rated(other, 50.0 + n, n % 2) for n, other in enumerate(others))
-            on_event(i, SummaryResult(text, 10, 0, 5, "stop", 0.1, candidates=rated))
+            others = (f"Not {text}", text) * candidates
+            others = others[: candidates if candidates > 1 else 0]
+            rated = tuple(
+                RatedSummary(other, 50.0 + n, n % 2, reason, 4 + n % 2)
+                for n, other in enumerate(others)
+            )
+            on_event(i, SummaryResult(text, 10, 0, 5, reason, 0.1, candidates=rated))
 
     def _wait(self) -> None:
         assert self.open.wait(20)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 from helpers.serving import Fake, Server, serving
 from starlette.datastructures import Headers
@@ -112,6 +113,162 @@ def test_models_health_examples_and_metrics(server):
     assert "/no/such" not in told
 
 
+# Answers in OpenAI's form, to its own client.
+
+
+@pytest.fixture(scope="module")
+def client(server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="any", max_retries=0)
+
+
+def test_the_openai_client_gets_the_summary_of_the_last_user_message(server, client):
+    assert [model.id for model in client.models.list()] == ["best", "baseline", "lead3"]
+    assert client.models.retrieve("lead3").owned_by == "nutgraf"
+    talk = [
+        {"role": "system", "content": "You are helpful."},
+        {"role": "user", "content": "Before."},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": [{"type": "text", "text": ARTICLE}]},
+    ]
+    for system in ("best", "lead3"):
+        answer = client.chat.completions.create(model=system, messages=talk, n=1, temperature=0)
+        (choice,) = answer.choices
+        (summary,) = server.ask(ARTICLE, systems=[system]).json()["summaries"]
+        assert choice.message.content == summary["text"]
+        assert (choice.message.role, choice.finish_reason) == ("assistant", "stop")
+        assert (answer.object, answer.model) == ("chat.completion", system)
+        assert answer.usage.to_dict() == {
+            "prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15,
+        }  # fmt: skip
+    answer = client.completions.create(model="best", prompt=["A b.", "C d."])
+    assert [(c.index, c.text) for c in answer.choices] == [(0, "best: A b.."), (1, "best: C d..")]
+    assert answer.usage.total_tokens == 30
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_max_tokens_is_an_upper_limit(client, limit):
+    asked = {"model": "best", "messages": [{"role": "user", "content": ARTICLE}]}
+    (choice,) = client.chat.completions.create(**asked, **{limit: 2}).choices
+    assert (choice.message.content, choice.finish_reason) == ("best: Fire", "length")
+    (choice,) = client.chat.completions.create(**asked, **{limit: 10_000}).choices
+    assert choice.finish_reason == "stop"
+
+
+def test_n_gives_all_candidates_the_chosen_one_first(client):
+    answer = client.completions.create(model="best", prompt=["A b.", "C d."], n=3)
+    assert [choice.text for choice in answer.choices] == [
+        "best: A b..", "Not best: A b..", "Not best: A b..",
+        "best: C d..", "Not best: C d..", "Not best: C d..",
+    ]  # fmt: skip
+    assert answer.usage.completion_tokens == 2 * (5 + 4 + 4)
+    greedy = client.completions.create(model="best", prompt="A b.", n=3, temperature=0)
+    assert [choice.text for choice in greedy.choices] == ["best: A b.."] * 3
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_openai_client_reads_a_stream_piece_by_piece(client, n):
+    asked = {"model": "best", "stream": True, "n": n, "stream_options": {"include_usage": True}}
+    messages = [{"role": "user", "content": ARTICLE}]
+    *chunks, last = client.chat.completions.create(messages=messages, **asked)
+    texts, ends = [""] * n, []
+    for chunk in chunks:
+        assert (chunk.object, chunk.usage) == ("chat.completion.chunk", None)
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        ends += [choice.index] if choice.finish_reason == "stop" else []
+    summary = "best: Fire destroyed a mill in."
+    assert texts == [summary, *[f"Not {summary}"] * (n - 1)]
+    assert ends == list(range(n))
+    assert len(chunks) > 5
+    assert (last.choices, last.usage.completion_tokens) == ([], 5 + 4 * (n - 1))
+    *chunks, last = client.completions.create(prompt=["A b.", "C d."], **asked)
+    texts = [""] * 2 * n
+    for chunk in chunks:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts[::n] == ["best: A b..", "best: C d.."]
+    assert last.usage.prompt_tokens == 20
+
+
+def test_a_stream_in_openais_form_ends_with_done(server):
+    asked = {"model": "lead3", "prompt": ARTICLE, "stream": True}
+    answer = server.client.post("/v1/completions", json=asked)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-accel-buffering"] == "no"
+    *events, end, rest = answer.text.split("\n\n")
+    assert (end, rest) == ("data: [DONE]", "")
+    assert all(json.loads(event.removeprefix("data: "))["choices"] for event in events)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "param", "told"),
+    [
+        ({"model": "gpt-4o"}, 404, "model", "'gpt-4o': this server has best, baseline, lead3"),
+        ({"messages": [{"role": "user", "content": " "}]}, 400, "messages", "but white space"),
+        ({"messages": [{"role": "system", "content": "a b"}]}, 400, "messages", "messages is ''"),
+        ({"messages": [{"role": "user", "content": "x" * 50_001}]}, 400, "messages", "50,001 char"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages",
+         "type is 'image_url': input should be 'text'"),
+        ({"temperature": 0.7}, 400, "temperature", "only null or 0 is supported: leave"),
+        ({"top_p": 0.5}, 400, "top_p", "top_p is 0.5: only null or 1 is supported: leave it out"),
+        ({"seed": 1}, 400, "seed", "seed is 1: only null is supported"),
+        ({"stop": ["\n"]}, 400, "stop", "only null or [] is supported"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools", "supported"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format", "supported"),
+        ({"n": 17}, 400, "n", "n is 17: input should be less than or equal to 16"),
+        ({"max_tokens": 0}, 400, "max_tokens", "max_tokens is 0: input should be greater"),
+        ({"reasoning_effort": "low"}, 400, "reasoning_effort", "extra inputs are not permitted"),
+    ],
+)  # fmt: skip
+def test_the_openai_client_gets_a_refusal_in_its_own_form(client, asked, status, param, told):
+    good = {"model": "best", "messages": [{"role": "user", "content": ARTICLE}]}
+    with pytest.raises(openai.APIStatusError) as raised:
+        client.chat.completions.create(**(good | asked))
+    assert raised.value.status_code == status
+    assert (raised.value.type, raised.value.param) == ("invalid_request_error", param)
+    assert told in raised.value.body["message"]
+    assert raised.value.code == ("model_not_found" if status == 404 else None)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"content": b"{", "headers": JSON}, 400),
+        ({"content": b"x" * 2_000_001, "headers": JSON}, 413),
+        ({"content": b"{}"}, 415),
+        ({"json": {}, "headers": {"Host": "evil.example"}}, 403),
+        ({"json": {}, "headers": {"Origin": "https://evil.example"}}, 403),
+    ],
+)
+def test_what_is_not_let_in_is_refused_in_openais_form(server, request_, status):
+    answer = server.client.post("/v1/completions", **request_)
+    assert answer.status_code == status
+    assert list(answer.json()["error"]) == ["message", "type", "param", "code"]
+
+
+def test_requests_in_both_forms_share_the_queue_its_batches_and_its_limits():
+    fake = Fake()
+    asked = {"model": "best", "prompt": "1 b"}
+    with serving(fake, Limits(max_queue=4)) as server, ThreadPoolExecutor(4) as people:
+        fake.open.clear()
+        first = people.submit(server.ask, "first")
+        until(lambda: len(fake.batches) == 1)
+        waiting = [people.submit(server.ask, "0 b"), people.submit(server.ask, "0 b")]
+        waiting += [people.submit(server.client.post, "/v1/completions", json=asked)]
+        until(lambda: server.worker.unanswered == 4)
+        refused = server.client.post("/v1/completions", json=asked)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert int(refused.headers["retry-after"]) >= 1
+        fake.open.set()
+        assert all(answer.result().is_success for answer in [first, *waiting])
+        fake.error = ValueError("Norwick was in the article")
+        assert server.client.post("/v1/completions", json=asked).status_code == 500
+        stream = server.client.post("/v1/completions", json=asked | {"stream": True})
+    assert [len(batch) for batch in fake.batches[:2]] == [1, 3]
+    problem, end, _ = stream.text.split("\n\n")
+    assert json.loads(problem.removeprefix("data: "))["error"]["type"] == "server_error"
+    assert end == "data: [DONE]"
+
+
 # Refusals: what is asked for.
 
 
@@ -136,6 +293,7 @@ def test_models_health_examples_and_metrics(server):
         ({"articles": [ARTICLE], "candidates": 0}, "candidates is 0: input should be greater"),
         ({"articles": [ARTICLE], "candidates": 17}, "candidates is 17: input should be less"),
         ({"articles": [ARTICLE], "candidates": "4"}, "candidates is '4': input should be a valid"),
+        ({"articles": [ARTICLE], "max_new_tokens": 0}, "max_new_tokens is 0: input should be gre"),
         ({}, "articles is an object of 0: field required"),
         ([], "the body is a list of 0"),
     ],
@@ -348,6 +506,16 @@ def test_candidates_take_more_of_a_batch_and_are_not_mixed_with_other_numbers_of
     assert first.is_success
     assert sorted(len(batch) for batch in fake.batches) == [1, 1, 1, 1, 2, 2]
     assert [len(answer["candidates"]) for answer in answers] == [8, 8, 8, 0, 0, 16, 16]
+
+
+def test_only_summaries_of_the_same_limit_are_decoded_together():
+    fake = Fake()
+    limits = (None, 2, 96, 2, 1000)  # 96 is the study's own
+    with serving(fake, Limits(batch_size=4)) as server:
+        _, *rest = behind_another(fake, server, [{"max_new_tokens": limit} for limit in limits])
+    assert sorted(map(len, fake.batches)) == [1, 2, 3]
+    words = [len(answer.json()["summaries"][0]["text"].split()) for answer in rest]
+    assert words == [3, 2, 3, 2, 3]
 
 
 @pytest.mark.parametrize(("batch_size", "candidates"), [(3, 1), (6, 8)])

@@ -85,7 +85,7 @@ def alone(folder: Path) -> dict[str, list[str]]:
 
 
 def write(
-    models: Models, system: str, articles: list[str], streamed: list[bool]
+    models: Models, system: str, articles: list[str], streamed: list[bool], *more: Any
 ) -> tuple[list[SummaryResult], list[list[str]]]:
     """Summaries of one batch, and the pieces that each came in."""
     results: dict[int, SummaryResult] = {}
@@ -99,7 +99,7 @@ def write(
             pieces[i].append(event)
         return True
 
-    models.write(system, articles, streamed, on_event)
+    models.write(system, articles, streamed, on_event, *more)
     return [results[i] for i in range(len(articles))], pieces
 
 
@@ -118,6 +118,18 @@ def test_systems_beside_each_other_write_as_they_do_alone_streamed_or_not(alone,
         else:
             assert {result.finish_reason for result in results} <= {"stop", "length"}
             assert all(len(ARTICLES[0]) > result.new_tokens > 5 for result in results)
+
+
+def test_a_request_can_shorten_summaries_and_not_lengthen_them(alone, models):
+    for limit, length in ((5, 5), (1000, None)):
+        results, pieces = write(models, "best", ARTICLES, [True] * 3, 1, limit)
+        for result, parts, text in zip(results, pieces, alone["best"], strict=True):
+            assert text.startswith(result.summary)
+            assert (text == result.summary) == (length is None)
+            assert "".join(parts) == result.summary
+            assert (result.finish_reason, result.new_tokens) == ("length", 5) or length is None
+    (result,), _ = write(models, "best", ARTICLES[:1], [False], 3, 5)
+    assert [(one.new_tokens, one.finish_reason) for one in result.candidates] == [(5, "length")] * 3
 
 
 def test_characters_of_several_tokens_come_whole(models, monkeypatch):

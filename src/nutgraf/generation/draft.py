@@ -54,6 +54,13 @@ def at_most(sentences: int | None, settings: GenerateConfig) -> GenerateConfig:
     return settings.model_copy(update={"max_sentences": min(limits, default=None)})
 
 
+def within(max_new_tokens: int | None, settings: GenerateConfig) -> GenerateConfig:
+    """Return settings with the smaller of their own limit and so many tokens."""
+    limit = min(max_new_tokens or settings.max_new_tokens, settings.max_new_tokens)
+    least = min(settings.min_new_tokens, limit)
+    return settings.model_copy(update={"max_new_tokens": limit, "min_new_tokens": least})
+
+
 def cut_sentences(text: str, finish_reason: str, settings: GenerateConfig) -> tuple[str, str]:
     """Return what the settings leave of a summary, and its `finish_reason`: `sentences` if cut.
 

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +15,7 @@ from nutgraf.config import GenerateConfig
 from nutgraf.data.examples import Prompt
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.sentences import article_sentences
-from nutgraf.generation.choose import Rated, choose, rate
+from nutgraf.generation.choose import choose, rate
 from nutgraf.generation.decoding import (
     Generated,
     generate,
@@ -24,7 +23,8 @@ from nutgraf.generation.decoding import (
     generate_candidates,
     stream_tokens,
 )
-from nutgraf.generation.draft import Draft, at_most, cut_sentences
+from nutgraf.generation.draft import Draft, at_most, cut_sentences, within
+from nutgraf.generation.result import RatedSummary, SummaryResult
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import mean_loss, summary_losses
@@ -32,31 +32,6 @@ from nutgraf.modeling.saved_model import SavedModel
 
 # Batches whose articles are sorted by length together: less padding, and results come in between.
 _BATCHES_SORTED = 4
-
-
-@dataclass(frozen=True)
-class SummaryResult:
-    """A summary, and how it came about.
-
-    `trimmed_tokens` were cut off the article's end unread; `new_tokens` were decoded, without the
-    end of sequence. `finish_reason` is `stop` if the model ended the summary, `length` if it was
-    cut at the limit of tokens, `sentences` if it was cut after a sentence. `seconds` are an equal
-    share of the time if several were decoded together. `parts` are the summaries of an
-    article's parts, if it was read in parts. `candidates` are all that were written and rated, if
-    there were several; the summary is the one that was chosen.
-    """
-
-    summary: str
-    prompt_tokens: int
-    trimmed_tokens: int
-    new_tokens: int
-    finish_reason: str
-    seconds: float
-    parts: tuple[str, ...] = ()
-    candidates: tuple[Rated, ...] = ()
-
-    def __str__(self) -> str:
-        return self.summary
 
 
 @contextlib.contextmanager
@@ -116,16 +91,19 @@ class Summarizer:
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
         candidates: int = 1,
+        max_new_tokens: int | None = None,
     ) -> None:
         """Summarize articles in one batch, and hand on each summary as it is written.
 
         `on_event` gets the index of the article with a piece of its summary (empty if there is
         nothing to show, or if it is not `streamed`), and last with the result. It returns whether
         the summary is still wanted; if not, its decoding ends. One of `candidates` is chosen as in
-        the study; several are drawn without beams.
+        the study; several are drawn without beams. No summary gets more than `max_new_tokens`, or
+        the study's limit.
         """
         beams = self._settings.num_beams if candidates == 1 else 1
-        settings = self._settings.model_copy(update={"candidates": candidates, "num_beams": beams})
+        changes = {"candidates": candidates, "num_beams": beams}
+        settings = within(max_new_tokens, self._settings).model_copy(update=changes)
         if settings.candidates > 1:
             self._write_candidates(articles, streamed, on_event, settings)
             return
@@ -220,7 +198,12 @@ class Summarizer:
         index = choose(rated, settings.choose) if rated else 0
         text, reason = cut[index]
         result = _result(text, prompt, written[index].ids, reason, seconds)
-        return dataclasses.replace(result, candidates=tuple(rated))
+        endings = [(reason, len(new.ids)) for (_, reason), new in zip(cut, written, strict=True)]
+        candidates = tuple(
+            RatedSummary(row.text, row.agreement, row.unsupported, *ending)
+            for row, ending in zip(rated, endings if rated else [], strict=True)
+        )
+        return dataclasses.replace(result, candidates=candidates)
 
     def summarize_in_parts(self, article: str, sentences: int | None = None) -> SummaryResult:
         """Return the summary of an article that is read to its end, however long it is.

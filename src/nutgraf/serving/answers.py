@@ -46,28 +46,35 @@ def _serve_file(path: Path) -> Callable[[], Response]:
 
 
 async def _on_nutgraf_error(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 422 if isinstance(error, UserError) else 500)
+    status = 422 if isinstance(error, UserError) else 500
+    return RequestError(status, str(error)).response(request.scope)
 
 
 async def _on_request_error(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"error": error.line}, error.status, error.headers)
+    response: JSONResponse = error.response(request.scope)
+    return response
 
 
 async def _on_http_error(request: Request, error: Any) -> JSONResponse:
     if error.status_code == 400:
         line = "the body is no JSON: it is compressed, not UTF-8, or nested too deeply"
-        return JSONResponse({"error": line}, 422)
+        return RequestError(422, line).response(request.scope)
     line = f"{request.method} {request.url.path[:80]}: {error.detail}; see /openapi.json"
-    headers = dict(error.headers or {})
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"
-    return JSONResponse({"error": line}, error.status_code, headers)
+    refusal = RequestError(error.status_code, line)
+    refusal.headers = dict(error.headers or {})
+    if refusal.headers.get("Allow") == "GET":
+        refusal.headers["Allow"] = "GET, HEAD"
+    return refusal.response(request.scope)
 
 
 async def _on_error(request: Request, error: Any) -> JSONResponse:
     line = f"unexpected {type(error).__name__}: the server's messages say where"
-    return JSONResponse({"error": line}, 500)
+    return RequestError(500, line).response(request.scope)
 
 
 async def _on_invalid(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"error": schema.validation_message(error.errors())}, 422)
+    errors = error.errors()
+    place = errors[0]["loc"][1:2]
+    field = str(place[0]) if place and errors[0]["type"] != "json_invalid" else None
+    line = schema.validation_message(errors)
+    return RequestError(422, line, param=field).response(request.scope)

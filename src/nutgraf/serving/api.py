@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -20,9 +17,8 @@ from nutgraf.serving.batching import Worker
 from nutgraf.serving.examples import CAUTION, examples
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
+from nutgraf.serving.openai_api import openai_router
 from nutgraf.serving.running_request import EventStream, RunningRequest
-
-_CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
 
 
 def create_app(
@@ -62,33 +58,25 @@ def create_app(
         written, `summary` for each that is whole, and `done`; or `problem` (status, error).
         Comments (`: waiting`) come in between if nothing else does.
         """
-        if order.candidates is None:
-            order = order.model_copy(update={"candidates": decoding.candidates})
-        running = RunningRequest(order, worker, limits.time_limit)
+        running = RunningRequest(order, worker, limits.time_limit, decoding)
         if order.stream:
-            return EventStream(running)
-        with contextlib.closing(running):
-            answer = asyncio.ensure_future(running.summaries())
-            closed = asyncio.ensure_future(_disconnected(request))
-            await asyncio.wait({answer, closed}, return_when=asyncio.FIRST_COMPLETED)
-            closed.cancel()
-            if answer.done():
-                return answer.result()
-            answer.cancel()
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return EventStream(running, running.events())
+        return {"summaries": await running.summaries(request)}
 
     # The form of a request depends on the systems and limits.
-    summaries.__annotations__["order"] = schema.request_model(list(systems), limits)
+    order_model = schema.request_model(list(systems), limits)
+    summaries.__annotations__["order"] = order_model
     app.post(
         "/summaries",
         dependencies=[Depends(require_json)],
         response_model=schema.Summaries,
         responses={
             200: {"content": {"text/event-stream": schema.EVENTS}},
-            **_problems(403, 405, 408, 413, 415, 422, 429, 500, 503, 504),
+            **schema.problems(403, 405, 408, 413, 415, 422, 429, 500, 503, 504),
         },
     )(summaries)
-    problems = _problems(403, 405, 500, 503)
+    app.include_router(openai_router(list(systems), worker, limits, decoding, order_model))
+    problems = schema.problems(403, 405, 500, 503)
 
     @app.get("/models", responses=problems)
     async def models() -> schema.Models:
@@ -118,12 +106,3 @@ def create_app(
 
     add_files(app, *PAGE.iterdir())
     return app
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {s: {"model": schema.Problem, "description": HTTPStatus(s).phrase} for s in statuses}

@@ -1,7 +1,7 @@
 """Run the model in one thread, behind a queue of summaries to write.
 
-The oldest job goes next, with all others of the same system up to the size of a batch, streamed or
-not: they are decoded together. A job that nobody wants any more ends at the next token.
+The oldest job goes next, with all others of its kind up to the size of a batch, streamed or not:
+they are decoded together. A job that nobody wants any more ends at the next token.
 """
 
 from __future__ import annotations
@@ -47,8 +47,14 @@ class Job:
     streamed: bool
     on_event: Callable[[Job, str | SummaryResult | RequestError], None]
     candidates: int = 1  # of which one is chosen
+    max_new_tokens: int | None = None  # if fewer than in the study
     deadline: float = math.inf  # of the estimate, on the monotonic clock
     closed: bool = False  # answered, or not wanted any more
+
+    @property
+    def kind(self) -> tuple[str, int, int | None]:
+        """Return what jobs that are written together have in common."""
+        return self.system, self.candidates, self.max_new_tokens
 
 
 class Worker:
@@ -185,8 +191,7 @@ class Worker:
         """Return the oldest job and those that are written together with it."""
         if not queue:
             return []
-        kind = queue[0].system, queue[0].candidates
-        alike = [job for job in queue if (job.system, job.candidates) == kind]
+        alike = [job for job in queue if job.kind == queue[0].kind]
         return alike[: self._room(queue[0])]
 
     def _room(self, job: Job) -> int:
@@ -197,7 +202,7 @@ class Worker:
         return not batch or len(batch) == self._room(batch[0])
 
     def _write(self, jobs: Sequence[Job]) -> bool:
-        """Write the summaries of jobs of one system; return whether any became whole."""
+        """Write the summaries of jobs of one kind; return whether any became whole."""
         self._metrics.batch_size.observe(len(jobs))
         articles, streamed = [job.article for job in jobs], [job.streamed for job in jobs]
         pieces, shown = [""] * len(jobs), [0.0] * len(jobs)
@@ -217,7 +222,8 @@ class Worker:
             return not job.closed
 
         try:
-            self._models.write(jobs[0].system, articles, streamed, on_event, jobs[0].candidates)
+            system, candidates, limit = jobs[0].kind
+            self._models.write(system, articles, streamed, on_event, candidates, limit)
         except Exception as error:
             refusal = self._request_error(error, len(jobs))
             for job in jobs:

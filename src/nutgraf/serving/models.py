@@ -56,6 +56,7 @@ class Models:
         streamed: Sequence[bool],
         on_event: Callable[[int, str | SummaryResult], bool],
         candidates: int = 1,
+        max_new_tokens: int | None = None,
     ) -> None:
         """Write summaries of up to `batch_size` articles together, as `Summarizer.write` does.
 
@@ -69,7 +70,7 @@ class Models:
                 on_event(i, SummaryResult(lead, 0, 0, 0, "extract", 0.0))
             return
         self._activate(self._adapters[system])
-        self._summarizer.write(articles, streamed, on_event, candidates)
+        self._summarizer.write(articles, streamed, on_event, candidates, max_new_tokens)
 
 
 @contextlib.contextmanager

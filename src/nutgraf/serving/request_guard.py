@@ -7,7 +7,7 @@ import contextlib
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nutgraf.serving.access import Access
@@ -89,7 +89,7 @@ class Guard:
                 log_place(error)
                 refusal = RequestError(500, f"unexpected {type(error).__name__}")
             if not status:
-                response = JSONResponse({"error": refusal.line}, refusal.status, refusal.headers)
+                response = refusal.response(scope)
                 if refusal.status in (403, 408, 413, 503):  # the body was not read to its end
                     response.headers["connection"] = "close"
                 await response(scope, receive, send_guarded)

@@ -8,11 +8,14 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from typing import cast
 
+from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from nutgraf.config import GenerateConfig
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation.summarizer import SummaryResult
@@ -21,13 +24,23 @@ from nutgraf.serving.batching import Job, Worker
 from nutgraf.serving.errors import RequestError
 
 _COMMENT_SECONDS = 15.0  # after so long without an event a comment: proxies cut at 60 s
+COMMENT = ": waiting\n\n"
 
 
 class RunningRequest:
     """The summaries of one request: queued at once, received in any order, abandoned together."""
 
-    def __init__(self, order: schema.SummaryRequest, worker: Worker, time_limit: float) -> None:
+    def __init__(
+        self,
+        order: schema.SummaryRequest,
+        worker: Worker,
+        time_limit: float,
+        decoding: GenerateConfig,
+    ) -> None:
         self._evidence, self._time_limit, self._worker = order.evidence, time_limit, worker
+        candidates, limit = order.candidates or decoding.candidates, order.max_new_tokens
+        if limit and limit >= decoding.max_new_tokens:
+            limit = None  # so that it is decoded together with others
         self._started = time.monotonic()
         self._events: asyncio.Queue[tuple[Job, str | SummaryResult | RequestError]] = (
             asyncio.Queue()
@@ -39,7 +52,7 @@ class RunningRequest:
                 loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
 
         self._jobs = [
-            Job(index, article, system, order.stream, on_event, order.candidates or 1)
+            Job(index, article, system, order.stream, on_event, candidates, limit)
             for index, article in enumerate(order.articles)
             for system in dict.fromkeys(order.systems)
         ]
@@ -50,17 +63,31 @@ class RunningRequest:
         """Drop what is not written yet."""
         self._worker.abandon(self._jobs)
 
-    async def summaries(self) -> schema.Summaries:
-        """Return all summaries, in the order of the request."""
-        by_job = dict([item async for item in self._items() if item])
-        return schema.Summaries.model_validate({"summaries": [by_job[job] for job in self._jobs]})
+    async def summaries(self, request: Request) -> list[schema.Summary]:
+        """Return all summaries, in the order of the request.
+
+        Raises the first RequestError; 499, as nginx logs it, if the client has left.
+        """
+        with contextlib.closing(self):
+            answer = asyncio.ensure_future(self._collect())
+            closed = asyncio.ensure_future(_disconnected(request))
+            await asyncio.wait({answer, closed}, return_when=asyncio.FIRST_COMPLETED)
+            closed.cancel()
+            if answer.done():
+                return answer.result()
+            answer.cancel()
+            raise RequestError(499, "the client has left")
+
+    async def _collect(self) -> list[schema.Summary]:
+        by_job = dict([item async for item in self.items() if item])
+        return [cast(schema.Summary, by_job[job]) for job in self._jobs]
 
     async def events(self) -> AsyncIterator[str]:
         """Yield pieces and summaries as server-sent events."""
         try:
-            async for ready in self._items():
+            async for ready in self.items():
                 if not ready:
-                    yield ": waiting\n\n"
+                    yield COMMENT
                     continue
                 job, item = ready
                 if isinstance(item, str):
@@ -73,7 +100,7 @@ class RunningRequest:
             problem = {"status": error.status, "error": error.line}
             yield _event("problem", json.dumps(problem))
 
-    async def _items(self) -> AsyncIterator[tuple[Job, str | schema.Summary] | None]:
+    async def items(self) -> AsyncIterator[tuple[Job, str | schema.Summary] | None]:
         """Yield pieces and summaries until all are whole, and None if nothing comes for a while.
 
         Raises the first RequestError, or 504.
@@ -126,18 +153,23 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, running: RunningRequest) -> None:
+    def __init__(self, running: RunningRequest, events: AsyncIterator[str]) -> None:
         headers = {
             "Cache-Control": "no-cache, no-store, no-transform",
             "X-Accel-Buffering": "no",  # nginx
         }
-        super().__init__(running.events(), headers=headers)
+        super().__init__(events, headers=headers)
         self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, unless the client leaves."""
         with contextlib.closing(self._running):
             await super().__call__(scope, receive, send)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _event(name: str, data: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
@@ -33,7 +34,7 @@ EVENTS: Any = {
 }
 
 
-def _check_number(value: object) -> object:
+def check_number(value: object) -> object:
     """Refuse texts and booleans, which pydantic takes as numbers; in JSON 4.0 is 4."""
     if isinstance(value, (str, bool)):
         raise ValueError("input should be a valid integer")
@@ -55,12 +56,17 @@ class SummaryRequest(BaseModel):
         strict=True,
         description="Also say where each sentence comes from and what is unsupported.",
     )
-    candidates: Annotated[int | None, BeforeValidator(_check_number)] = Field(
+    candidates: Annotated[int | None, BeforeValidator(check_number)] = Field(
         None,
         ge=1,
         le=MAX_CANDIDATES,
         description="Summaries that a model writes of each article, of which one is chosen; null: "
         "as many as in its study.",
+    )
+    max_new_tokens: Annotated[int | None, BeforeValidator(check_number)] = Field(
+        None,
+        ge=1,
+        description="Longest summary of a model, in tokens, if that is less than in its study.",
     )
 
 
@@ -103,6 +109,8 @@ class Candidate(BaseModel):
     text: str
     agreement: float = Field(description="With the other candidates, 0 to 100.")
     unsupported: int = Field(description="Its names and numbers that the article lacks.")
+    finish_reason: str
+    new_tokens: int
 
 
 class Summary(BaseModel):
@@ -169,6 +177,11 @@ class Problem(BaseModel):
     """Why there is no answer."""
 
     error: str = Field(description="One line: the fact, the value, the option to change.")
+
+
+def problems(*statuses: int, form: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
+    """Describe refusals with these statuses."""
+    return {s: {"model": form, "description": HTTPStatus(s).phrase} for s in statuses}
 
 
 def validation_message(errors: Sequence[Mapping[str, Any]]) -> str:
