@@ -6,7 +6,11 @@ mode, with scales rounded to bf16, and they stay packed: no gradient goes throug
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +27,7 @@ from nutgraf.config import (
 from nutgraf.data.examples import Example
 from nutgraf.data.prompts import Renderer
 from nutgraf.generation.decoding import generate
+from nutgraf.modeling import four_bits
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import mean_loss, summary_losses
@@ -78,3 +83,31 @@ def test_evaluations_in_between_leave_the_training_as_it_is(
         settings = GenerateConfig(max_new_tokens=4)
         assert len(dict(generate(model, tokenizer, prompts, settings, device))) == 2
     load_base.cache_clear()
+
+
+def test_torch_s_compiler_is_not_loaded_with_bitsandbytes() -> None:
+    code = "import sys, nutgraf.modeling.adapters, bitsandbytes.backends.default.ops\n"
+    code += "print([name for name in sys.modules if name == 'torch._inductor.compile_fx'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_what_was_to_be_compiled_is_compiled_when_it_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[tuple[str, bool]] = []
+
+    def compile_now(function: Callable[[int], int], dynamic: bool) -> Callable[[int], int]:
+        compiled.append((function.__name__, dynamic))
+        return lambda number: 10 * function(number)
+
+    def twice(number: int) -> int:
+        return 2 * number
+
+    monkeypatch.setattr(torch, "compile", compile_now)
+    with four_bits.compile_later():
+        later: Any = torch.compile(twice, dynamic=False)  # type: ignore[call-overload]
+    assert torch.compile is compile_now
+    assert compiled == []
+    assert [later(1), later(number=1)] == [20, 20]
+    assert compiled == [("twice", False)]

@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 HOME = {
     "datasets": {"data.sources", "training.sft_trainer"},
     "peft": {"modeling.adapters"},
-    "bitsandbytes": {"modeling.load"},
+    "bitsandbytes": {"modeling.four_bits"},
     "trl": {"training.sft_trainer"},
     "rouge_score": {"evaluation.rouge", "data.rouge_tokens"},
     "regex": {"data.rouge_tokens"},

@@ -14,6 +14,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+
+# Before peft, which imports bitsandbytes too (`four_bits`).
+from nutgraf.modeling.load import (
+    frozen_weight,
+    is_plain_linear,
+    load_architecture,
+    load_base,
+    load_weights,
+)
+
+# isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -25,13 +36,6 @@ from transformers.pytorch_utils import Conv1D
 from nutgraf.config import LoraSettings, ModelConfig
 from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors, one_line
 from nutgraf.core.files import written_by_others
-from nutgraf.modeling.load import (
-    frozen_weight,
-    is_plain_linear,
-    load_architecture,
-    load_base,
-    load_weights,
-)
 
 # peft warns of an adapter on tied weights, which `merge_adapter` parts, or on an embedding, and
 # misses the config.json of a GGUF file.

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from torch.nn import Linear
 from transformers import (
     AutoConfig,
@@ -39,6 +37,7 @@ from nutgraf.modeling.base_files import (
     load_failure,
 )
 from nutgraf.modeling.end_tokens import find_end_tokens, named_ends
+from nutgraf.modeling.four_bits import Linear4bit, dequantize_4bit
 from nutgraf.modeling.gguf_file import load_gguf, read_architecture, read_tokenizer
 from nutgraf.modeling.suitability import check_architecture, check_no_adapter, check_vocabulary
 
