@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 
 from nutgraf.config import load
 from nutgraf.config.evaluation import RougeTokenizer
+from nutgraf.config.systems import EngineName
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.fast_import import fast_imports
@@ -93,12 +94,14 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
 
     Args:
         model: A run folder, its `final_best_model`, an exported model, or a Hub id.
+        engine: What writes; `auto` is llama.cpp for a GGUF file on a CPU, if it is installed.
 
     Raises:
-        UserError: There is no model, or its base is not the one that it was trained on.
+        UserError: There is no model, its base is not the one that it was trained on, or the engine
+            cannot write its summaries.
     """
 
-    def __init__(self, model: str | Path) -> None:
+    def __init__(self, model: str | Path, engine: EngineName = "auto") -> None:
         ignore_launchers()
         with fast_imports():
             from nutgraf.generation import summarizer
@@ -107,7 +110,7 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
 
         self._stack = contextlib.ExitStack()
         saved = saved_model.read_saved_model(str(model))
-        self._summarizer = self._stack.enter_context(summarizer.load_summarizer(saved))
+        self._summarizer = self._stack.enter_context(summarizer.load_summarizer(saved, engine))
         load_base.cache_clear()  # the cached base has this adapter: no other may use it
 
     @overload

@@ -23,6 +23,7 @@ from nutgraf.modeling import gguf_file, gguf_tokenizer, gguf_write, saved_model
 from nutgraf.modeling.gguf_tokenizer import tokenizer_fields
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.report.gguf_fields import chat_template, licence
+from nutgraf.serving import models as serving_models
 
 TEXTS = (*export_gguf._TEXTS, "  two  spaces", "a\n\n b", "The council met. It had 2024 roads.")
 
@@ -65,8 +66,18 @@ def test_the_file_alone_writes_what_the_study_writes(
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     shutil.copy(exported / "model.gguf", "mine.gguf")
-    done = command.run("summarize", "--json", "--model", "mine.gguf", stdin=TEXTS[0])
-    assert json.loads(done.stdout)["summary"] == written[0][0][0]
+    asked = ["summarize", "--json", "--model", "mine.gguf", "--engine"]
+    done = command.run(*asked, "transformers", stdin=TEXTS[0])
+    row = json.loads(done.stdout)
+    assert row["summary"] == written[0][0][0]
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install xllamacpp")
+    other = json.loads(command.run(*asked, "llama.cpp", stdin=TEXTS[0]).stdout)
+    assert other.keys() == row.keys()
+    assert (other["prompt_tokens"], other["article"]) == (row["prompt_tokens"], TEXTS[0])
+    pieces: list[Any] = []
+    with serving_models.loaded("mine.gguf") as models:
+        models.write("best", TEXTS[:1], [True], lambda _, event: not pieces.append(event))
+    assert "".join(piece for piece in pieces[:-1]) == pieces[-1].summary == other["summary"]
 
 
 def test_the_same_file_is_written_twice(study: Path, exported: Path, tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from nutgraf.core.errors import Failure, UserError
 from nutgraf.data.new_articles import NewArticle
 from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.evaluation.evidence import evidence
+from nutgraf.generation import engine
 from nutgraf.generation import summarizer as room
 from nutgraf.generation.decoding import ends_of
+from nutgraf.generation.engine import Transformers
 from nutgraf.generation.summarizer import Summarizer, SummaryResult
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.base_identity import base_identity
@@ -93,7 +95,7 @@ def test_a_saved_model_has_its_own_tokenizer_and_prompt_whatever_became_of_the_b
     saved = SavedModel(tmp_path, None, model, PromptConfig(template="chat"), decoding, {}, *own)
     with room.load_summarizer(saved) as summarizer:
         (result,) = summarizer.summarize(NEWS[:1])
-        assert ends_of(summarizer._model) == [2, 5]
+        assert ends_of(summarizer._engine._model) == [2, 5]
     assert (result.prompt_tokens, result.trimmed_tokens) == (len(prompt.ids), prompt.trimmed_tokens)
 
 
@@ -102,8 +104,9 @@ def test_no_piece_ends_inside_a_character(tiny_base: Path, monkeypatch: pytest.M
     tokenizer = load_tokenizer(model)
     text = "Zürich – 東京 🎉 Ende\ufffd"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(room, "stream_tokens", lambda *_: iter(ids))
-    found = Summarizer(load_base(model), tokenizer, choose_device(model), recipe(model))
+    monkeypatch.setattr(engine, "stream_tokens", lambda *_: iter(ids))
+    transformers = Transformers(load_base(model), tokenizer, choose_device(model))
+    found = Summarizer(transformers, tokenizer, recipe(model))
     pieces, written = streamed(found, "News.")
     assert written.summary == "".join(pieces) == text
     assert [piece for piece in pieces if "\ufffd" in piece] == ["\ufffd"]  # the text's own
@@ -116,7 +119,7 @@ def test_a_stream_of_at_most_so_many_sentences_ends_behind_them(
     text = "Mr. Lee won by 2.5 points. He left!\nThen it rained."
     ids = load_tokenizer(EXACT)(text, add_special_tokens=False)["input_ids"]
     read: list[int] = []
-    monkeypatch.setattr(room, "stream_tokens", lambda *_: (read.append(i) or i for i in ids))
+    monkeypatch.setattr(engine, "stream_tokens", lambda *_: (read.append(i) or i for i in ids))
     for sentences, expected in ((1, "Mr. Lee won by 2.5 points."), (2, text.split("\n")[0])):
         read.clear()
         pieces, written = streamed(pocket, "News.", sentences=sentences)

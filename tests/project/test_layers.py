@@ -33,6 +33,7 @@ HOME = {
             "search.trial_worker", "training.distributed.ray_train", "search.packed_client"},
     "optuna": {"search.sampler"},
     "fsspec": {"storage"},
+    "xllamacpp": {"generation.llama_cpp"},
     "gguf": {"modeling.gguf_file", "modeling.gguf_tokenizer", "modeling.gguf_write"},
 }  # fmt: skip
 # Rooms and modules that load neither torch, transformers nor Ray; HEAVY are exceptions in them.

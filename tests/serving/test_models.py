@@ -140,7 +140,7 @@ def test_characters_of_several_tokens_come_whole(models, monkeypatch):
         for token in [*ids, None]:
             args[-1](0, token)
 
-    monkeypatch.setattr("nutgraf.generation.summarizer.generate_batch", decoded)
+    monkeypatch.setattr("nutgraf.generation.engine.generate_candidates", decoded)
     (whole,), (pieces,) = write(models, "zero_shot", ARTICLES[:1], [True])
     assert whole.summary == text == "".join(pieces)
     assert "\ufffd" not in "".join(pieces)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from nutgraf.config.load import setting_fields
+from nutgraf.config.systems import EngineName
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.paths import expand
 from nutgraf.serving.limits import Limits, parse_limits
@@ -31,8 +32,14 @@ def _add_command(
     return command
 
 
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    engine = "what writes; auto: llama.cpp for a GGUF file on a CPU, if it is installed"
+    command.add_argument("--engine", choices=get_args(EngineName), default="auto", help=engine)
+
+
 def _add_summarize(commands: Commands) -> None:
-    add = _add_command(commands, "summarize", "summaries of new articles", _summarize).add_argument
+    command = _add_command(commands, "summarize", "summaries of new articles", _summarize)
+    add = command.add_argument
     add(
         "sources", nargs="*", metavar="SOURCE", default=["-"],
         help="a file of text, HTML, or rows (.jsonl, .csv, .parquet); a folder of such; an address "
@@ -48,11 +55,13 @@ def _add_summarize(commands: Commands) -> None:
     )
     add("--long", choices=("lead", "map-reduce"), default="lead", help=long)
     add("--fetch", action="store_true", help="fetch addresses, if they are public")
+    _add_engine(command)
 
 
 def _add_serve(commands: Commands) -> None:
     command = _add_command(commands, "serve", "a web page and an HTTP API for a model", _serve)
     add_address(command)
+    _add_engine(command)
     group = command.add_argument_group("limits")
     for name, sentence, default in setting_fields(Limits):
         shown = f"{sentence} [{default or 'study'}]"
@@ -106,6 +115,7 @@ def _summarize(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         sentences=args.sentences,
         long=args.long,
         fetch=args.fetch,
+        engine=args.engine,
     )
 
 
@@ -113,7 +123,7 @@ def _serve(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from nutgraf.serving import server
 
     limits = parse_limits({n: vars(args)[n] for n in Limits.model_fields if vars(args)[n]})
-    server.run(args.model, args.host, args.port, limits, args.allow_origin)
+    server.run(args.model, args.host, args.port, limits, args.allow_origin, args.engine)
 
 
 def _export(args: argparse.Namespace, overrides: dict[str, str]) -> None:

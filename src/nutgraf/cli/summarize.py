@@ -12,6 +12,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from nutgraf.config.systems import EngineName
 from nutgraf.core.errors import Failure, NutgrafError, UserError, visible
 from nutgraf.data import new_articles
 from nutgraf.data.new_articles import COLUMNS, Columns, NewArticle
@@ -33,6 +34,7 @@ def run(
     sentences: int | None = None,
     long: Literal["lead", "map-reduce"] = "lead",
     fetch: bool = False,
+    engine: EngineName = "auto",
 ) -> None:
     """Print a summary of each article; on a terminal, while it is written.
 
@@ -48,6 +50,7 @@ def run(
         long: How to summarize an article beyond the limit of the prompt: its beginning, or its
             parts and then their summaries.
         fetch: Allow addresses.
+        engine: What writes.
 
     Raises:
         UserError: There is no model, its base is not the one it was trained on, or nothing can be
@@ -63,7 +66,7 @@ def run(
         logger.warning(f"left out: {error}")
     if not articles:
         raise UserError(f"none of {len(failed):,} articles can be read: the first: {failed[0]}")
-    _summarize(saved, articles, as_json, sentences, long)
+    _summarize(saved, articles, as_json, sentences, long, engine)
     if failed:
         total = len(articles) + len(failed)
         raise Failure(
@@ -77,10 +80,12 @@ def _summarize(
     as_json: bool,
     sentences: int | None,
     long: Literal["lead", "map-reduce"],
+    engine: EngineName,
 ) -> None:
     texts = [article.text for article in articles]
     one, terminal = len(articles) == 1, sys.stdout.isatty()
-    with load_summarizer(saved) as summarizer:
+    at_once = 1 if long == "lead" and one else saved.generate.batch_size
+    with load_summarizer(saved, engine, at_once) as summarizer:
         if long == "lead" and summarizer.can_stream and not as_json and (one or terminal):
             for article in articles:
                 _print_name(article, one)

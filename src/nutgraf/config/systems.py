@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias
 
 EXTRACTIVE_SYSTEMS = {
     "lead3": "the article's first three sentences, no model",
@@ -25,6 +26,7 @@ BUILT_IN_SYSTEMS = {**EXTRACTIVE_SYSTEMS, **MODEL_SYSTEMS, **CHOSEN_SYSTEMS}
 ORACLES = ("oracle", "best_oracle")
 # The analysis of errors lists the references among the systems.
 RESERVED_NAMES = (*BUILT_IN_SYSTEMS, "reference")
+EngineName: TypeAlias = Literal["auto", "transformers", "llama.cpp"]  # writes for a model
 _SEED = "-seed-"
 
 

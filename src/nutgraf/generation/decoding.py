@@ -187,7 +187,7 @@ def generate_candidates(
                 past_key_values=cache,
             )
             new = out[:, ids.shape[1] :].tolist()
-    cut = [_cut(row, ends) for row in new]
+    cut = [cut_at_end(row, ends) for row in new]
     seconds = (time.perf_counter() - started) / len(prompts)
     return [
         Candidates(tuple(cut[copies * i : copies * (i + 1)]), loss, seconds)
@@ -279,7 +279,7 @@ def ends_of(model: PreTrainedModel) -> list[int]:
     return ends if isinstance(ends, list) else [ends]
 
 
-def _cut(tokens: list[int], ends: Sequence[int]) -> Generated:
+def cut_at_end(tokens: list[int], ends: Sequence[int]) -> Generated:
     """Cut new tokens before the first that ends the summary."""
     for place, token in enumerate(tokens):
         if token in ends:

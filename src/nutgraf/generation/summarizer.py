@@ -7,27 +7,23 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nutgraf.config import GenerateConfig
+from nutgraf.config.systems import EngineName
 from nutgraf.data.examples import Prompt
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.sentences import article_sentences
 from nutgraf.generation.choose import choose, rate
-from nutgraf.generation.decoding import (
-    Generated,
-    generate,
-    generate_batch,
-    generate_candidates,
-    stream_tokens,
-)
+from nutgraf.generation.decoding import Candidates, Generated
 from nutgraf.generation.draft import Draft, at_most, cut_sentences, within
+from nutgraf.generation.engine import Engine, Transformers
+from nutgraf.generation.llama_cpp import ROWS, LlamaCpp, uses_llama_cpp
 from nutgraf.generation.result import RatedSummary, SummaryResult
 from nutgraf.modeling.adapters import with_adapter
-from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
-from nutgraf.modeling.losses import mean_loss, summary_losses
+from nutgraf.modeling.batching import length_batches
+from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.modeling.saved_model import SavedModel
 
 # Batches whose articles are sorted by length together: less padding, and results come in between.
@@ -35,29 +31,33 @@ _BATCHES_SORTED = 4
 
 
 @contextlib.contextmanager
-def load_summarizer(saved: SavedModel) -> Iterator[Summarizer]:
-    """Yield the summarizer of a saved model, loaded until the end of the block."""
-    base, tokenizer = load_base(saved.model), load_tokenizer(saved.model, saved.tokenizer)
+def load_summarizer(
+    saved: SavedModel, engine: EngineName = "transformers", articles: int = ROWS
+) -> Iterator[Summarizer]:
+    """Yield the summarizer of a saved model, loaded until the end of the block.
+
+    llama.cpp has room for so many `articles` at once, ROWS at most. Raises as `uses_llama_cpp` and
+    `LlamaCpp`.
+    """
+    tokenizer = load_tokenizer(saved.model, saved.tokenizer)
+    if uses_llama_cpp(saved, engine):
+        yield Summarizer(LlamaCpp(saved, tokenizer, articles), tokenizer, saved)
+        return
+    base = load_base(saved.model)
     adapted = with_adapter(base, saved.adapter) if saved.adapter else contextlib.nullcontext(base)
     with adapted as model:
-        yield Summarizer(model, tokenizer, choose_device(saved.model), saved)
+        transformers = Transformers(model, tokenizer, choose_device(saved.model), saved.ends)
+        yield Summarizer(transformers, tokenizer, saved)
 
 
 class Summarizer:
     """Summarizes articles: texts that `text.usable_text` accepts."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        device: Device,
-        saved: SavedModel,
+        self, engine: Engine, tokenizer: PreTrainedTokenizerBase, saved: SavedModel
     ) -> None:
-        self._model, self._tokenizer, self._device = model, tokenizer, device
-        self._settings = saved.generate
+        self._engine, self._settings = engine, saved.generate
         self._renderer = Renderer(tokenizer, saved.prompt, saved.frame)
-        if saved.ends:  # those of the base may be others by now
-            cast(Any, model.generation_config).eos_token_id = list(saved.ends)
 
     @property
     def can_stream(self) -> bool:
@@ -73,9 +73,7 @@ class Summarizer:
         started = time.perf_counter()
         prompt = self._renderer.prompt(article)
         draft = Draft(self._renderer, at_most(sentences, self._settings))
-        for token in stream_tokens(
-            self._model, self._tokenizer, prompt.ids, self._settings, self._device
-        ):
+        for token in self._engine.stream(prompt.ids, self._settings):
             if piece := draft.add(token):
                 yield piece
             if draft.cut:
@@ -133,12 +131,11 @@ class Summarizer:
             return on_event(i, "")
 
         ids = [prompt.ids for prompt in prompts]
-        generated = generate_batch(
-            self._model, self._tokenizer, ids, settings, self._device, on_token
-        )
+        generated = self._engine.generate(ids, settings, on_token)
         for i in sorted(unfinished):
-            drafts[i].ids = generated[i].ids
-            finish(i, generated[i].finish_reason)
+            (new,) = generated[i].written
+            drafts[i].ids = new.ids
+            finish(i, new.finish_reason)
 
     def _write_candidates(
         self,
@@ -151,10 +148,9 @@ class Summarizer:
         started, copies = time.perf_counter(), settings.candidates
         prompts = [self._renderer.prompt(article) for article in articles]
         ids = [prompt.ids for prompt in prompts]
-        candidates = generate_candidates(
-            self._model, self._tokenizer, ids, settings, self._device,
-            lambda row, token: on_event(row // copies, ""),
-        )  # fmt: skip
+        candidates = self._engine.generate(
+            ids, settings, lambda row, token: on_event(row // copies, "")
+        )
         seconds = (time.perf_counter() - started) / len(prompts)
         for i, article in enumerate(articles):
             result = self._chosen(article, prompts[i], candidates[i].written, seconds, settings)
@@ -176,7 +172,10 @@ class Summarizer:
             started = time.perf_counter()
             prompts = [self._renderer.prompt(text) for text in articles[start : start + size]]
             ids = [prompt.ids for prompt in prompts]
-            generated = dict(generate(self._model, self._tokenizer, ids, settings, self._device))
+            generated = dict[int, Candidates]()
+            for batch in length_batches([len(row) for row in ids], settings.batch_size):
+                written = self._engine.generate([ids[i] for i in batch], settings)
+                generated |= zip(batch, written, strict=True)
             seconds = (time.perf_counter() - started) / len(prompts)
             for i, article in enumerate(articles[start : start + size]):
                 yield self._chosen(article, prompts[i], generated[i].written, seconds, settings)
@@ -232,10 +231,14 @@ class Summarizer:
         )
 
     def mean_loss(self, rows: Sequence[tuple[str, str]]) -> float:
-        """Return the mean loss of (article, reference) pairs, in nats per reference token."""
+        """Return the mean loss of (article, reference) pairs, in nats per reference token.
+
+        Only transformers computes losses.
+        """
+        if not isinstance(self._engine, Transformers):
+            raise TypeError(f"{type(self._engine).__name__} computes no losses")
         examples = [self._renderer.example(article, reference) for article, reference in rows]
-        pad, size = self._tokenizer.pad_token_id, self._settings.batch_size
-        return mean_loss(summary_losses(self._model, examples, pad, self._device, size))
+        return self._engine.mean_loss(examples, self._settings.batch_size)
 
     def parts(self, article: str) -> list[str]:
         """Cut an article at sentences into as few parts as the prompt takes, about equally long.

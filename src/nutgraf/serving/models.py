@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
-from nutgraf.config.systems import BUILT_IN_SYSTEMS
+from nutgraf.config.systems import BUILT_IN_SYSTEMS, EngineName
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import read_json
 from nutgraf.data.text import clean_text
 from nutgraf.generation import extractive
-from nutgraf.generation.summarizer import Summarizer, SummaryResult
+from nutgraf.generation.engine import Transformers
+from nutgraf.generation.llama_cpp import uses_llama_cpp
+from nutgraf.generation.summarizer import Summarizer, SummaryResult, load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.adapters import with_adapters
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
@@ -24,20 +24,24 @@ DEFAULT = "best"
 _BASE = "zero_shot"
 _LEAD = "lead3"
 
-# Activates the adapter of that name, or none for None, and returns the model.
-Activate = Callable[[str | None], PreTrainedModel]
+Activate = Callable[[str | None], object]  # the adapter of that name, or none for None
 
 
 class Models:
     """Writes summaries by every system. Not thread-safe."""
 
     def __init__(
-        self, saved: SavedModel, adapters: Mapping[str, str | None], activate: Activate
+        self,
+        saved: SavedModel,
+        summarizer: Summarizer,
+        adapters: Mapping[str, str | None],
+        activate: Activate,
     ) -> None:
-        """Load the tokenizer, and list the systems.
+        """List the systems.
 
         Args:
             saved: The best model.
+            summarizer: Writes by the adapter that is active.
             adapters: The adapter of each system with a model, None for the base as it is.
             activate: Changes the adapter.
         """
@@ -45,9 +49,7 @@ class Models:
         self.batch_size, self.decoding = saved.generate.batch_size, saved.generate
         self.systems = {name: BUILT_IN_SYSTEMS[name] for name in (*adapters, _LEAD)}
         self._adapters, self._activate = adapters, activate
-        tokenizer = load_tokenizer(saved.model, saved.tokenizer)
-        device = choose_device(saved.model)
-        self._summarizer = Summarizer(activate(adapters[DEFAULT]), tokenizer, device, saved)
+        self._summarizer = summarizer
 
     def write(
         self,
@@ -74,23 +76,31 @@ class Models:
 
 
 @contextlib.contextmanager
-def loaded(model: str, batch_size: int | None = None) -> Iterator[Models]:
+def loaded(
+    model: str, batch_size: int | None = None, engine: EngineName = "auto"
+) -> Iterator[Models]:
     """Load the systems of a run folder, or any other saved model alone.
 
     `batch_size` summaries are decoded together; if it is None, as many as in the study. Raises
-    UserError as `read_saved_model` and `with_adapters`, and for a baseline of another base.
+    UserError as `read_saved_model`, `uses_llama_cpp` and `with_adapters`, and for a baseline of
+    another base.
     """
     saved = saved_model.read_saved_model(model)
     if batch_size:
         generate = saved.generate.model_copy(update={"batch_size": batch_size})
         saved = dataclasses.replace(saved, generate=generate)
-    base = load_base(saved.model)
     if saved.adapter is None:  # a whole model
-        yield Models(saved, {DEFAULT: None}, lambda _: base)
+        with load_summarizer(saved, engine, saved.generate.batch_size) as summarizer:
+            yield Models(saved, summarizer, {DEFAULT: None}, lambda _: None)
         return
+    uses_llama_cpp(saved, engine)  # which has no adapters
+    base, tokenizer = load_base(saved.model), load_tokenizer(saved.model, saved.tokenizer)
     paths = {DEFAULT: saved.adapter, **_baseline(Path(model), saved)}
     with with_adapters(base, paths) as activate:
-        yield Models(saved, {**{name: name for name in paths}, _BASE: None}, activate)
+        device = choose_device(saved.model)
+        best = Transformers(activate(DEFAULT), tokenizer, device, saved.ends)
+        adapters = {**{name: name for name in paths}, _BASE: None}
+        yield Models(saved, Summarizer(best, tokenizer, saved), adapters, activate)
 
 
 def _baseline(folder: Path, best: SavedModel) -> dict[str, Path]:

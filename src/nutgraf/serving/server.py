@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from nutgraf.config.systems import EngineName
 from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.signals import stop_on_signals
@@ -55,7 +56,14 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(model: str, host: str, port: int, limits: Limits, origins: Sequence[str] = ()) -> None:
+def run(
+    model: str,
+    host: str,
+    port: int,
+    limits: Limits,
+    origins: Sequence[str] = (),
+    engine: EngineName = "auto",
+) -> None:
     """Serve a model until interrupted; print the address when it answers.
 
     Args:
@@ -64,6 +72,7 @@ def run(model: str, host: str, port: int, limits: Limits, origins: Sequence[str]
         port: The port; 0 takes a free one.
         limits: Those of requests.
         origins: Addresses at which proxies show the page.
+        engine: What writes.
 
     Raises:
         UserError: An address cannot be used, or `models.loaded` raises it.
@@ -81,7 +90,7 @@ def run(model: str, host: str, port: int, limits: Limits, origins: Sequence[str]
     with bound(host, port) as sock:
         access, metrics = Access(host, sock.getsockname()[0], origins), Metrics()
         with (
-            loaded(model, limits.batch_size) as models,
+            loaded(model, limits.batch_size, engine) as models,
             Worker(models, limits, models.batch_size, metrics) as worker,
         ):
             app = create_app(models.systems, models.base, worker, limits, metrics, models.decoding)
