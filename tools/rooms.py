@@ -17,8 +17,8 @@ PICTURE = ROOT / "docs" / "images" / "rooms.svg"
 
 # From the top down: a room imports only from rooms after it.
 ROOMS = (
-    "cli serving pipeline report planning judging search training generation evaluation modeling "
-    "data storage parallel pocket config core"
+    "cli serving watching pipeline report planning judging search training generation evaluation "
+    "modeling data storage parallel pocket config core"
 ).split()
 
 BOX, GAP, ROW, MARGIN = (178, 66), 22, 112, 16  # pixels

@@ -7,6 +7,7 @@ A fenced block that nothing can check says why, in a comment before it: `<!-- no
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -105,10 +106,10 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(runner, "run_study", lambda *args, **kwargs: False)
     monkeypatch.setattr(cli, "_print_table", lambda *args: None)
-    quiet = SimpleNamespace(run=lambda *args, **kwargs: None)
+    quiet = SimpleNamespace(run=lambda *args, **kwargs: None, beside=contextlib.nullcontext)
     for name in ("check", "score_file", "summarize", "export"):
         monkeypatch.setattr(nutgraf.cli, name, quiet, raising=False)
-    for name in ("server", "judge"):
+    for name in ("server", "judge", "watch"):
         monkeypatch.setattr(nutgraf.serving, name, quiet, raising=False)
     line = re.sub(r"^(\w+=\S+ |taskset -c \S+ )*", "", line)
     program, *words = shlex.split(re.split(r"\s[<|>]\s", line)[0])
@@ -126,8 +127,8 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
 def test_commands_in_a_line_of_text_name_what_is_there(document, line):
     program, *words = shlex.split(line)
     if program == "nutgraf":
-        told = {"run", *runner.STAGES, "check", "summarize", "serve", "export", "judge", "--help"}
-        assert words[0] in told
+        told = {"run", *runner.STAGES, "check", "summarize", "serve", "export", "watch", "judge"}
+        assert words[0] in told | {"--help"}
     elif program == "make":
         check_make(words)
     elif program == "python":
@@ -166,7 +167,7 @@ def test_the_guide_s_example_gives_three_splits_with_nothing_in_common(tmp_path,
 
 def test_the_commands_table_names_every_command():
     table = re.compile(r"^\| `nutgraf (\w+)", re.MULTILINE)
-    commands = ["run", *runner.STAGES, "check", "summarize", "serve", "judge", "export"]
+    commands = ["run", *runner.STAGES, "check", "summarize", "serve", "watch", "judge", "export"]
     every = table.findall((ROOT / "docs" / "commands.md").read_text())
     assert list(dict.fromkeys(every)) == commands
     main = table.findall((ROOT / "README.md").read_text())

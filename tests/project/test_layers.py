@@ -38,9 +38,10 @@ HOME = {
 }  # fmt: skip
 # Rooms and modules that load neither torch, transformers nor Ray; HEAVY are exceptions in them.
 WITHOUT_TORCH = (
-    "core config storage parallel data evaluation judging report cli pocket serving.limits "
-    "serving.schema serving.server serving.judge serving.request_guard pipeline.judgements "
-    "planning.memory planning.duration planning.advice planning.outcome pipeline.runner "
+    "core config storage parallel data evaluation judging report cli pocket watching "
+    "serving.limits serving.schema serving.server serving.judge serving.watch "
+    "serving.request_guard pipeline.judgements pipeline.run_log pipeline.runner training.curves "
+    "planning.memory planning.duration planning.advice planning.outcome "
     "pipeline.artifacts pipeline.stages.score pipeline.stages.compare pipeline.stages.report"
 ).split()
 HEAVY = "parallel.ray_cluster parallel.ray_session cli.export cli.export_gguf cli.summarize".split()
@@ -78,11 +79,11 @@ def test_each_library_has_its_home() -> None:
             ), f"{name} is imported in {here}, not in {homes}"
 
 
-def test_only_pipeline_and_storage_touch_the_run_folder() -> None:
+def test_only_pipeline_storage_and_watching_touch_the_run_folder() -> None:
     for path in FILES:
         homes = ("nutgraf.storage.run_folder", "nutgraf.storage.artefact")
         uses = any(name.startswith(homes) for name in rooms.imports_of(path))
-        assert not uses or rooms.room_of(path) in ("pipeline", "storage"), path
+        assert not uses or rooms.room_of(path) in ("pipeline", "storage", "watching"), path
 
 
 def test_light_rooms_load_no_torch() -> None:

@@ -13,6 +13,8 @@ import pytest
 from helpers.browser import CHROMIUM, STICKING_OUT, Browser, browser, pale
 from helpers.judged import TOKEN, judging, write_study
 from helpers.serving import Fake, Server, serving
+from helpers.watched import TOKEN as WATCH_TOKEN
+from helpers.watched import held, watching, write_search, write_trial
 
 from nutgraf.data.rows import Article
 from nutgraf.serving.limits import Limits
@@ -460,3 +462,48 @@ def test_two_summaries_are_judged_without_names(chromium: Browser, tmp_path: Pat
     }
     assert spans["lead3"] == "words"
     assert spans["best"].startswith("😀 Good one")
+
+
+def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> None:
+    write_search(tmp_path, HOSTILE.replace("\0", ""))
+    line = {"time": 1.0, "level": "error", "stage": "search", "text": HOSTILE}
+    (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
+    rows = "[...document.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent).join('')"
+    with watching(tmp_path) as address, held(tmp_path):
+        person = Person(chromium, SimpleNamespace(address=address))  # type: ignore[arg-type]
+        page = person.page
+        page.open(f"{address}/", 1280, "light")
+        person.waits_for("document.getElementById('problem').textContent.includes('no token')")
+        page.open(f"{address}/?#token={WATCH_TOKEN}", 1280, "light")
+        person.waits_for(f"{rows} === '12345'")
+        assert page.run("location.hash") == ""
+        assert page.run("document.title").startswith("Running: ")
+        shown = page.run("document.querySelector('main').innerText")
+        assert "finished" in shown
+        assert "planned 1 min 40 s" in shown
+        assert "1 in the queue" in shown or "1 queued" in shown
+        person.points_at("th[data-by=loss] button", click=True)
+        assert page.run(rows) == "14325"  # who has no loss comes last
+        person.presses("Enter")
+        assert page.run(rows) == "23415"
+        assert page.run("document.querySelector('th[data-by=loss]').ariaSort") == "descending"
+        person.points_at("[aria-label='curves of trial 4']", click=True)
+        person.waits_for("document.querySelectorAll('#curves figure').length === 3")
+        write_trial(tmp_path, 4, [2.8, 1.5])
+        person.waits_for(f"{rows} === '23145'")
+        assert page.run("document.activeElement.textContent") == "4"
+        for width, scheme in ((1280, "light"), (375, "dark"), (1920, "light")):
+            if width != 1280:
+                page.open(f"{address}/?{width}", width, scheme)
+                person.waits_for(f"{rows} === '12345'")
+                person.waits_for("document.querySelectorAll('#curves figure').length > 0")
+            assert page.run("document.documentElement.scrollWidth") <= width
+            assert [e for e in page.run(STICKING_OUT) if "skip" not in e] == []
+            pale_texts = "p, h1, h2, li, li span, li strong, td, th button, td button, figcaption"
+            assert page.run(pale(f"{pale_texts}, #log span, #base strong")) == []
+        found = "document.querySelectorAll('main img, main script, main style, main iframe').length"
+        assert page.run(found) == 0
+        assert page.run("document.title").startswith("Running: ")
+        assert person.heard("complaints") == []
+    person.waits_for("document.getElementById('problem').textContent !== ''")  # the server ended
+    assert page.run(rows) == "12345"

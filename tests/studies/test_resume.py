@@ -119,6 +119,9 @@ def test_stopped_at_a_step_a_training_ends_with_the_same_bytes(
         "adapter_model.safetensors",
     ]
     assert not out.with_name(".a.checkpoints").exists()
+    shown = json.loads(out.with_name("a.curves.json").read_text())
+    assert [without_costs(row) for row in shown] == whole.history
+    assert all(row["grad_norm"] > 0 for row in shown if row["train_loss"] is not None)
 
 
 def test_what_was_best_before_a_stop_is_kept_where_it_is_not_surpassed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
 from collections.abc import Sequence
@@ -99,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nutgraf {__version__}")
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     run = "the whole study; carries on where an earlier one stopped"
-    _add_study_command(parsers, "run", run, tuple(runner.STAGES))
+    study = _add_study_command(parsers, "run", run, tuple(runner.STAGES))
+    shows = "show the study on a page while it runs, and print its address"
+    study.add_argument("--watch", action="store_true", help=shows)
     for name, what in runner.STAGES.items():
         any_file = "; or those of any FILE of summaries" if name == "score" else ""
         stage = _add_study_command(parsers, name, f"one stage of it: {what}{any_file}", (name,))
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     fits = "before a study: does it fit, how long will it take, what is trained on"
     _add_study_command(parsers, "check", fits, ()).set_defaults(call=_check)
     model_commands.add(parsers)
+    _add_watch(parsers)
     _add_judge(parsers)
     return parser
 
@@ -167,6 +171,17 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
     score.set_defaults(call=_score)
 
 
+def _add_watch(parsers: argparse._SubParsersAction[_Parser]) -> None:
+    what = "a web page that shows a study while it runs, or as it ended"
+    watch = parsers.add_parser("watch", help=what, description=what[0].upper() + what[1:] + ".")
+    watch.set_defaults(call=_watch)
+    folder = Config.model_fields["run"].default
+    watch.add_argument(
+        "--run", metavar="DIR", type=Path, default=folder, help=f"the run folder [{folder}]"
+    )
+    model_commands.add_address(watch)
+
+
 def _add_judge(parsers: argparse._SubParsersAction[_Parser]) -> None:
     what = "a web page to judge two systems of a finished study, without their names"
     judge = parsers.add_parser("judge", help=what, description=what[0].upper() + what[1:] + ".")
@@ -189,7 +204,12 @@ def _settings_help() -> str:
 def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     config = _config(args, overrides)
     lower_priority()
-    with stop_on_signals():
+    page: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if vars(args).get("watch"):
+        from nutgraf.serving import watch
+
+        page = watch.beside(Path(config.run))
+    with stop_on_signals(), page:
         changed = runner.run_study(config, args.stages, force=args.force)
         if args.stages == tuple(runner.STAGES):
             _print_table(config, changed)
@@ -199,6 +219,12 @@ def _check(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from nutgraf.cli import check
 
     return check.run(_config(args, overrides))
+
+
+def _watch(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from nutgraf.serving import watch
+
+    watch.run(args.run, args.host, args.port, args.allow_origin)
 
 
 def _judge(args: argparse.Namespace, overrides: dict[str, str]) -> None:

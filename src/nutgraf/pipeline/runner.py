@@ -18,6 +18,7 @@ from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.files import write_text
 from nutgraf.pipeline import artifacts, preflight
+from nutgraf.pipeline.run_log import logged
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.storage.run_lock import run_lock
@@ -57,7 +58,7 @@ def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool
     folder = RunFolder(config.run)
     check = functools.cache(lambda: preflight.require(preflight.of_models(config)))
     anything = False
-    with run_lock(folder.path), _synced(config, folder) as push:
+    with run_lock(folder.path), logged(folder.path) as log, _synced(config, folder) as push:
         folder.recover()
         for line in _explain_reruns(config, folder, stages):
             logger.info(line)
@@ -65,7 +66,7 @@ def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool
         for number, name in enumerate(STAGES, 1):
             if name not in stages:
                 continue
-            title = f"[{number}/{len(STAGES)}] {name:<8}"
+            title, log.stage = f"[{number}/{len(STAGES)}] {name:<8}", name
             logger.info(f"{title} {STAGES[name]}")
             started = time.perf_counter()
             try:

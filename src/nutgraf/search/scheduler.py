@@ -17,7 +17,7 @@ from nutgraf.config import Config, load
 from nutgraf.core.files import read_json, write_json
 from nutgraf.search.halving import Halving, TrialProgress, Verdict
 from nutgraf.search.sampler import Sampler
-from nutgraf.search.trial import EVALUATED, HANG, Trial
+from nutgraf.search.trial import CURVES, EVALUATED, HANG, Trial
 from nutgraf.training.budget import evaluation_steps, total_examples
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,9 @@ _ERRORS = "errors.json"  # of a finished search
 
 # What stays of a trial, by its status. A failed trial is tried again, so its ROUGE goes.
 _FILES = {
-    "completed": ("trial.json", "adapter", "rouge.json"),
-    "stopped": ("trial.json", EVALUATED, "rouge.json"),
-    "error": ("trial.json", EVALUATED, "error.txt"),
+    "completed": ("trial.json", "adapter", "rouge.json", CURVES),
+    "stopped": ("trial.json", EVALUATED, "rouge.json", CURVES),
+    "error": ("trial.json", EVALUATED, "error.txt", CURVES),
 }
 
 

@@ -15,6 +15,7 @@ from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, one_line
 from nutgraf.core.files import write_text
 from nutgraf.core.units import perplexity
+from nutgraf.training.curves import curves_path
 
 if TYPE_CHECKING:
     from nutgraf.config import Config
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from nutgraf.training.history import Evaluation
     from nutgraf.training.job import TrainingJob
 
-# In a trial's folder: the traceback at its time limit, and its best weights at each evaluation.
-HANG, EVALUATED = "hang.txt", "evaluated"
+# In a trial's folder: its adapter, the traceback at its time limit, its best weights at each
+# evaluation, and its curves.
+ADAPTER, HANG, EVALUATED = "adapter", "hang.txt", "evaluated"
+CURVES = curves_path(Path(ADAPTER)).name
 
 _RECORDED = ("values", "history", "seconds", "row_nll", "row_tokens")  # the keys of trial.json
 
@@ -127,7 +130,7 @@ class SearchInputs:
         from nutgraf.training.checkpoints import copy_best
         from nutgraf.training.job import TrainingJob
 
-        adapter = folder / "adapter"
+        adapter = folder / ADAPTER
 
         def copy_and_report(evaluation: Evaluation) -> None:
             copy_best(adapter, evaluation.step, evaluated_weights(folder, evaluation.examples))

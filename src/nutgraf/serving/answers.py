@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -16,6 +17,11 @@ from nutgraf.serving import schema
 from nutgraf.serving.errors import RequestError
 
 PAGE = Path(__file__).with_name("page")
+TOKEN_BYTES = 16
+EVENT_HEADERS = {
+    "Cache-Control": "no-cache, no-store, no-transform",
+    "X-Accel-Buffering": "no",  # nginx
+}
 
 
 def add_files(app: FastAPI, *files: Path) -> None:
@@ -39,6 +45,21 @@ async def require_json(request: Request) -> None:
     media_type = request.headers.get("content-type", "")
     if media_type.partition(";")[0].strip().lower() != "application/json":
         raise RequestError(415, f"Content-Type is {media_type[:80]!r}: send application/json")
+
+
+def requires_token(token: str) -> Callable[[str], Awaitable[None]]:
+    """Return what refuses a request that does not show the token of the page."""
+
+    async def require(x_nutgraf_token: Annotated[str, Header()] = "") -> None:
+        if not secrets.compare_digest(x_nutgraf_token.encode(), token.encode()):
+            raise RequestError(403, "this page has no token: open the address that was printed")
+
+    return require
+
+
+def server_event(name: str, data: str) -> str:
+    """Return a server-sent event."""
+    return f"event: {name}\ndata: {data}\n\n"
 
 
 def _serve_file(path: Path) -> Callable[[], Response]:

@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import Depends, FastAPI, Header
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from nutgraf import __version__
@@ -16,16 +16,27 @@ from nutgraf.core.paths import expand
 from nutgraf.judging.session import Session
 from nutgraf.pipeline.judgements import open_session
 from nutgraf.serving.access import Access
-from nutgraf.serving.answers import PAGE, add_error_answers, add_files, require_json
-from nutgraf.serving.errors import RequestError
+from nutgraf.serving.answers import (
+    PAGE,
+    TOKEN_BYTES,
+    add_error_answers,
+    add_files,
+    require_json,
+    requires_token,
+)
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
 from nutgraf.serving.request_guard import Guard
 from nutgraf.serving.server import HttpServer, answer, bound
 
 _PAGE = Path(__file__).with_name("judge_page")
-_SHARED = ("page.css", "show.js", "stream.js", "icon.svg")  # of the page of `nutgraf serve`
-TOKEN_BYTES = 16
+_SHARED = (
+    "page.css",
+    "show.js",
+    "stream.js",
+    "token.js",
+    "icon.svg",
+)  # of the page of `nutgraf serve`
 
 
 class Judge(BaseModel):
@@ -58,11 +69,6 @@ class Click(Judge):
 
 def create_app(session: Session, token: str) -> FastAPI:
     """Return the application; who asks it has to show the token, for articles too."""
-
-    async def require_token(x_nutgraf_token: Annotated[str, Header()] = "") -> None:
-        if not secrets.compare_digest(x_nutgraf_token.encode(), token.encode()):
-            raise RequestError(403, "this page has no token: open the address that was printed")
-
     app = FastAPI(
         title="nutgraf judge",
         version=__version__,
@@ -71,7 +77,9 @@ def create_app(session: Session, token: str) -> FastAPI:
         openapi_url=None,
     )
     add_error_answers(app)
-    guarded: dict[str, Any] = {"dependencies": [Depends(require_token), Depends(require_json)]}
+    guarded: dict[str, Any] = {
+        "dependencies": [Depends(requires_token(token)), Depends(require_json)]
+    }
 
     @app.post("/judge/next", **guarded)
     async def view(who: Judge) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.serving import schema
+from nutgraf.serving.answers import EVENT_HEADERS, server_event
 from nutgraf.serving.batching import Job, Worker
 from nutgraf.serving.errors import RequestError
 
@@ -92,13 +93,13 @@ class RunningRequest:
                 job, item = ready
                 if isinstance(item, str):
                     piece = {"article": job.index, "system": job.system, "text": item}
-                    yield _event("piece", json.dumps(piece))
+                    yield server_event("piece", json.dumps(piece))
                 else:
-                    yield _event("summary", item.model_dump_json())
-            yield _event("done", "{}")
+                    yield server_event("summary", item.model_dump_json())
+            yield server_event("done", "{}")
         except RequestError as error:
             problem = {"status": error.status, "error": error.line}
-            yield _event("problem", json.dumps(problem))
+            yield server_event("problem", json.dumps(problem))
 
     async def items(self) -> AsyncIterator[tuple[Job, str | schema.Summary] | None]:
         """Yield pieces and summaries until all are whole, and None if nothing comes for a while.
@@ -154,11 +155,7 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, running: RunningRequest, events: AsyncIterator[str]) -> None:
-        headers = {
-            "Cache-Control": "no-cache, no-store, no-transform",
-            "X-Accel-Buffering": "no",  # nginx
-        }
-        super().__init__(events, headers=headers)
+        super().__init__(events, headers=EVENT_HEADERS)
         self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,7 +167,3 @@ class EventStream(StreamingResponse):
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _event(name: str, data: str) -> str:
-    return f"event: {name}\ndata: {data}\n\n"

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
 
@@ -22,18 +22,26 @@ from nutgraf.serving.limits import Limits
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from nutgraf.serving.batching import Worker
-
 logger = logging.getLogger(__name__)
 
 # At the end, what is being written has so many seconds to be whole, and to be refused after that.
 _FINISH_SECONDS, _REFUSE_SECONDS = 4.0, 2
 
 
+class Ends(Protocol):
+    """What has to end with a server."""
+
+    def stop(self) -> None:
+        """Begin nothing new."""
+
+    def refuse_running(self) -> None:
+        """Give up what is still running."""
+
+
 class HttpServer(uvicorn.Server):
     """An HTTP server that ends in order: nothing new, what is being written, then refusals."""
 
-    def __init__(self, app: ASGIApp, worker: Worker | None = None) -> None:
+    def __init__(self, app: ASGIApp, worker: Ends | None = None) -> None:
         config = uvicorn.Config(
             app,
             access_log=False,

@@ -21,6 +21,7 @@ from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss, mean_loss
 from nutgraf.training.budget import total_examples, total_steps
 from nutgraf.training.checkpoints import BEST
+from nutgraf.training.curves import write_curves
 
 HISTORY = "history.json"  # in a checkpoint
 
@@ -37,7 +38,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One line of history.csv; `train_loss` and `validation_loss` in nats per summary token."""
+    """One line of history.csv; `train_loss` and `validation_loss` in nats per summary token.
+
+    `grad_norm` is the largest norm of the gradient, before it is clipped, of the steps since the
+    line before.
+    """
 
     step: int
     examples: int
@@ -45,6 +50,7 @@ class HistoryRow:
     train_loss: float | None
     validation_loss: float | None
     seconds: float
+    grad_norm: float | None = None
 
 
 class History(BaseModel):
@@ -58,20 +64,28 @@ class History(BaseModel):
     rows: list[HistoryRow] = []
     evaluations: list[Evaluation] = []
     losses: list[float] = []  # of the steps since the latest row
+    grad_norm: float | None = None  # the largest of these steps
     learning_rate: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     _clock: float = PrivateAttr(default_factory=time.perf_counter)
+    _file: Path | None = PrivateAttr(None)
 
     @property
     def best(self) -> Evaluation:
         """The first of the evaluations with the lowest loss."""
         return min(self.evaluations, key=lambda evaluation: evaluation.loss)
 
-    def add_step(self, step: int, loss: float, rate: float) -> None:
+    def show_in(self, path: Path) -> None:
+        """Write the rows to a file, now and whenever there are more."""
+        self._file = path
+        write_curves(path, map(asdict, self.rows))
+
+    def add_step(self, step: int, loss: float, rate: float, grad_norm: float) -> None:
         """Add the loss of one step, in nats per summary token, before the weights change.
 
-        Raise Failure if it is not a number.
+        Raise Failure if it is not a number. A norm that is none, as of steps that fp16 skips, is
+        left out.
         """
         if step == 1 and not math.isfinite(loss):
             raise Failure(
@@ -81,12 +95,15 @@ class History(BaseModel):
         _check_loss(f"loss is {loss} at step {step}", loss, rate)
         self.losses.append(loss)
         self.learning_rate = rate
+        if math.isfinite(grad_norm):
+            self.grad_norm = max(grad_norm, self.grad_norm or 0.0)
 
     def add_row(self, step: int) -> None:
         """Add a row with the mean training loss since the latest one."""
         loss = sum(self.losses) / len(self.losses)
         self.losses.clear()
-        self._add(step, self.learning_rate, loss, None)
+        self._add(step, self.learning_rate, loss, None, self.grad_norm)
+        self.grad_norm = None
 
     def add_evaluation(self, step: int, rows: list[RowLoss]) -> bool:
         """Add an evaluation; return whether its loss is the lowest so far.
@@ -96,7 +113,7 @@ class History(BaseModel):
         loss = mean_loss(rows)
         _check_loss(f"validation loss is {loss} after step {step}", loss, self.learning_rate)
         self.evaluations.append(Evaluation(step, step * self.batch, loss, rows))
-        self._add(step, None, None, loss)
+        self._add(step, None, None, loss, None)
         return self.best is self.evaluations[-1]
 
     def add_costs(self, memory: int) -> None:
@@ -113,11 +130,19 @@ class History(BaseModel):
         (checkpoint / HISTORY).write_text(self.model_dump_json(), encoding="utf-8")
 
     def _add(
-        self, step: int, rate: float | None, train: float | None, validation: float | None
+        self,
+        step: int,
+        rate: float | None,
+        train: float | None,
+        validation: float | None,
+        grad_norm: float | None,
     ) -> None:
         self.add_costs(memory=0)
         seconds = round(self.seconds, 2)
-        self.rows.append(HistoryRow(step, step * self.batch, rate, train, validation, seconds))
+        examples = step * self.batch
+        self.rows.append(HistoryRow(step, examples, rate, train, validation, seconds, grad_norm))
+        if self._file:
+            write_curves(self._file, map(asdict, self.rows))
 
 
 def read_history(checkpoint: Path) -> tuple[History, dict[str, torch.Tensor]]:

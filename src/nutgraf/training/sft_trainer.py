@@ -34,6 +34,7 @@ from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss, batch_losses
 from nutgraf.training import budget
 from nutgraf.training.checkpoints import Checkpoints
+from nutgraf.training.curves import curves_path
 from nutgraf.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from nutgraf.training.history import Evaluation, History, read_history
 from nutgraf.training.job import TrainingJob
@@ -119,6 +120,7 @@ class AdapterTrainer(SFTTrainer):
         self.history = History(batch=batch)
         self.best: dict[str, torch.Tensor] = {}
         self.step_losses: list[torch.Tensor] = []
+        self.grad_norm = 0.0
 
     def run(
         self,
@@ -135,6 +137,8 @@ class AdapterTrainer(SFTTrainer):
         if newest:
             self.history, self.best = read_history(newest)
             notify(self.history.evaluations)
+        if self.group.is_first:
+            self.history.show_in(curves_path(job.out))
         shape = self.micro_batch, job.longest_row
         self.fused = FusedModel.of(self.model, self.device, *shape)
         with (
@@ -155,6 +159,12 @@ class AdapterTrainer(SFTTrainer):
         loss = self.row_nll(model, ids, labels).sum() / kwargs["num_items_in_batch"]
         self.step_losses.append(loss.detach())
         return loss * self.group.size  # the gradient is the mean over the processes
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember the norm, which transformers clips with and shows only to its own log."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.grad_norm = float(norm)
+        return norm
 
     def row_nll(self, model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the nats of each row's labels, [rows], in the model as the trainer calls it."""
@@ -254,7 +264,8 @@ class _Callback(TrainerCallback):
         loss = torch.stack(self.trainer.step_losses).sum().item()
         self.trainer.step_losses.clear()
         rate = kwargs["optimizer"].param_groups[0]["lr"]
-        self.history.add_step(state.global_step + 1, sum(self.trainer.group.all_gather(loss)), rate)
+        total = sum(self.trainer.group.all_gather(loss))
+        self.history.add_step(state.global_step + 1, total, rate, self.trainer.grad_norm)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.row_every == 0:

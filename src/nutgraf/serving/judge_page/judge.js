@@ -1,5 +1,6 @@
 import { element, pieces } from "./show.js";
 import { asked } from "./stream.js";
+import { readToken, stored } from "./token.js";
 
 const $ = (id) => document.getElementById(id);
 const SIDES = ["left", "right"];
@@ -11,23 +12,6 @@ let shown = null; // what the server last sent: an article and two summaries, or
 let wrong = {}; // whether each character is marked as wrong, by side
 let busy = false;
 const clock = { read: 0, since: null }; // milliseconds of reading, while the page is in sight
-
-// The token comes with the address that was printed, behind the #, which no browser sends.
-function readToken() {
-  const given = /^#token=(.+)$/.exec(location.hash)?.[1];
-  if (given) history.replaceState(null, "", location.pathname + location.search);
-  return stored(sessionStorage, "nutgraf.token", given) ?? "";
-}
-
-// What a store has under a name, after putting `value` there if it is given.
-function stored(store, name, value) {
-  try {
-    if (value !== undefined) store.setItem(name, value);
-    return store.getItem(name);
-  } catch {
-    return value; // the browser allows this page no store
-  }
-}
 
 async function post(path, more = {}) {
   const answer = await asked(`judge/${path}`, {

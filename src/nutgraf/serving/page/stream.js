@@ -13,20 +13,27 @@ export async function* summaries(request, signal) {
     body: JSON.stringify({ ...request, stream: true, evidence: true }),
     signal,
   });
+  for await (const [name, told] of events(answer)) {
+    if (name === "done") return;
+    if (name === "problem") throw new Error(told.error);
+    yield [name, told];
+  }
+  throw new Error("The answer broke off: is the server still running?");
+}
+
+// The server-sent events (name, data) of an answer, until it ends.
+export async function* events(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) throw new Error("The answer broke off: is the server still running?");
+    if (done) return;
     rest += value;
-    const events = rest.split("\n\n");
-    rest = events.pop();
-    for (const event of events.filter((each) => !each.startsWith(":"))) {
+    const whole = rest.split("\n\n");
+    rest = whole.pop();
+    for (const event of whole.filter((each) => !each.startsWith(":"))) {
       const [, name, data] = event.match(/^event: (\w+)\ndata: (.*)$/s);
-      if (name === "done") return;
-      const told = JSON.parse(data);
-      if (name === "problem") throw new Error(told.error);
-      yield [name, told];
+      yield [name, JSON.parse(data)];
     }
   }
 }

@@ -25,6 +25,7 @@ from nutgraf.training.budget import (
     total_steps,
 )
 from nutgraf.training.checkpoints import Checkpoints
+from nutgraf.training.curves import curves_path
 from nutgraf.training.fit import training_claim
 from nutgraf.training.history import History, TrainingResult, read_history
 from nutgraf.training.job import TrainingJob, notify_once
@@ -66,6 +67,7 @@ class PackedRun:
         self.micro_batch = min(self.micro_batch, fits)
         if newest := self.checkpoints.newest():
             self._resume(newest)
+        self.history.show_in(curves_path(job.out))
         if self.step < total_steps(settings):
             self.begin_step()
         else:
@@ -124,8 +126,9 @@ class PackedRun:
     def take_step(self) -> None:
         """Change the weights. Raises Failure, before it does, if the loss is not a number."""
         rate = self._optimizer.param_groups[0]["lr"]
-        self.history.add_step(self.step + 1, sum(self._losses), rate)
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters, self.settings.max_grad_norm)
+        limit = self.settings.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters, limit)
+        self.history.add_step(self.step + 1, sum(self._losses), rate, norm.item())
         self._optimizer.step()
         self._schedule.step()
         self.step += 1

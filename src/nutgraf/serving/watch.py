@@ -1,0 +1,189 @@
+"""Serve the page on which a study is watched: snapshots of its folder, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.responses import FileResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from nutgraf import __version__
+from nutgraf.core.paths import expand
+from nutgraf.core.priority import lower_priority
+from nutgraf.serving.access import Access
+from nutgraf.serving.answers import (
+    EVENT_HEADERS,
+    PAGE,
+    TOKEN_BYTES,
+    add_error_answers,
+    add_files,
+    require_json,
+    requires_token,
+    server_event,
+)
+from nutgraf.serving.errors import RequestError
+from nutgraf.serving.limits import Limits
+from nutgraf.serving.metrics import Metrics
+from nutgraf.serving.request_guard import Guard
+from nutgraf.serving.server import HttpServer, answer, bound
+from nutgraf.watching.snapshot import EVERY, Watcher, changes
+
+_PAGE = Path(__file__).with_name("watch_page")
+_SHARED = (
+    "page.css",
+    "show.js",
+    "stream.js",
+    "token.js",
+    "icon.svg",
+)  # of the page of `nutgraf serve`
+_COMMENT_SECONDS = 15.0  # after so long without an event a comment: proxies cut at 60 s
+# The report is one page that brings its own style, and asks for nothing. It is shown as if it came
+# from another site, so that nothing in it reaches this server.
+_REPORT_POLICY = (
+    "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "frame-ancestors 'none'"
+)
+
+
+class Training(BaseModel):
+    """The training whose curves are asked for: the number of a trial, or the name of a model."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(max_length=200)
+
+
+class Streams:
+    """The streams of events to all pages, which end with the server."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self._ending = threading.Event()
+
+    def stop(self) -> None:
+        """End all streams."""
+        self._ending.set()
+
+    def refuse_running(self) -> None:
+        """Do nothing: streams end within a second."""
+
+    async def events(self) -> AsyncIterator[str]:
+        """Yield the first snapshot, then what changes, at most once a second."""
+        sent: dict[str, Any] = {}
+        quiet_since = time.monotonic()
+        while not self._ending.is_set():
+            now = await asyncio.to_thread(self.watcher.latest)
+            if now is not sent and (news := changes(sent, now)):
+                more = {"whole": not sent, "time": time.time()}
+                sent, quiet_since = now, time.monotonic()
+                yield server_event("news", json.dumps({**news, **more}))
+            elif time.monotonic() - quiet_since > _COMMENT_SECONDS:
+                quiet_since = time.monotonic()
+                yield ": nothing new\n\n"
+            await asyncio.sleep(EVERY)
+        yield server_event("end", "{}")
+
+
+def create_app(streams: Streams, token: str) -> FastAPI:
+    """Return the application; who asks it has to show the token."""
+    app = FastAPI(
+        title="nutgraf watch",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    add_error_answers(app)
+    watcher, report = streams.watcher, f"report-{secrets.token_urlsafe(TOKEN_BYTES)}.html"
+    guarded: dict[str, Any] = {
+        "dependencies": [Depends(requires_token(token)), Depends(require_json)]
+    }
+
+    @app.post("/watch/events", **guarded)
+    async def events() -> Response:
+        return StreamingResponse(
+            streams.events(), media_type="text/event-stream", headers=EVENT_HEADERS
+        )
+
+    @app.post("/watch/curves", **guarded)
+    def curves(training: Training) -> list[dict[str, Any]]:
+        return watcher.curves(training.name)
+
+    # A link cannot show a token: the address of the report is told only to who has shown it.
+    @app.post("/watch/report", **guarded)
+    async def report_address() -> dict[str, str]:
+        return {"path": report}
+
+    @app.get(f"/{report}", include_in_schema=False)
+    def report_page() -> Response:
+        path = watcher.folder / "report.html"
+        if not path.is_file():
+            raise RequestError(404, "there is no report yet: it is the last stage")
+        return FileResponse(path, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+    add_files(app, *_PAGE.iterdir(), *(PAGE / name for name in _SHARED))
+    return app
+
+
+def run(
+    folder: Path, host: str, port: int, origins: Sequence[str] = (), with_parent: bool = False
+) -> None:
+    """Serve the page for a run folder until interrupted; print its address with the token.
+
+    If `with_parent`, end with the process that started this one too.
+
+    Raises:
+        UserError: An address cannot be used, or there is no such folder.
+    """
+    limits, metrics, token = Limits(), Metrics(), secrets.token_urlsafe(TOKEN_BYTES)
+    streams = Streams(Watcher(expand(folder)))
+    with bound(host, port) as sock:
+        access = Access(host, sock.getsockname()[0], origins)
+        server = HttpServer(
+            Guard(create_app(streams, token), limits, metrics, access), worker=streams
+        )
+        if with_parent:
+            threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+        answer(server, sock, host, access, limits, fragment=f"#token={token}")
+
+
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """Serve the page from a process beside the block, which may run the study.
+
+    It is another process because locks of a file are a process's, and so that it takes no time of
+    the study's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_run_beside, args=(folder,), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _run_beside(folder: Path) -> None:
+    lower_priority()
+    run(folder, "127.0.0.1", 0, with_parent=True)
+
+
+def _end_with_parent(server: HttpServer) -> None:
+    """End the server if the study is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    server.should_exit = True

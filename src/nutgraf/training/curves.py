@@ -1,0 +1,23 @@
+"""Leave the curves of a training in a file beside its adapter, for whoever watches it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def curves_path(out: Path) -> Path:
+    """Return the file with the curves of the training that saves its adapter to `out`."""
+    return out.with_name(f"{out.name}.curves.json")
+
+
+def write_curves(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write about fifty rows, whole or not at all.
+
+    They follow from the checkpoints, so they need not be on the disk at once.
+    """
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(json.dumps(list(rows)), encoding="utf-8")
+    scratch.replace(path)

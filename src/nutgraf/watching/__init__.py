@@ -1,0 +1,1 @@
+"""Read a study from its run folder while it runs."""

@@ -1,0 +1,194 @@
+"""Take snapshots of a study: all that its run folder says at one moment.
+
+Nothing is written, no lock is taken, and the study is not asked. Neither torch nor Ray is loaded.
+"""
+
+from __future__ import annotations
+
+import csv
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from nutgraf.config import Config
+from nutgraf.config.load import load_config
+from nutgraf.core.errors import NutgrafError, UserError
+from nutgraf.pipeline.artifacts import trained_models
+from nutgraf.pipeline.run_log import NAME as LOG
+from nutgraf.search.trial import CURVES
+from nutgraf.storage.artefact import UNFINISHED
+from nutgraf.training.budget import total_examples
+from nutgraf.training.curves import curves_path
+from nutgraf.watching.curves import thinned
+from nutgraf.watching.files import Files, LogTail
+from nutgraf.watching.machine import holder, machine
+from nutgraf.watching.stages import stages, written
+from nutgraf.watching.trials import Search, Trials
+
+EVERY = 1.0  # seconds between two snapshots at least
+_SHARE = 0.1  # of the time at most that snapshots take
+_MACHINE_EVERY = 5.0  # seconds between two measurements of the machine
+_POINTS = 400  # of each curve of one training
+
+
+class Watcher:
+    """The snapshots of one run folder, each from what has changed since the one before."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raise UserError if there is no study in the folder."""
+        self.folder = folder
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist: give the folder of a study with --run")
+        self._files, self._log = Files(), LogTail(folder / LOG)
+        self._config: Config | None = None
+        self._text = ""
+        self._search: Search | None = None
+        self._lock = threading.Lock()
+        self._latest: dict[str, Any] = {}
+        self._due = self._machine_due = 0.0
+
+    def latest(self) -> dict[str, Any]:
+        """Return a snapshot, which is at most a second old, or ten times as old as one takes."""
+        with self._lock:
+            started = time.monotonic()
+            if started >= self._due:
+                self._latest = self._take()
+                ended = time.monotonic()
+                self._due = max(started + EVERY, ended + (ended - started) / _SHARE)
+            return self._latest
+
+    def curves(self, name: str) -> list[dict[str, Any]]:
+        """Return the rows of one training: of trial 7 by `7`, of a model by its name.
+
+        Raises UserError if there is none of that name.
+        """
+        with self._lock:
+            trials, models = self._latest.get("trials", {}), self._latest.get("trainings", {})
+            if name in trials:
+                rows = self._files.read(self._search_folder() / "trials" / name / CURVES)
+            elif name in models:
+                rows = self._training_rows(name)
+            else:
+                raise UserError(f"there is no training {name[:80]!r} in {self.folder}")
+        return rows or []
+
+    def _take(self) -> dict[str, Any]:
+        folder = self.folder
+        held = holder(folder / ".lock")
+        self._log.update()
+        config = self._read_config()
+        found: dict[str, Any] = {
+            "folder": str(folder),
+            "holder": held,
+            "log": list(self._log.lines),
+            "lines": self._log.total,
+            "problems": list(self._log.problems),
+            "machine": self._machine(),
+            "report": (folder / "report.html").exists(),
+        }
+        if config is None or self._search is None:
+            return {**found, "state": "running" if held else "empty", "stages": [], "trials": {},
+                    "trainings": {}, "search": None}  # fmt: skip
+        trials = self._search.trials(self._search_folder(), running=bool(held))
+        trainings = {name: self._training(name, config) for name in trained_models(config)}
+        shares = [t["seen"] / t["of"] for t in trainings.values() if t["of"]]
+        progress = {
+            "search": _searched(trials, config.search.trials),
+            "train": sum(shares) / len(trainings) if shares else None,
+            "generate": written(folder, config, self._files),
+        }
+        began = self._log.began if held else {}
+        of_stages = stages(folder, config, self._files, bool(held), began, progress)
+        finished = all(stage["state"] == "finished" for stage in of_stages)
+        failed = bool(self._log.lines) and self._log.lines[-1]["level"] == "error"
+        state = "finished" if finished else "failed" if failed else "stopped"
+        return {
+            **found,
+            "state": "running" if held else state,
+            "stages": of_stages,
+            "search": {
+                "of": config.search.trials,
+                "settings": list(config.search.space),
+                "log": [n for n, d in config.search.space.items() if getattr(d, "log", False)],
+            },
+            "trials": trials,
+            "trainings": {name: training for name, training in trainings.items() if training["of"]},
+        }
+
+    def _read_config(self) -> Config | None:
+        """Return the study's configuration, read again if it has changed."""
+        path = self.folder / "config.yaml"
+        text = self._files.read(path, str)
+        if text is not None and text != self._text:
+            try:
+                self._config = load_config(path)
+            except NutgrafError:
+                return None  # of another version; the page shows the log
+            self._text, self._search = text, Search(self._config, self._files)
+        return self._config
+
+    def _search_folder(self) -> Path:
+        making = self.folder / UNFINISHED / "search" / "search"
+        return making if making.exists() else self.folder / "search"
+
+    def _training(self, name: str, config: Config) -> dict[str, Any]:
+        rows = self._training_rows(name)
+        losses = [(r["examples"], r["validation_loss"]) for r in rows if r["validation_loss"]]
+        train = [(r["examples"], r["train_loss"]) for r in rows if r["train_loss"]]
+        return {
+            "points": thinned(losses, _POINTS),
+            "train": thinned(train, _POINTS),
+            "seen": rows[-1]["examples"] if rows else 0,
+            "of": total_examples(config.train) if rows else 0,
+            "loss": min((loss for _, loss in losses), default=None),
+            "seconds": round(rows[-1]["seconds"]) if rows else 0,
+        }
+
+    def _training_rows(self, name: str) -> list[dict[str, Any]]:
+        making = curves_path(self.folder / UNFINISHED / f"models.{name}" / "models" / name)
+        rows = self._files.read(making) if making.exists() else None
+        if rows is None:
+            rows = self._files.read(self.folder / "models" / name / "history.csv", _history)
+        return rows or []
+
+    def _machine(self) -> dict[str, Any]:
+        now = time.monotonic()
+        if now >= self._machine_due:
+            self._machine_due, self._measured = now + _MACHINE_EVERY, machine(self.folder)
+        return self._measured
+
+
+def snapshot(folder: Path) -> dict[str, Any]:
+    """Return all that a run folder says now. Raises UserError if it does not exist."""
+    return Watcher(folder).latest()
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a snapshot differs from an earlier one; of trials those that do.
+
+    A trial that is gone is None.
+    """
+    found = {name: value for name, value in new.items() if old.get(name) != value}
+    if "trials" in found and "trials" in old:
+        before, now = old["trials"], new["trials"]
+        found["trials"] = {n: trial for n, trial in now.items() if before.get(n) is not trial}
+        found["trials"] |= {n: None for n in before if n not in now}
+    if "log" in found and (added := new["lines"] - old.get("lines", 0)) > 0 and "log" in old:
+        found["log"], found["log_goes_on"] = new["log"][-added:], True
+    return found
+
+
+def _searched(trials: Trials, of: int) -> float | None:
+    """Return the share of the articles that all trials see at most; stopped ones are whole."""
+    ended = ("completed", "stopped", "error")
+    done = [1.0 if t["state"] in ended else t["seen"] / t["of"] for t in trials.values()]
+    return sum(done) / of if done else None
+
+
+def _history(text: str) -> list[dict[str, Any]]:
+    """Return the rows of a history.csv, with None in empty places."""
+    return [
+        {name: float(value) if value else None for name, value in row.items()}
+        for row in csv.DictReader(text.splitlines())
+    ]

@@ -1,0 +1,163 @@
+"""Describe the trials of a search as it goes, from their folders and the search's own rules."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nutgraf.config import Config
+from nutgraf.config.load import with_overrides
+from nutgraf.search.halving import Halving, TrialProgress, Verdict
+from nutgraf.search.trial import CURVES
+from nutgraf.training.budget import evaluation_steps, total_examples
+from nutgraf.watching.curves import Point, thinned
+from nutgraf.watching.files import Files
+
+_POINTS = 20_000  # of all curves on the chart of a search
+_PER_CURVE = (20, 400)  # at least and at most, whatever the number of trials
+
+Trials = dict[str, dict[str, Any]]
+
+
+class Search:
+    """The trials of one search, as `config` has it; only what has changed is read again."""
+
+    def __init__(self, config: Config, files: Files) -> None:
+        self._config, self._files = config, files
+        self._lengths: dict[str, tuple[int, int]] = {}
+        self._last: Trials = {}
+        self._judged: tuple[Any, Any, dict[int, Verdict]] = ({}, None, {})
+        self._thinned: dict[int, tuple[Any, list[Point]]] = {}
+
+    def trials(self, search: Path, running: bool) -> Trials:
+        """Return the trials by number; those without news are the same objects as before.
+
+        Args:
+            search: The folder of the search, half made or whole.
+            running: Whether a process works on it.
+        """
+        table = self._files.read(search / "trials.csv", _by_number) or {}
+        records = {}
+        for number in range(1, self._config.search.trials + 1):
+            record = self._files.read(search / "trials" / str(number) / "trial.json", _trial)
+            if record is None:
+                break  # they are proposed in order
+            records[number] = record
+        if table:
+            records = {n: record for n, record in records.items() if str(n) in table}
+        verdicts = {} if table else self._verdicts(search, records)
+        limit = min(_PER_CURVE[1], max(_PER_CURVE[0], _POINTS // max(1, len(records))))
+        found = {}
+        for number, record in records.items():
+            row = table.get(str(number), {})
+            home = search / "trials" / str(number)
+            state = row.get("status") or self._state(home, record, verdicts[number], running)
+            history = record["history"]
+            if state == "stopped":  # what a trial does past its rung does not count
+                end = int(row["examples"]) if row else history[verdicts[number].stop - 1][0]
+                history = [point for point in history if point[0] <= end]
+            trial = {
+                "state": state,
+                "values": record["values"],
+                "points": self._points(number, history, limit),
+                "loss": min((loss for _, loss in history), default=None),
+                "seen": self._seen(home, history, state),
+                "of": self._length(number, record["values"])[1],
+                "seconds": round(record["seconds"]),
+                "rouge": (self._files.read(home / "rouge.json") or {}).get("rougeLsum"),
+                "by": row.get("proposed_by") or None,
+                "chosen": row.get("chosen") == "True",
+                "why": row.get("error") or self._why(number, home, state, history),
+            }
+            before = self._last.get(str(number))
+            found[str(number)] = before if before == trial else trial
+        self._last = {n: trial for n, trial in found.items() if trial}
+        return self._last
+
+    def _points(self, number: int, history: list[Point], limit: int) -> list[Point]:
+        version = len(history), history[-1:], limit
+        if self._thinned.get(number, (None,))[0] != version:
+            self._thinned[number] = version, thinned(history, limit)
+        return self._thinned[number][1]
+
+    def _length(self, number: int, values: Mapping[str, Any]) -> tuple[int, int]:
+        """Return the evaluations and the examples of a whole training with these values."""
+        key = f"{number} {json.dumps(values)}"
+        if key not in self._lengths:
+            train = with_overrides(self._config, values).train
+            self._lengths[key] = len(evaluation_steps(train)), total_examples(train)
+        return self._lengths[key]
+
+    def _halving(self, search: Path) -> Halving:
+        settings = self._config.search
+        noted = self._files.read(search / "together.json") or {}
+        at_once = min(noted.get("concurrent", settings.concurrent), settings.trials)
+        return Halving(settings.grace_evaluations, settings.reduction_factor, at_once)
+
+    def _verdicts(self, search: Path, records: Mapping[int, Any]) -> dict[int, Verdict]:
+        progress = {
+            n: TrialProgress(
+                tuple(loss for _, loss in record["history"]),
+                self._length(n, record["values"])[0],
+                record["completed"] or (search / "trials" / str(n) / "error.txt").exists(),
+            )
+            for n, record in records.items()
+        }
+        if (progress, rule := self._halving(search)) != self._judged[:2]:
+            self._judged = progress, rule, rule.judge(progress)
+        return self._judged[2]
+
+    def _state(self, home: Path, record: Mapping[str, Any], verdict: Verdict, running: bool) -> str:
+        if verdict.stop:
+            return "stopped"
+        if record["completed"]:
+            return "completed"
+        if _time(home / "error.txt") > _time(home / "trial.json"):
+            return "error"
+        if not (home / ".lock").exists():
+            return "queued"
+        return "running" if running else "interrupted"
+
+    def _seen(self, home: Path, history: list[Point], state: str) -> int:
+        """Return the examples that a trial has seen, between two evaluations too."""
+        evaluated = int(history[-1][0]) if history else 0
+        rows = self._files.read(home / CURVES) if state in ("running", "interrupted") else None
+        return max(evaluated, rows[-1]["examples"]) if rows else evaluated
+
+    def _why(self, number: int, home: Path, state: str, history: list[Point]) -> str:
+        if state == "error":
+            return self._files.read(home / "error.txt", _last_line) or ""
+        if state != "stopped" or not history:
+            return ""
+        settings, (examples, loss) = self._config.search, history[-1]
+        others = max(number, min(settings.concurrent, settings.trials))
+        return (
+            f"after {examples:,} articles its loss {loss:.3f} was not among the best "
+            f"1/{settings.reduction_factor} of trials 1 to {others} there"
+        )
+
+
+def _trial(text: str) -> dict[str, Any]:
+    record = json.loads(text)
+    names = ("values", "history", "seconds")
+    return {name: record[name] for name in names} | {"completed": bool(record["row_nll"])}
+
+
+def _by_number(text: str) -> dict[str, dict[str, str]]:
+    return {row["trial"]: row for row in csv.DictReader(text.splitlines())}
+
+
+def _last_line(text: str) -> str:
+    """Return the words of the error at the end of a traceback."""
+    line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return line.removeprefix("nutgraf.core.errors.")
+
+
+def _time(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,135 @@
+"""What is read of a study from its run folder while it runs, stops and ends."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from helpers.watched import TRIALS, held, write_curves, write_search, write_trial
+
+from nutgraf.core.errors import UserError
+from nutgraf.watching.curves import thinned
+from nutgraf.watching.files import LogTail
+from nutgraf.watching.snapshot import Watcher, changes, snapshot
+
+
+def states(found: dict) -> list[str]:
+    return [trial["state"] for trial in found["trials"].values()]
+
+
+def test_a_running_search_shows_who_runs_who_was_stopped_and_why(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    with held(tmp_path):
+        found = snapshot(tmp_path)
+    assert (found["state"], found["holder"]) == ("running", "process 7 on vm since yesterday")
+    assert states(found) == ["completed", "stopped", "error", "running", "queued"]
+    one, two, three, four, five = found["trials"].values()
+    assert two["points"] == [[80, 4.0]]  # what it did past its rung does not count
+    assert two["why"] == (
+        "after 80 articles its loss 4.000 was not among the best 1/2 of trials 1 to 2 there"
+    )
+    assert three["why"] == "ValueError: a <b>bad</b> thing"
+    assert (one["loss"], one["seen"], four["seen"], five["loss"]) == (2.1, 320, 120, None)
+    stages = {stage["name"]: stage for stage in found["stages"]}
+    assert [stages[name]["state"] for name in ("prepare", "search", "train")] == [
+        "finished", "stopped", "waiting",  # no log says that the process is in this stage
+    ]  # fmt: skip
+    assert stages["prepare"]["seconds"] == 5
+    assert (stages["search"]["planned"], stages["search"]["share"]) == (100, 0.562)
+
+
+def test_a_search_whose_process_is_gone_is_no_longer_running(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    with held(tmp_path):
+        pass
+    found = snapshot(tmp_path)
+    assert (found["state"], found["holder"]) == ("stopped", None)
+    assert states(found) == ["completed", "stopped", "error", "interrupted", "queued"]
+
+
+def test_to_ask_who_runs_a_study_keeps_none_from_beginning(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    watcher = Watcher(tmp_path)
+    assert watcher.latest()["holder"] is None
+    with held(tmp_path):  # would wait for ever for a lock that the watcher has
+        assert Watcher(tmp_path).latest()["holder"]
+
+
+def test_only_trials_with_news_are_news(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    watcher = Watcher(tmp_path)
+    before = watcher._take()
+    assert changes(before, watcher._take()) == {}
+    write_trial(tmp_path, 4, [2.8, 2.6])
+    (tmp_path / TRIALS / "6").mkdir()
+    news = changes(before, after := watcher._take())
+    assert list(news["trials"]) == ["4"]
+    assert news["trials"]["4"]["loss"] == 2.6
+    (tmp_path / TRIALS / "5" / "trial.json").unlink()
+    assert changes(after, watcher._take())["trials"] == {"5": None}
+
+
+def test_half_written_and_damaged_files_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    (tmp_path / TRIALS / "4" / "adapter.curves.json").write_text('[{"exam')
+    (tmp_path / ".making/search/search/plan.json").write_text("{")
+    found = snapshot(tmp_path)
+    assert found["trials"]["4"]["seen"] == 80
+    assert found["stages"][1]["planned"] is None
+    (tmp_path / "config.yaml").write_text("train: {epochs: 3}")  # of another version
+    assert snapshot(tmp_path)["state"] == "empty"
+
+
+def test_curves_of_a_trial_and_of_nobody(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    watcher = Watcher(tmp_path)
+    watcher.latest()
+    write_curves(tmp_path, 4, 160)
+    assert [watcher.curves("4")[-1][name] for name in ("examples", "grad_norm")] == [160, 1.5]
+    assert watcher.curves("1") == []
+    for name in ("../4", "7", ""):
+        with pytest.raises(UserError, match="there is no training"):
+            watcher.curves(name)
+
+
+def test_a_log_is_read_on_from_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = LogTail(path)
+    log.update()
+
+    def add(text: str, level: str = "info", stage: str = "", end: str = "\n") -> None:
+        row = {"time": 1.0 + log.total, "level": level, "stage": stage, "text": text}
+        with path.open("a") as file:
+            file.write(json.dumps(row) + end)
+        log.update()
+
+    add("begins: process 1")
+    add("no memory", "warning", "search")
+    assert [row["text"] for row in log.problems] == ["no memory"]
+    assert log.began == {"search": 2.0}
+    path.write_bytes(path.read_bytes() + b'{"time": 4, "te\n')  # torn by a kill
+    add("begins: process 2")
+    assert ([row["text"] for row in log.lines][-1], len(log.problems)) == ("begins: process 2", 0)
+    add("a whole line", end="")
+    assert log.total == 3  # which is not there before its end is
+    path.write_text("")
+    log.update()
+    assert (log.total, list(log.lines)) == (0, [])
+
+
+def test_thinned_curves_keep_their_ends_and_peaks() -> None:
+    points = [(float(x), math.sin(x / 50)) for x in range(10_000)]
+    points[4321] = (4321.0, 9.0)
+    few = thinned(points, 100)
+    assert (len(few), few[0], few[-1]) == (100, points[0], points[-1])
+    assert points[4321] in few
+    assert few == sorted(few)
+    assert thinned(points[:50], 100) == points[:50]
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist: give the folder of a study with --run"):
+        snapshot(tmp_path / "no")
+    assert snapshot(tmp_path)["state"] == "empty"
