@@ -179,6 +179,8 @@ def _add_watch(parsers: argparse._SubParsersAction[_Parser]) -> None:
     watch.add_argument(
         "--run", metavar="DIR", type=Path, default=folder, help=f"the run folder [{folder}]"
     )
+    storage = "a storage that has the study, in place of a run folder: a folder, s3://, gs:// ..."
+    watch.add_argument("--storage", metavar="URI", help=storage)
     model_commands.add_address(watch)
 
 
@@ -224,7 +226,7 @@ def _check(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _watch(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from nutgraf.serving import watch
 
-    watch.run(args.run, args.host, args.port, args.allow_origin)
+    watch.run(args.run, args.host, args.port, args.allow_origin, args.storage)
 
 
 def _judge(args: argparse.Namespace, overrides: dict[str, str]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import multiprocessing
 import multiprocessing.connection
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -19,6 +21,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from nutgraf import __version__
+from nutgraf.core.errors import NutgrafError
 from nutgraf.core.paths import expand
 from nutgraf.core.priority import lower_priority
 from nutgraf.serving.access import Access
@@ -39,6 +42,8 @@ from nutgraf.serving.request_guard import Guard
 from nutgraf.serving.server import HttpServer, answer, bound
 from nutgraf.watching.snapshot import EVERY, Watcher, changes
 
+logger = logging.getLogger(__name__)
+
 _PAGE = Path(__file__).with_name("watch_page")
 _SHARED = (
     "page.css",
@@ -47,6 +52,7 @@ _SHARED = (
     "token.js",
     "icon.svg",
 )  # of the page of `nutgraf serve`
+_FETCH_SECONDS = 10.0  # between two looks into a storage
 _COMMENT_SECONDS = 15.0  # after so long without an event a comment: proxies cut at 60 s
 # The report is one page that brings its own style, and asks for nothing. It is shown as if it came
 # from another site, so that nothing in it reaches this server.
@@ -137,18 +143,31 @@ def create_app(streams: Streams, token: str) -> FastAPI:
 
 
 def run(
-    folder: Path, host: str, port: int, origins: Sequence[str] = (), with_parent: bool = False
+    folder: Path,
+    host: str,
+    port: int,
+    origins: Sequence[str] = (),
+    storage: str | None = None,
+    with_parent: bool = False,
 ) -> None:
     """Serve the page for a run folder until interrupted; print its address with the token.
 
-    If `with_parent`, end with the process that started this one too.
+    Args:
+        folder: The run folder, which is not used if there is a storage.
+        host: The address to listen at.
+        port: The port; 0 takes a free one.
+        origins: Addresses at which proxies show the page.
+        storage: The address of a storage that has the study.
+        with_parent: Whether to end with the process that started this one, too.
 
     Raises:
         UserError: An address cannot be used, or there is no such folder.
+        Failure: The storage does not answer, or is damaged.
     """
     limits, metrics, token = Limits(), Metrics(), secrets.token_urlsafe(TOKEN_BYTES)
-    streams = Streams(Watcher(expand(folder)))
-    with bound(host, port) as sock:
+    watching = _fetched(storage) if storage else contextlib.nullcontext(Watcher(expand(folder)))
+    with watching as watcher, bound(host, port) as sock:
+        streams = Streams(watcher)
         access = Access(host, sock.getsockname()[0], origins)
         server = HttpServer(
             Guard(create_app(streams, token), limits, metrics, access), worker=streams
@@ -156,6 +175,31 @@ def run(
         if with_parent:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
         answer(server, sock, host, access, limits, fragment=f"#token={token}")
+
+
+@contextlib.contextmanager
+def _fetched(storage: str) -> Iterator[Watcher]:
+    """Yield a watcher of a study in a storage, from which a thread fetches what is new."""
+    from nutgraf.storage.remote_view import RemoteView  # with the libraries of file systems
+
+    with tempfile.TemporaryDirectory(prefix="nutgraf-watch-") as folder:
+        view, ended = RemoteView(storage, Path(folder)), threading.Event()
+        view.update()
+
+        def repeat() -> None:
+            while not ended.wait(_FETCH_SECONDS):
+                try:
+                    view.update()
+                except (NutgrafError, OSError) as error:
+                    logger.warning(f"{error}; the storage is asked again")
+
+        thread = threading.Thread(target=repeat, daemon=True)
+        thread.start()
+        try:
+            yield Watcher(Path(folder), view.holder, view.uri)
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextlib.contextmanager

@@ -28,8 +28,9 @@ from nutgraf.storage.run_folder import MANIFESTS, RunFolder
 logger = logging.getLogger(__name__)
 
 _LOCAL = ".remote"  # in the run folder: files on their way, and which storage it wrote to
-_OTHERS = ("config.yaml", "tensorboard/*/*")  # copied too, and fetched if they are missing
-_NOT_COPIED = {".lock", ".ray", "half-written"}  # of unfinished artefacts
+# Copied too, and fetched if they are missing.
+_OTHERS = ("config.yaml", "log.jsonl", "tensorboard/*/*")
+_NOT_COPIED = {".lock", ".ray", "half-written"}
 
 Files: TypeAlias = dict[str, tuple[Path, str]]  # {name there: (path here, SHA-256)}
 
@@ -162,8 +163,8 @@ class RemoteCopy:
         names = sorted(self.files.names())
         for name in names:
             path = self.local / name
-            if _is_index(name, MANIFESTS):
-                content, files = self._read_index(name)
+            if is_index(name, MANIFESTS):
+                content, files = read_index(self.files, name)
                 self._uploaded[name] = content
                 if not path.exists() or (over and path.read_bytes() != content):
                     self._fetch(name, files)
@@ -171,8 +172,8 @@ class RemoteCopy:
                 self.files.get(name, path)
         folder.recover()
         for name in names:
-            if over and _is_index(name, UNFINISHED):
-                self._fetch(name, self._read_index(name)[1])
+            if over and is_index(name, UNFINISHED):
+                self._fetch(name, read_index(self.files, name)[1])
 
     def _fetch(self, index: str, files: dict[str, str]) -> None:
         """Fetch what a manifest or index lists, with its hashes, as unfinished work.
@@ -199,22 +200,6 @@ class RemoteCopy:
         sync_all(self._staged)
         move(self._staged, self.local / UNFINISHED / artefact)
 
-    def _read_index(self, name: str) -> tuple[bytes, dict[str, str]]:
-        """Return a manifest or index and the hashes in it, by names that stay in the folder."""
-        content = self.files.read(name) or b""
-        try:
-            index = json.loads(content)
-            files = {str(file): str(expected) for file, expected in index["files"].items()}
-            others = [index["artefact"], *index["outputs"]] if _is_index(name, MANIFESTS) else []
-            for path in (*files, *others):
-                check_name(path)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Failure(
-                f"{name} of storage {self.files.uri} is damaged ({error!r}): delete it there, "
-                "and what it names is made again"
-            ) from error
-        return content, files
-
     def _write(self, name: str, content: bytes) -> None:
         self.files.write(name, content)
         self._uploaded[name] = content
@@ -224,7 +209,25 @@ class RemoteCopy:
         self.files.delete(name)
 
 
-def _is_index(name: str, folder: str) -> bool:
+def read_index(store: RemoteFiles, name: str) -> tuple[bytes, dict[str, str]]:
+    """Return a manifest or index and the hashes in it, by names that stay in the folder."""
+    content = store.read(name) or b""
+    try:
+        index = json.loads(content)
+        files = {str(file): str(expected) for file, expected in index["files"].items()}
+        others = [index["artefact"], *index["outputs"]] if is_index(name, MANIFESTS) else []
+        for path in (*files, *others):
+            check_name(path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(
+            f"{name} of storage {store.uri} is damaged ({error!r}): delete it there, "
+            "and what it names is made again"
+        ) from error
+    return content, files
+
+
+def is_index(name: str, folder: str) -> bool:
+    """Return whether a file of a storage lists what is in an artefact of `folder`."""
     return bool(re.fullmatch(rf"{re.escape(folder)}/[^/.][^/]*\.json", name))
 
 

@@ -6,8 +6,10 @@ Nothing is written, no lock is taken, and the study is not asked. Neither torch 
 from __future__ import annotations
 
 import csv
+import functools
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,18 @@ _POINTS = 400  # of each curve of one training
 class Watcher:
     """The snapshots of one run folder, each from what has changed since the one before."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raise UserError if there is no study in the folder."""
-        self.folder = folder
+    def __init__(
+        self, folder: Path, who: Callable[[], str | None] | None = None, title: str = ""
+    ) -> None:
+        """Begin with nothing read. Raises UserError if there is no folder.
+
+        Args:
+            folder: The run folder, or what is here of one that is elsewhere.
+            who: Returns who runs the study; without it, that is who holds the folder's lock.
+            title: What the folder is called; without it its path.
+        """
+        self.folder, self._title = folder, title or str(folder)
+        self._who = who or functools.partial(holder, folder / ".lock")
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist: give the folder of a study with --run")
         self._files, self._log = Files(), LogTail(folder / LOG)
@@ -75,11 +86,11 @@ class Watcher:
 
     def _take(self) -> dict[str, Any]:
         folder = self.folder
-        held = holder(folder / ".lock")
+        held = self._who()
         self._log.update()
         config = self._read_config()
         found: dict[str, Any] = {
-            "folder": str(folder),
+            "folder": self._title,
             "holder": held,
             "log": list(self._log.lines),
             "lines": self._log.total,

@@ -117,7 +117,7 @@ class Search:
             return "completed"
         if _time(home / "error.txt") > _time(home / "trial.json"):
             return "error"
-        if not (home / ".lock").exists():
+        if not record["history"] and not (home / ".lock").exists():
             return "queued"
         return "running" if running else "interrupted"
 

@@ -1,0 +1,51 @@
+"""A study in a storage, as the page for watching sees it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from helpers.watched import TRIALS, write_search, write_trial
+
+from nutgraf.storage import remote_lease
+from nutgraf.storage.remote_copy import RemoteCopy
+from nutgraf.storage.remote_files import RemoteFiles
+from nutgraf.storage.remote_view import RemoteView
+from nutgraf.storage.run_folder import RunFolder
+from nutgraf.watching.snapshot import Watcher
+
+
+def test_a_study_in_a_storage_is_seen_as_in_its_folder(tmp_path: Path) -> None:
+    run, there, here = (tmp_path / name for name in ("run", "storage", "here"))
+    write_search(run)
+    shutil.rmtree(run / "manifests")
+    (run / "log.jsonl").write_text("")
+    (run / TRIALS / "1" / "adapter.safetensors").write_bytes(b"weights")
+    copy, lease = RemoteCopy(str(there), run), remote_lease.Lease(RemoteFiles(str(there)))
+    assert copy.push()
+    view = RemoteView(str(there), here)
+    view.update()
+    watcher = Watcher(here, view.holder, view.uri)
+    found = watcher._take()
+    assert (found["state"], found["folder"]) == ("stopped", str(there))
+    assert [trial["state"] for trial in found["trials"].values()] == [
+        "completed", "stopped", "error", "interrupted", "queued",
+    ]  # fmt: skip
+    assert found["trials"]["4"]["seen"] == 120
+    assert not list(here.rglob("*.safetensors"))
+    lease._write()
+    write_trial(run, 4, [2.8, 2.4])
+    assert copy.push()
+    view.update()
+    found = watcher._take()
+    assert found["holder"].startswith("process ")
+    assert (found["trials"]["4"]["state"], found["trials"]["4"]["seen"]) == ("running", 160)
+    # The search is finished, and is no longer among the unfinished.
+    artefact = RunFolder(run).artefact("search")
+    with artefact.writing() as out:
+        (out / "search").mkdir()
+        (out / "search" / "trials.csv").write_text("trial,status\n")
+    assert copy.push()
+    view.update()
+    assert watcher._take()["stages"][1]["state"] == "finished"
+    assert not (here / ".making" / "search").exists()
