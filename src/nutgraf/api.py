@@ -32,6 +32,7 @@ def run(
     *,
     stages: Sequence[str] | None = None,
     force: bool = False,
+    watch: bool = False,
     **overrides: Any,
 ) -> Path:
     """Run or continue a study, and return its run folder.
@@ -45,6 +46,7 @@ def run(
             `run`, or the pocket study's.
         stages: Those to run, in the order of a study; all if None.
         force: Run stages that are finished again.
+        watch: Show the study in the output cell of a notebook while it runs.
         **overrides: Settings, with a double underscore between section and field as in
             scikit-learn: `train__learning_rate=1e-3`, `run="runs/mine"`. Values are Python's.
 
@@ -61,7 +63,13 @@ def run(
     values = {name.replace("__", "."): value for name, value in overrides.items()}
     path = load.find_config(None if config is None else Path(config), values.get("run"))
     settings = load.load_config_values(path, values)
-    runner.run_study(settings, names, force=force)
+    page: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if watch:
+        from nutgraf.watching.notebook import shown
+
+        page = shown(Path(settings.run))
+    with page:
+        runner.run_study(settings, names, force=force)
     return Path(settings.run)
 
 

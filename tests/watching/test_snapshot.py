@@ -34,7 +34,7 @@ def test_a_running_search_shows_who_runs_who_was_stopped_and_why(tmp_path: Path)
     assert (one["loss"], one["seen"], four["seen"], five["loss"]) == (2.1, 320, 120, None)
     stages = {stage["name"]: stage for stage in found["stages"]}
     assert [stages[name]["state"] for name in ("prepare", "search", "train")] == [
-        "finished", "stopped", "waiting",  # no log says that the process is in this stage
+        "finished", "running", "waiting",
     ]  # fmt: skip
     assert stages["prepare"]["seconds"] == 5
     assert (stages["search"]["planned"], stages["search"]["share"]) == (100, 0.562)

@@ -62,7 +62,8 @@ def stages(
         there = [m for m in manifests if m]
         making = any((folder / UNFINISHED / _file(n)).exists() for n in names)
         whole = len(there) == len(names) and not making
-        on = running and name == next(reversed(began), None) and not whole
+        latest = next(reversed(began), None)
+        on = running and not whole and (name == latest if latest else making)
         state = (
             ("earlier" if remade else "finished")
             if whole
