@@ -20,7 +20,7 @@ from nutgraf.core.signals import Stopped
 from nutgraf.data.new_articles import Columns
 from nutgraf.pipeline import runner
 
-COMMANDS = ("run", *runner.STAGES, "check", "summarize", "serve", "export", "judge")
+COMMANDS = ("run", *runner.STAGES, "check", "summarize", "serve", "export", "watch", "judge")
 
 
 @pytest.fixture
