@@ -27,7 +27,7 @@ class RunLog(logging.Handler):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path, self.stage = path, ""
+        self.path, self.stage, self._full = path, "", False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append a message of the log."""
@@ -37,11 +37,13 @@ class RunLog(logging.Handler):
         """Append one line, which no other process can write into."""
         row = {"time": round(time.time(), 3), "level": level, "stage": self.stage}
         line = json.dumps({**row, "text": one_line(text)}, ensure_ascii=False) + "\n"
+        if self._full:
+            return
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            _LOGGER.removeHandler(self)
+            self._full = True
             _LOGGER.warning(f"{self.path} gets no more lines: {error.strerror or error}")
 
 

@@ -91,13 +91,15 @@ class Streams:
         while not self._ending.is_set():
             now = await asyncio.to_thread(self.watcher.latest)
             if now is not sent and (news := changes(sent, now)):
-                more = {"whole": not sent, "time": time.time()}
+                yield _news(news, not sent)
                 sent, quiet_since = now, time.monotonic()
-                yield server_event("news", json.dumps({**news, **more}))
             elif time.monotonic() - quiet_since > _COMMENT_SECONDS:
                 quiet_since = time.monotonic()
                 yield ": nothing new\n\n"
             await asyncio.sleep(EVERY)
+        last = await asyncio.to_thread(self.watcher.latest, at_once=True)
+        if news := changes(sent, last):
+            yield _news(news, not sent)
         yield server_event("end", "{}")
 
 
@@ -175,6 +177,10 @@ def run(
         if with_parent:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
         answer(server, sock, host, access, limits, fragment=f"#token={token}")
+
+
+def _news(news: dict[str, Any], whole: bool) -> str:
+    return server_event("news", json.dumps({**news, "whole": whole, "time": time.time()}))
 
 
 @contextlib.contextmanager

@@ -69,10 +69,9 @@ export function draw(box, { title, series, x, y, dots = false, height = 260, pic
   const atX = scale(x.log || dots ? x0 : Math.min(0, x0), x1, x.log, LEFT, width - RIGHT);
   const atY = scale(y0, y1, y.log, height - BOTTOM, TOP);
   const place = (p) => `${atX(p[0]).toFixed(1)} ${Math.max(-height, atY(p[1])).toFixed(1)}`;
-  const dot = (p) => `${(atX(p[0]) - 3).toFixed(1)} ${atY(p[1]).toFixed(1)}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0`;
   const path = (all) => dots
     ? all.map((p) => `M${place(p)}h.01`).join("")
-    : all.length === 1 ? `M${place(all[0])}h.01M${dot(all[0])}` : all.length ? `M${all.map(place).join("L")}` : "";
+    : all.length === 1 ? `M${place(all[0])}h.01` : all.length ? `M${all.map(place).join("L")}` : "";
 
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
   const across = x.log ? x0 : Math.min(dots ? x0 : 0, x0);
@@ -89,13 +88,17 @@ export function draw(box, { title, series, x, y, dots = false, height = 260, pic
   picture.append(svg("text", { x: width - RIGHT, y: height - 4, "text-anchor": "end" }, label));
   const inside = svg("svg", { x: 0, y: 0, width, height: height - BOTTOM + 2, viewBox: `0 0 ${width} ${height - BOTTOM + 2}` });
   for (const kind of [...new Set(series.map((each) => each.kind))]) {
-    const d = series.filter((each) => each.kind === kind).map((each) => path(each.points)).join("");
-    inside.append(svg("path", { class: `${kind}${dots ? " dots" : ""}`, d }));
+    const own = series.filter((each) => each.kind === kind);
+    for (const dotted of [false, true]) { // a line of one point is a dot
+      const d = own.filter((each) => (dots || each.points.length === 1) === dotted).map((each) => path(each.points)).join("");
+      if (d) inside.append(svg("path", { class: `${kind}${dotted ? " dots" : ""}`, d }));
+    }
   }
   const mark = svg("path", { class: `pointed${dots ? " dots" : ""}` });
-  inside.append(mark);
+  // A layer of its own: a large chart is not painted again for each curve that is pointed at.
+  const over = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "over", "aria-hidden": "true" }, mark);
   picture.append(inside);
-  box.replaceChildren(picture);
+  box.replaceChildren(picture, over);
   if (!point) return;
 
   let near = null;

@@ -32,19 +32,22 @@ async function post(path, body) {
 
 // Listen for ever: if the server goes away, what it said last stays, and it is asked again.
 async function listen() {
+  let ended = false;
   for (let wait = 1; ; wait = Math.min(30, wait * 2)) {
     try {
       for await (const [name, news] of events(await post("events", {}))) {
-        if (name !== "news") continue;
+        ended = name === "end";
+        if (ended) continue;
         $("problem").textContent = "";
         wait = 1;
         take(news);
       }
-      $("problem").textContent = "The server of this page has ended: this is the last that it said.";
     } catch (error) {
       $("problem").textContent = error.message;
-      if (!token) return;
     }
+    if (ended) {
+      $("problem").textContent = "The server of this page has ended, and this is what it said last. nutgraf watch shows more.";
+    } else if (!token) return;
     await new Promise((done) => setTimeout(done, wait * 1000));
   }
 }
@@ -83,8 +86,11 @@ function show(news) {
 }
 
 async function linkReport() {
-  const answer = await post("report", {});
-  $("report").href = (await answer.json()).path;
+  try {
+    $("report").href = (await (await post("report", {})).json()).path;
+  } catch {
+    $("report").hidden = true; // the server has ended, as the problem says
+  }
 }
 
 function duration(seconds) {
