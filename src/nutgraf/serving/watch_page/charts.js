@@ -96,7 +96,7 @@ export function draw(box, { title, series, x, y, dots = false, height = 260, pic
   }
   const mark = svg("path", { class: `pointed${dots ? " dots" : ""}` });
   // A layer of its own: a large chart is not painted again for each curve that is pointed at.
-  const over = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "over", "aria-hidden": "true" }, mark);
+  const over = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "layer", "aria-hidden": "true" }, mark);
   picture.append(inside);
   box.replaceChildren(picture, over);
   if (!point) return;
