@@ -36,7 +36,7 @@ def stages(
     config: Config,
     files: Files,
     running: bool,
-    began: Mapping[str, float],
+    began: dict[str, float],
     progress: Mapping[str, float | None],
 ) -> list[dict[str, Any]]:
     """Return one record a stage.

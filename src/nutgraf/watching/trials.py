@@ -56,9 +56,11 @@ class Search:
             home = search / "trials" / str(number)
             state = row.get("status") or self._state(home, record, verdicts[number], running)
             history = record["history"]
-            if state == "stopped":  # what a trial does past its rung does not count
-                end = int(row["examples"]) if row else history[verdicts[number].stop - 1][0]
-                history = [point for point in history if point[0] <= end]
+            # What a trial does past its rung does not count.
+            if verdicts and (stop := verdicts[number].stop):
+                history = history[:stop]
+            elif state == "stopped":
+                history = [point for point in history if point[0] <= int(row["examples"])]
             trial = {
                 "state": state,
                 "values": record["values"],
