@@ -72,11 +72,13 @@ class Arguments(argparse.Namespace):
         return with_overrides(load_config(self.config, {}), examples | lever.settings)
 
 
-def command_line(description: str | None) -> argparse.ArgumentParser:
+def command_line(description: str | None, needs_rows: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=Path, required=True, help="Parquet: article, highlights")
+    parser.add_argument(
+        "--rows", type=Path, required=needs_rows, help="Parquet: article, highlights"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of adapters and scores")
     parser.add_argument(
         "--config", type=Path, default=SHIPPED, help="configuration of the baseline"

@@ -10,9 +10,12 @@ rows by each method, and the held-out articles of `recipe.py` are summarized gre
     ranking      best, middle and worst in the order of their rewards, beside the reference: BRIO
                  (Liu et al. 2022, arXiv:2203.16804)
 
-What has been written and trained stays in the folder.
+With `--study` it is the best model of a finished study that is trained on, on the study's training
+articles, and the study's test articles are summarized. What has been written and trained stays in
+the folder.
 
     python bench/rounds.py --rows cnndm-train-cased.parquet --adapter DIR/adapter --out DIR
+    python bench/rounds.py --study runs/smollm2 --methods preference --out DIR
 """
 
 from __future__ import annotations
@@ -27,13 +30,15 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from levers import Lever
 from recipe import Arguments, command_line, indicators_of, measure
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
 from nutgraf.config import Config
-from nutgraf.config.load import with_overrides
+from nutgraf.config.load import load_config, with_overrides
+from nutgraf.data import article_store
 from nutgraf.data.examples import IGNORED, Example
 from nutgraf.data.prompts import Renderer
 from nutgraf.evaluation.rouge import score_rouge
@@ -44,6 +49,7 @@ from nutgraf.modeling import adapters
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import summary_losses
+from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.sft_trainer import AdapterTrainer
 
@@ -59,6 +65,7 @@ Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 class Options(Arguments):
     adapter: Path
+    study: Path | None
     articles: int
     candidates: int
     temperature: float
@@ -67,24 +74,49 @@ class Options(Arguments):
 
 
 def main() -> None:
-    parser = command_line(__doc__)
-    parser.add_argument("--adapter", type=Path, required=True, help="folder of the first training")
+    parser = command_line(__doc__, needs_rows=False)
+    parser.add_argument("--adapter", type=Path, help="folder of the first training")
+    parser.add_argument("--study", type=Path, help="run folder, in place of --rows and --adapter")
     parser.add_argument("--articles", type=int, default=320, help="of which candidates are written")
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--methods", nargs="+", choices=RATES, default=list(RATES))
     parser.add_argument("--reward", choices=REWARDS, default="reference")
     options = parser.parse_args(namespace=Options())
+    if not options.study and not (options.rows and options.adapter):
+        parser.error("give --study, or --rows and --adapter")
     options.out.mkdir(parents=True, exist_ok=True)
-    training, held_out, _ = options.split()
+    if options.study:
+        options.adapter = options.study / "models" / "best"
+        start, training, held_out = of_study(options.study, options)
+    else:
+        start = options.config_of(Lever(), options.seed)
+        training, held_out, _ = options.split()
     if not options.table:
-        train_methods(options, training[: options.articles], held_out)
+        train_methods(options, start, training[: options.articles], held_out)
     print_table(options.out, held_out)
 
 
-def train_methods(options: Options, training: pd.DataFrame, held_out: pd.DataFrame) -> None:
+def of_study(path: Path, options: Options) -> tuple[Config, pd.DataFrame, pd.DataFrame]:
+    """Return the configuration of a study's best model, its training and its test articles."""
+    folder = RunFolder(path)
+    chosen = yaml.safe_load((path / "search" / "best.yaml").read_text(encoding="utf-8"))
+    budget = {"train.max_examples": options.examples, "train.eval_every": options.examples}
+    training, test = (
+        pd.DataFrame(
+            [(row.article, row.reference) for row in article_store.read_split(folder.data(split))],
+            columns=["article", "highlights"],
+        )
+        for split in ("train", "test")
+    )
+    config = with_overrides(load_config(folder.config, {}), chosen | budget)
+    return config, training.sample(frac=1, random_state=options.seed), test
+
+
+def train_methods(
+    options: Options, start: Config, training: pd.DataFrame, held_out: pd.DataFrame
+) -> None:
     """Measure the first training, then train and measure each method."""
-    start = options.config_of(Lever(), options.seed)
     if not (options.out / "before.json").exists():
         (options.out / "before").mkdir(exist_ok=True)
         (options.out / "before" / "training.json").write_text('{"training_seconds": 0}')
@@ -259,7 +291,7 @@ def print_table(out: Path, held_out: pd.DataFrame) -> None:
         against = "" if name == "before" else f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
         print(
             f"| {name} | {means} | {against} | {record['words']:.1f} | {record['ended']:.0%} | "
-            f"{marks['novel_2grams'].mean():.0%} | {marks['unsupported'].mean():.2f} |"
+            f"{marks['novel_2grams'].mean():.0%} | {(marks['unsupported'] > 0).mean():.0%} |"
         )
 
 
