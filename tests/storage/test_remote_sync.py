@@ -72,18 +72,20 @@ def run(folder: Path, storage: str, generate: Generate) -> bool:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """All files of a run but those of locks and of the copy itself."""
-    paths = [p for p in folder.rglob("*") if p.is_file() and not {".remote", ".lock"} & {*p.parts}]
+    """All files of a run but its log, and those of locks and of the copy itself."""
+    others = {".remote", ".lock", "log.jsonl"}
+    paths = [p for p in folder.rglob("*") if p.is_file() and not others & {*p.parts}]
     return {p.relative_to(folder).as_posix(): p.read_text() for p in paths}
 
 
 def test_the_folder_gone_the_same_command_says_that_all_is_done(s3: str, tmp_path: Path) -> None:
     uri, folder = s3.format("whole"), tmp_path / "run"
     assert run(folder, uri, Generate())
-    made = contents(folder)
+    made, log = contents(folder), (folder / "log.jsonl").read_text()
     shutil.rmtree(folder)
     assert not run(folder, uri, Generate())
     assert contents(folder) == made
+    assert (folder / "log.jsonl").read_text().startswith(log)  # it goes on, wherever it does
     assert "summaries.jsonl" in RemoteFiles(uri).names()
 
 

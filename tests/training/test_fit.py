@@ -110,8 +110,8 @@ def test_learns_and_saves_the_adapter_with_the_lowest_loss(
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    # No checkpoints are left behind, but a note that it is finished.
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.done.json", "a"]
+    # No checkpoints are left behind, but its curves and a note that it is finished.
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.done.json", "a", "a.curves.json"]
 
 
 def test_the_base_is_as_before_after_a_training(

@@ -58,7 +58,7 @@ def run_study(config: Config, stages: Sequence[str] = tuple(STAGES), force: bool
     folder = RunFolder(config.run)
     check = functools.cache(lambda: preflight.require(preflight.of_models(config)))
     anything = False
-    with run_lock(folder.path), logged(folder.path) as log, _synced(config, folder) as push:
+    with run_lock(folder.path), _synced(config, folder) as push, logged(folder.path) as log:
         folder.recover()
         for line in _explain_reruns(config, folder, stages):
             logger.info(line)
