@@ -259,13 +259,15 @@ def test_summarize_takes_its_words(monkeypatch):
     monkeypatch.setattr(nutgraf.cli, "summarize", app, raising=False)
     main.main(["summarize", "--model", "m"])
     plain = {"as_json": False, "columns": Columns("article", None), "sentences": None}
-    assert calls.pop() == (("m", ["-"]), {**plain, "long": "lead", "fetch": False})
+    plain |= {"long": "lead", "fetch": False, "engine": "auto"}
+    assert calls.pop() == (("m", ["-"]), plain)
     main.main(
         "summarize --model me/m --json a.txt b.csv --article text --id key --sentences 2 "
-        "--long map-reduce --fetch".split()
+        "--long map-reduce --fetch --engine llama.cpp".split()
     )
     asked = {"as_json": True, "columns": Columns("text", "key"), "sentences": 2}
-    assert calls == [(("me/m", ["a.txt", "b.csv"]), {**asked, "long": "map-reduce", "fetch": True})]
+    asked |= {"long": "map-reduce", "fetch": True, "engine": "llama.cpp"}
+    assert calls == [(("me/m", ["a.txt", "b.csv"]), asked)]
 
 
 def test_summarize_takes_a_number_of_sentences_above_0(capsys):
