@@ -498,6 +498,10 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
                 person.waits_for(f"{rows} === '12345'")
                 person.waits_for("document.querySelectorAll('#curves figure').length > 0")
             assert page.run("document.documentElement.scrollWidth") <= width
+            # Each chart is drawn for the width that it has, or its words would be too small.
+            drawn = "[...document.querySelectorAll('figure div')].map(d => [d.clientWidth, "
+            drawn += "d.querySelector('svg').viewBox.baseVal.width])"
+            assert all(abs(room - box) <= 2 for room, box in page.run(drawn))
             assert [e for e in page.run(STICKING_OUT) if "skip" not in e] == []
             pale_texts = "p, h1, h2, li, li span, li strong, td, th button, td button, figcaption"
             assert page.run(pale(f"{pale_texts}, #log span, #base strong")) == []

@@ -183,10 +183,14 @@ function say(name, place) {
 
 function drawSettings() {
   const names = now.search?.settings ?? [];
-  while ($("settings").children.length > names.length) $("settings").lastChild.remove();
+  // All of them are there before the first is drawn: how wide one is depends on their number.
+  const figures = $("settings").children;
+  while (figures.length > names.length) $("settings").lastChild.remove();
+  while (figures.length < names.length) {
+    $("settings").appendChild(element("figure", {}, element("figcaption"), element("div")));
+  }
   names.forEach((name, i) => {
-    const figure = $("settings").children[i]
-      ?? $("settings").appendChild(element("figure", {}, element("figcaption"), element("div")));
+    const figure = figures[i];
     const values = Object.values(now.trials).map((trial) => trial.values[name]);
     const words = values.some((value) => typeof value !== "number") ? [...new Set(values.map(short))] : null;
     figure.firstChild.textContent = name + (words ? `: ${words.map((word, n) => `${n + 1} ${word}`).join(", ")}` : "");
