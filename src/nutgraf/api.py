@@ -102,7 +102,8 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
 
     Args:
         model: A run folder, its `final_best_model`, an exported model, or a Hub id.
-        engine: What writes; `auto` is llama.cpp for a GGUF file on a CPU, if it is installed.
+        engine: What writes; `auto` is llama.cpp for a GGUF file on a CPU without bf16, if it is
+            installed.
 
     Raises:
         UserError: There is no model, its base is not the one that it was trained on, or the engine

@@ -146,11 +146,16 @@ def test_it_gets_the_ids_of_a_real_model_s_prompt_unchanged(smollm2):
     assert "earthquake" in tokenizer.decode(row.written[0].ids)
 
 
-def test_it_is_taken_for_a_gguf_file_on_a_cpu_where_it_is_installed(saved, monkeypatch, caplog):
+def test_it_is_taken_for_a_gguf_file_on_a_cpu_without_bf16_if_it_is_installed(
+    saved, monkeypatch, caplog
+):
     there = {"xllamacpp"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name in there or None)
     assert uses_llama_cpp(saved)
     assert not uses_llama_cpp(saved, "transformers")
+    half = saved.model.model_copy(update={"dtype": "bf16"})
+    assert not uses_llama_cpp(dataclasses.replace(saved, model=half))
+    assert uses_llama_cpp(dataclasses.replace(saved, model=half), "llama.cpp")
     folder = dataclasses.replace(saved, model=ModelConfig(base="pocket"))
     assert not uses_llama_cpp(folder)
     with pytest.raises(UserError, match=r"--engine is llama.cpp: .* is no GGUF file"):

@@ -33,7 +33,7 @@ def _add_command(
 
 
 def _add_engine(command: argparse.ArgumentParser) -> None:
-    engine = "what writes; auto: llama.cpp for a GGUF file on a CPU, if it is installed"
+    engine = "what writes; auto: llama.cpp for a GGUF file on a CPU without bf16, if installed"
     command.add_argument("--engine", choices=get_args(EngineName), default="auto", help=engine)
 
 

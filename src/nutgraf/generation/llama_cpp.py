@@ -42,8 +42,9 @@ _CPU = Device("cpu", torch.float32)  # of the rules
 def uses_llama_cpp(saved: SavedModel, engine: EngineName = "auto") -> bool:
     """Return whether llama.cpp writes a model's summaries.
 
-    `auto` takes it for a GGUF file on a CPU, if it is installed. Raises UserError if it is asked
-    for and cannot write them.
+    `auto` takes it for a GGUF file, if it is installed, on a CPU that has no bf16: with bf16
+    transformers is as fast, and faster with several articles (docs/benchmarks.md). Raises UserError
+    if it is asked for and cannot write them.
     """
     if engine == "transformers":
         return False
@@ -54,6 +55,8 @@ def uses_llama_cpp(saved: SavedModel, engine: EngineName = "auto") -> bool:
         reason = f"it is not installed: `{INSTALL}`"
     elif choose_device(saved.model).name != "cpu":
         reason = "model.device is a GPU: transformers is for those"
+    elif engine == "auto" and choose_device(saved.model).dtype == torch.bfloat16:
+        reason = "transformers is at least as fast in bf16"
     elif (beams := saved.generate.num_beams) > 1:
         reason = f"generate.num_beams is {beams}, for which it has no counterpart"
         if engine == "auto":
