@@ -140,9 +140,7 @@ def _beams(
                     input_ids=ids,
                     attention_mask=mask,
                     generation_config=config,
-                    logits_processor=repetition_rule(
-                        settings, tokenizer, model.config.vocab_size, device, ids.shape[1]
-                    ),
+                    logits_processor=repetition_rule(settings, tokenizer, ids.shape[1]),
                     past_key_values=cache,
                 )
             new = [renderer.text(row) for row in out[:, ids.shape[1] :].tolist()]

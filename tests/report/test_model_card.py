@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from helpers.snippets import blocks, run_snippet
 from huggingface_hub import ModelCard
+from transformers import LogitsProcessor
 
+from nutgraf.config import ModelConfig
 from nutgraf.config.load import build_config
+from nutgraf.generation.rules import NoRepeatedNgram
 from nutgraf.generation.summarizer import load_summarizer
 from nutgraf.modeling import saved_model
+from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pocket import newswire
 from nutgraf.report import describe, model_card
 
@@ -174,6 +180,25 @@ def test_every_snippet_is_python_and_cuts_the_article(
     assert ("beam search" in text) is (beams == 4)
     ends = list(about["recipe"]["ends"].values())  # of which vLLM's beams know one
     assert text.count(f"in {ends}]" if beams == 4 else f"stop_token_ids={ends}") == (form != "gguf")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_snippet_forbids_the_words_that_nutgraf_forbids(about: dict[str, Any], n: int) -> None:
+    about = {**about, "generate": {**about["generate"], "no_repeat_ngram": n}}
+    snippet = blocks(model_card.model_card(about, "merged"), "python")[0]
+    rule = re.search(r"class NoRepeat.*?return scores\n", snippet, re.DOTALL)
+    tokenizer, prompt = load_tokenizer(ModelConfig()), [1, 2, 3]
+    names = {"LogitsProcessor": LogitsProcessor, "tokenizer": tokenizer, "prompt": prompt}
+    exec(rule[0], names | {"torch": torch}, names)  # type: ignore[index]
+    random = torch.Generator().manual_seed(n)
+    tokens = tokenizer(" Lee .\n He 4", add_special_tokens=False)["input_ids"]
+    for length in (0, 1, 5, 100):
+        drawn = torch.randint(len(tokens), (20, length), generator=random)
+        ids = torch.cat([torch.tensor([prompt] * 20), torch.tensor(tokens)[drawn]], 1)
+        scores = torch.zeros(20, len(tokenizer))
+        expected = NoRepeatedNgram(n, tokenizer, 3)(ids, scores.clone())
+        assert torch.equal(names["NoRepeat"]()(ids, scores), expected)
+    assert expected.isinf().any()
 
 
 @pytest.mark.parametrize(("rank", "taken"), [(1, 1), (4, 8), (24, 32), (300, 320), (513, None)])

@@ -157,7 +157,6 @@ def generate_candidates(
     started = time.perf_counter()
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     ends, copies = ends_of(model), settings.candidates
-    vocabulary = model.config.vocab_size
     knob = f"lower generate.batch_size (now {settings.batch_size})"
     losses: Sequence[RowLoss | None] = [None] * len(prompts)
     with (
@@ -170,9 +169,8 @@ def generate_candidates(
         if cache is None and copies > 1:
             cache = DynamicCache(config=model.config)
         if cache is not None and settings.num_beams == 1:
-            rules = rules_for(settings, tokenizer, vocabulary, ends, device)
+            rules, limit = rules_for(settings, tokenizer, ends, device), settings.max_new_tokens
             sampling = Sampling.seeded(prompts, settings) if copies > 1 else None
-            limit = settings.max_new_tokens
             new = decode_rows(model, (ids, mask), cache, limit, rules, ends, on_token, sampling)
         else:
             watch = [_Watch(len(prompts), ends, on_token)] if on_token else []
@@ -180,9 +178,7 @@ def generate_candidates(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=generation_config(tokenizer, settings, ends),
-                logits_processor=repetition_rule(
-                    settings, tokenizer, vocabulary, device, ids.shape[1]
-                ),
+                logits_processor=repetition_rule(settings, tokenizer, ids.shape[1]),
                 stopping_criteria=StoppingCriteriaList(watch),
                 past_key_values=cache,
             )
@@ -230,7 +226,7 @@ def stream_tokens(
     """
     text, guess = list(prompt), list[int]()
     ends = ends_of(model)
-    rules = rules_for(settings, tokenizer, model.config.vocab_size, ends, device)
+    rules = rules_for(settings, tokenizer, ends, device)
     limit = len(prompt) + settings.max_new_tokens
     fast = FastInference(model, device)
     if (cache := fast.cache()) is None:

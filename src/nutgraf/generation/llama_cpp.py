@@ -181,7 +181,7 @@ class LlamaCpp:
         # place before changes nothing.
         again = sampling is not None and row % sampling.copies > 0
         size, new = self._vocabulary, list[int]()
-        rules = rules_for(settings, self._tokenizer, size, self._ends, _CPU)
+        rules = rules_for(settings, self._tokenizer, self._ends, _CPU)
 
         def allowed() -> torch.Tensor:
             """Return 0 for each token that may come next, else -inf: [1, vocabulary]."""

@@ -39,7 +39,9 @@ class WordStarts:
 
 
 @lru_cache(maxsize=4)
-def word_starts(tokenizer: PreTrainedTokenizerBase, vocabulary: int, device: str) -> WordStarts:
+def word_starts(
+    tokenizer: PreTrainedTokenizerBase, vocabulary: int, device: torch.device
+) -> WordStarts:
     """Return where words begin in a model's vocabulary, which can have more ids than names."""
     flags = torch.zeros(3, vocabulary, dtype=torch.bool)
     for token, i in tokenizer.get_vocab().items():
@@ -61,8 +63,8 @@ class NoRepeatedNgram(LogitsProcessor):
     pieces, and those of the prompt too, and so forbids copying from the article.
     """
 
-    def __init__(self, n: int, prompt_tokens: int, starts: WordStarts) -> None:
-        self._n, self._prompt_tokens, self._starts = n, prompt_tokens, starts
+    def __init__(self, n: int, tokenizer: PreTrainedTokenizerBase, prompt_tokens: int = 0) -> None:
+        self._n, self._tokenizer, self._prompt_tokens = n, tokenizer, prompt_tokens
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Return the scores [rows, vocabulary], changed in place, after input_ids [rows, tokens].
@@ -73,9 +75,10 @@ class NoRepeatedNgram(LogitsProcessor):
         length = new.shape[1]
         if length < self._n:
             return scores
-        begins = self._starts.begins[new]
+        starts = word_starts(self._tokenizer, scores.shape[-1], scores.device)
+        begins = starts.begins[new]
         begins[:, 0] = True
-        begins[:, 1:] |= self._starts.ends_line[new[:, :-1]]
+        begins[:, 1:] |= starts.ends_line[new[:, :-1]]
         if self._n > 1:
             # The tokens of the last n - 1 words: those before which fewer words began.
             words_behind = begins.flip(1).cumsum(1)
@@ -83,7 +86,7 @@ class NoRepeatedNgram(LogitsProcessor):
         else:
             tail = new.new_zeros(len(new))
         before = torch.arange(length, device=new.device) - tail[:, None]  # [rows, places]
-        repeats = begins & self._starts.has_letter[new] & (before >= 0)
+        repeats = begins & starts.has_letter[new] & (before >= 0)
         repeats &= begins.gather(1, before.clamp(min=0))
         for back in range(1, int(tail.max()) + 1):
             same = new[:, :-back] == new[:, length - back, None]
@@ -94,28 +97,21 @@ class NoRepeatedNgram(LogitsProcessor):
 
 
 def repetition_rule(
-    settings: GenerateConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    vocabulary: int,
-    device: Device,
-    prompt_tokens: int = 0,
+    settings: GenerateConfig, tokenizer: PreTrainedTokenizerBase, prompt_tokens: int = 0
 ) -> LogitsProcessorList:
     """Return what forbids repetition behind so many tokens of a prompt, or nothing."""
-    if not settings.no_repeat_ngram:
-        return LogitsProcessorList()
-    starts = word_starts(tokenizer, vocabulary, device.name)
-    return LogitsProcessorList([NoRepeatedNgram(settings.no_repeat_ngram, prompt_tokens, starts)])
+    n = settings.no_repeat_ngram
+    return LogitsProcessorList([NoRepeatedNgram(n, tokenizer, prompt_tokens)] if n else [])
 
 
 def rules_for(
     settings: GenerateConfig,
     tokenizer: PreTrainedTokenizerBase,
-    vocabulary: int,
     ends: Sequence[int],
     device: Device,
 ) -> LogitsProcessorList:
     """Return what changes scores [rows, vocabulary] after new tokens alone, without a prompt."""
-    rules = repetition_rule(settings, tokenizer, vocabulary, device)
+    rules = repetition_rule(settings, tokenizer)
     if least := settings.min_new_tokens:
         rules.append(MinNewTokensLengthLogitsProcessor(0, least, list(ends), device.name))
     return rules
