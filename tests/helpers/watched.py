@@ -1,4 +1,4 @@
-"""A made-up study in the middle of its search, and the server of the page that shows it."""
+"""An invented study in the middle of its search, and the server of the page that shows it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import to_yaml, with_overrides
@@ -40,7 +41,7 @@ sys.stdin.read()
 
 
 def write_trial(folder: Path, number: int, losses: Sequence[float], whole: bool = False) -> None:
-    """A trial with its evaluations so far, whose process has begun."""
+    """Write a trial with its evaluations so far, whose process has begun."""
     home = folder / TRIALS / str(number)
     record = {
         "values": {"train.learning_rate": number / 1000, "lora.alpha": 2**number},
@@ -54,7 +55,7 @@ def write_trial(folder: Path, number: int, losses: Sequence[float], whole: bool 
 
 
 def write_curves(folder: Path, number: int, examples: int) -> None:
-    """The curves of a trial until so many articles."""
+    """Write the curves of a trial until so many articles."""
     rows = [
         {"step": n, "examples": n, "learning_rate": 1e-3, "train_loss": 5 - n / examples,
          "validation_loss": None, "seconds": n / 8, "grad_norm": 1.5}
@@ -64,7 +65,7 @@ def write_curves(folder: Path, number: int, examples: int) -> None:
 
 
 def write_search(folder: Path, error: str = "ValueError: a <b>bad</b> thing") -> None:
-    """Trial 1 whole, 2 stopped by its loss, 3 in error, 4 between two evaluations, 5 in the queue.
+    """Write a search: trial 1 whole, 2 stopped, 3 in error, 4 between evaluations, 5 in the queue.
 
     Two run at a time, so the first two are judged against each other.
     """
@@ -85,9 +86,14 @@ def write_search(folder: Path, error: str = "ValueError: a <b>bad</b> thing") ->
     (folder / TRIALS / "5" / ".lock").unlink()
 
 
+def snapshot(folder: Path) -> dict[str, Any]:
+    """Return all that a run folder says now."""
+    return Watcher(folder).latest()
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Another process holds the lock of the run folder."""
+    """Hold the lock of the run folder in another process."""
     command = [sys.executable, "-S", "-c", _HOLD, str(folder / ".lock")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
@@ -101,7 +107,7 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def watching(folder: Path) -> Iterator[str]:
-    """The page of a run folder; its address, without the token."""
+    """Serve the page of a run folder; yield its address, without the token."""
     streams = Streams(Watcher(folder))
     access = Access("127.0.0.1", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -49,6 +49,25 @@ def test_the_log_has_what_ended_a_study(
     assert end == (last[0], "search", last[1])
 
 
+def test_who_shows_warnings_alone_still_does_and_the_log_has_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = logging.getLogger("nutgraf")
+    level = package.level
+    monkeypatch.setattr(package, "handlers", [])  # a script that has set up no logging:
+    monkeypatch.setattr(package, "propagate", False)  # pytest's handlers are further up
+    package.setLevel(logging.WARNING)
+    try:
+        with logged(tmp_path):
+            LOGGER.info("a step")
+            LOGGER.warning("careful")
+        LOGGER.info("after")
+    finally:
+        package.setLevel(level)
+    assert capsys.readouterr().err == "careful\n"
+    assert [text for _, _, text in lines(tmp_path)[1:-1]] == ["a step", "careful"]
+
+
 def test_a_log_that_cannot_grow_stops_no_study(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

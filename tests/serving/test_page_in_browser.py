@@ -505,8 +505,8 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
             assert [e for e in page.run(STICKING_OUT) if "skip" not in e] == []
             pale_texts = "p, h1, h2, li, li span, li strong, td, th button, td button, figcaption"
             assert page.run(pale(f"{pale_texts}, #log span, #base strong")) == []
-        found = "document.querySelectorAll('main img, main script, main style, main iframe').length"
-        assert page.run(found) == 0
+        foreign = "document.querySelectorAll('main img, main script, main style, main iframe')"
+        assert page.run(f"{foreign}.length") == 0
         assert page.run("document.title").startswith("Running: ")
         assert person.heard("complaints") == []
     person.waits_for("document.getElementById('problem').textContent !== ''")  # the server ended

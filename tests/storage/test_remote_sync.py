@@ -178,6 +178,7 @@ def test_two_machines_in_turn_and_what_one_kept_to_itself_gives_way(tmp_path: Pa
     last = Generate()
     assert run(tmp_path / "one", storage, last)
     assert last.made == [5]
+    assert (tmp_path / "one" / "log.jsonl").read_text().count("begins: process ") == 3
 
 
 def test_what_this_machine_had_not_put_there_yet_is_not_lost(tmp_path: Path) -> None:

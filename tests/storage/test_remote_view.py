@@ -26,20 +26,20 @@ def test_a_study_in_a_storage_is_seen_as_in_its_folder(tmp_path: Path) -> None:
     view = RemoteView(str(there), here)
     view.update()
     watcher = Watcher(here, view.holder, view.uri)
-    found = watcher._take()
-    assert (found["state"], found["folder"]) == ("stopped", str(there))
-    assert [trial["state"] for trial in found["trials"].values()] == [
+    seen = watcher._take()
+    assert (seen["state"], seen["folder"]) == ("stopped", str(there))
+    assert [trial["state"] for trial in seen["trials"].values()] == [
         "completed", "stopped", "error", "interrupted", "queued",
     ]  # fmt: skip
-    assert found["trials"]["4"]["seen"] == 120
+    assert seen["trials"]["4"]["seen"] == 120
     assert not list(here.rglob("*.safetensors"))
     lease._write()
     write_trial(run, 4, [2.8, 2.4])
     assert copy.push()
     view.update()
-    found = watcher._take()
-    assert found["holder"].startswith("process ")
-    assert (found["trials"]["4"]["state"], found["trials"]["4"]["seen"]) == ("running", 160)
+    seen = watcher._take()
+    assert seen["holder"].startswith("process ")
+    assert (seen["trials"]["4"]["state"], seen["trials"]["4"]["seen"]) == ("running", 160)
     # The search is finished, and is no longer among the unfinished.
     artefact = RunFolder(run).artefact("search")
     with artefact.writing() as out:

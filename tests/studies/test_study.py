@@ -21,7 +21,7 @@ from nutgraf.data import article_store
 from nutgraf.generation.draft import cut_sentences
 from nutgraf.pipeline.runner import STAGES
 from nutgraf.storage.run_folder import RunFolder
-from nutgraf.watching.snapshot import snapshot
+from nutgraf.watching.snapshot import Watcher
 
 SMALL = {
     "data.train-examples": "40",
@@ -89,19 +89,19 @@ def test_the_folder_holds_what_the_design_promises(first: tuple[RunFolder, str, 
 def test_the_folder_says_all_that_the_page_for_watching_shows(
     first: tuple[RunFolder, str, str],
 ) -> None:
-    found = snapshot(first[0].path)
-    assert (found["state"], found["holder"], found["report"]) == ("finished", None, True)
-    assert {stage["state"] for stage in found["stages"]} == {"finished"}
-    assert found["log"][-1]["text"] == "ends: all that was asked for is there"
-    assert {line["stage"] for line in found["log"]} > set(STAGES)
-    for number, trial in found["trials"].items():
+    seen = Watcher(first[0].path).latest()
+    assert (seen["state"], seen["holder"], seen["report"]) == ("finished", None, True)
+    assert {stage["state"] for stage in seen["stages"]} == {"finished"}
+    assert seen["log"][-1]["text"] == "ends: all that was asked for is there"
+    assert {line["stage"] for line in seen["log"]} > set(STAGES)
+    for number, trial in seen["trials"].items():
         assert bool(trial["why"]) == (trial["state"] != "completed")
         if trial["why"]:
             continue
         rows = read_json(first[0] / "search" / "trials" / number / "adapter.curves.json")
         assert {row["grad_norm"] is None for row in rows} == {True, False}
-    assert [trial["chosen"] for trial in found["trials"].values()].count(True) == 1
-    assert set(found["trainings"]) == {"baseline", "best"}
+    assert [trial["chosen"] for trial in seen["trials"].values()].count(True) == 1
+    assert set(seen["trainings"]) == {"baseline", "best"}
 
 
 def test_a_token_in_the_environment_is_written_nowhere(first: tuple[RunFolder, str, str]) -> None:

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from xml.etree import ElementTree
 
 import IPython
 import IPython.display
 import pytest
-from helpers.watched import write_search
+from helpers.watched import snapshot, write_search
 
 import nutgraf
 from nutgraf.pipeline import runner
 from nutgraf.watching import notebook
-from nutgraf.watching.snapshot import snapshot
 
 
 def test_the_cell_shows_stages_and_curves_and_escapes_what_it_reads(tmp_path: Path) -> None:
     write_search(tmp_path)
-    found = snapshot(tmp_path)
-    found["problems"] = found["log"] = [{"text": "<script>alert(1)</script> & more"}]
-    page = notebook.render(found)
+    (new := tmp_path / "new").mkdir()
+    seen = snapshot(tmp_path)
+    seen["problems"] = seen["log"] = [{"text": "<script>alert(1)</script> & more"}]
+    page = notebook.render(seen)
     root = ElementTree.fromstring(page)
     assert len(root.findall(".//polyline")) == 4
     assert root.find(".//script") is None
     assert "<script>alert(1)</script> & more" in "".join(root.itertext())
     assert "5 of 6 trials; lowest validation loss 2.100, of trial 1" in page
-    assert "<polyline" not in notebook.render(snapshot_of_nothing(tmp_path / "new"))
-
-
-def snapshot_of_nothing(folder: Path) -> dict[str, Any]:
-    folder.mkdir()
-    return snapshot(folder)
+    assert "<polyline" not in notebook.render(snapshot(new))
 
 
 def test_run_shows_the_study_while_it_runs_and_at_its_end(

@@ -7,32 +7,36 @@ import math
 from pathlib import Path
 
 import pytest
-from helpers.watched import TRIALS, held, write_curves, write_search, write_trial
+from helpers.watched import CONFIG, TRIALS, held, snapshot, write_curves, write_search, write_trial
 
+from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import UserError
+from nutgraf.pipeline.artifacts import BY_STAGE
+from nutgraf.storage.run_folder import RunFolder
 from nutgraf.watching.curves import thinned
 from nutgraf.watching.files import LogTail
-from nutgraf.watching.snapshot import Watcher, changes, snapshot
+from nutgraf.watching.snapshot import Watcher, changes
+from nutgraf.watching.stages import artefacts
 
 
-def states(found: dict) -> list[str]:
-    return [trial["state"] for trial in found["trials"].values()]
+def states(seen: dict) -> list[str]:
+    return [trial["state"] for trial in seen["trials"].values()]
 
 
 def test_a_running_search_shows_who_runs_who_was_stopped_and_why(tmp_path: Path) -> None:
     write_search(tmp_path)
     with held(tmp_path):
-        found = snapshot(tmp_path)
-    assert (found["state"], found["holder"]) == ("running", "process 7 on vm since yesterday")
-    assert states(found) == ["completed", "stopped", "error", "running", "queued"]
-    one, two, three, four, five = found["trials"].values()
+        seen = snapshot(tmp_path)
+    assert (seen["state"], seen["holder"]) == ("running", "process 7 on vm since yesterday")
+    assert states(seen) == ["completed", "stopped", "error", "running", "queued"]
+    one, two, three, four, five = seen["trials"].values()
     assert two["points"] == [[80, 4.0]]  # what it did past its rung does not count
     assert two["why"] == (
         "after 80 articles its loss 4.000 was not among the best 1/2 of trials 1 to 2 there"
     )
     assert three["why"] == "ValueError: a <b>bad</b> thing"
     assert (one["loss"], one["seen"], four["seen"], five["loss"]) == (2.1, 320, 120, None)
-    stages = {stage["name"]: stage for stage in found["stages"]}
+    stages = {stage["name"]: stage for stage in seen["stages"]}
     assert [stages[name]["state"] for name in ("prepare", "search", "train")] == [
         "finished", "running", "waiting",
     ]  # fmt: skip
@@ -44,9 +48,34 @@ def test_a_search_whose_process_is_gone_is_no_longer_running(tmp_path: Path) -> 
     write_search(tmp_path)
     with held(tmp_path):
         pass
-    found = snapshot(tmp_path)
-    assert (found["state"], found["holder"]) == ("stopped", None)
-    assert states(found) == ["completed", "stopped", "error", "interrupted", "queued"]
+    seen = snapshot(tmp_path)
+    assert (seen["state"], seen["holder"]) == ("stopped", None)
+    assert states(seen) == ["completed", "stopped", "error", "interrupted", "queued"]
+
+
+@pytest.mark.parametrize(
+    ("level", "last", "state"),
+    [
+        ("info", "trial 3/6", "killed"),
+        ("info", "ends: all that was asked for is there", "stopped"),
+        ("warning", "stopped by SIGTERM", "stopped"),
+        ("error", "the disk is full", "failed"),
+    ],
+)
+def test_how_a_study_ended_is_seen_in_its_log(
+    tmp_path: Path, level: str, last: str, state: str
+) -> None:
+    write_search(tmp_path)
+    line = {"time": 1.0, "level": level, "stage": "search", "text": last}
+    (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
+    assert snapshot(tmp_path)["state"] == state
+
+
+def test_the_stages_have_the_artefacts_that_the_pipeline_makes(tmp_path: Path) -> None:
+    config = with_overrides(CONFIG, {"train.seeds": [42, 43], "generate.candidates": 4})
+    folder = RunFolder(tmp_path)
+    by_stage = {stage: [a.name for a in of(config, folder)] for stage, of in BY_STAGE.items()}
+    assert artefacts(config) == by_stage
 
 
 def test_to_ask_who_runs_a_study_keeps_none_from_beginning(tmp_path: Path) -> None:
@@ -75,11 +104,13 @@ def test_half_written_and_damaged_files_are_as_if_they_were_not_there(tmp_path: 
     write_search(tmp_path)
     (tmp_path / TRIALS / "4" / "adapter.curves.json").write_text('[{"exam')
     (tmp_path / ".making/search/search/plan.json").write_text("{")
-    found = snapshot(tmp_path)
-    assert found["trials"]["4"]["seen"] == 80
-    assert found["stages"][1]["planned"] is None
+    seen = snapshot(tmp_path)
+    assert seen["trials"]["4"]["seen"] == 80
+    assert seen["stages"][1]["planned"] is None
     (tmp_path / "config.yaml").write_text("train: {epochs: 3}")  # of another version
-    assert snapshot(tmp_path)["state"] == "empty"
+    seen = snapshot(tmp_path)
+    assert (seen["state"], seen["trials"]) == ("stopped", {})
+    assert "train.epochs" in seen["problems"][0]["text"]
 
 
 def test_curves_of_a_trial_and_of_nobody(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.config.load import find_config, load_config, setting_fields, shipped_configs
 from nutgraf.core.console import show_log
 from nutgraf.core.environment import ignore_launchers
-from nutgraf.core.errors import NutgrafError, UserError, one_line
+from nutgraf.core.errors import NutgrafError, UserError, one_line, os_error_message
 from nutgraf.core.files import is_full, write_text
 from nutgraf.core.paths import expand, shown
 from nutgraf.core.priority import lower_priority
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NutgrafError as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
-        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        message = os_error_message(error)
         return _complain(message + f": free space there; {CARRIES_ON}" * is_full(error), 1)
     except KeyboardInterrupt as interrupt:
         stop = as_stopped(interrupt)

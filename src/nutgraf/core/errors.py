@@ -72,6 +72,11 @@ def library_message(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}".rstrip(": "), 300)
 
 
+def os_error_message(error: OSError) -> str:
+    """Return what the system reports, with the file if it names one."""
+    return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+
+
 def one_line(text: object, max_length: int = MAX_LENGTH) -> str:
     """Return `text` on one line of at most `max_length` characters, visible, without secrets."""
     line = visible(" ".join(without_secrets(str(text)).split()))

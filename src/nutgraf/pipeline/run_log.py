@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nutgraf import __version__
-from nutgraf.core.errors import library_message, one_line
+from nutgraf.core.errors import library_message, one_line, os_error_message
 from nutgraf.core.signals import as_stopped
 
 NAME = "log.jsonl"
+# How the first line of a session begins, and the last one of a process that was not killed.
+BEGINS, ENDS = "begins: process ", ("ends: ", "stopped by ")
 _LOGGER = logging.getLogger("nutgraf")
 
 
@@ -28,10 +30,13 @@ class RunLog(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path, self.stage, self._full = path, "", False
+        self._others = logging.Logger("nutgraf")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a message of the log."""
+        """Append a message of the log, and pass it on to who else gets it."""
         self.add(record.levelname.lower(), record.getMessage())
+        if record.levelno >= self._others.level:
+            self._others.callHandlers(record)
 
     def add(self, level: str, text: str) -> None:
         """Append one line, which no other process can write into."""
@@ -46,17 +51,33 @@ class RunLog(logging.Handler):
             self._full = True
             _LOGGER.warning(f"{self.path} gets no more lines: {error.strerror or error}")
 
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take all messages from INFO on in the block; others get those that they would without.
+
+        A program that calls nutgraf may show warnings alone, or leave logging as it is.
+        """
+        level, others = _LOGGER.level, self._others
+        others.setLevel(_LOGGER.getEffectiveLevel())
+        others.parent, others.propagate = _LOGGER.parent, _LOGGER.propagate
+        others.handlers, _LOGGER.handlers = _LOGGER.handlers, [self]
+        _LOGGER.propagate = False
+        _LOGGER.setLevel(min(others.level, logging.INFO))
+        try:
+            yield
+        finally:
+            _LOGGER.handlers, _LOGGER.propagate = others.handlers, others.propagate
+            _LOGGER.setLevel(level)
+
 
 @contextlib.contextmanager
 def logged(folder: Path) -> Iterator[RunLog]:
     """Write what is logged in the block, and what ends it, to the log of a run folder."""
     log = RunLog(folder / NAME)
-    log.add(
-        "info", f"begins: process {os.getpid()} on {socket.gethostname()}, nutgraf {__version__}"
-    )
-    _LOGGER.addHandler(log)
+    log.add("info", f"{BEGINS}{os.getpid()} on {socket.gethostname()}, nutgraf {__version__}")
     try:
-        yield log
+        with log.listening():
+            yield log
     except KeyboardInterrupt as interrupt:
         log.add("warning", str(as_stopped(interrupt)))
         raise
@@ -65,12 +86,10 @@ def logged(folder: Path) -> Iterator[RunLog]:
         raise
     else:
         log.add("info", "ends: all that was asked for is there")
-    finally:
-        _LOGGER.removeHandler(log)
 
 
 def _words(error: Exception) -> str:
     """Return an error as the command line prints it."""
     if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        return os_error_message(error)
     return str(error) if hasattr(error, "exit_code") else library_message(error)

@@ -28,9 +28,9 @@ from nutgraf.storage.run_folder import MANIFESTS, RunFolder
 logger = logging.getLogger(__name__)
 
 _LOCAL = ".remote"  # in the run folder: files on their way, and which storage it wrote to
-# Copied too, and fetched if they are missing.
+# Copied too, and fetched if they are missing here or the storage is ahead.
 _OTHERS = ("config.yaml", "log.jsonl", "tensorboard/*/*")
-_NOT_COPIED = {".lock", ".ray", "half-written"}
+_NOT_COPIED = {".lock", ".ray", "half-written"}  # of unfinished artefacts
 
 Files: TypeAlias = dict[str, tuple[Path, str]]  # {name there: (path here, SHA-256)}
 
@@ -153,10 +153,10 @@ class RemoteCopy:
         return {name: sha256(self._staged / name) for name in versions}
 
     def pull(self, over: bool = True) -> None:
-        """Fetch artefacts that are missing in the run folder.
+        """Fetch artefacts that are missing in the run folder, and other files that are copied.
 
-        With `over`, finished artefacts that differ and unfinished ones are replaced, too. What only
-        this folder has stays. Raises Failure for a damaged manifest.
+        With `over`, those that are here and unfinished artefacts are replaced, too. What only this
+        folder has stays. Raises Failure for a damaged manifest.
         """
         folder = RunFolder(self.local)
         folder.recover()
@@ -168,7 +168,7 @@ class RemoteCopy:
                 self._uploaded[name] = content
                 if not path.exists() or (over and path.read_bytes() != content):
                     self._fetch(name, files)
-            elif not path.exists() and any(fnmatch(name, pattern) for pattern in _OTHERS):
+            elif (over or not path.exists()) and any(fnmatch(name, other) for other in _OTHERS):
                 self.files.get(name, path)
         folder.recover()
         for name in names:

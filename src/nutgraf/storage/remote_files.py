@@ -152,14 +152,15 @@ def _open(uri: str) -> tuple[Any, str]:
     """Return the file system of an address, and the path in it. Raises UserError."""
     if "://" not in uri:
         return fs.LocalFileSystem(), absolute(uri)
+    address = uri
     if uri.startswith("s3://"):  # a small file is written by one request then, not three
-        uri += f"{'&' if '?' in uri else '?'}allow_delayed_open=true"
+        address += f"{'&' if '?' in uri else '?'}allow_delayed_open=true"
     change = (
         "give a folder, s3://BUCKET/PATH, gs://BUCKET/PATH, or another address that fsspec knows"
     )
     with library_errors(f"storage is {uri}, which cannot be opened", change):
         try:
-            system, path = fs.FileSystem.from_uri(uri)
+            system, path = fs.FileSystem.from_uri(address)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             # Arrow has no such system, or was built without it: fsspec may have it.
             if not re.search("Unrecognized filesystem|without", str(error)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -79,7 +80,5 @@ class RemoteView:
         """Fetch a file that the page needs, unless it is there; one that is gone comes later."""
         if not _NEEDED.fullmatch(PurePosixPath(target).name) or self._had.get(target) == hashed:
             return
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._had[target] = self._files.get(source, self._folder / target)
-        except FileNotFoundError:
-            return

@@ -20,12 +20,12 @@ def thinned(points: Sequence[Point], limit: int) -> list[Point]:
         return list(points)
     width = (len(points) - 2) / (limit - 2)
     edges = [1 + int(width * i) for i in range(limit - 1)]
-    kept = [points[0]]
+    chosen = [points[0]]
     for start, end in itertools.pairwise(edges):
         after = points[end : 1 + int(end + width)] or points[-1:]
         x, y = (sum(values) / len(after) for values in zip(*after, strict=True))
-        (a, b) = kept[-1]
-        kept.append(
+        (a, b) = chosen[-1]
+        chosen.append(
             max(points[start:end], key=lambda p: abs((a - x) * (p[1] - b) - (a - p[0]) * (y - b)))
         )
-    return [*kept, points[-1]]
+    return [*chosen, points[-1]]

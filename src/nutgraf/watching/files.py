@@ -7,12 +7,15 @@ wrong with it when it reads it.
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_KEPT = 300  # lines of a log
+from nutgraf.pipeline.run_log import BEGINS
+
+_LINES = 300  # the last ones of a log
 
 
 class Files:
@@ -45,8 +48,8 @@ class LogTail:
 
     def _begin(self, inode: int) -> None:
         self._inode, self._place = inode, 0
-        self.lines: deque[dict[str, Any]] = deque(maxlen=_KEPT)
-        self.problems: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self.lines: deque[dict[str, Any]] = deque(maxlen=_LINES)
+        self.problems: deque[dict[str, Any]] = deque(maxlen=_LINES)
         self.began: dict[str, float] = {}  # when each stage did, in the latest session
         self.total = 0
 
@@ -54,7 +57,7 @@ class LogTail:
         """Read the whole lines that have been added."""
         try:
             with self._path.open("rb") as file:
-                stat = self._path.stat()
+                stat = os.fstat(file.fileno())
                 if (stat.st_ino, self._place) != (self._inode, min(self._place, stat.st_size)):
                     self._begin(stat.st_ino)  # another file, or a shorter one
                 file.seek(self._place)
@@ -73,7 +76,7 @@ class LogTail:
     def _add(self, row: dict[str, Any]) -> None:
         self.total += 1
         self.lines.append(row)
-        if row["text"].startswith("begins: process "):
+        if row["text"].startswith(BEGINS):
             self.began.clear()
             self.problems.clear()
         if row["stage"]:

@@ -17,14 +17,14 @@ _FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi"
 
 
 def machine(folder: Path) -> dict[str, Any]:
-    """Return load in percent of all cores since the last call, memory and disk in bytes.
+    """Return load in percent of all cores over 0.1 s, memory and disk in bytes.
 
     They are rounded, so that noise is no news.
     """
     memory, step = psutil.virtual_memory(), 50_000_000
     return {
         "cores": os.cpu_count(),
-        "load": round(psutil.cpu_percent() / 5) * 5,
+        "load": round(psutil.cpu_percent(interval=0.1) / 5) * 5,
         "memory": round((memory.total - memory.available) / step) * step,
         "of_memory": memory.total,
         "free_disk": round(shutil.disk_usage(folder).free / step) * step,

@@ -52,19 +52,19 @@ def shown(folder: Path) -> Iterator[None]:
         show(render(Watcher(folder, who=lambda: None).latest()))
 
 
-def render(found: dict[str, Any]) -> str:
+def render(state: dict[str, Any]) -> str:
     """Return a snapshot as HTML that needs no script: stages, curves of the trials, problems."""
     stages = "  ".join(
         f"{_MARKS[stage['state']]} <b>{stage['name']}</b> {_time(stage)}"
-        for stage in found["stages"]
+        for stage in state["stages"]
     )
-    trials = found["trials"]
-    words = [f"{len(trials)} of {found['search']['of']} trials"] if trials else []
+    trials = state["trials"]
+    words = [f"{len(trials)} of {state['search']['of']} trials"] if trials else []
     best = min(((t["loss"], n) for n, t in trials.items() if t["points"]), default=None)
     if best:
         words.append(f"lowest validation loss {best[0]:.3f}, of trial {best[1]}")
-    problems = "".join(f"<li>{escape(line['text'])}</li>" for line in found["problems"][-5:])
-    last = found["log"][-1]["text"] if found["log"] else ""
+    problems = "".join(f"<li>{escape(line['text'])}</li>" for line in state["problems"][-5:])
+    last = state["log"][-1]["text"] if state["log"] else ""
     return (
         f'<div style="font: 14px system-ui, sans-serif; max-width: {_WIDTH}px">'
         f"<p>{stages}</p><p>{escape('; '.join(words))}</p>{_chart(trials) if best else ''}"

@@ -17,6 +17,7 @@ from nutgraf.config import Config
 from nutgraf.config.load import load_config
 from nutgraf.core.errors import NutgrafError, UserError
 from nutgraf.pipeline.artifacts import trained_models
+from nutgraf.pipeline.run_log import ENDS
 from nutgraf.pipeline.run_log import NAME as LOG
 from nutgraf.search.trial import CURVES
 from nutgraf.storage.artefact import UNFINISHED
@@ -88,18 +89,19 @@ class Watcher:
         folder = self.folder
         held = self._who()
         self._log.update()
-        config = self._read_config()
-        found: dict[str, Any] = {
+        config, unreadable = self._read_config()
+        common: dict[str, Any] = {
             "folder": self._title,
             "holder": held,
             "log": list(self._log.lines),
             "lines": self._log.total,
-            "problems": list(self._log.problems),
+            "problems": [*self._log.problems, *unreadable],
             "machine": self._machine(),
             "report": (folder / "report.html").exists(),
         }
         if config is None or self._search is None:
-            return {**found, "state": "running" if held else "empty", "stages": [], "trials": {},
+            ended = self._end() if unreadable else "empty"
+            return {**common, "state": "running" if held else ended, "stages": [], "trials": {},
                     "trainings": {}, "search": None}  # fmt: skip
         trials = self._search.trials(self._search_folder(), running=bool(held))
         trainings = {name: self._training(name, config) for name in trained_models(config)}
@@ -112,11 +114,9 @@ class Watcher:
         began = self._log.began if held else {}
         of_stages = stages(folder, config, self._files, bool(held), began, progress)
         finished = all(stage["state"] == "finished" for stage in of_stages)
-        failed = bool(self._log.lines) and self._log.lines[-1]["level"] == "error"
-        state = "finished" if finished else "failed" if failed else "stopped"
         return {
-            **found,
-            "state": "running" if held else state,
+            **common,
+            "state": "running" if held else "finished" if finished else self._end(),
             "stages": of_stages,
             "search": {
                 "of": config.search.trials,
@@ -127,17 +127,24 @@ class Watcher:
             "trainings": {name: training for name, training in trainings.items() if training["of"]},
         }
 
-    def _read_config(self) -> Config | None:
-        """Return the study's configuration, read again if it has changed."""
+    def _end(self) -> str:
+        """Return how a process that did not finish the study ended, by the last line of its log."""
+        last = self._log.lines[-1] if self._log.lines else {"level": "", "text": ENDS[0]}
+        if last["level"] == "error":
+            return "failed"
+        return "stopped" if last["text"].startswith(ENDS) else "killed"
+
+    def _read_config(self) -> tuple[Config | None, list[dict[str, Any]]]:
+        """Return the study's configuration, read again if it has changed, and what is wrong."""
         path = self.folder / "config.yaml"
         text = self._files.read(path, str)
         if text is not None and text != self._text:
             try:
                 self._config = load_config(path)
-            except NutgrafError:
-                return None  # of another version; the page shows the log
+            except NutgrafError as error:  # of another version
+                return None, [{"level": "error", "stage": "", "text": str(error)}]
             self._text, self._search = text, Search(self._config, self._files)
-        return self._config
+        return self._config, []
 
     def _search_folder(self) -> Path:
         making = self.folder / UNFINISHED / "search" / "search"
@@ -146,14 +153,10 @@ class Watcher:
     def _training(self, name: str, config: Config) -> dict[str, Any]:
         rows = self._training_rows(name)
         losses = [(r["examples"], r["validation_loss"]) for r in rows if r["validation_loss"]]
-        train = [(r["examples"], r["train_loss"]) for r in rows if r["train_loss"]]
         return {
             "points": thinned(losses, _POINTS),
-            "train": thinned(train, _POINTS),
             "seen": rows[-1]["examples"] if rows else 0,
             "of": total_examples(config.train) if rows else 0,
-            "loss": min((loss for _, loss in losses), default=None),
-            "seconds": round(rows[-1]["seconds"]) if rows else 0,
         }
 
     def _training_rows(self, name: str) -> list[dict[str, Any]]:
@@ -170,31 +173,26 @@ class Watcher:
         return self._measured
 
 
-def snapshot(folder: Path) -> dict[str, Any]:
-    """Return all that a run folder says now. Raises UserError if it does not exist."""
-    return Watcher(folder).latest()
-
-
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Return what of a snapshot differs from an earlier one; of trials those that do.
 
     A trial that is gone is None.
     """
-    found = {name: value for name, value in new.items() if old.get(name) != value}
-    if "trials" in found and "trials" in old:
+    news = {name: value for name, value in new.items() if old.get(name) != value}
+    if "trials" in news and "trials" in old:
         before, now = old["trials"], new["trials"]
-        found["trials"] = {n: trial for n, trial in now.items() if before.get(n) is not trial}
-        found["trials"] |= {n: None for n in before if n not in now}
-    if "log" in found and (added := new["lines"] - old.get("lines", 0)) > 0 and "log" in old:
-        found["log"], found["log_goes_on"] = new["log"][-added:], True
-    return found
+        news["trials"] = {n: trial for n, trial in now.items() if before.get(n) is not trial}
+        news["trials"] |= {n: None for n in before if n not in now}
+    if "log" in news and (added := new["lines"] - old.get("lines", 0)) > 0 and "log" in old:
+        news["log"], news["log_goes_on"] = new["log"][-added:], True
+    return news
 
 
 def _searched(trials: Trials, of: int) -> float | None:
     """Return the share of the articles that all trials see at most; stopped ones are whole."""
     ended = ("completed", "stopped", "error")
-    done = [1.0 if t["state"] in ended else t["seen"] / t["of"] for t in trials.values()]
-    return sum(done) / of if done else None
+    shares = [1.0 if t["state"] in ended else t["seen"] / t["of"] for t in trials.values()]
+    return sum(shares) / of if shares else None
 
 
 def _history(text: str) -> list[dict[str, Any]]:

@@ -100,15 +100,15 @@ def written(folder: Path, config: Config, files: Files) -> float | None:
     names = artefacts(config)["generate"]
     if not card:
         return None
-    total, done = card["splits"]["test"]["sampled"], 0.0
+    total, share = card["splits"]["test"]["sampled"], 0.0
     for name in names:
         if (folder / MANIFESTS / f"{_file(name)}.json").exists():
-            done += 1
+            share += 1
             continue
         journals = [folder / UNFINISHED / _file(name) / journal for journal in _WRITTEN]
         rows = max(files.read(journal, _lines) or 0 for journal in journals)
-        done += min(1.0, rows / max(1, total))
-    return done / len(names)
+        share += min(1.0, rows / max(1, total))
+    return share / len(names)
 
 
 def _lines(text: str) -> int:

@@ -50,7 +50,7 @@ class Search:
             records = {n: record for n, record in records.items() if str(n) in table}
         verdicts = {} if table else self._verdicts(search, records)
         limit = min(_PER_CURVE[1], max(_PER_CURVE[0], _POINTS // max(1, len(records))))
-        found = {}
+        trials: Trials = {}
         for number, record in records.items():
             row = table.get(str(number), {})
             home = search / "trials" / str(number)
@@ -70,14 +70,13 @@ class Search:
                 "of": self._length(number, record["values"])[1],
                 "seconds": round(record["seconds"]),
                 "rouge": (self._files.read(home / "rouge.json") or {}).get("rougeLsum"),
-                "by": row.get("proposed_by") or None,
                 "chosen": row.get("chosen") == "True",
                 "why": row.get("error") or self._why(number, home, state, history),
             }
-            before = self._last.get(str(number))
-            found[str(number)] = before if before == trial else trial
-        self._last = {n: trial for n, trial in found.items() if trial}
-        return self._last
+            before = self._last.get(str(number), trial)
+            trials[str(number)] = before if before == trial else trial
+        self._last = trials
+        return trials
 
     def _points(self, number: int, history: list[Point], limit: int) -> list[Point]:
         version = len(history), history[-1:], limit

@@ -13,10 +13,10 @@ export async function* summaries(request, signal) {
     body: JSON.stringify({ ...request, stream: true, evidence: true }),
     signal,
   });
-  for await (const [name, told] of events(answer)) {
+  for await (const [name, data] of events(answer)) {
     if (name === "done") return;
-    if (name === "problem") throw new Error(told.error);
-    yield [name, told];
+    if (name === "problem") throw new Error(data.error);
+    yield [name, data];
   }
   throw new Error("The answer broke off: is the server still running?");
 }
@@ -47,6 +47,6 @@ export async function asked(path, options) {
     throw new Error("The server does not answer: is nutgraf still running?");
   }
   if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  throw new Error(told.error ?? `The answer was ${answer.status}: is nutgraf still running?`);
+  const { error } = await answer.json().catch(() => ({}));
+  throw new Error(error ?? `The answer was ${answer.status}: is nutgraf still running?`);
 }

@@ -1,11 +1,11 @@
 // The token comes with the address that was printed, behind the #, which no browser sends.
 export function readToken() {
-  const given = /^#token=(.+)$/.exec(location.hash)?.[1];
-  if (given) history.replaceState(null, "", location.pathname + location.search);
-  return stored(sessionStorage, "nutgraf.token", given) ?? "";
+  const token = /^#token=(.+)$/.exec(location.hash)?.[1];
+  if (token) history.replaceState(null, "", location.pathname + location.search);
+  return stored(sessionStorage, "nutgraf.token", token) ?? "";
 }
 
-// What a store has under a name, after putting `value` there if it is given.
+// What a store has under a name, after putting `value` there, if there is one.
 export function stored(store, name, value) {
   try {
     if (value !== undefined) store.setItem(name, value);

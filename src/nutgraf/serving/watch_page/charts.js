@@ -14,10 +14,10 @@ export function short(value) {
 }
 
 function svg(name, attributes = {}, ...children) {
-  const made = document.createElementNS(SPACE, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const node = document.createElementNS(SPACE, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
 }
 
 // A sample of a line for a legend.
@@ -26,11 +26,11 @@ export const sample = (kind) =>
 
 function ticks(low, high, logarithmic, many) {
   if (logarithmic) {
-    const found = [];
+    const all = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
-      for (const digit of [1, 2, 5]) found.push(digit * 10 ** power);
+      for (const digit of [1, 2, 5]) all.push(digit * 10 ** power);
     }
-    const inside = found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+    const inside = all.filter((value) => value >= low * 0.999 && value <= high * 1.001);
     const every = Math.ceil(inside.length / many);
     return inside.filter((_, i) => i % every === 0);
   }
@@ -46,8 +46,8 @@ function range(values, logarithmic, cut) {
   const sorted = values.filter((v) => !logarithmic || v > 0).sort((a, b) => a - b);
   if (!sorted.length) return [0, 1, 0];
   let [low, high] = [sorted[0], sorted.at(-1)];
-  const most = sorted[Math.floor(0.95 * (sorted.length - 1))];
-  if (cut && sorted.length > 8 && high - low > 3 * (most - low) && most > low) high = most + 0.15 * (most - low);
+  const high95 = sorted[Math.floor(0.95 * (sorted.length - 1))];
+  if (cut && sorted.length > 8 && high - low > 3 * (high95 - low) && high95 > low) high = high95 + 0.15 * (high95 - low);
   const above = sorted.filter((value) => value > high).length;
   if (low === high) return logarithmic ? [low / 2, high * 2, above] : [low - 0.5, high + 0.5, above];
   const margin = logarithmic ? 1 : 0.04 * (high - low);
@@ -107,15 +107,15 @@ export function draw(box, { title, series, x, y, dots = false, height = 260, pic
     const ratio = width / frame.width;
     const [px, py] = [(event.clientX - frame.left) * ratio, (event.clientY - frame.top) * ratio];
     let best = 30 ** 2;
-    let found = null;
+    let nearest = null;
     for (const each of series) {
       for (const p of each.points) {
         const distance = (atX(p[0]) - px) ** 2 + (atY(p[1]) - py) ** 2;
-        if (distance < best) [best, found] = [distance, { each, p }];
+        if (distance < best) [best, nearest] = [distance, { each, p }];
       }
     }
-    if (found?.p === near?.p) return;
-    near = found;
+    if (nearest?.p === near?.p) return;
+    near = nearest;
     mark.setAttribute("d", near ? path(near.each.points) : "");
     point(near?.each.name ?? null, near?.p);
   });

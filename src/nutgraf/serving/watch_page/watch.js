@@ -6,7 +6,8 @@ import { TrialTable } from "./table.js";
 
 const $ = (id) => document.getElementById(id);
 const STATES = {
-  running: "Running", stopped: "Not running", finished: "Finished", failed: "Failed", empty: "Nothing there yet",
+  running: "Running", stopped: "Not running", killed: "Not running", finished: "Finished", failed: "Failed",
+  empty: "Nothing there yet",
 };
 const STAGE_STATES = {
   running: "running", finished: "finished", stopped: "begun, not running", waiting: "waiting",
@@ -19,7 +20,7 @@ let now = {}; // the latest snapshot, put together from what has come
 let clock = 0; // seconds that the server's clock is ahead of this one
 let shown = null; // the training whose curves are shown, if somebody has chosen one
 let version = ""; // of the curves that are shown
-const drawn = {}; // what each chart was drawn from
+let redrawOne = null; // draws these again, for another width
 const table = new TrialTable($("table"), choose);
 
 async function post(path, body) {
@@ -30,7 +31,7 @@ async function post(path, body) {
   });
 }
 
-// Listen for ever: if the server goes away, what it said last stays, and it is asked again.
+// Listen for ever: if the server goes away, its last snapshot stays, and it is asked again.
 async function listen() {
   let ended = false;
   for (let wait = 1; ; wait = Math.min(30, wait * 2)) {
@@ -48,7 +49,7 @@ async function listen() {
     if (ended) {
       $("problem").textContent = "The server of this page has ended, and this is what it said last. nutgraf watch shows more.";
     } else if (!token) return;
-    await new Promise((done) => setTimeout(done, wait * 1000));
+    await new Promise((resolve) => setTimeout(resolve, wait * 1000));
   }
 }
 
@@ -124,23 +125,23 @@ function tick() {
   [...$("stages").children].forEach((item, i) => {
     const { began, seconds, planned, share, state, carried_on: part } = now.stages[i];
     const plan = planned === null ? "" : `planned ${duration(planned)}`;
-    let said = plan;
+    let words = plan;
     if (began !== null) {
       const spent = Math.max(0, Date.now() / 1000 + clock - began);
       const left = planned === null ? null : share === null ? planned - spent : planned * (1 - share);
-      said = duration(spent) + (left > 0 ? `, about ${duration(left)} left` : "") + (plan ? `; ${plan}` : "");
+      words = duration(spent) + (left > 0 ? `, about ${duration(left)} left` : "") + (plan ? `; ${plan}` : "");
     } else if (state === "finished" || state === "earlier") {
-      said = `${part ? "at least " : ""}${duration(seconds)}${plan ? `; ${plan}` : ""}`;
+      words = `${part ? "at least " : ""}${duration(seconds)}${plan ? `; ${plan}` : ""}`;
     }
     const time = item.querySelector(".time");
-    if (time.textContent !== said) time.textContent = said;
+    if (time.textContent !== words) time.textContent = words;
   });
 }
 
 function showProblems() {
   const lines = now.problems.map(({ level, stage, text }) =>
     element("li", { class: level }, stage ? `${stage}: ${text}` : text));
-  if (now.state === "stopped" && now.log.length && !/^(ends|stopped by)/.test(now.log.at(-1).text)) {
+  if (now.state === "killed") {
     lines.push(element("li", { class: "error" },
       "The process that ran it is gone without a word: killed, or the machine went down. The same command carries on."));
   }
@@ -167,11 +168,11 @@ function drawLosses() {
     .map(([name, trial]) => ({ name, kind: each, points: trial.points })));
   draw($("losses"), {
     title: `Validation loss of ${series.length} trials by articles seen; the table has the values`,
-    series, x: { label: "articles seen" }, y: { cut: true }, height: 300, pick: choose, point: say,
+    series, x: { label: "articles seen" }, y: { cut: true }, height: 300, pick: choose, point: describe,
   });
 }
 
-function say(name, place) {
+function describe(name, place) {
   if (name === null) {
     $("pointed").textContent = "Point at a curve to see which trial it is; click it for its own curves.";
     return;
@@ -200,7 +201,7 @@ function drawSettings() {
     });
     draw(figure.lastChild, {
       title: `Lowest validation loss by ${name}`, series, dots: true, height: 200,
-      x: { label: "", log: now.search.log.includes(name) && !words }, y: { cut: true }, pick: choose, point: say,
+      x: { label: "", log: now.search.log.includes(name) && !words }, y: { cut: true }, pick: choose, point: describe,
     });
   });
 }
@@ -246,7 +247,7 @@ async function showOne() {
 
 function drawOne(title, record, rows) {
   const of = (key) => rows.filter((row) => row[key] != null).map((row) => [row.examples, row[key]]);
-  drawn.one = () => drawOne(title, record, rows);
+  redrawOne = () => drawOne(title, record, rows);
   const seen = `${record.seen.toLocaleString("en")} of ${record.of.toLocaleString("en")} articles. `;
   $("one-note").textContent = (record.why ? `${title}: ${record.why}. ` : "")
     + (rows.length ? seen : `${seen}No curves are stored of it, only the losses at its evaluations.`);
@@ -281,7 +282,7 @@ addEventListener("resize", () => {
   width = innerWidth;
   drawLosses();
   drawSettings();
-  drawn.one?.();
+  redrawOne?.();
 });
 setInterval(() => now.stages && tick(), 1000);
 listen();
