@@ -345,7 +345,9 @@ def test_a_setting_of_memory_throws_no_checkpoint_away(
 # Generation.
 
 
-def test_a_half_written_row_is_dropped_and_the_whole_ones_are_kept(tmp_path: Path) -> None:
+def test_a_half_written_row_is_dropped_and_the_whole_ones_are_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [{"index": n, "text": "é\u2028\n" * n} for n in range(3)]
     journal = Journal(tmp_path / "j")
     journal.add(rows[:2])
@@ -357,6 +359,15 @@ def test_a_half_written_row_is_dropped_and_the_whole_ones_are_kept(tmp_path: Pat
         assert again.rows == rows[: written[:length].count(b"\n")]
         again.add([{"index": 9}])
         assert Journal(tmp_path / "j").rows == [*again.rows[:-1], {"index": 9}]
+    assert caplog.messages == []
+    for damaged in (written.replace(b'"', b"\0", 1), b"7\n" + written):
+        (tmp_path / "j").write_bytes(damaged)
+        assert Journal(tmp_path / "j").rows == []
+        n = damaged.count(b"\n")
+        assert caplog.messages.pop() == (
+            f"{tmp_path / 'j'} line 1 is damaged: it and what is behind it, {n} lines in all, are "
+            "dropped and written again"
+        )
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # What a file begins with that Git LFS has not downloaded.
 LFS_POINTER = b"version https://git-lfs.github.com/"
@@ -122,7 +125,9 @@ def digest(values: Mapping[str, Any]) -> str:
 class Journal:
     """Rows in a JSONL file that are on the disk as soon as they are added.
 
-    A row that a kill left half written is dropped when the journal is opened again.
+    A row that a kill left half written is dropped when the journal is opened again. A damaged line
+    before the last is dropped with the lines behind it, and a warning says so: a power cut can
+    leave the blocks of one addition in any order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -131,17 +136,23 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             file.seek(0)
+            *lines, _torn = file.read().split(b"\n")
             size = 0
-            for line in file:
+            for line in lines:
                 try:
-                    row = json.loads(line) if line.endswith(b"\n") else None
+                    row = json.loads(line)
                 except ValueError:
                     break
                 if not isinstance(row, dict):
                     break
                 self.rows.append(row)
-                size += len(line)
+                size += len(line) + 1
             file.truncate(size)
+        if dropped := len(lines) - len(self.rows):
+            logger.warning(
+                f"{path} line {len(self.rows) + 1} is damaged: it and what is behind it, {dropped} "
+                "lines in all, are dropped and written again"
+            )
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows and wait until they are on the disk. Raises OSError naming the file."""
