@@ -451,6 +451,14 @@ def test_two_summaries_are_judged_without_names(chromium: Browser, tmp_path: Pat
         time.sleep(0.1)
         assert page.run(place) == "10 of 20"
         page.run("document.getElementById('keys').click()")
+        refuse = "Object.defineProperty(window, '{}', {{ get() {{ throw new Error(); }} }});"
+        source = "".join(map(refuse.format, ("localStorage", "sessionStorage")))
+        script = page.send("Page.addScriptToEvaluateOnNewDocument", source=source)
+        page.open(f"{address}/?#token={TOKEN}", 1280, "light")  # as if cookies were blocked
+        page.run("document.getElementById('name').value = 'Ann B', "
+                 "document.getElementById('begin').requestSubmit()")  # fmt: skip
+        person.waits_for(f"{place} === '10 of 20'")
+        page.send("Page.removeScriptToEvaluateOnNewDocument", **script)
         assert person.heard("complaints") == []
     kinds = [row["kind"] for row in rows()]
     assert kinds == [*["click"] * 10, "undo", "click", "undo"]

@@ -42,7 +42,7 @@ function show(view) {
   const over = view.id === null;
   shown = view;
   judge = view.judge;
-  stored(localStorage, "nutgraf.judge", judge);
+  stored("localStorage", "nutgraf.judge", judge);
   $("who").textContent = judge;
   $("begin").hidden = true;
   $("reader").hidden = $("pair").hidden = over;
@@ -66,11 +66,11 @@ function show(view) {
   clock.since = document.hidden ? null : performance.now();
 }
 
-function verdict(given) {
+function sendVerdict(verdict) {
   if (!shown || shown.id === null) return;
   step("click", {
     id: shown.id,
-    verdict: given,
+    verdict,
     seconds: Math.min(seconds(), 86400),
     wrong: SIDES.flatMap((side) => runs(wrong[side]).map((run) => ({ side, ...run }))),
     seen: $("known").open,
@@ -88,13 +88,13 @@ function seconds() {
 // What is wrong: marks over characters, which are Unicode code points, as on the server.
 
 function runs(marks) {
-  const found = [];
+  const spans = [];
   marks.forEach((on, at) => {
     if (!on) return;
-    if (found.at(-1)?.end === at) found.at(-1).end += 1;
-    else found.push({ start: at, end: at + 1 });
+    if (spans.at(-1)?.end === at) spans.at(-1).end += 1;
+    else spans.push({ start: at, end: at + 1 });
   });
-  return found;
+  return spans;
 }
 
 function toggle(side, { start, end }) {
@@ -110,7 +110,7 @@ function draw(side) {
   const ends = [0, ...sentences.map((sentence) => sentence.end)];
   const focused = [...$(side).children].indexOf(document.activeElement);
   const underlined = (piece) => element("u", { class: "unsupported" }, piece);
-  const made = sentences.map(({ start, end }) => {
+  const nodes = sentences.map(({ start, end }) => {
     const marks = wrong[side].slice(start, end);
     const pressed = marks.every(Boolean) ? "true" : marks.some(Boolean) ? "mixed" : "false";
     return element("span", {
@@ -119,11 +119,11 @@ function draw(side) {
     }, ...pieces(points, start, end, spans, underlined));
   });
   $(side).replaceChildren(
-    ...made.flatMap((node, i) => [points.slice(ends[i], sentences[i].start).join(""), node]),
+    ...nodes.flatMap((node, i) => [points.slice(ends[i], sentences[i].start).join(""), node]),
     points.slice(ends.at(-1)).join(""),
   );
   if (!text.trim()) $(side).append(element("em", { class: "soft" }, "Nothing was written."));
-  if (focused >= 0) made[focused]?.focus();
+  if (focused >= 0) nodes[focused]?.focus();
 }
 
 // The words that are selected in a summary, if some are.
@@ -163,15 +163,15 @@ function mark(side, event) {
 async function showResult() {
   if (!$("known").open) return;
   const after = shown;
-  let found;
+  let result;
   try {
-    found = await post("result");
+    result = await post("result");
   } catch (error) {
     $("problem").textContent = error.message;
     return;
   }
   if (after !== shown) return; // there was another click meanwhile
-  const { words, systems, wins, sequence, left } = found;
+  const { words, systems, wins, sequence, left } = result;
   const percent = (share) => `${Math.round(100 * share)}%`;
   $("words").textContent = words;
   $("more").textContent = sequence.n
@@ -183,10 +183,10 @@ async function showResult() {
 
 function scale([first, second], { low, high, mean }) {
   const svg = (name, properties, ...children) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(properties)) made.setAttribute(key, value);
-    made.append(...children);
-    return made;
+    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(properties)) node.setAttribute(key, value);
+    node.append(...children);
+    return node;
   };
   const x = (share) => 400 * (1 - share); // the first system is at the left
   return svg("svg", { viewBox: "0 0 400 46" },
@@ -199,9 +199,9 @@ function scale([first, second], { low, high, mean }) {
 
 // What a person does.
 
-$("name").value = stored(localStorage, "nutgraf.judge") ?? "";
-$("keys").checked = stored(localStorage, "nutgraf.keys") !== "off";
-$("keys").addEventListener("change", () => stored(localStorage, "nutgraf.keys", $("keys").checked ? "on" : "off"));
+$("name").value = stored("localStorage", "nutgraf.judge") ?? "";
+$("keys").checked = stored("localStorage", "nutgraf.keys") !== "off";
+$("keys").addEventListener("change", () => stored("localStorage", "nutgraf.keys", $("keys").checked ? "on" : "off"));
 $("begin").addEventListener("submit", (event) => {
   event.preventDefault();
   judge = $("name").value;
@@ -215,7 +215,7 @@ $("leave").addEventListener("click", () => {
   $("name").focus();
 });
 for (const button of document.querySelectorAll("[data-verdict]")) {
-  button.addEventListener("click", () => verdict(button.dataset.verdict));
+  button.addEventListener("click", () => sendVerdict(button.dataset.verdict));
 }
 $("undo").addEventListener("click", undo);
 $("known").addEventListener("toggle", showResult);
@@ -237,9 +237,9 @@ document.addEventListener("visibilitychange", () => {
   } else if (!document.hidden) clock.since ??= performance.now();
 });
 document.addEventListener("keydown", (event) => {
-  const held = event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey;
-  if (!$("keys").checked || held || event.target.matches("input") || !shown) return;
-  if (KEYS[event.key]) verdict(KEYS[event.key]);
+  const ignored = event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey;
+  if (!$("keys").checked || ignored || event.target.matches("input") || !shown) return;
+  if (KEYS[event.key]) sendVerdict(KEYS[event.key]);
   else if (event.key.toLowerCase() === "u") undo();
   else return;
   event.preventDefault();
