@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from helpers.loopback import answered
 from nutgraf.core.files import write_records
 from nutgraf.data.article_store import write_split
 from nutgraf.data.rows import Article
 from nutgraf.judging.prediction import FEATURES
 from nutgraf.pipeline.judgements import open_session
-from nutgraf.serving.access import Access
 from nutgraf.serving.judge import create_app
-from nutgraf.serving.limits import Limits
-from nutgraf.serving.metrics import Metrics
-from nutgraf.serving.request_guard import Guard
-from nutgraf.serving.server import HttpServer
 from nutgraf.storage.run_folder import RunFolder
 
 TOKEN = "the-token"
 
 
 def write_study(path: Path, articles: Sequence[Article], texts: dict[str, list[str]]) -> RunFolder:
-    """Test articles, and summaries and scores of each system; the longer the better by ROUGE."""
+    """Write test articles, summaries and scores of each system; ROUGE-Lsum is the length."""
     folder = RunFolder(path)
     with folder.artefact("data").writing() as scratch:
         write_split(articles, scratch / "data" / "test.parquet")
@@ -41,17 +35,9 @@ def write_study(path: Path, articles: Sequence[Article], texts: dict[str, list[s
 
 @contextlib.contextmanager
 def judging(run: Path) -> Iterator[str]:
-    """The page for `best` and `lead3` of a run folder; its address, without the token."""
-    limits, access = Limits(), Access("127.0.0.1", "127.0.0.1")
+    """Serve the page for `best` and `lead3`; yield its address without the token."""
     with (
         open_session(run, ("best", "lead3")) as session,
-        socket.create_server(("127.0.0.1", 0)) as listening,
+        answered(create_app(session, TOKEN)) as (port, _),
     ):
-        server = HttpServer(Guard(create_app(session, TOKEN), limits, Metrics(), access))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+        yield f"http://127.0.0.1:{port}"

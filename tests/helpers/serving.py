@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import httpx2
 
+from helpers.loopback import answered
 from nutgraf.config import GenerateConfig
 from nutgraf.generation.result import RatedSummary, SummaryResult
-from nutgraf.serving.access import Access
 from nutgraf.serving.api import create_app
 from nutgraf.serving.batching import Worker
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
-from nutgraf.serving.request_guard import Guard
 from nutgraf.serving.server import HttpServer
 
 SYSTEMS = {"best": "the chosen one", "baseline": "the given one", "lead3": "no model"}
@@ -104,19 +102,9 @@ def serving(
 ) -> Iterator[Server]:
     """The whole application around `writer`, in threads of this process."""
     metrics = Metrics()
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listening,
-        Worker(writer, limits, limits.batch_size or 8, metrics) as worker,  # type: ignore[arg-type]
-    ):
+    with Worker(writer, limits, limits.batch_size or 8, metrics) as worker:  # type: ignore[arg-type]
         app = create_app(SYSTEMS, base, worker, limits, metrics, GenerateConfig())
-        access = Access("127.0.0.1", "127.0.0.1", origins)
-        server = HttpServer(Guard(app, limits, metrics, access), worker)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            started = Server(listening.getsockname()[1], worker, server)
+        with answered(app, worker, limits, metrics, origins) as (port, http):
+            started = Server(port, worker, http)
             with started.client:
                 yield started
-        finally:
-            server.should_exit = True
-            thread.join()

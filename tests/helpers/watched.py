@@ -5,22 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from helpers.loopback import answered
 from nutgraf.config import Config
 from nutgraf.config.load import to_yaml, with_overrides
 from nutgraf.core.files import write_json, write_text
-from nutgraf.serving.access import Access
-from nutgraf.serving.limits import Limits
-from nutgraf.serving.metrics import Metrics
-from nutgraf.serving.request_guard import Guard
-from nutgraf.serving.server import HttpServer
 from nutgraf.serving.watch import Streams, create_app
 from nutgraf.watching.snapshot import Watcher
 
@@ -109,14 +103,5 @@ def held(folder: Path) -> Iterator[None]:
 def watching(folder: Path) -> Iterator[str]:
     """Serve the page of a run folder; yield its address, without the token."""
     streams = Streams(Watcher(folder))
-    access = Access("127.0.0.1", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        app = Guard(create_app(streams, TOKEN), Limits(), Metrics(), access)
-        server = HttpServer(app, streams)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    with answered(create_app(streams, TOKEN), streams) as (port, _):
+        yield f"http://127.0.0.1:{port}"

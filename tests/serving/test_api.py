@@ -200,7 +200,7 @@ def test_a_stream_in_openais_form_ends_with_done(server):
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "param", "told"),
+    ("asked", "status", "param", "words"),
     [
         ({"model": "gpt-4o"}, 404, "model", "'gpt-4o': this server has best, baseline, lead3"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "messages", "but white space"),
@@ -219,13 +219,13 @@ def test_a_stream_in_openais_form_ends_with_done(server):
         ({"reasoning_effort": "low"}, 400, "reasoning_effort", "extra inputs are not permitted"),
     ],
 )  # fmt: skip
-def test_the_openai_client_gets_a_refusal_in_its_own_form(client, asked, status, param, told):
+def test_the_openai_client_gets_a_refusal_in_its_own_form(client, asked, status, param, words):
     good = {"model": "best", "messages": [{"role": "user", "content": ARTICLE}]}
     with pytest.raises(openai.APIStatusError) as raised:
         client.chat.completions.create(**(good | asked))
     assert raised.value.status_code == status
     assert (raised.value.type, raised.value.param) == ("invalid_request_error", param)
-    assert told in raised.value.body["message"]
+    assert words in raised.value.body["message"]
     assert raised.value.code == ("model_not_found" if status == 404 else None)
 
 
@@ -443,7 +443,7 @@ def test_head_is_answered_as_get_is_without_the_body(server):
 
 
 def test_no_proxy_holds_a_stream_back_or_ends_it_while_it_waits(monkeypatch):
-    monkeypatch.setattr("nutgraf.serving.running_request._COMMENT_SECONDS", 0.05)
+    monkeypatch.setattr("nutgraf.serving.running_request.COMMENT_SECONDS", 0.05)
     fake = Fake()
     with serving(fake) as server:
         fake.open.clear()
@@ -475,7 +475,7 @@ def test_every_answer_forbids_foreign_scripts_and_caches(server):
 
 
 def behind_another(fake: Fake, server: Server, requests: Sequence[dict[str, Any]]) -> list[Any]:
-    """Answers to a request for `first`, and to others that wait together behind it."""
+    """Return the answers to a request for `first`, and to others that wait behind it."""
     with ThreadPoolExecutor(10) as people:
         fake.open.clear()
         first = people.submit(server.ask, "first")

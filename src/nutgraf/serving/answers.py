@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Header, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -17,11 +16,11 @@ from nutgraf.serving import schema
 from nutgraf.serving.errors import RequestError
 
 PAGE = Path(__file__).with_name("page")
-TOKEN_BYTES = 16
 EVENT_HEADERS = {
     "Cache-Control": "no-cache, no-store, no-transform",
     "X-Accel-Buffering": "no",  # nginx
 }
+COMMENT_SECONDS = 15.0  # after so long without an event a comment: proxies cut at 60 s
 
 
 def add_files(app: FastAPI, *files: Path) -> None:
@@ -47,16 +46,6 @@ async def require_json(request: Request) -> None:
         raise RequestError(415, f"Content-Type is {media_type[:80]!r}: send application/json")
 
 
-def requires_token(token: str) -> Callable[[str], Awaitable[None]]:
-    """Return what refuses a request that does not show the token of the page."""
-
-    async def require(x_nutgraf_token: Annotated[str, Header()] = "") -> None:
-        if not secrets.compare_digest(x_nutgraf_token.encode(), token.encode()):
-            raise RequestError(403, "this page has no token: open the address that was printed")
-
-    return require
-
-
 def server_event(name: str, data: str) -> str:
     """Return a server-sent event."""
     return f"event: {name}\ndata: {data}\n\n"
@@ -80,7 +69,9 @@ async def _on_http_error(request: Request, error: Any) -> JSONResponse:
     if error.status_code == 400:
         line = "the body is no JSON: it is compressed, not UTF-8, or nested too deeply"
         return RequestError(422, line).response(request.scope)
-    line = f"{request.method} {request.url.path[:80]}: {error.detail}; see /openapi.json"
+    line = f"{request.method} {request.url.path[:80]}: {error.detail}"
+    if request.app.openapi_url:
+        line += "; see /openapi.json"
     refusal = RequestError(error.status_code, line)
     refusal.headers = dict(error.headers or {})
     if refusal.headers.get("Allow") == "GET":

@@ -1,4 +1,4 @@
-"""Define the HTTP API: its routes, and how an answer is put together."""
+"""Define the HTTP API: its routes, and the page that asks there."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
-from nutgraf.generation.summarizer import SummaryResult
+from nutgraf.generation.result import SummaryResult
 from nutgraf.modeling.losses import DeviceMemoryError
 from nutgraf.serving.errors import RequestError, stopping_error
 from nutgraf.serving.limits import Limits

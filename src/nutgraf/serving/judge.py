@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from nutgraf import __version__
 from nutgraf.core.paths import expand
 from nutgraf.judging.session import Session
 from nutgraf.pipeline.judgements import open_session
 from nutgraf.serving.access import Access
-from nutgraf.serving.answers import (
-    PAGE,
-    TOKEN_BYTES,
-    add_error_answers,
-    add_files,
-    require_json,
-    requires_token,
-)
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
 from nutgraf.serving.request_guard import Guard
 from nutgraf.serving.server import HttpServer, answer, bound
-
-_PAGE = Path(__file__).with_name("judge_page")
-_SHARED = (
-    "page.css",
-    "show.js",
-    "stream.js",
-    "token.js",
-    "icon.svg",
-)  # of the page of `nutgraf serve`
+from nutgraf.serving.token_page import guarded_routes, new_token, page_app
 
 
 class Judge(BaseModel):
@@ -52,7 +34,7 @@ class Span(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    side: Literal["left", "right"]
+    side: str
     start: int
     end: int
 
@@ -61,7 +43,7 @@ class Click(Judge):
     """A verdict on the article that was shown last."""
 
     id: str
-    verdict: Literal["left", "right", "good", "bad"]
+    verdict: str
     seconds: float
     wrong: list[Span] = []
     seen: bool
@@ -69,38 +51,28 @@ class Click(Judge):
 
 def create_app(session: Session, token: str) -> FastAPI:
     """Return the application; who asks it has to show the token, for articles too."""
-    app = FastAPI(
-        title="nutgraf judge",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
-    add_error_answers(app)
-    guarded: dict[str, Any] = {
-        "dependencies": [Depends(requires_token(token)), Depends(require_json)]
-    }
+    routes = guarded_routes(token)
 
-    @app.post("/judge/next", **guarded)
+    # Coroutines that never wait: clicks are saved one after the other.
+    @routes.post("/judge/next")
     async def view(who: Judge) -> dict[str, Any]:
         return session.view(who.judge)
 
-    @app.post("/judge/click", **guarded)
-    async def click(given: Click) -> dict[str, Any]:
-        wrong = [(span.side, span.start, span.end) for span in given.wrong]
-        return session.click(given.judge, given.id, given.verdict, given.seconds, wrong, given.seen)
+    @routes.post("/judge/click")
+    async def click(body: Click) -> dict[str, Any]:
+        wrong = [(span.side, span.start, span.end) for span in body.wrong]
+        return session.click(body.judge, body.id, body.verdict, body.seconds, wrong, body.seen)
 
-    @app.post("/judge/undo", **guarded)
+    @routes.post("/judge/undo")
     async def undo(who: Judge) -> dict[str, Any]:
         return session.undo(who.judge)
 
-    @app.post("/judge/result", **guarded)
+    @routes.post("/judge/result")
     async def result(who: Judge) -> dict[str, Any]:
-        found = session.result(who.judge)
-        return {**asdict(found), "words": found.words}
+        standing = session.result(who.judge)
+        return {**asdict(standing), "words": standing.words}
 
-    add_files(app, *_PAGE.iterdir(), *(PAGE / name for name in _SHARED))
-    return app
+    return page_app("judge", routes)
 
 
 def run(
@@ -113,7 +85,7 @@ def run(
             not in the study.
         Failure: The study has not been scored, or a file of judgements is damaged.
     """
-    limits, metrics, token = Limits(), Metrics(), secrets.token_urlsafe(TOKEN_BYTES)
+    limits, metrics, token = Limits(), Metrics(), new_token()
     with open_session(expand(folder), systems) as session, bound(host, port) as sock:
         access = Access(host, sock.getsockname()[0], origins)
         app = create_app(session, token)

@@ -14,7 +14,8 @@ from nutgraf.data.text import clean_text
 from nutgraf.generation import extractive
 from nutgraf.generation.engine import Transformers
 from nutgraf.generation.llama_cpp import uses_llama_cpp
-from nutgraf.generation.summarizer import Summarizer, SummaryResult, load_summarizer
+from nutgraf.generation.result import SummaryResult
+from nutgraf.generation.summarizer import Summarizer, load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.adapters import with_adapters
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer

@@ -18,13 +18,12 @@ from starlette.types import Receive, Scope, Send
 from nutgraf.config import GenerateConfig
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
 from nutgraf.evaluation.evidence import evidence
-from nutgraf.generation.summarizer import SummaryResult
+from nutgraf.generation.result import SummaryResult
 from nutgraf.serving import schema
-from nutgraf.serving.answers import EVENT_HEADERS, server_event
+from nutgraf.serving.answers import COMMENT_SECONDS, EVENT_HEADERS, server_event
 from nutgraf.serving.batching import Job, Worker
 from nutgraf.serving.errors import RequestError
 
-_COMMENT_SECONDS = 15.0  # after so long without an event a comment: proxies cut at 60 s
 COMMENT = ": waiting\n\n"
 
 
@@ -110,10 +109,10 @@ class RunningRequest:
         while missing:
             left = self._started + self._time_limit - time.monotonic()
             try:
-                async with asyncio.timeout(min(left, _COMMENT_SECONDS)):
+                async with asyncio.timeout(min(left, COMMENT_SECONDS)):
                     job, event = await self._events.get()
             except TimeoutError:
-                if left > _COMMENT_SECONDS:
+                if left > COMMENT_SECONDS:
                     yield None
                     continue
                 raise RequestError(

@@ -8,7 +8,6 @@ import json
 import logging
 import multiprocessing
 import multiprocessing.connection
-import secrets
 import tempfile
 import threading
 import time
@@ -16,44 +15,26 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from nutgraf import __version__
 from nutgraf.core.errors import NutgrafError
 from nutgraf.core.paths import expand
 from nutgraf.core.priority import lower_priority
 from nutgraf.serving.access import Access
-from nutgraf.serving.answers import (
-    EVENT_HEADERS,
-    PAGE,
-    TOKEN_BYTES,
-    add_error_answers,
-    add_files,
-    require_json,
-    requires_token,
-    server_event,
-)
+from nutgraf.serving.answers import COMMENT_SECONDS, EVENT_HEADERS, server_event
 from nutgraf.serving.errors import RequestError
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
 from nutgraf.serving.request_guard import Guard
 from nutgraf.serving.server import HttpServer, answer, bound
+from nutgraf.serving.token_page import guarded_routes, new_token, page_app
 from nutgraf.watching.snapshot import EVERY, Watcher, changes
 
 logger = logging.getLogger(__name__)
 
-_PAGE = Path(__file__).with_name("watch_page")
-_SHARED = (
-    "page.css",
-    "show.js",
-    "stream.js",
-    "token.js",
-    "icon.svg",
-)  # of the page of `nutgraf serve`
 _FETCH_SECONDS = 10.0  # between two looks into a storage
-_COMMENT_SECONDS = 15.0  # after so long without an event a comment: proxies cut at 60 s
 # The report is one page that brings its own style, and asks for nothing. It is shown as if it came
 # from another site, so that nothing in it reaches this server.
 _REPORT_POLICY = (
@@ -93,7 +74,7 @@ class Streams:
             if now is not sent and (news := changes(sent, now)):
                 yield _news(news, not sent)
                 sent, quiet_since = now, time.monotonic()
-            elif time.monotonic() - quiet_since > _COMMENT_SECONDS:
+            elif time.monotonic() - quiet_since > COMMENT_SECONDS:
                 quiet_since = time.monotonic()
                 yield ": nothing new\n\n"
             await asyncio.sleep(EVERY)
@@ -105,33 +86,25 @@ class Streams:
 
 def create_app(streams: Streams, token: str) -> FastAPI:
     """Return the application; who asks it has to show the token."""
-    app = FastAPI(
-        title="nutgraf watch",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
-    add_error_answers(app)
-    watcher, report = streams.watcher, f"report-{secrets.token_urlsafe(TOKEN_BYTES)}.html"
-    guarded: dict[str, Any] = {
-        "dependencies": [Depends(requires_token(token)), Depends(require_json)]
-    }
+    routes = guarded_routes(token)
+    watcher, report = streams.watcher, f"report-{new_token()}.html"
 
-    @app.post("/watch/events", **guarded)
+    @routes.post("/watch/events")
     async def events() -> Response:
         return StreamingResponse(
             streams.events(), media_type="text/event-stream", headers=EVENT_HEADERS
         )
 
-    @app.post("/watch/curves", **guarded)
+    @routes.post("/watch/curves")
     def curves(training: Training) -> list[dict[str, Any]]:
         return watcher.curves(training.name)
 
-    # A link cannot show a token: the address of the report is told only to who has shown it.
-    @app.post("/watch/report", **guarded)
+    # A link cannot show a token: only who has shown it gets the address of the report.
+    @routes.post("/watch/report")
     async def report_address() -> dict[str, str]:
         return {"path": report}
+
+    app = page_app("watch", routes)
 
     @app.get(f"/{report}", include_in_schema=False)
     def report_page() -> Response:
@@ -140,7 +113,6 @@ def create_app(streams: Streams, token: str) -> FastAPI:
             raise RequestError(404, "there is no report yet: it is the last stage")
         return FileResponse(path, headers={"Content-Security-Policy": _REPORT_POLICY})
 
-    add_files(app, *_PAGE.iterdir(), *(PAGE / name for name in _SHARED))
     return app
 
 
@@ -166,7 +138,7 @@ def run(
         UserError: An address cannot be used, or there is no such folder.
         Failure: The storage does not answer, or is damaged.
     """
-    limits, metrics, token = Limits(), Metrics(), secrets.token_urlsafe(TOKEN_BYTES)
+    limits, metrics, token = Limits(), Metrics(), new_token()
     watching = _fetched(storage) if storage else contextlib.nullcontext(Watcher(expand(folder)))
     with watching as watcher, bound(host, port) as sock:
         streams = Streams(watcher)
