@@ -45,18 +45,18 @@ JUDGED = 40
 
 
 def pairs(rows: pd.DataFrame, score: str) -> list[tuple[str, str, np.ndarray, list[str]]]:
-    """(system, other, scores 0, 1/2 or 1 by article, ids) of every pair of systems."""
+    """Return (system, other, scores 0, 1/2 or 1 by article, ids) of every pair of systems."""
     table = rows.pivot_table(index="id", columns="system", values=score)
-    found = []
+    compared = []
     for a, b in itertools.combinations(table.columns, 2):
         both = table[[a, b]].dropna()
         signs = np.sign((both[a] - both[b]).round(6))
-        found.append((a, b, ((signs + 1) / 2).to_numpy(), list(both.index)))
-    return found
+        compared.append((a, b, ((signs + 1) / 2).to_numpy(), list(both.index)))
+    return compared
 
 
 def planned_clicks(share: float, limit: int = 100_000) -> int:
-    """Deciding clicks at which the exact sign test has the power."""
+    """Return the deciding clicks at which the exact sign test has the power."""
     share = max(share, 1 - share)
     low, high = 5, limit
     while low < high:  # power rises with n but for small steps
@@ -71,13 +71,13 @@ def power(n: int, share: float) -> float:
 
 
 def critical(n: int | np.ndarray) -> Any:
-    """The most wins of the loser at which a two-sided sign test of n clicks decides; -1: never."""
+    """Return up to how many wins of the loser a two-sided sign test of n clicks decides, or -1."""
     few = binom.ppf(ALPHA / 2, n, 0.5)
     return np.where(binom.cdf(few, n, 0.5) <= ALPHA / 2, few, few - 1)
 
 
 def sign_test(scores: np.ndarray, clicks: np.ndarray) -> np.ndarray:
-    """1 or -1 for who is better by the first clicks of each replay, 0 if it does not decide."""
+    """Return who is better by the first clicks of each replay: 1, -1, or 0 if undecided."""
     counted = np.arange(scores.shape[1]) < clicks[:, None]
     wins, losses = ((counted & (scores == side)).sum(axis=1) for side in (1, 0))
     decides = np.minimum(wins, losses) <= critical(wins + losses)
@@ -85,12 +85,14 @@ def sign_test(scores: np.ndarray, clicks: np.ndarray) -> np.ndarray:
 
 
 def first(refused: np.ndarray) -> np.ndarray:
-    """Clicks until the first refusal; infinite if there is none."""
+    """Return the clicks until the first refusal; infinite if there is none."""
     return np.where(refused.any(axis=1), refused.argmax(axis=1) + 1.0, np.inf)
 
 
-def replay(found: list[tuple[Any, ...]], replays: int, rng: np.random.Generator) -> dict[str, Any]:
-    pools = [pool for _, _, pool, _ in found if 0 < pool.mean() < 1]
+def replay(
+    compared: list[tuple[Any, ...]], replays: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    pools = [pool for _, _, pool, _ in compared if 0 < pool.mean() < 1]
     chosen = rng.integers(len(pools), size=replays)
     scores = np.stack([rng.choice(pools[i], CLICKS) for i in chosen])
     true = np.array([pools[i].mean() for i in chosen])
@@ -120,7 +122,7 @@ def replay(found: list[tuple[Any, ...]], replays: int, rng: np.random.Generator)
     own = np.ceil(np.array([known[i] for i in chosen]) / (1 - ties))
     settled = stops <= planned
     return {
-        "pairs": len(found),
+        "pairs": len(compared),
         "median share of ties": round(float(np.median(ties)), 3),
         "coverage of the 95% sequence": round(float(1 - missed.mean()), 4),
         "false verdicts, A = A": round(float(refuted(swapped, 0.5).any(axis=1).mean()), 4),
@@ -148,7 +150,7 @@ def features(row: tuple[str, str, str]) -> list[float]:
 
 
 def powered(
-    rows: pd.DataFrame, found: list[tuple[Any, ...]], replays: int, rng: np.random.Generator
+    rows: pd.DataFrame, compared: list[tuple[Any, ...]], replays: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     texts = list(zip(rows.article, rows.highlights, rows.summary, strict=True))
     known = dict(
@@ -161,11 +163,11 @@ def powered(
     inside, plain, worth = [], [], []
     tables = {
         i: np.array([np.subtract(known[article, a], known[article, b]) for article in ids])
-        for i, (a, b, _, ids) in enumerate(found)
+        for i, (a, b, _, ids) in enumerate(compared)
     }
     for _ in range(replays):
-        i = int(rng.integers(len(found)))
-        scores, table = found[i][2], tables[i]
+        i = int(rng.integers(len(compared)))
+        scores, table = compared[i][2], tables[i]
         order = rng.permutation(len(scores))
         judged, others = order[:JUDGED], order[JUDGED:]
         result = prediction_powered(scores[judged], table[judged], table[others])
@@ -197,11 +199,11 @@ def main() -> None:
     }
     started = time.perf_counter()
     for name, (rows, score) in collections.items():
-        found = replay(pairs(rows, score), options.replays, rng)
-        print(json.dumps({"collection": name, **found}, indent=2), flush=True)
+        figures = replay(pairs(rows, score), options.replays, rng)
+        print(json.dumps({"collection": name, **figures}, indent=2), flush=True)
     print(f"{time.perf_counter() - started:.1f} s")
-    found = powered(summeval, pairs(summeval, "score"), min(options.replays, 1000), rng)
-    print(json.dumps({"prediction-powered": f"{JUDGED} of 100 judged", **found}, indent=2))
+    figures = powered(summeval, pairs(summeval, "score"), min(options.replays, 1000), rng)
+    print(json.dumps({"prediction-powered": f"{JUDGED} of 100 judged", **figures}, indent=2))
 
 
 if __name__ == "__main__":

@@ -8,23 +8,23 @@ from nutgraf.judging.prediction import MIN_CLICKS, Powered, prediction_powered
 
 
 def estimates(noise: float, count: int = 200) -> list[Powered]:
-    """Of studies with 60 judged of 600 articles, a mean of 0.5 and three features."""
+    """Return those of studies with 60 judged of 600 articles, a mean of 0.5, three features."""
     rng = np.random.default_rng(1)
-    found = []
+    powered = []
     for _ in range(count):
         features = rng.normal(size=(600, 3))
         hidden = features[:60, 0] + noise * rng.normal(size=60)
         result = prediction_powered((hidden > 0).astype(float), features[:60], features[60:])
         assert result is not None
-        found.append(result)
-    return found
+        powered.append(result)
+    return powered
 
 
 def test_good_predictions_make_a_click_worth_more_and_keep_the_coverage() -> None:
-    found = estimates(noise=0.5)
-    assert np.median([e.worth for e in found]) > 1.4
-    assert np.mean([e.low <= 0.5 <= e.high for e in found]) >= 0.92
-    assert np.mean([e.plain_low <= 0.5 <= e.plain_high for e in found]) >= 0.92
+    powered = estimates(noise=0.5)
+    assert np.median([e.worth for e in powered]) > 1.4
+    assert np.mean([e.low <= 0.5 <= e.high for e in powered]) >= 0.92
+    assert np.mean([e.plain_low <= 0.5 <= e.plain_high for e in powered]) >= 0.92
 
 
 def test_worthless_predictions_cost_nothing() -> None:

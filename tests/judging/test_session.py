@@ -46,14 +46,14 @@ def session(folder: RunFolder) -> Session:
 def judge(
     session: Session, name: str, count: int, verdict: Callable[[str, str], str] | str
 ) -> list[str]:
-    """Judge the next articles; `verdict` may see both texts. The ids."""
+    """Judge the next articles and return their ids; `verdict` may see both texts."""
     ids = []
     for _ in range(count):
         view = session.view(name)
-        said = verdict
+        word = verdict
         if callable(verdict):
-            said = verdict(view["left"]["text"], view["right"]["text"])
-        session.click(name, view["id"], str(said), 1.5)
+            word = verdict(view["left"]["text"], view["right"]["text"])
+        session.click(name, view["id"], str(word), 1.5)
         ids.append(view["id"])
     return ids
 
@@ -162,11 +162,12 @@ def test_mistakes_are_told_in_one_line(folder: RunFolder, session: Session) -> N
         "is not the next article of Ann": ("other", "left", 1.0, []),
         "give one of left, right, good, bad": (view["id"], "both", 1.0, []),
         "give 0 to 86,400": (view["id"], "left", math.inf, []),
-        "is no part of a summary": (view["id"], "left", 1.0, [("left", 0, 999)]),
+        "left 0 to 999 is no part of a summary": (view["id"], "left", 1.0, [("left", 0, 999)]),
+        "top 0 to 1 is no part of a summary": (view["id"], "left", 1.0, [("top", 0, 1)]),
     }
-    for message, given in mistakes.items():
+    for message, click in mistakes.items():
         with pytest.raises(UserError, match=message):
-            session.click("Ann", *given)
+            session.click("Ann", *click)
     for name in ("", "../Ann", ".lock", "a/b", "x" * 41, "a\0b"):
         with pytest.raises(UserError, match="a judge's name is"):
             session.view(name)
@@ -198,7 +199,8 @@ def test_the_report_says_what_people_prefer_and_that_it_has_to_be_made_again(
     assert pair["words"].endswith("settled after 10, best is better.")
     assert pair["agreement"]["articles"] == 40
     longer = sum(int(row["id"][3:]) % 3 > 0 for row in saved(folder, "Ann"))
-    assert (pair["decided"], pair["against"], pair["bad"]) == (40, longer, 10)
+    assert (pair["decided"], pair["against"]) == (40, longer)
+    assert (pair["bad"], pair["rejected"]) == (10, 10)
     assert len(pair["against_examples"]) == len(pair["rejected_examples"]) == 5
     assert "people prefer best, ROUGE-Lsum lead3 by 6.0" in pair["against_examples"][0]["why"]
     assert pair["powered"]["worth"] >= 1

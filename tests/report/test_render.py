@@ -418,6 +418,7 @@ def test_what_people_judged_is_said_if_they_did(study: Study) -> None:
         assert "Judged by people" in flat
         assert "settled after 11, lead3 is better" in flat
         assert "prefers the other one in 39 of the 39 articles" in flat
+        assert "Rejected: 1 of 1 articles" in flat
         assert "is 1.00 (95% 1.00 to 1.00) on the 40 articles that several judged" in flat
         assert "people prefer lead3, ROUGE-Lsum best by 5.0 points" in flat
     assert EVIL not in page

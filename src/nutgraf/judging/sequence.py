@@ -82,8 +82,8 @@ def log_wealth(scores: np.ndarray, mean: float) -> np.ndarray:
     """
     factors = np.log1p(_FRACTIONS * (np.asarray(scores)[..., None] / mean - 1))
     bets = factors.cumsum(axis=-2)
-    most = bets.max(axis=-1, keepdims=True)
-    return (most + np.log(np.exp(bets - most).mean(axis=-1, keepdims=True)))[..., 0]
+    largest = bets.max(axis=-1, keepdims=True)
+    return (largest + np.log(np.exp(bets - largest).mean(axis=-1, keepdims=True)))[..., 0]
 
 
 _THRESHOLD = math.log(2 / ALPHA)

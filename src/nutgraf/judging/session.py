@@ -15,8 +15,8 @@ from nutgraf.judging.pair import Item, Pair
 from nutgraf.judging.record import FOLDER, VERDICTS, Click, judge_name, open_record
 from nutgraf.judging.standing import Standing, is_settled, standing
 
-_MOST_SECONDS = 86_400.0  # longer readings were no readings
-_MOST_SPANS = 200
+_MAX_SECONDS = 86_400.0  # longer readings were no readings
+_MAX_SPANS = 200
 
 
 class Session:
@@ -80,16 +80,16 @@ class Session:
             )
         if verdict not in VERDICTS:
             raise UserError(f"verdict is {verdict[:20]!r}: give one of {', '.join(VERDICTS)}")
-        if not (math.isfinite(seconds) and 0 <= seconds <= _MOST_SECONDS):
-            raise UserError(f"seconds is {seconds:g}: give 0 to {_MOST_SECONDS:,.0f}")
+        if not (math.isfinite(seconds) and 0 <= seconds <= _MAX_SECONDS):
+            raise UserError(f"seconds is {seconds:g}: give 0 to {_MAX_SECONDS:,.0f}")
         item = self.pair.items[article]
         left = self.pair.left(judge, item)
         system = {"left": left, "right": self.pair.other(left)}
         for side, start, end in wrong:
             if side not in system or not 0 <= start < end <= len(now[side]["text"]):
                 raise UserError(f"{side[:20]} {start} to {end} is no part of a summary shown")
-        if len(wrong) > _MOST_SPANS:
-            raise UserError(f"{len(wrong)} parts are marked as wrong: mark at most {_MOST_SPANS}")
+        if len(wrong) > _MAX_SPANS:
+            raise UserError(f"{len(wrong)} parts are marked as wrong: mark at most {_MAX_SPANS}")
         spans = [{"system": system[side], "start": s, "end": e} for side, s, e in wrong]
         self._add(
             judge, article, kind="click", left=left, verdict=verdict, seconds=round(seconds, 1),

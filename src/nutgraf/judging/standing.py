@@ -13,7 +13,7 @@ import numpy as np
 
 from nutgraf.judging.agreement import agreement
 from nutgraf.judging.pair import Item, Pair
-from nutgraf.judging.prediction import prediction_powered
+from nutgraf.judging.prediction import FEATURES, prediction_powered
 from nutgraf.judging.record import Click, score_of, score_of_left
 from nutgraf.judging.sequence import ConfidenceSequence, confidence_sequence, refuted
 
@@ -87,18 +87,17 @@ def describe(pair: Pair, rows: Mapping[str, Sequence[Click]]) -> dict[str, Any] 
     for click in in_time:
         clicks_on.setdefault(click["id"], []).append(click)
     firsts = [clicks[0] for clicks in clicks_on.values()]
-    everybody = standing(firsts, pair.systems)
+    lines = [_line(judge, clicks, pair) for judge, clicks in judges.items()]
+    if len(judges) > 1:
+        lines.append(_line("all, first clicks", firsts, pair))
     by_score = {
         article: statistics.fmean(score_of(click, pair.systems[0]) for click in clicks)
         for article, clicks in clicks_on.items()
     }
     return {
         "systems": pair.systems,
-        "words": everybody.words,
-        "lines": [
-            *([_line(judge, clicks, pair) for judge, clicks in judges.items()]),
-            *([_line("all, first clicks", firsts, pair)] if len(judges) > 1 else []),
-        ],
+        "words": standing(firsts, pair.systems).words,
+        "lines": lines,
         "articles": len(pair.items),
         "same": pair.same,
         "changed": sum(changed for _, changed in valid.values()),
@@ -124,11 +123,10 @@ def _line(name: str, clicks: Sequence[Click], pair: Pair) -> dict[str, Any]:
 def _powered(pair: Pair, clicks: Sequence[Click]) -> dict[str, Any] | None:
     judged = {click["id"] for click in clicks}
     others = [item.features for item in pair.items.values() if item.id not in judged]
-    width = len(next(iter(pair.items.values())).features)
     powered = prediction_powered(
         np.array([score_of(click, pair.systems[0]) for click in clicks]),
         np.array([pair.items[click["id"]].features for click in clicks]),
-        np.array(others).reshape(len(others), width),
+        np.array(others).reshape(-1, len(FEATURES)),
     )
     return asdict(powered) if powered else None
 
@@ -173,16 +171,17 @@ def _against_rouge(pair: Pair, by_score: Mapping[str, float]) -> dict[str, Any]:
 
 def _rejected(pair: Pair, clicks_on: Mapping[str, Sequence[Click]]) -> dict[str, Any]:
     """Return the articles of which both summaries were called bad or a part was marked as wrong."""
-    found = []
+    rejected = []
     for article, clicks in clicks_on.items():
         bad = sum(click["verdict"] == "bad" for click in clicks)
         spans = [span for click in clicks for span in click["wrong"]]
         if bad or spans:
-            found.append((bad, len(spans), article, spans))
-    found.sort(key=lambda row: (-row[0], -row[1], row[2]))
+            rejected.append((bad, len(spans), article, spans))
+    rejected.sort(key=lambda row: (-row[0], -row[1], row[2]))
     return {
-        "bad": sum(bad > 0 for bad, *_ in found),
-        "marked": sum(marked > 0 for _, marked, *_ in found),
+        "bad": sum(bad > 0 for bad, *_ in rejected),
+        "marked": sum(marked > 0 for _, marked, *_ in rejected),
+        "rejected": len(rejected),
         "rejected_examples": [
             _example(
                 pair,
@@ -190,7 +189,7 @@ def _rejected(pair: Pair, clicks_on: Mapping[str, Sequence[Click]]) -> dict[str,
                 f"both bad: {bad} of {len(clicks_on[article])} clicks; parts marked as wrong: {n}",
                 spans,
             )
-            for bad, n, article, spans in found[:_SHOWN]
+            for bad, n, article, spans in rejected[:_SHOWN]
         ],
     }
 

@@ -1,4 +1,4 @@
-"""Read what judges compare, and what they said, from a run folder."""
+"""Read what judges compare, and their clicks, from a run folder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def describe_judgements(folder: RunFolder) -> list[dict[str, Any]]:
     """Return what the report says of each pair of systems that was judged, in their first order.
 
     Pairs of which the study has lost a system, and clicks on summaries that have changed, count no
-    more; of the latter the number is said.
+    more; of the latter the number is in `changed`.
     """
     rows = {path.stem: read_record(path) for path in sorted((folder / FOLDER).glob("*.jsonl"))}
     lines = reversed(list(itertools.chain(*rows.values())))
