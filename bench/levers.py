@@ -127,8 +127,9 @@ def _input_products(model: Any, rows: Sequence[Example]) -> list[tuple[Any, torc
 
     hooks = [layer.register_forward_pre_hook(add) for layer in layers]
     for row in rows:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            model(input_ids=torch.tensor([row.input_ids]), use_cache=False, logits_to_keep=1)
+        ids = torch.tensor([row.input_ids], device=model.device)
+        with torch.autocast(model.device.type, dtype=torch.bfloat16):
+            model(input_ids=ids, use_cache=False, logits_to_keep=1)
     for hook in hooks:
         hook.remove()
     return list(sums.items())

@@ -30,7 +30,6 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from levers import Lever
 from recipe import Arguments, command_line, indicators_of, measure
 from safetensors.torch import load_file
@@ -49,6 +48,7 @@ from nutgraf.modeling import adapters
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import summary_losses
+from nutgraf.pipeline.artifacts import training_configs
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.sft_trainer import AdapterTrainer
@@ -87,7 +87,7 @@ def main() -> None:
         parser.error("give --study, or --rows and --adapter")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.study:
-        options.adapter = options.study / "models" / "best"
+        options.adapter = RunFolder(options.study).model("best")
         start, training, held_out = of_study(options.study, options)
     else:
         start = options.config_of(Lever(), options.seed)
@@ -100,7 +100,7 @@ def main() -> None:
 def of_study(path: Path, options: Options) -> tuple[Config, pd.DataFrame, pd.DataFrame]:
     """Return the configuration of a study's best model, its training and its test articles."""
     folder = RunFolder(path)
-    chosen = yaml.safe_load((path / "search" / "best.yaml").read_text(encoding="utf-8"))
+    best = training_configs(load_config(folder.config, {}), folder)["best"]
     budget = {"train.max_examples": options.examples, "train.eval_every": options.examples}
     training, test = (
         pd.DataFrame(
@@ -109,8 +109,8 @@ def of_study(path: Path, options: Options) -> tuple[Config, pd.DataFrame, pd.Dat
         )
         for split in ("train", "test")
     )
-    config = with_overrides(load_config(folder.config, {}), chosen | budget)
-    return config, training.sample(frac=1, random_state=options.seed), test
+    training = training.sample(frac=1, random_state=options.seed)
+    return with_overrides(best, budget), training, test
 
 
 def train_methods(
@@ -211,7 +211,8 @@ def second(
         nll = self.row_nll(model, inputs["input_ids"], labels)
         tokens = (labels != IGNORED).sum(1)
         targets = [tuple(row[row != IGNORED].tolist()) for row in labels]
-        begun = torch.tensor([first.get(row, 0.0) for row in targets])
+        nats = [first[row] if first else 0.0 for row in targets]
+        begun = torch.tensor(nats, device=nll.device)
         shape = -1, ROWS_OF_ARTICLE[method]
         loss = objective(*(part.view(shape) for part in (nll, tokens, begun))).mean()
         self.step_losses.append(loss.detach())
@@ -281,8 +282,8 @@ def print_table(out: Path, held_out: pd.DataFrame) -> None:
     records = {p.stem: json.loads(p.read_text("utf-8")) for p in paths if p.exists()}
     first = np.array(records["before"]["scores"])[:, 2]
     print(f"\nn = {len(held_out)} held-out articles\n")
-    print("| training | ROUGE-1/2/Lsum | R-Lsum against before | words | ended | new pairs | un |")
-    print("|---|---|---|---|---|---|---|")
+    columns = "training|ROUGE-1/2/Lsum|R-Lsum against before|words|ended|new pairs|unsupported"
+    print(f"| {columns.replace('|', ' | ')} |\n|" + "---|" * (columns.count("|") + 1))
     for name, record in records.items():
         scores = np.array(record["scores"])
         d = paired_difference(scores[:, 2], first, resamples=10_000, seed=1)
