@@ -6,7 +6,6 @@ LoRA: Hu et al. 2021 (arXiv:2106.09685).
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,11 +30,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, set_seed
-from transformers.pytorch_utils import Conv1D
 
 from nutgraf.config import LoraSettings, ModelConfig
-from nutgraf.core.errors import Failure, UserError, did_you_mean, library_errors, one_line
+from nutgraf.core.errors import Failure, UserError, library_errors, one_line
 from nutgraf.core.files import written_by_others
+from nutgraf.modeling.suitability import check_targets
 
 # peft warns of an adapter on tied weights, which `merge_adapter` parts, or on an embedding, and
 # misses the config.json of a GGUF file.
@@ -87,35 +86,6 @@ def fresh_adapter(
             if weight.requires_grad:
                 weight.data = weight.data.float()
         yield cast(PreTrainedModel, model)
-
-
-def check_targets(base: PreTrainedModel, lora: LoraSettings) -> list[str]:
-    """Return the names of the linear layers that an adapter can be on: all but the output.
-
-    The embedding can have one too. Raises UserError for a name in `lora.target_modules` that is
-    none of them.
-    """
-    output, embedding = base.get_output_embeddings(), base.get_input_embeddings()
-    linear = {
-        name
-        for name, module in base.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
-    }
-    able = linear | {name for name, module in base.named_modules() if module is embedding}
-    names = sorted({name.rpartition(".")[2] for name in linear})
-    for target in () if lora.target_modules == "all-linear" else lora.target_modules:
-        is_it = re.compile(rf"(.*\.)?{re.escape(target)}").fullmatch
-        if any(map(is_it, able)):
-            continue
-        kinds = [type(module).__name__ for name, module in base.named_modules() if is_it(name)]
-        what = "the base has no such layer" + did_you_mean(target, names)
-        if kinds:
-            what = f"that is a {kinds[0]}, which cannot have an adapter"
-        raise UserError(
-            f"lora.target_modules has {target!r}, and {what}: use all-linear, or names among "
-            f"{', '.join(names)}"
-        )
-    return names
 
 
 @contextlib.contextmanager

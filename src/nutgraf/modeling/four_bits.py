@@ -1,7 +1,7 @@
 """Layers with weights in 4 bits, without torch's compiler until one of their functions is used.
 
 bitsandbytes calls torch.compile on a few functions while it is imported, which loads the compiler:
-0.4 s in every process, also of a base that is not quantized.
+0.6 s at the start of every process, also for a base that is not quantized (docs/log.md).
 """
 
 from __future__ import annotations

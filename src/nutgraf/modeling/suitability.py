@@ -1,14 +1,25 @@
-"""Decide whether a base can be trained here: a causal language model of text, in full weights."""
+"""Decide whether a base can be trained here, and which of its layers an adapter can be on.
+
+A base is a causal language model of text, in full weights.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import find_adapter_config_file
 
-from nutgraf.config import ModelConfig
-from nutgraf.core.errors import UserError
+from nutgraf.config import LoraSettings, ModelConfig
+from nutgraf.core.errors import UserError, did_you_mean
 
 _LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -84,3 +95,32 @@ def check_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, ro
             f"model.base {config.base!r} has {beyond[0]} in its tokenizer and {rows:,} rows in its "
             "embedding: give the tokenizer that it was trained with"
         )
+
+
+def check_targets(base: PreTrainedModel, lora: LoraSettings) -> list[str]:
+    """Return the names of the linear layers that an adapter can be on: all but the output.
+
+    The embedding can have one too. Raises UserError for a name in `lora.target_modules` that is
+    none of them.
+    """
+    output, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    linear = {
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
+    }
+    able = linear | {name for name, module in base.named_modules() if module is embedding}
+    names = sorted({name.rpartition(".")[2] for name in linear})
+    for target in () if lora.target_modules == "all-linear" else lora.target_modules:
+        is_it = re.compile(rf"(.*\.)?{re.escape(target)}").fullmatch
+        if any(map(is_it, able)):
+            continue
+        kinds = [type(module).__name__ for name, module in base.named_modules() if is_it(name)]
+        what = "the base has no such layer" + did_you_mean(target, names)
+        if kinds:
+            what = f"that is a {kinds[0]}, which cannot have an adapter"
+        raise UserError(
+            f"lora.target_modules has {target!r}, and {what}: use all-linear, or names among "
+            f"{', '.join(names)}"
+        )
+    return names
