@@ -7,6 +7,7 @@ it is for; `ROOMS` orders the rooms, and a test holds that imports follow that o
 from __future__ import annotations
 
 import ast
+import functools
 import html
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +36,16 @@ def room_of(path: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Yield the full dotted name of each module or symbol that a file imports, lazily or not."""
+@functools.cache
+def imports_of(path: Path) -> list[str]:
+    """Return the full dotted name of each module or symbol that a file imports, lazily or not."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return names
 
 
 def edges() -> set[tuple[str, str]]:

@@ -95,8 +95,8 @@ def test_light_rooms_load_no_torch() -> None:
     ]
     code = "import sys\n" + "".join(f"import nutgraf.{name}\n" for name in names)
     code += "print(sorted({'torch', 'transformers', 'ray'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
 
 
 def test_files_are_short() -> None:
