@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -52,8 +51,8 @@ def main() -> None:
             model = saved.model.model_copy(update={"dtype": dtype})
             saved = dataclasses.replace(saved, model=model)
             numbers = choose_device(model).dtype_name if engine == "transformers" else ""
-            name = f"{engine} {Path(file).parent.name} {numbers}"
-            if name not in engines:
+            name = f"{engine} {file} {numbers}"
+            if name not in engines:  # on a CPU without bf16 the first file is in fp32 anyway
                 engines[name] = stack.enter_context(load_summarizer(saved, engine))
 
         add(options.files[0], "transformers")

@@ -51,7 +51,7 @@ PARTS = {
     "generate": Part("summaries in batches, and candidates of one reading", 150, 45, 15),
     "recipe": Part("SmolLM2 on real articles, three seeds, ROUGE", 110, 110, 80),
     "fp16": Part("fp16, as a T4 computes, beside bf16", 25, 25, 20),
-    "plan": Part("the plan of `nutgraf check` beside what came", 45, 45, 25),
+    "plan": Part("the plan of `nutgraf check` beside what was measured", 45, 45, 25),
     "levers": Part("single changes of the recipe, in the time that is left", 1_100, 0, 80),
 }
 
@@ -72,7 +72,7 @@ class Report:
             print(f"\n| {names} |\n|{'---|' * len(figures)}")
         print(f"| {' | '.join(map(_shown, figures.values()))} |", flush=True)
 
-    def say(self, event: str, text: str) -> None:
+    def record(self, event: str, text: str) -> None:
         """Add a line that is no measurement; `event` is ends, skipped, failed, missing or note."""
         self._write({event: text})
         self._columns = ()
@@ -130,14 +130,14 @@ def supervise(command: Sequence[str], parts: Sequence[str], report: Report, minu
         if last is None:  # before its first part, and the next process would too
             raise SystemExit(f"{', '.join(remaining)} not measured: {why}")
         if turns[last] == "begins":
-            Report(report.path, last).say("failed", why)
+            Report(report.path, last).record("failed", why)
         remaining = remaining[remaining.index(last) + 1 :]
     for part in remaining:
-        Report(report.path, part).say("skipped", "no time is left")
+        Report(report.path, part).record("skipped", "no time is left")
 
 
 def _turns(report: Report) -> dict[str, str]:
-    """Return the parts that have begun or were skipped, in order, with what was said last."""
+    """Return the parts that have begun or were skipped, in order, with the last of these events."""
     turns: dict[str, str] = {}
     for line in report.events():
         for event in ("begins", "ends", "skipped", "failed"):

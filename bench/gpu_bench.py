@@ -110,7 +110,7 @@ class Bench:
     def fits(self, seconds: float, what: str) -> bool:
         """Return whether so many seconds are left; say that `what` is skipped if they are not."""
         if self.left < seconds:
-            self.report.say("skipped", f"{what}: {self.left:.0f} s are left of its share")
+            self.report.record("skipped", f"{what}: {self.left:.0f} s are left of its share")
         return self.left >= seconds
 
     @contextlib.contextmanager
@@ -120,7 +120,7 @@ class Bench:
             yield
         except Exception as error:  # whatever it is, the rest is to be measured
             why = one_line(f"{type(error).__name__}: {error}", 300)
-            self.report.say("missing", f"{what}: {why}")
+            self.report.record("missing", f"{what}: {why}")
         free()  # which ends the part if the device can do no more
 
     @cached_property
@@ -211,17 +211,17 @@ class Bench:
         """Print versions, machine, device, clocks, memory; once for all processes."""
         if self.report.events():
             return
-        say, report = self.report.say, self.report
-        say("note", ", ".join(f"{name} {v}" for name, v in library_versions().items()))
+        report = self.report
+        report.record("note", ", ".join(f"{name} {v}" for name, v in library_versions().items()))
         memory = psutil.virtual_memory()
-        say("note", f"{machine_info()}, {memory.available / 1e9:.0f} GB of memory free")
+        report.record("note", f"{machine_info()}, {memory.available / 1e9:.0f} GB of memory free")
         if self.device == "cuda":
             try:
                 command = ["nvidia-smi", f"--query-gpu={CLOCKS}", "--format=csv"]
                 smi = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                say("note", "; ".join(smi.splitlines()))
+                report.record("note", "; ".join(smi.splitlines()))
             except (OSError, subprocess.CalledProcessError) as error:
-                say("note", f"nvidia-smi says no clocks: {error}")
+                report.record("note", f"nvidia-smi gives no clocks: {error}")
             free, total = torch.cuda.mem_get_info()
             about = torch.cuda.get_device_properties(0)
             report.add(

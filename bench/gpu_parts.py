@@ -23,9 +23,9 @@ from nutgraf.core.errors import one_line
 WORK: dict[str, Callable[[Bench], None]] = {
     "train": gpu_speed.train,
     "together": gpu_speed.together,
-    "generate": gpu_speed.write,
+    "generate": gpu_speed.generate,
     "recipe": gpu_recipe.seeds,
-    "fp16": gpu_recipe.half,
+    "fp16": gpu_recipe.fp16,
     "plan": gpu_recipe.planned,
     "levers": gpu_recipe.sweep,
 }
@@ -46,7 +46,7 @@ def work(options: argparse.Namespace, report: Report) -> None:
             left = options.until - time.time()
             report.part = part
             if left < PARTS[part].least and not options.rehearse:
-                report.say("skipped", f"{left:.0f} s are left, it needs {PARTS[part].least}")
+                report.record("skipped", f"{left:.0f} s are left, it needs {PARTS[part].least}")
                 continue
             share = share_of_time(part, options.worker[place + 1 :], left)
             bench.ends = time.time() + share
@@ -55,9 +55,9 @@ def work(options: argparse.Namespace, report: Report) -> None:
             try:
                 WORK[part](bench)
             except Exception as error:  # whatever it is, the others are to be measured
-                report.say("failed", one_line(f"{type(error).__name__}: {error}", 300))
+                report.record("failed", one_line(f"{type(error).__name__}: {error}", 300))
                 sys.exit(1)
-            report.say(
+            report.record(
                 "ends", f"after {time.time() - started:.0f} s, planned {PARTS[part].planned}"
             )
             free()

@@ -1,4 +1,4 @@
-"""The parts of bench/gpu.py about the recipe, number formats, and the plan beside what came."""
+"""The parts of bench/gpu.py about the recipe, number formats, and the plan."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, one_line
 from nutgraf.data.prompts import Renderer
 from nutgraf.evaluation.bootstrap import bootstrap
+from nutgraf.evaluation.significance import paired_difference
 from nutgraf.generation.decoding import generate
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
@@ -80,7 +81,7 @@ class Recipe:
         seconds = time.perf_counter() - started
         for name, result in zip(names, results, strict=True):
             if isinstance(result, Exception):
-                self.report.say("note", f"{name} is trained alone: {one_line(result, 200)}")
+                self.report.record("note", f"{name} is trained alone: {one_line(result, 200)}")
                 continue
             record = {"loss": result.best.loss, "training_seconds": seconds}
             (self.out / name / "training.json").write_text(json.dumps(record))
@@ -95,12 +96,12 @@ class Recipe:
         scores = np.array(record["scores"])
         base = json.loads((self.out / "baseline.json").read_text("utf-8"))["scores"]
         means = (bootstrap(scores[:, i], 10_000, seed=1) for i in range(3))
-        found = [f"{ends.mean:.2f} ({ends.low:.2f} to {ends.high:.2f})" for ends in means]
-        d = bootstrap((scores - np.array(base))[:, 2], 10_000, seed=1)
+        intervals = [f"{ends.mean:.2f} ({ends.low:.2f} to {ends.high:.2f})" for ends in means]
+        d = paired_difference(scores[:, 2], np.array(base)[:, 2], resamples=10_000, seed=1)
         self.report.add(
             what=name,
             n=len(scores),
-            **dict(zip(("ROUGE_1", "ROUGE_2", "ROUGE_Lsum"), found, strict=True)),
+            **dict(zip(("ROUGE_1", "ROUGE_2", "ROUGE_Lsum"), intervals, strict=True)),
             Lsum_against_the_baseline=f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})",
             loss=record["loss"],
             words=record["words"],
@@ -111,25 +112,25 @@ class Recipe:
 
 def seeds(bench: Bench) -> None:
     """The recipe with three seeds, which are trained together."""
-    of = Recipe(bench)
-    of.train_together(list(SEEDS))
+    runs = Recipe(bench)
+    runs.train_together(list(SEEDS))
     for name in SEEDS:
-        of.measure(name)
+        runs.measure(name)
 
 
 def sweep(bench: Bench) -> None:
     """Levers of the recipe one by one, while there is time."""
-    of, seconds = Recipe(bench), 0.0
-    names = [] if (of.out / "baseline.json").exists() else ["baseline"]
+    runs, seconds = Recipe(bench), 0.0
+    names = [] if (runs.out / "baseline.json").exists() else ["baseline"]
     for name in (*names, *(SWEEP[-2:] if bench.rehearsing else SWEEP)):
         if not bench.fits(1.2 * seconds, name):
             break
         started = time.perf_counter()
-        of.measure(name)
+        runs.measure(name)
         seconds = max(seconds, time.perf_counter() - started)
 
 
-def half(bench: Bench) -> None:
+def fp16(bench: Bench) -> None:
     """fp16 beside bf16, same rows and same adapter; and what a T4 would be set to."""
     sizes = bench.sizes
     rows = bench.rows(read_pairs(None, sizes.curve), "pocket")
@@ -166,7 +167,7 @@ def half(bench: Bench) -> None:
 
 
 def planned(bench: Bench) -> None:
-    """What the planner of `nutgraf check` says beside what came."""
+    """What `nutgraf check` plans, beside what was measured."""
     for name, (micro, settings) in {bench.large: (8, T4), bench.small: (4, {})}.items():
         with bench.attempt(f"the plan of {name}"):
             _planned(bench, name, micro, settings)
@@ -187,7 +188,7 @@ def _planned(bench: Bench, name: str, micro: int, settings: dict[str, Any]) -> N
     _beside_plan(bench, f"{name}, training, s", training, history.seconds)
     peak = history.peak_memory_bytes / 1e9
     _beside_plan(bench, f"{name}, training, GB", plan.training_bytes / 1e9, peak)
-    writing = duration._generation(config, plan.shape, plan.rows, len(prompts), plan.speeds)
+    writing = duration.generation_seconds(config, plan.shape, plan.rows, len(prompts), plan.speeds)
     device, tokenizer = choose_device(config.model), load_tokenizer(config.model)
     with fresh_adapter(load_base(config.model), config.lora, seed=1) as adapted:
         adapted.eval()
@@ -197,5 +198,5 @@ def _planned(bench: Bench, name: str, micro: int, settings: dict[str, Any]) -> N
     _beside_plan(bench, f"{name}, {len(prompts)} summaries, s", writing, took)
 
 
-def _beside_plan(bench: Bench, what: str, said: float, came: float) -> None:
-    bench.report.add(what=what, planned=said, came=came, times=came / said)
+def _beside_plan(bench: Bench, what: str, planned: float, measured: float) -> None:
+    bench.report.add(what=what, planned=planned, measured=measured, times=measured / planned)

@@ -38,7 +38,7 @@ def train(bench: Bench) -> None:
                 config = bench.config(base, micro, **{"model.quantization": kind})
                 cost, result = bench.fit(config, rows)
                 if result.micro_batch_size < micro:
-                    bench.report.say("note", f"{words}: no memory for {micro} rows in a pass")
+                    bench.report.record("note", f"{words}: no memory for {micro} rows in a pass")
                     break
                 bench.add_cost(f"nutgraf, {words}", cost, base, micro)
         what = f"TRL quick start, {words}"
@@ -78,9 +78,9 @@ def _loop(bench: Bench, base: str, nf4: bool, words: str) -> None:
         "plain loop, rows of half and whole length": (unlike, {}),
         "the same packed": (unlike, {"packed": sizes.tokens}),
     }
-    for what, (given, change) in runs.items():
+    for what, (of_lengths, change) in runs.items():
         with bench.attempt(f"{what}, {words}"):
-            cost = loop.run(given, batch=8, warm=1, **change)
+            cost = loop.run(of_lengths, batch=8, warm=1, **change)
             bench.add_cost(f"{what}, {words}", cost, base, 8)
     _prove_apart(bench, loop, unlike, words)
 
@@ -150,7 +150,7 @@ def _processes(bench: Bench, options: argparse.Namespace, k: int, alone: float) 
     # A process that has used CUDA cannot be forked; one that has not is ready sooner.
     context = multiprocessing.get_context("fork" if bench.rehearsing else "spawn")
     ready = context.Barrier(k + 1)
-    children = [context.Process(target=_beside, args=(options, ready)) for _ in range(k)]
+    children = [context.Process(target=_train_in_turn, args=(options, ready)) for _ in range(k)]
     for child in children:
         child.start()
     ready.wait(timeout=max(1.0, bench.left))
@@ -169,7 +169,7 @@ def _processes(bench: Bench, options: argparse.Namespace, k: int, alone: float) 
     )
 
 
-def _beside(options: argparse.Namespace, ready: Any) -> None:
+def _train_in_turn(options: argparse.Namespace, ready: Any) -> None:
     trainings = packing.Trainings(options)
     trainings.timed(trainings.in_turn, 1)
     ready.wait()
@@ -177,7 +177,7 @@ def _beside(options: argparse.Namespace, ready: Any) -> None:
     ready.wait()
 
 
-def write(bench: Bench) -> None:
+def generate(bench: Bench) -> None:
     """Summaries in batches until memory ends, and candidates of one reading."""
     sizes, n = bench.sizes, bench.sizes.new_tokens
     for name in sizes.shapes:
@@ -200,18 +200,18 @@ def write(bench: Bench) -> None:
                 settings = GenerateConfig(
                     max_new_tokens=n, min_new_tokens=n - 1, batch_size=batch, candidates=candidates
                 )
-                given = [prompts[i % len(prompts)] for i in range(batch)]
+                batched = [prompts[i % len(prompts)] for i in range(batch)]
                 free(base=False)
                 started = time.perf_counter()
                 try:
-                    generate_candidates(adapted, tokenizer, given, settings, device)
+                    generate_candidates(adapted, tokenizer, batched, settings, device)
                 except DeviceMemoryError as error:
-                    bench.report.say("note", f"{what}: {error}")
+                    bench.report.record("note", f"{what}: {error}")
                     break
                 peers.synchronize()
                 seconds = time.perf_counter() - started
-                held = fmean(map(len, given)) + n / 2  # tokens of a row, in the middle of it
-                cache = batch * candidates * held * 2 * dims.key_width * 2 * dims.layers
+                tokens = fmean(map(len, batched)) + n / 2  # of a row, in the middle of it
+                cache = batch * candidates * tokens * 2 * dims.key_width * 2 * dims.layers
                 bench.report.add(
                     shape=name,
                     articles=batch,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from rows import Pair
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -33,7 +34,6 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-Pair = tuple[str, str]  # article, summary
 Row = tuple[torch.Tensor, torch.Tensor]  # token ids, labels
 
 PADDED = 256
@@ -178,15 +178,15 @@ def quick_start(
             use_cpu=not torch.cuda.is_available(),
         ),
     )
-    kept = trainer.train_dataset
-    assert kept is not None
-    print(f"quick start keeps {len(kept)} of {len(pairs)} rows", flush=True)
+    dataset = trainer.train_dataset
+    assert dataset is not None
+    print(f"quick start keeps {len(dataset)} of {len(pairs)} rows", flush=True)
     clock = Clock()
     trainer.add_callback(clock)
     clock.times.append(time.perf_counter())
     trainer.train()
     seconds = clock.times[-1] - clock.times[warm]
-    length = sum(len(row["input_ids"]) for row in kept) / len(kept)
+    length = sum(len(row["input_ids"]) for row in dataset) / len(dataset)
     counted = (steps - warm) * batch
     return Cost(counted, round(counted * length), seconds, peak())
 
@@ -244,8 +244,8 @@ class PlainLoop:
             optimizer.zero_grad()
         synchronize()
         seconds = time.perf_counter() - started
-        done = [ids for group in batches[warm:] for part in group for ids, _ in part]
-        return Cost(len(done), sum(map(len, done)), seconds, peak())
+        lengths = [len(ids) for group in batches[warm:] for part in group for ids, _ in part]
+        return Cost(len(lengths), sum(lengths), seconds, peak())
 
     def nll(
         self, group: Sequence[Sequence[Row]], multiple: int = 1, positions: bool = False

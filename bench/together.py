@@ -116,10 +116,10 @@ def profile(runs: int, options: argparse.Namespace) -> None:
     trainings = Trainings(options)
     trainings.timed(trainings.together, runs)
     for way in (trainings.in_turn, trainings.together):
-        with profiled(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        with profiled(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
             trainings.timed(way, runs)
         print(way.__name__)
-        print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
+        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
 
 
 def main() -> None:
@@ -178,12 +178,12 @@ def compare(options: argparse.Namespace) -> None:
 def memory(options: argparse.Namespace) -> None:
     print("  K  MB alone  together")
     for runs in options.runs:
-        found = []
+        peaks = []
         for way in ("in_turn", "together"):
             command = [sys.executable, *sys.argv, "--peak", way, str(runs)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found.append(int(done.stdout.split()[-1]) / 1e6)
-        print(f"{runs:>3}{found[0]:>10.0f}{found[1]:>10.0f}", flush=True)
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            peaks.append(int(printed.split()[-1]) / 1e6)
+        print(f"{runs:>3}{peaks[0]:>10.0f}{peaks[1]:>10.0f}", flush=True)
 
 
 if __name__ == "__main__":

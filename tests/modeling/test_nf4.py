@@ -88,8 +88,8 @@ def test_evaluations_in_between_leave_the_training_as_it_is(
 def test_torch_s_compiler_is_not_loaded_with_bitsandbytes() -> None:
     code = "import sys, nutgraf.modeling.adapters, bitsandbytes.backends.default.ops\n"
     code += "print([name for name in sys.modules if name == 'torch._inductor.compile_fx'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
 
 
 def test_what_was_to_be_compiled_is_compiled_when_it_is_called(

@@ -6,14 +6,16 @@ import json
 import math
 import os
 import random
-import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gpu
 import pytest
+import torch
 
 from tools.gpu import gather, join
 
@@ -32,18 +34,33 @@ WORKER = """
             os.abort()
         if part == "generate":
             time.sleep(60)
-        report.say("ends", "well")
+        report.record("ends", "well")
 """
 
 
-def test_the_rehearsal_measures_every_part(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCH), "--rehearse", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def work_here(command: Sequence[str], parts: Sequence[str], _: gpu.Report, minutes: float) -> None:
+    """Do a worker's work in this process, which has loaded the libraries."""
+    python, *argv = command
+    assert python == sys.executable
+    end = time.time() + 60 * minutes
+    sys.argv = [*argv, "--until", str(end), "--worker", *parts]
+    gpu.main()
+
+
+@pytest.mark.usefixtures("quick_trainings")
+def test_the_rehearsal_measures_every_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu, "supervise", work_here)
+    monkeypatch.setattr(sys, "argv", [str(BENCH), "--rehearse", "--out", str(tmp_path)])
+    gpu.main()
+    printed = capsys.readouterr()
     (path,) = tmp_path.glob("results-*.jsonl")
     lines = gpu.Report(path).events()
     ended = [line["part"] for line in lines if "ends" in line]
-    assert ended == list(gpu.PARTS), done.stdout + done.stderr
+    assert ended == list(gpu.PARTS), printed.out + printed.err
     assert not [line for line in lines if {"failed", "skipped", "missing"} & set(line)]
 
     def column(part: str, name: str) -> list[Any]:
@@ -66,11 +83,11 @@ def test_the_rehearsal_measures_every_part(tmp_path: Path) -> None:
     assert column("recipe", "what") == ["baseline", "seed 2", "seed 3"]
     assert all("nan" not in interval for interval in column("recipe", "ROUGE_Lsum"))
     assert len(column("fp16", "validation_loss")) == 3
-    assert len(column("plan", "planned")) == len(column("plan", "came")) == 3
+    assert len(column("plan", "planned")) == len(column("plan", "measured")) == 3
     assert len(column("levers", "what")) == 2
     figures = [value for line in lines for value in line.values() if isinstance(value, float)]
     assert all(map(math.isfinite, figures))
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    rows = [line for line in printed.out.splitlines() if line.startswith("| ")]
     assert len(rows) >= sum("share_of_peak" in line for line in lines)
 
 

@@ -81,9 +81,9 @@ def needed(without: Sequence[str], python: str) -> Iterator[str]:
         if name in seen:
             continue
         seen.add(name)
-        found = metadata.distribution(name)
-        yield f"{name}=={found.version}"
-        for line in found.requires or ():
+        installed = metadata.distribution(name)
+        yield f"{name}=={installed.version}"
+        for line in installed.requires or ():
             other = Requirement(line)
             extras = ["", *requirement.extras]
             marker = other.marker

@@ -146,7 +146,7 @@ def plan_study(
     trials, parallel = config.search.trials, config.search.parallel_trials
 
     sample = config.search.rouge_examples
-    rouge = trials * (_generation(config, dims, rows, sample, speeds) + sample / ROUGE_RATE)
+    rouge = trials * (generation_seconds(config, dims, rows, sample, speeds) + sample / ROUGE_RATE)
     # The base is loaded by the trials, then by the process that measures ROUGE.
     around = measuring + RAY_SECONDS + IMPORT_SECONDS + 2 * load
     around += math.ceil(trials / parallel) * TRAINING_SECONDS + rouge
@@ -155,7 +155,7 @@ def plan_study(
 
     at_a_time = min(parallel, trainings)
     training = training_seconds(config.train, dims, rows, speeds.alone) + TRAINING_SECONDS
-    generated = _generation(config, dims, rows, n, speeds) * (models - 1 + MERGED_SHARE)
+    generated = generation_seconds(config, dims, rows, n, speeds) * (models - 1 + MERGED_SHARE)
     generated += _more_candidates(config, dims, n, speeds)
     # A CPU without beams reads a prompt once, for the summary and for the loss of its reference.
     once = machine.device == "cpu" and config.generate.num_beams == 1
@@ -220,7 +220,9 @@ def training_seconds(train: TrainConfig, dims: ModelDims, rows: RowLengths, spee
     return steps / speed.training + len(evaluation_steps(train)) * evaluation
 
 
-def _generation(config: Config, dims: ModelDims, rows: RowLengths, n: int, speeds: Speeds) -> float:
+def generation_seconds(
+    config: Config, dims: ModelDims, rows: RowLengths, n: int, speeds: Speeds
+) -> float:
     """Return the seconds in which a model with an adapter generates n summaries.
 
     A batch goes on until the last of its summaries ends, which is taken to be the limit.
