@@ -38,7 +38,7 @@ def write_trial(folder: Path, number: int, losses: Sequence[float], whole: bool 
     """Write a trial with its evaluations so far, whose process has begun."""
     home = folder / TRIALS / str(number)
     record = {
-        "values": {"train.learning_rate": number / 1000, "lora.alpha": 2**number},
+        "values": {"train.learning_rate": number / 1000, "lora.alpha": 2 ** (number % 8)},
         "history": [[80 * (i + 1), loss] for i, loss in enumerate(losses)],
         "seconds": 7.5,
         "row_nll": [1.0] if whole else [],
