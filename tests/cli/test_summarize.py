@@ -106,8 +106,8 @@ def test_no_piece_ends_inside_a_character(tiny_base: Path, monkeypatch: pytest.M
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     monkeypatch.setattr(engine, "stream_tokens", lambda *_: iter(ids))
     transformers = Transformers(load_base(model), tokenizer, choose_device(model))
-    found = Summarizer(transformers, tokenizer, recipe(model))
-    pieces, written = streamed(found, "News.")
+    summarizer = Summarizer(transformers, tokenizer, recipe(model))
+    pieces, written = streamed(summarizer, "News.")
     assert written.summary == "".join(pieces) == text
     assert [piece for piece in pieces if "\ufffd" in piece] == ["\ufffd"]  # the text's own
     assert len(pieces) > 10
@@ -301,8 +301,8 @@ def test_a_missing_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_model_may_lie_in_a_run_folder_or_be_moved(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     moved = saved.rename(tmp_path / "run" / "final_best_model")
-    found = saved_model.read_saved_model(str(tmp_path / "run"))
-    assert (found.folder, found.adapter, found.model.base) == (moved, None, str(moved))
+    saved = saved_model.read_saved_model(str(tmp_path / "run"))
+    assert (saved.folder, saved.adapter, saved.model.base) == (moved, None, str(moved))
 
 
 def test_a_hub_id_is_downloaded(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def saved(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> SavedMod
 
 @pytest.fixture(scope="module")
 def engines(saved: SavedModel) -> dict[str, Any]:
-    """One of each kind on the same file, whose weights are not rounded."""
+    """Return one of each kind on the same file, whose weights are not rounded."""
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install xllamacpp")
     tokenizer = load_tokenizer(saved.model)
     model, device = load_base(saved.model), choose_device(saved.model)

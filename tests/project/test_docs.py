@@ -64,8 +64,8 @@ def commands() -> list[tuple[str, str]]:
 
 def inline_commands() -> list[tuple[str, str]]:
     """(document, command line) of every one in a line of text, but for a pattern of one."""
-    told = [(path, line) for path in DOCUMENTS for line in INLINE.findall(path.read_text())]
-    return [(path.name, line) for path, line in told if not re.search(r"[\[…]|[A-Z]{2}", line)]
+    inline = [(path, line) for path in DOCUMENTS for line in INLINE.findall(path.read_text())]
+    return [(path.name, line) for path, line in inline if not re.search(r"[\[…]|[A-Z]{2}", line)]
 
 
 def files(document: str) -> dict[str, str]:
@@ -127,8 +127,17 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
 def test_commands_in_a_line_of_text_name_what_is_there(document, line):
     program, *words = shlex.split(line)
     if program == "nutgraf":
-        told = {"run", *runner.STAGES, "check", "summarize", "serve", "export", "watch", "judge"}
-        assert words[0] in told | {"--help"}
+        commands = {
+            "run",
+            *runner.STAGES,
+            "check",
+            "summarize",
+            "serve",
+            "export",
+            "watch",
+            "judge",
+        }
+        assert words[0] in commands | {"--help"}
     elif program == "make":
         check_make(words)
     elif program == "python":
