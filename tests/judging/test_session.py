@@ -188,6 +188,7 @@ def test_the_report_says_what_people_prefer_and_that_it_has_to_be_made_again(
     assert describe_judgements(folder) == []
     judge(session, "Ann", 40, prefers_best)
     judge(session, "Bob", 30, prefers_best)
+    assert describe_judgements(folder)[0]["agreement"]["same"]
     judge(session, "Bob", 10, "bad")
     for name in ("Ann", "Bob"):
         assert name in artifacts.report(config, folder)[0].settings["judgements"]

@@ -411,7 +411,9 @@ def test_what_people_judged_is_said_if_they_did(study: Study) -> None:
         ]
         for judge in ("Ann", "Bob")
     }  # fmt: skip
-    page, plain = render(dataclasses.replace(study, judged=[describe(pair, rows)]))
+    alike = {judge: clicks[2:] for judge, clicks in rows.items()}
+    judged = [describe(pair, clicks) for clicks in (rows, alike)]
+    page, plain = render(dataclasses.replace(study, judged=judged))
     for text in (page, plain):
         flat = " ".join(text.split())
         assert "who did not know which was which, best is preferred to lead3 in 1% of 40" in flat
@@ -419,6 +421,7 @@ def test_what_people_judged_is_said_if_they_did(study: Study) -> None:
         assert "settled after 11, lead3 is better" in flat
         assert "prefers the other one in 39 of the 39 articles" in flat
         assert "Rejected: 1 of 1 articles" in flat
+        assert "all clicks on the 38 articles that several judged say the same" in flat
         assert "is 1.00 (95% 1.00 to 1.00) on the 40 articles that several judged" in flat
         assert "people prefer lead3, ROUGE-Lsum best by 5.0 points" in flat
     assert EVIL not in page

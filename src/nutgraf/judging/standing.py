@@ -132,7 +132,10 @@ def _powered(pair: Pair, clicks: Sequence[Click]) -> dict[str, Any] | None:
 
 
 def _agreement(judges: Mapping[str, Sequence[Click]], pair: Pair) -> dict[str, Any] | None:
-    """Return alpha over second, neither and first preferred, and on how many articles."""
+    """Return alpha over second, neither and first preferred, and on how many articles.
+
+    `same` is whether all clicks on them are the same, so that alpha is not defined.
+    """
     column = {article: at for at, article in enumerate(pair.items)}
     values = np.full((len(judges), len(column)), math.nan)
     for row, clicks in enumerate(judges.values()):
@@ -141,7 +144,8 @@ def _agreement(judges: Mapping[str, Sequence[Click]], pair: Pair) -> dict[str, A
     several = int(((~np.isnan(values)).sum(axis=0) > 1).sum())
     if not several:
         return None
-    return {"articles": several, **asdict(agreement(values, levels=3))}
+    alpha = agreement(values, levels=3)
+    return {"articles": several, "same": math.isnan(alpha.mean), **asdict(alpha)}
 
 
 def _against_rouge(pair: Pair, by_score: Mapping[str, float]) -> dict[str, Any]:

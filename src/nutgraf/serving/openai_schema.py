@@ -61,7 +61,7 @@ class _Request(_Body):
         None, ge=1, description="Longest summary, if that is less than in the study."
     )
     temperature: Any = _only(
-        0, description="0: greedily, without candidates; null: as in the study."
+        0, description="0: without candidates, greedily or with beams; null: as in the study."
     )
     stream: bool | None = Field(None, strict=True)
     stream_options: StreamOptions | None = None
