@@ -108,7 +108,7 @@ def test_errors_tell_how_long_each_article_was_and_how_much_of_it_was_cut(
     found = pd.read_csv(folder / "analysis" / "errors.csv")
     assert list(found.columns[:4]) == ["id", "system", "article_words", "trimmed_tokens"]
     assert (found["article_words"] == 5).all()
-    assert list(found["system"].unique()) == ["reference", *system_names([])]
+    assert list(found["system"].unique()) == ["reference", *system_names(Config())]
     cut = found[found["trimmed_tokens"] > 0]
     assert set(cut["system"]) == {"best"}
     assert len(cut) == 10
@@ -197,7 +197,7 @@ def test_another_tokenizer_makes_again_what_depends_on_it_and_the_default_nothin
         "prepare": {"data"},
         "search": {"search"},
         "generate": {"summaries/oracle", "summaries/textrank"},
-        "score": {f"scores/{system}" for system in system_names([])},
+        "score": {f"scores/{system}" for system in system_names(Config())},
     }.items():
         before, after = (BY_STAGE[stage](of, folder) for of in (config, unicode))
         pairs = zip(before, after, strict=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import load_config
+from nutgraf.config.systems import trained_models
 from nutgraf.core.errors import NutgrafError, UserError
-from nutgraf.pipeline.artifacts import trained_models
 from nutgraf.pipeline.run_log import ENDS
 from nutgraf.pipeline.run_log import NAME as LOG
 from nutgraf.search.trial import CURVES
