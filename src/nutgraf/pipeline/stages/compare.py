@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,6 +28,8 @@ from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 
 Row = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = [
     "system", "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
@@ -74,10 +77,21 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     resamples, seed = config.score.resamples, config.score.seed
     differences = significance.difference_table(scores, pairs, resamples, seed)
     pd.DataFrame(differences).to_csv(out / "differences.csv", index=False)
+    _warn_of_worse_rounds(differences)
     along_scores = examples.examples_by_score(test, summaries, scores[final], final)
     write_records(out / "examples.jsonl", along_scores)
     faulty = examples.examples_by_fault(test, summaries[final], scores[final], final)
     write_records(out / "error_examples.jsonl", faulty)
+
+
+def _warn_of_worse_rounds(differences: Sequence[Row]) -> None:
+    for row in differences:
+        before = systems.start_of_round(row["system"])
+        if (row["other"], row["metric"], row["verdict"]) == (before, "rougeLsum", "worse"):
+            logger.warning(
+                f"{row['system']} is worse than {before} by {-row['difference']:.2f} ROUGE-Lsum, "
+                "and is the model to take away: lower train.rounds or preference.learning_rate"
+            )
 
 
 def _measured(system: str, config: Config, folder: RunFolder) -> Row:
