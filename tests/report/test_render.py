@@ -10,14 +10,8 @@ import pandas as pd
 import pytest
 from test_figures import CURVE, HISTORY, TABLE, TRIALS, every_figure
 
-from nutgraf.config import Config
 from nutgraf.config.load import build_config
-from nutgraf.config.systems import (
-    BUILT_IN_SYSTEMS,
-    compared_pairs,
-    system_names,
-    without_oracle,
-)
+from nutgraf.config.systems import BUILT_IN_SYSTEMS, system_names, without_oracle
 from nutgraf.core.files import write_json, write_records
 from nutgraf.evaluation import significance
 from nutgraf.evaluation.indicators import FAULTS
@@ -36,7 +30,7 @@ NAMES = (
     "scores_by_trial search_history training_curves error_rates relative_performance "
     "search_settings"
 ).split()
-SYSTEMS = system_names(Config())
+SYSTEMS = system_names([])
 
 
 def records(frame: pd.DataFrame) -> list[dict]:
@@ -106,7 +100,6 @@ def study(svgs: dict[str, str]) -> Study:
     }  # fmt: skip
     return Study(
         run="runs/pocket",
-        final="best",
         command="nutgraf run runs/pocket/config.yaml",
         data="the embedded synthetic newswire",
         decoding="greedily, at most 96 tokens",
@@ -437,6 +430,16 @@ def test_what_people_judged_is_said_if_they_did(study: Study) -> None:
     assert '<a href="#people">' in page
 
 
+def test_what_people_changed_in_the_search_is_listed_if_they_did(study: Study) -> None:
+    said = "People changed the search while it ran"
+    steered = [("2026-11-29 16:30 UTC", "a person stopped trial 3 after 160 articles")]
+    for page in render(dataclasses.replace(study, steered=steered)):
+        flat = re.sub(r"<[^>]+>", "", page)
+        assert said in flat
+        assert "2026-11-29 16:30 UTC: a person stopped trial 3 after 160 articles" in flat
+    assert all(said not in page for page in render(study))
+
+
 def test_no_trials_no_examples_still_render(study: Study) -> None:
     nothing = {"trials": [], "examples": [], "error_examples": [], "differences": []}
     render(dataclasses.replace(study, models={}, **nothing))
@@ -490,6 +493,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
         ]
         for place, system in enumerate(SYSTEMS)
     }  # fmt: skip
+    compared = {system: scores[system] for system in without_oracle(scores)}
     for system, rows in scores.items():
         made(f"scores/{system}", {f"scores/{system}.jsonl": rows}, [f"scores/{system}.jsonl"])
     files = {
@@ -500,7 +504,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
             rouge1_high=2.0, rouge2_low=1.0, rouge2_high=2.0, rougeL_low=1.0, rougeL_high=2.0
         ),
         "analysis/differences.csv": pd.DataFrame(
-            significance.difference_table(scores, compared_pairs(Config()), 800, seed=1)
+            significance.difference_table(compared, "best", 800, seed=1)
         ),
         "analysis/examples.jsonl": list(study.examples),
         "analysis/error_examples.jsonl": list(study.error_examples),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from helpers import command
+from helpers.killer import Killed
 
 from nutgraf.config import Config, load
 from nutgraf.core.errors import Failure
+from nutgraf.pipeline import steering
 from nutgraf.pipeline.runner import run_stage
-from nutgraf.search import ray_tune
+from nutgraf.search import ray_tune, trial_worker
+from nutgraf.search.ledger import LEDGER
 from nutgraf.search.scheduler import TrialScheduler
 from nutgraf.storage.run_folder import RunFolder
 
@@ -102,3 +108,93 @@ def test_rouge_is_of_the_weights_that_count(
     trials = tmp_path / "late" / "search" / "trials"
     assert not list(trials.glob("*/evaluated"))
     assert len(list(trials.glob("*/adapter"))) == 1
+
+
+class Ended(BaseException):
+    """The end of a trial's process, which the search has stopped."""
+
+
+@pytest.mark.usefixtures("quick_trainings")
+def test_a_steered_search_that_was_killed_ends_as_a_replay_of_its_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path
+) -> None:
+    """A trial is stopped, goes on from its checkpoint, and is killed; another is added, stopped."""
+    config: Config = load.build_config({**SMALL, "run": str(tmp_path / "steered")})
+    little = {"search.rouge_examples": 1, "generate.max_new_tokens": 9}
+    config = load.with_overrides(config, {"model.base": str(tiny_base), **little})
+    run = RunFolder(config.run)
+    run_stage("prepare", config, run)
+    run.config.write_text(load.to_yaml(config))
+    shutil.copytree(run.path, tmp_path / "replayed")
+    again = RunFolder(tmp_path / "replayed")
+    done: list[tuple[int, int]] = []
+
+    def steer(*words: str) -> None:
+        said = command.run("trial", *words, "--run", str(run.path)).stdout
+        assert said.startswith("Noted. Nothing runs this study")
+
+    def person(number: int, evaluation: int) -> None:
+        done.append((number, evaluation))
+        if done == [(1, 1)]:
+            steer("stop", "1")
+        elif (number, evaluation) == (2, 1):
+            steer("continue", "1")
+            steer("add", "--like", "1", "--train.learning-rate", "3e-4")
+        elif (number, evaluation) == (3, 2):
+            steer("stop", "3")
+        elif done.count((1, 2)) == 1:
+            raise Killed
+
+    def work(happens: Callable[[int, int], None]) -> Callable[..., None]:
+        def run_all(scheduler: TrialScheduler, training: Any, *_: object) -> None:
+            while trial := scheduler.next():
+                number = trial.number
+
+                def report(result: dict[str, Any], number: int = number) -> None:
+                    happens(number, result["evaluations"])
+                    if scheduler.update(number).stop is not None:
+                        raise Ended
+
+                monkeypatch.setattr(trial_worker.tune, "report", report)
+                with contextlib.suppress(Ended):
+                    out = str(scheduler.out)
+                    trial_worker.run_trial({"number": number}, out, training, None)
+                scheduler.update(number)
+                scheduler.requeue(number)
+
+        return run_all
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    def search(folder: RunFolder, works: Callable[..., None]) -> pd.DataFrame:
+        monkeypatch.setattr(ray_tune, "_run_in_ray", works)
+        run_stage("search", config, folder)
+        return pd.read_csv(folder / "search" / "trials.csv").drop(columns="seconds")
+
+    with pytest.raises(Killed):
+        search(run, work(person))
+    table = search(run, work(person))
+    assert done.count((1, 2)) == 2  # once before the kill
+    by_number = table.set_index("trial")
+    assert by_number["status"].to_dict() == {
+        1: "completed",
+        2: by_number["status"][2],
+        3: "stopped",
+    }
+    assert by_number["examples"].to_dict()[3] == 16
+    assert by_number["proposed_by"].to_dict() == {1: "random", 2: "random", 3: "person"}
+    assert table["rougeLsum"].notna().all()
+    assert [words.split(":")[0] for _, words in steering.describe_steers(run)] == [
+        "a person stopped trial 1 after 8 articles",
+        "a person let trial 1 go on, from 8 to 24 articles",
+        "a person added trial 3",
+        "a person stopped trial 3 after 16 articles",
+    ]
+    refused = command.run("trial", "stop", "2", "--run", str(run.path), status=2).stderr
+    assert refused.endswith("has ended: trials are steered while it runs\n")
+    # In the replay trial 1 is trained in one go.
+    with pytest.raises(Killed):
+        search(again, kill)
+    shutil.copy(run / "search" / "trials" / LEDGER, steering.trials_folder(again.path))
+    pd.testing.assert_frame_equal(search(again, work(lambda *_: None)), table)

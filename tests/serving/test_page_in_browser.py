@@ -14,9 +14,10 @@ from helpers.browser import CHROMIUM, STICKING_OUT, Browser, browser, pale
 from helpers.judged import TOKEN, judging, write_study
 from helpers.serving import Fake, Server, serving
 from helpers.watched import TOKEN as WATCH_TOKEN
-from helpers.watched import held, watching, write_search, write_trial
+from helpers.watched import TRIALS, held, watching, write_search, write_trial
 
 from nutgraf.data.rows import Article
+from nutgraf.search.ledger import REQUESTS
 from nutgraf.serving.limits import Limits
 
 pytestmark = pytest.mark.skipif(
@@ -516,6 +517,32 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
         foreign = "document.querySelectorAll('main img, main script, main style, main iframe')"
         assert page.run(f"{foreign}.length") == 0
         assert page.run("document.title").startswith("Running: ")
+        # Nothing is steered but while the search takes requests.
+        assert page.run("document.querySelectorAll('[data-steer]').length") == 0
+        requests = tmp_path / TRIALS / REQUESTS
+        requests.mkdir()
+        page.open(f"{address}/?375", 375, "dark")
+        person.waits_for("document.querySelectorAll('[data-steer]').length === 3")
+        labels = "[...document.querySelectorAll('[data-steer]')].map(b => b.ariaLabel)"
+        assert page.run(labels) == ["Go on: trial 2", "Stop: trial 4", "Stop: trial 5"]
+        page.run("document.querySelector('#add summary').focus()")
+        person.presses("Enter")
+        person.waits_for("document.querySelectorAll('#add input, #add select').length === 3")
+        page.run("document.querySelectorAll('#add input').forEach(i => { i.value = '3e-4'; })")
+        page.run("document.querySelector('#add button').focus()")
+        person.presses("Enter")
+        person.waits_for("document.getElementById('steered').textContent.startsWith('Asked.')")
+        assert page.run("document.documentElement.scrollWidth") <= 375
+        assert [e for e in page.run(STICKING_OUT) if "skip" not in e] == []
+        form = "#add summary, #add label, #add input, #add select, #steered, td button"
+        assert page.run(pale(form)) == []
+        page.run("document.querySelector('[aria-label=\"Stop: trial 4\"]').focus()")
+        person.presses("Enter")
+        while len(list(requests.glob("*.json"))) < 2:  # the test's own limit of time ends it
+            time.sleep(0.02)
+        added, stopped = (json.loads(path.read_text()) for path in sorted(requests.iterdir()))
+        assert added["values"]["train.learning_rate"] == 3e-4
+        assert (stopped["do"], stopped["trial"]) == ("stop", 4)
         assert person.heard("complaints") == []
     person.waits_for("document.getElementById('problem').textContent !== ''")  # the server ended
     assert page.run(rows) == "12345"

@@ -1,7 +1,8 @@
 """A search in Ray with trials that crash, hang, are killed: undisturbed, and killed and run again.
 
 The trainings are scripted, so that every process fails where it should; all else is real. As a
-program this file is the search that the tests start and kill: `test_search_in_ray.py FOLDER`.
+program this file is the search that the tests start and kill: `test_search_in_ray.py FOLDER
+[TRIALS]`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pytest
 LIMIT = 0.1  # minutes, of a trial; so long hangs the one that hangs
 LOSS = {1: 0.50, 2: 0.60, 3: 0.40, 4: 0.35, 5: 0.30, 6: 0.25, 7: 0.20, 8: 0.90, 9: 0.15}
 STOPPED = {2: 1, 8: 1}  # after this evaluation, by the rule
+SLOW = 0.5  # the learning rate of a trial that takes ten times as long
 
 
 def training(
@@ -42,7 +44,7 @@ def training(
         loss = LOSS[number] + 1 / evaluation
         if evaluation > reached:
             for _ in range(4):
-                time.sleep(0.05)
+                time.sleep(0.5 if values["train.learning_rate"] == SLOW else 0.05)
                 on_step(16 * (evaluation - 1))
             if evaluation == 3:
                 loss = _fault(number, folder, loss)
@@ -67,15 +69,19 @@ def _fault(number: int, folder: Path, loss: float) -> float:
     return math.nan if number == 7 else loss
 
 
-def main(folder: Path) -> None:
+def study(trials: int) -> Any:
+    """The configuration of a search of so many trials."""
     from nutgraf.config import load
+
+    return load.build_config({
+        "train": {"max_examples": 64, "eval_every": 16},
+        "search": {"trials": trials, "concurrent": 2, "trial_minutes": LIMIT},
+    })  # fmt: skip
+
+
+def main(folder: Path, trials_of: int) -> None:
     from nutgraf.search import ray_tune
     from nutgraf.search.trial import choose_trial
-
-    study = {
-        "train": {"max_examples": 64, "eval_every": 16},
-        "search": {"trials": len(LOSS), "concurrent": 2, "trial_minutes": LIMIT},
-    }
 
     class Look(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -86,7 +92,7 @@ def main(folder: Path) -> None:
     log = logging.getLogger("nutgraf")
     log.setLevel(logging.INFO)
     log.addHandler(Look())
-    config = load.build_config(study)
+    config = study(trials_of)
     trials = ray_tune.run_trials(config, training, folder / "trials")
     chosen = choose_trial(trials, config.search.finalists)
     table = [{**trial.record(trial is chosen), "seconds": 0} for trial in trials]
@@ -139,12 +145,12 @@ class Runs:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def _start(self, folder: Path) -> subprocess.Popen[bytes]:
+    def _start(self, folder: Path, trials: int = len(LOSS)) -> subprocess.Popen[bytes]:
         """The search in a session of its own, so that all its processes can be found and killed."""
         folder.mkdir(exist_ok=True)
         with (folder / "said.txt").open("ab") as said:
             process = subprocess.Popen(
-                [sys.executable, __file__, str(folder)],
+                [sys.executable, __file__, str(folder), str(trials)],
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "RAY_worker_niceness": "1"},
@@ -170,7 +176,8 @@ class Runs:
         return file.read_text().split() if file.exists() else []
 
     def said(self) -> str:
-        return "".join((f / "said.txt").read_text() for f in (self.undisturbed, self.killed))
+        folders = (self.undisturbed, self.killed)
+        return "".join((f / "said.txt").read_text() for f in folders if f.exists())
 
 
 @pytest.fixture(scope="module")
@@ -251,5 +258,48 @@ def test_no_port_is_open_beyond_loopback(runs: Runs) -> None:
     assert {address for address, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
+def test_people_steer_a_search_in_ray(tmp_path: Path) -> None:
+    """One trial goes on from its checkpoint; one is added, and stopped while it is trained."""
+    from nutgraf.search.ledger import LEDGER, Request, ask, read_steers
+    from nutgraf.search.scheduler import TrialScheduler
+
+    runs, out = Runs(tmp_path), tmp_path / "killed" / "trials"
+    killed = TrialScheduler(study(3), out)  # after the first evaluation of two trials
+    for number in (1, 2):
+        trial, home = killed.trials[number], out / str(number)
+        trial.history = [(16, LOSS[number] + 1)]
+        trial.write(home)
+        (home / "checkpoint").write_text("1")
+        (tmp_path / "killed" / f"done-{number}").write_text("1\n")
+    ask(out, Request(do="continue", trial=2, examples=48))
+    ask(out, Request(do="add", values={"train.learning_rate": SLOW}))
+    try:
+        search = runs._start(tmp_path / "killed", trials=3)
+        while not runs.done(4):
+            assert search.poll() is None, runs.said()
+            time.sleep(0.02)
+        ask(out, Request(do="stop", trial=4))
+        assert search.wait() == 0, runs.said()
+    finally:
+        runs.end()
+    result = json.loads((tmp_path / "killed" / "result.json").read_text())
+    rows = [(row["trial"], row["status"], row["proposed_by"]) for row in result["trials"]]
+    assert rows == [
+        (1, "completed", "random"),
+        (2, "stopped", "random"),
+        (3, "error", "random"),
+        (4, "stopped", "person"),
+    ]
+    two, four = result["trials"][1], result["trials"][3]
+    assert (two["examples"], runs.done(2)) == (48, ["1", "2", "3"])
+    assert four["examples"] in (0, 16, 32)
+    words = [steer.words.partition(":")[0] for steer in read_steers(out / LEDGER)]
+    assert words == [
+        "a person let trial 2 go on, from 16 to 48 articles",
+        "a person added trial 4",
+        f"a person stopped trial 4 after {four['examples']} articles",
+    ]
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -12,6 +12,7 @@ from helpers.watched import CONFIG, TRIALS, held, snapshot, write_curves, write_
 from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import UserError
 from nutgraf.pipeline.artifacts import BY_STAGE
+from nutgraf.search.ledger import Ledger, Steer
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.watching.curves import thinned
 from nutgraf.watching.files import LogTail
@@ -42,6 +43,31 @@ def test_a_running_search_shows_who_runs_who_was_stopped_and_why(tmp_path: Path)
     ]  # fmt: skip
     assert stages["prepare"]["seconds"] == 5
     assert (stages["search"]["planned"], stages["search"]["share"]) == (100, 0.562)
+
+
+def test_what_people_changed_is_seen_as_the_search_will_have_it(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    write_trial(tmp_path, 7, [2.0, 1.9])
+    assert list(snapshot(tmp_path)["trials"]) == ["1", "2", "3", "4", "5"]
+    assert snapshot(tmp_path)["search"]["steered"] is False
+    values = {n: {"train.learning_rate": n / 1000, "lora.alpha": 2 ** (n % 8)} for n in (2, 4, 7)}
+    ledger = Ledger(tmp_path / TRIALS)
+    ledger.add(Steer("a", 1.0, "continue", 2, values[2], 1, 80, 2, 160))
+    ledger.add(Steer("b", 2.0, "stop", 4, values[4], 1, 80, 1, 80))
+    ledger.add(Steer("c", 3.0, "add", 7, values[7], 0, 0, None, 320))
+    ledger.add(Steer("d", 4.0, "stop", 1, {}, refused="it has ended already"))
+    with held(tmp_path):
+        seen = snapshot(tmp_path)
+    assert seen["search"]["steered"] is True
+    assert list(seen["trials"]) == ["1", "2", "3", "4", "5", "7"]
+    assert states(seen) == ["completed", "stopped", "error", "stopped", "queued", "running"]
+    assert seen["trials"]["2"]["points"] == [[80, 4.0], [160, 3.9]]
+    assert [seen["trials"][n]["why"] for n in ("1", "2", "4")] == [
+        "",
+        "a person let trial 2 go on, from 80 to 160 articles",
+        "a person stopped trial 4 after 80 articles",
+    ]
+    assert Watcher(tmp_path, who=lambda: None).latest()["search"]["steered"] is False
 
 
 def test_a_search_whose_process_is_gone_is_no_longer_running(tmp_path: Path) -> None:

@@ -91,9 +91,12 @@ def run_trials(
     trials = scheduler.results()
     if not any(trial.status == "completed" for trial in trials):
         errors = [trial.error for trial in trials if trial.status == "error"]
+        change = "change search.space or raise search.trials"
+        if scheduler.ledger.steers:
+            change = "let one go on with `nutgraf trial continue`, and run the same command again"
         raise Failure(
             f"none of {len(trials)} trials was completed, {len(errors)} failed, the first with: "
-            f"{errors[0] if errors else 'no error'}; change search.space or raise search.trials"
+            f"{errors[0] if errors else 'no error'}; {change}"
         )
     scheduler.remove_scratch()
     return trials
@@ -178,7 +181,8 @@ class _Proposals(Searcher):
         """Return the next trial; None, and Ray asks again, while there may be one later."""
         trial = self.scheduler.next()
         if trial is None:
-            over = self.scheduler.finished or self.scheduler.full_disk
+            over = self.scheduler.finished or bool(self.scheduler.full_disk)
+            self.scheduler.closed = over  # Ray asks for no further trial
             return Searcher.FINISHED if over else None
         return {"number": trial.number}
 
@@ -216,8 +220,9 @@ class _EarlyStopping(FIFOScheduler):
     def on_trial_complete(
         self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]
     ) -> None:
-        """Read the trial's last results."""
+        """Read the trial's last results; queue it again if it went on just before it ended."""
         self.scheduler.update(trial.config["number"])
+        self.scheduler.requeue(trial.config["number"])
 
     def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
         """Fail a trial whose process died, the only error that Ray sees, too often.

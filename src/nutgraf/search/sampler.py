@@ -50,7 +50,7 @@ class Sampler:
 
     @property
     def needed(self) -> range:
-        """Return the numbers of the trials that must be settled before the next proposal.
+        """Return which proposals, from 1 on, must be settled before the next one.
 
         The last 2 * (`concurrent` - 1) before it do not count: they may still run, or have ended
         out of turn. Waiting for half of these would leave processes idle (docs/log.md).
@@ -61,24 +61,25 @@ class Sampler:
     def next(self, trials: Mapping[int, Trial]) -> dict[str, Any]:
         """Return the next settings, by dotted name; `trials` holds all that are `needed`."""
         for number in self.needed[self._reported :]:
-            self._report(trials[number])
+            self._report(number, trials[number])
         self.proposed_by.append("tpe" if self._successes >= self.startup else "random")
         self.proposals.append(self.study.ask(self.space))
         values = self.proposals[-1].params
         return {k: json.loads(v) if isinstance(v, str) else v for k, v in values.items()}
 
-    def _report(self, trial: Trial) -> None:
-        proposal = self.proposals[trial.number - 1]
+    def _report(self, number: int, trial: Trial) -> None:
+        proposal = self.proposals[number - 1]
+        known = trial.status == "completed" or (trial.status == "stopped" and trial.history)
         if trial.status == "completed":
             self.study.tell(proposal, trial.loss)
-        elif trial.status == "stopped":
+        elif known:
             for examples, loss in trial.history:
                 proposal.report(loss, examples)
             self.study.tell(proposal, state=TrialState.PRUNED)
         else:
             self.study.tell(proposal, state=TrialState.FAIL)
-        self._successes += trial.status in ("completed", "stopped")
-        self._reported = trial.number
+        self._successes += bool(known)
+        self._reported = number
 
 
 def _distribution(name: str, domain: Range | Choices) -> BaseDistribution:

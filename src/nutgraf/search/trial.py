@@ -44,7 +44,7 @@ class Trial:
     row_nll: list[float] = field(default_factory=list)  # per validation row, at its best evaluation
     row_tokens: list[int] = field(default_factory=list)
     rouge: dict[str, float] = field(default_factory=dict)
-    proposed_by: str = "random"  # or tpe
+    proposed_by: str = "random"  # or tpe, or a person
 
     @property
     def completed(self) -> bool:
@@ -161,11 +161,14 @@ def time_limit(seconds: float, file: IO[str]) -> Iterator[None]:
 
 
 def describe_proposals(proposed_by: Sequence[str]) -> str:
-    """Return how many trials were drawn at random and how many TPE proposed, as a phrase."""
-    total, by_tpe = len(proposed_by), list(proposed_by).count("tpe")
-    if not by_tpe:
+    """Return how many trials were drawn at random, proposed by TPE, and added, as a phrase."""
+    by = list(proposed_by)
+    total, by_tpe, by_people = len(by), by.count("tpe"), by.count("person")
+    if not by_tpe and not by_people:
         return "1 trial, drawn at random" if total == 1 else f"{total} trials, all drawn at random"
-    return f"{total} trials: {total - by_tpe} drawn at random, then {by_tpe} proposed by TPE"
+    drawn = f"{total} trials: {total - by_tpe - by_people} drawn at random"
+    drawn += f", then {by_tpe} proposed by TPE" if by_tpe else ""
+    return drawn + (f", {by_people} added by a person" if by_people else "")
 
 
 def choose_trial(trials: Sequence[Trial], finalists: int) -> Trial:

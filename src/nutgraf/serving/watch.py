@@ -1,4 +1,7 @@
-"""Serve the page on which a study is watched: snapshots of its folder, as server-sent events."""
+"""Serve the page on which a study is watched: snapshots of its folder, as server-sent events.
+
+Its trials are steered from there too.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,11 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from nutgraf.core.errors import NutgrafError
+from nutgraf.core.errors import NutgrafError, UserError
 from nutgraf.core.paths import expand
 from nutgraf.core.priority import lower_priority
+from nutgraf.pipeline import steering
+from nutgraf.search.ledger import Request
 from nutgraf.serving.access import Access
 from nutgraf.serving.answers import COMMENT_SECONDS, EVENT_HEADERS, server_event
 from nutgraf.serving.errors import RequestError
@@ -98,6 +103,12 @@ def create_app(streams: Streams, token: str) -> FastAPI:
     @routes.post("/watch/curves")
     def curves(training: Training) -> list[dict[str, Any]]:
         return watcher.curves(training.name)
+
+    @routes.post("/watch/steer")
+    def steer(request: Request) -> dict[str, str]:
+        if not watcher.is_here:
+            raise UserError("a study in a storage is steered on the machine that runs it")
+        return {"id": steering.ask(watcher.folder, request)}
 
     # A link cannot show a token: only who has shown it gets the address of the report.
     @routes.post("/watch/report")

@@ -19,7 +19,7 @@ from nutgraf.storage.run_folder import MANIFESTS
 
 _NEEDED = re.compile(
     r"(trial|rouge|together|plan|claim|card|errors)\.json|.*\.curves\.json|"
-    r"(trials|history)\.csv|error\.txt|report\.html"
+    r"(trials|history)\.csv|error\.txt|report\.html|steers\.jsonl"
 )
 _SINGLE = ("config.yaml", "log.jsonl", LEASE)
 

@@ -15,13 +15,15 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import load_config
-from nutgraf.config.systems import start_of_round, trained_models
+from nutgraf.config.types import Choices
 from nutgraf.core.errors import NutgrafError, UserError
+from nutgraf.pipeline.artifacts import trained_models
 from nutgraf.pipeline.run_log import ENDS
 from nutgraf.pipeline.run_log import NAME as LOG
+from nutgraf.search.ledger import REQUESTS
 from nutgraf.search.trial import CURVES
 from nutgraf.storage.artefact import UNFINISHED
-from nutgraf.training.budget import round_config, total_examples
+from nutgraf.training.budget import total_examples
 from nutgraf.training.curves import curves_path
 from nutgraf.watching.curves import thinned
 from nutgraf.watching.files import Files, LogTail
@@ -49,6 +51,7 @@ class Watcher:
             title: What the folder is called; without it its path.
         """
         self.folder, self._title = folder, title or str(folder)
+        self.is_here = who is None
         self._who = who or functools.partial(holder, folder / ".lock")
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist: give the folder of a study with --run")
@@ -103,7 +106,8 @@ class Watcher:
             ended = self._end() if unreadable else "empty"
             return {**common, "state": "running" if held else ended, "stages": [], "trials": {},
                     "trainings": {}, "search": None}  # fmt: skip
-        trials = self._search.trials(self._search_folder(), running=bool(held))
+        search = self._search_folder()
+        trials = self._search.trials(search, running=bool(held))
         trainings = {name: self._training(name, config) for name in trained_models(config)}
         shares = [t["seen"] / t["of"] for t in trainings.values() if t["of"]]
         progress = {
@@ -122,6 +126,12 @@ class Watcher:
                 "of": config.search.trials,
                 "settings": list(config.search.space),
                 "log": [n for n, d in config.search.space.items() if getattr(d, "log", False)],
+                "choices": {
+                    name: domain.choices
+                    for name, domain in config.search.space.items()
+                    if isinstance(domain, Choices)
+                },
+                "steered": self.is_here and (search / "trials" / REQUESTS).is_dir(),
             },
             "trials": trials,
             "trainings": {name: training for name, training in trainings.items() if training["of"]},
@@ -153,13 +163,10 @@ class Watcher:
     def _training(self, name: str, config: Config) -> dict[str, Any]:
         rows = self._training_rows(name)
         losses = [(r["examples"], r["validation_loss"]) for r in rows if r["validation_loss"]]
-        pairs = start_of_round(name) is not None
-        own = round_config(config, config.preference.articles) if pairs else config
         return {
             "points": thinned(losses, _POINTS),
             "seen": rows[-1]["examples"] if rows else 0,
-            "of": total_examples(own.train) if rows else 0,
-            "pairs": pairs,
+            "of": total_examples(config.train) if rows else 0,
         }
 
     def _training_rows(self, name: str) -> list[dict[str, Any]]:
@@ -195,7 +202,7 @@ def _searched(trials: Trials, of: int) -> float | None:
     """Return the share of the articles that all trials see at most; stopped ones are whole."""
     ended = ("completed", "stopped", "error")
     shares = [1.0 if t["state"] in ended else t["seen"] / t["of"] for t in trials.values()]
-    return sum(shares) / of if shares else None
+    return sum(shares) / max(of, len(trials)) if shares else None
 
 
 def _history(text: str) -> list[dict[str, Any]]:

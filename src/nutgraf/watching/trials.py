@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
 from nutgraf.search.halving import Halving, TrialProgress, Verdict
+from nutgraf.search.ledger import LEDGER, Steer, parse_steers
+from nutgraf.search.steering import Steering
 from nutgraf.search.trial import CURVES
 from nutgraf.training.budget import evaluation_steps, total_examples
 from nutgraf.watching.curves import Point, thinned
@@ -29,7 +32,7 @@ class Search:
         self._config, self._files = config, files
         self._lengths: dict[str, tuple[int, int]] = {}
         self._last: Trials = {}
-        self._judged: tuple[Any, Any, dict[int, Verdict]] = ({}, None, {})
+        self._judged: tuple[Any, Any, Any, dict[int, Verdict]] = ({}, None, None, {})
         self._thinned: dict[int, tuple[Any, list[Point]]] = {}
 
     def trials(self, search: Path, running: bool) -> Trials:
@@ -40,15 +43,20 @@ class Search:
             running: Whether a process works on it.
         """
         table = self._files.read(search / "trials.csv", _by_number) or {}
+        steering = Steering(self._files.read(search / "trials" / LEDGER, parse_steers) or ())
         records = {}
-        for number in range(1, self._config.search.trials + 1):
+        for number in itertools.islice(steering.proposed(), self._config.search.trials):
             record = self._files.read(search / "trials" / str(number) / "trial.json", _trial)
             if record is None:
                 break  # they are proposed in order
             records[number] = record
+        for number, values in steering.added.items():
+            record = self._files.read(search / "trials" / str(number) / "trial.json", _trial)
+            if record is not None and record["values"] == values:
+                records[number] = record
         if table:
             records = {n: record for n, record in records.items() if str(n) in table}
-        verdicts = {} if table else self._verdicts(search, records)
+        verdicts = {} if table else self._verdicts(search, records, steering)
         limit = min(_PER_CURVE[1], max(_PER_CURVE[0], _POINTS // max(1, len(records))))
         trials: Trials = {}
         for number, record in records.items():
@@ -57,7 +65,7 @@ class Search:
             state = row.get("status") or self._state(home, record, verdicts[number], running)
             history = record["history"]
             # What a trial does past its rung does not count.
-            if verdicts and (stop := verdicts[number].stop):
+            if verdicts and (stop := verdicts[number].stop) is not None:
                 history = history[:stop]
             elif state == "stopped":
                 history = [point for point in history if point[0] <= int(row["examples"])]
@@ -71,7 +79,9 @@ class Search:
                 "seconds": round(record["seconds"]),
                 "rouge": (self._files.read(home / "rouge.json") or {}).get("rougeLsum"),
                 "chosen": row.get("chosen") == "True",
-                "why": row.get("error") or self._why(number, home, state, history),
+                "why": row.get("error")
+                or _steered(steering.of(number, record["values"]), state, len(history))
+                or self._why(number, home, state, history),
             }
             before = self._last.get(str(number), trial)
             trials[str(number)] = before if before == trial else trial
@@ -98,7 +108,9 @@ class Search:
         at_once = min(noted.get("concurrent", settings.concurrent), settings.trials)
         return Halving(settings.grace_evaluations, settings.reduction_factor, at_once)
 
-    def _verdicts(self, search: Path, records: Mapping[int, Any]) -> dict[int, Verdict]:
+    def _verdicts(
+        self, search: Path, records: Mapping[int, Any], steering: Steering
+    ) -> dict[int, Verdict]:
         progress = {
             n: TrialProgress(
                 tuple(loss for _, loss in record["history"]),
@@ -107,12 +119,14 @@ class Search:
             )
             for n, record in records.items()
         }
-        if (progress, rule := self._halving(search)) != self._judged[:2]:
-            self._judged = progress, rule, rule.judge(progress)
-        return self._judged[2]
+        if (progress, rule := self._halving(search), steering) != self._judged[:3]:
+            values = {number: record["values"] for number, record in records.items()}
+            held = steering.judge(rule, progress, values)[1]
+            self._judged = progress, rule, steering, held
+        return self._judged[3]
 
     def _state(self, home: Path, record: Mapping[str, Any], verdict: Verdict, running: bool) -> str:
-        if verdict.stop:
+        if verdict.stop is not None:
             return "stopped"
         if record["completed"]:
             return "completed"
@@ -139,6 +153,13 @@ class Search:
             f"after {examples:,} articles its loss {loss:.3f} was not among the best "
             f"1/{settings.reduction_factor} of trials 1 to {others} there"
         )
+
+
+def _steered(steers: Sequence[Steer], state: str, evaluations: int) -> str:
+    """Return what a person last did to a trial, if that is why it is as it is."""
+    if not steers or (state == "stopped" and steers[-1].until != evaluations):
+        return ""
+    return steers[-1].words if state != "error" else ""
 
 
 def _trial(text: str) -> dict[str, Any]:

@@ -8,10 +8,16 @@ const FIXED_AFTER = [
   ["why", "Why it ended", false],
 ];
 
+// What a person may do to a trial, by its state.
+const STEERS = {
+  queued: ["stop", "Stop"], running: ["stop", "Stop"], interrupted: ["stop", "Stop"], stopped: ["continue", "Go on"],
+};
+
 export class TrialTable {
-  constructor(section, choose) {
+  constructor(section, choose, steer) {
     this.section = section;
     this.choose = choose;
+    this.steer = steer;
     this.head = section.querySelector("thead");
     this.body = section.querySelector("tbody");
     this.rows = new Map();
@@ -19,11 +25,12 @@ export class TrialTable {
     this.columns = "";
   }
 
-  update(settings, trials, changed) {
+  update(settings, trials, changed, steered) {
     this.trials = trials;
     this.section.hidden = !Object.keys(trials).length;
-    if (this.columns !== settings.join()) {
-      this.columns = settings.join();
+    if (this.columns !== [steered, ...settings].join()) {
+      this.columns = [steered, ...settings].join();
+      this.steered = steered;
       this.settings = settings;
       this.rows.clear();
       this.body.replaceChildren();
@@ -39,8 +46,9 @@ export class TrialTable {
       const row = this.row(number, trial);
       const before = this.rows.get(number);
       const focused = before?.contains(document.activeElement);
+      const steers = focused && "steer" in document.activeElement.dataset;
       before?.replaceWith(row);
-      if (focused) row.querySelector("button").focus({ preventScroll: true });
+      if (focused) (row.querySelector(steers ? "[data-steer]" : "button") ?? row.querySelector("button")).focus({ preventScroll: true });
       this.rows.set(number, row);
     }
     this.order();
@@ -69,10 +77,19 @@ export class TrialTable {
       const inside = name === "trial"
         ? element("button", { type: "button", onclick: () => this.choose(number), "aria-label": `curves of trial ${number}` }, text)
         : text;
+      if (name === "state" && this.steered && STEERS[trial.state]) {
+        return element("td", {}, inside, " ", this.steerButton(number, ...STEERS[trial.state]));
+      }
       return element("td", { class: `${right ? "number" : ""}${trial.state === "error" && name === "why" ? " error" : ""}` },
         inside);
     });
     return element("tr", { class: number === this.selected ? "shown" : "" }, ...cells);
+  }
+
+  steerButton(number, what, label) {
+    return element("button", {
+      type: "button", "data-steer": what, "aria-label": `${label}: trial ${number}`, onclick: () => this.steer(what, Number(number)),
+    }, label);
   }
 
   select(number) {

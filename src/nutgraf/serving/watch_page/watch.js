@@ -1,5 +1,6 @@
 import { draw, sample, short } from "./charts.js";
 import { element } from "./show.js";
+import { AddForm } from "./steer.js";
 import { asked, events } from "./stream.js";
 import { readToken } from "./token.js";
 import { TrialTable } from "./table.js";
@@ -21,7 +22,8 @@ let clock = 0; // seconds that the server's clock is ahead of this one
 let shown = null; // the training whose curves are shown, if somebody has chosen one
 let version = ""; // of the curves that are shown
 let redrawOne = null; // draws these again, for another width
-const table = new TrialTable($("table"), choose);
+const table = new TrialTable($("table"), choose, (what, trial) => steer({ do: what, trial }));
+new AddForm($("add"), () => now, steer);
 
 async function post(path, body) {
   return asked(`watch/${path}`, {
@@ -159,7 +161,21 @@ function showSearch(changed) {
     ...counts.map(([each, n]) => element("span", { class: "key" }, sample(each), `${n} ${each}`)));
   drawLosses();
   drawSettings();
-  table.update(now.search?.settings ?? [], now.trials, changed);
+  const steered = Boolean(now.search?.steered && all.length);
+  $("add").hidden = !steered;
+  table.update(now.search?.settings ?? [], now.trials, changed, steered);
+}
+
+// Ask the search to stop a trial, to add one, or to let one go on; the log says what became of it.
+async function steer(request) {
+  try {
+    await post("steer", request);
+    $("steered").textContent = now.state === "running"
+      ? "Asked. The search does it when it next hears of a trial; the log says so."
+      : "Noted. Nothing runs this study: the next nutgraf run does it.";
+  } catch (error) {
+    $("steered").textContent = error.message;
+  }
 }
 
 function drawLosses() {
@@ -248,24 +264,21 @@ async function showOne() {
 function drawOne(title, record, rows) {
   const of = (key) => rows.filter((row) => row[key] != null).map((row) => [row.examples, row[key]]);
   redrawOne = () => drawOne(title, record, rows);
-  const unit = record.pairs ? "summaries, two a pair" : "articles";
-  const seen = `${record.seen.toLocaleString("en")} of ${record.of.toLocaleString("en")} ${unit}. `;
+  const seen = `${record.seen.toLocaleString("en")} of ${record.of.toLocaleString("en")} articles. `;
   $("one-note").textContent = (record.why ? `${title}: ${record.why}. ` : "")
     + (rows.length ? seen : `${seen}No curves are stored of it, only the losses at its evaluations.`);
   const validation = rows.length ? of("validation_loss") : record.points;
-  const trained = { name: "training", kind: "second", points: of("train_loss") };
-  const validated = { name: "validation", kind: "chosen", points: validation };
   const figures = [
-    ...record.pairs
-      ? [["Loss of the pairs", [trained]], ["Validation loss of the references", [validated]]]
-      : [["Loss: training (thin) and validation (thick)", [trained, validated]]],
+    ["Loss: training (thin) and validation (thick)", [
+      { name: "training", kind: "second", points: of("train_loss") },
+      { name: "validation", kind: "chosen", points: validation }]],
     ["Learning rate", [{ name: "rate", kind: "first", points: of("learning_rate") }]],
     ["Gradient norm before clipping, the largest", [{ name: "norm", kind: "first", points: of("grad_norm") }]],
   ].filter(([, series]) => series.some((each) => each.points.length));
   $("curves").replaceChildren(...figures.map(([label]) =>
     element("figure", {}, element("figcaption", {}, label), element("div"))));
   figures.forEach(([label, series], i) => draw($("curves").children[i].lastChild, {
-    title: `${title}. ${label}`, series, x: { label: record.pairs ? "summaries seen" : "articles seen" }, y: { cut: true }, height: 200,
+    title: `${title}. ${label}`, series, x: { label: "articles seen" }, y: { cut: true }, height: 200,
   }));
 }
 
