@@ -43,13 +43,16 @@ SETTINGS = {
     "train.max-examples": "24",
     "train.eval-every": "8",
     "train.eval-examples": "4",
+    "train.rounds": "1",
+    "preference.articles": "6",
+    "preference.candidates": "3",
     "lora.dropout": "0.1",
     "search.trials": "3",
     "search.finalists": "1",
     "search.rouge-examples": "2",
     "generate.max-new-tokens": "16",
     "generate.batch-size": "2",
-    "score.resamples": "500",
+    "score.resamples": "1200",
 }
 SAME = ("summaries/*.jsonl", "scores/*.jsonl", "models/*/adapter_model.safetensors")
 SAME += ("data/*.parquet", "search/best.yaml", "final_best_model/adapter_model.safetensors")

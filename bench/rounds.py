@@ -33,7 +33,6 @@ import torch
 from levers import Lever
 from recipe import Arguments, command_line, indicators_of, measure
 from safetensors.torch import load_file
-from torch.nn.functional import logsigmoid
 
 from nutgraf.config import Config
 from nutgraf.config.load import load_config, with_overrides
@@ -51,6 +50,7 @@ from nutgraf.modeling.losses import summary_losses
 from nutgraf.pipeline.artifacts import training_configs
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training.job import TrainingJob
+from nutgraf.training.preference import preference_losses
 from nutgraf.training.sft_trainer import AdapterTrainer
 
 BETA = 0.1  # DPO: how much a preference may move the model from where it began
@@ -253,8 +253,7 @@ def _likelihood(nll: torch.Tensor, tokens: torch.Tensor, _: torch.Tensor) -> tor
 
 
 def _preference(nll: torch.Tensor, tokens: torch.Tensor, begun: torch.Tensor) -> torch.Tensor:
-    gain = begun - nll  # of log-likelihood
-    return -logsigmoid(BETA * (gain[:, 0] - gain[:, 1]))
+    return preference_losses(nll.flatten(), begun.flatten(), BETA)
 
 
 def _ranking(nll: torch.Tensor, tokens: torch.Tensor, _: torch.Tensor) -> torch.Tensor:

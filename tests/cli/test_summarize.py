@@ -301,8 +301,8 @@ def test_a_missing_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_model_may_lie_in_a_run_folder_or_be_moved(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     moved = saved.rename(tmp_path / "run" / "final_best_model")
-    saved = saved_model.read_saved_model(str(tmp_path / "run"))
-    assert (saved.folder, saved.adapter, saved.model.base) == (moved, None, str(moved))
+    model = saved_model.read_saved_model(str(tmp_path / "run"))
+    assert (model.folder, model.adapter, model.model.base) == (moved, None, str(moved))
 
 
 def test_a_hub_id_is_downloaded(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from nutgraf.config import Config, effects
 from nutgraf.config.load import ConfigError, build_config, load_config_values, setting_fields
+from nutgraf.config.systems import start_of_round
 from nutgraf.pipeline import artifacts
 from nutgraf.storage.run_folder import RunFolder
 
@@ -28,7 +29,7 @@ CHANGED: dict[str, Any] = {
     "generate.choose": "support", "generate.max_sentences": 3,
     "tracking.to": [], "ray.address": "auto", "ray.workers": 3, "ray.fsdp": True,
 }  # fmt: skip
-OWN = [name for name, _, _ in setting_fields() if not name.startswith("rivals.")]
+OWN = [name for name, _, _ in setting_fields() if not name.startswith(("rivals.", "train.rounds"))]
 
 
 def with_setting(config: Config, name: str) -> Config:
@@ -77,6 +78,7 @@ def test_a_changed_setting_makes_again_what_it_decides_and_nothing_else(name: st
     pinned = {"base": "some/base", "revision": "1" * 40, "quantization": "nf4"}
     space = {} if name == "search.space" else {"space": {}}
     budget = {"max_examples": None, "max_steps": 96} if name == "train.max_steps" else {}
+    budget["rounds"] = 1
     raw = {"run": "run", "model": pinned, "search": space, "train": budget}
     of_candidates = name.rpartition(".")[2] in effects.OF_CANDIDATES
     decoding = {"candidates": 3} if of_candidates else {"num_beams": 2}
@@ -84,10 +86,31 @@ def test_a_changed_setting_makes_again_what_it_decides_and_nothing_else(name: st
     if name in ("data.validation", "data.test"):
         config = with_setting(config, "data.train")
     before, after = settings(config), settings(with_setting(config, name))
-    made_again = {n.partition("/")[0] for n in before if before[n] != after.get(n)}
+    made_again = {
+        "rounds" if start_of_round(n.partition("/")[2]) and n.startswith("models/")
+        else n.partition("/")[0]
+        for n in before | after
+        if before.get(n) != after.get(n)
+    }  # fmt: skip
     decides = set(effects.DECIDES[name].split())
     described = {"final_best_model", "report"} if decides - {"report"} else decides
     assert made_again == decides | described
+
+
+def test_a_further_round_makes_no_earlier_model_again() -> None:
+    none, one, two = (study(train={"rounds": n}) for n in range(3))
+    new = {f"{kind}/best_round1" for kind in ("models", "summaries", "scores")}
+    assert one.keys() - none.keys() == new
+    for before, after in ((none, one), (one, two)):
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed == {"final_best_model", "report"}
+    config = build_config({"train": {"rounds": 1}, "generate": {"candidates": 3}})
+    inputs = {a.name: a.inputs for a in artifacts.generate(config, RunFolder("run"))}
+    assert "summaries/best_round1" in inputs["summaries/best_chosen"]
+    drawn = study(train={"rounds": 1}, generate={"seed": 7})  # of candidates
+    assert {n for n in one if one[n] != drawn[n] and "best" in n} == {
+        "models/best_round1", "final_best_model",
+    }  # fmt: skip
 
 
 def test_a_searched_setting_decides_neither_trials_nor_the_best() -> None:

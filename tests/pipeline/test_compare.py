@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ GAPS: dict[str, Callable[[int], float]] = {
     "textrank": lambda i: -6.0 - i % 3,
     "oracle": lambda i: 9.0 + i % 3,
     "best": lambda i: 0.0,
+    "best_round1": lambda i: -1.0 - i % 2,  # if there is a round
 }
 TRAINED = {
     "learning_rate": 1e-3, "gradient_accumulation_steps": 2, "micro_batch_size": 4,
@@ -47,13 +49,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple
         splits = {name: {"sampled": 40} for name in ("train", "validation", "test")}
         write_json(scratch / "data" / "card.json", {"splits": splits})
         write_json(scratch / "data" / "frame.json", ["Summarize:", "\n\nSummary:"])
-    for name in ("baseline", "best"):
+    for name in ("baseline", "best", "best_round1"):
         with folder.artefact(f"models/{name}").writing() as scratch:
             (scratch / "models" / name).mkdir(parents=True)
-            write_json(scratch / "models" / name / "train.json", TRAINED)
+            write_json(scratch / "models" / name / "train.json", {**TRAINED, "pairs": 12})
             adapter = {"base_model_name_or_path": "/home/someone/tiny", "revision": None, "r": 16}
             write_json(scratch / "models" / name / "adapter_config.json", adapter)
-            (scratch / "models" / name / "adapter_model.safetensors").write_bytes(b"weights")
+            (scratch / "models" / name / "adapter_model.safetensors").write_bytes(
+                b"round" if name == "best_round1" else b"weights"
+            )
     for system, gap in GAPS.items():
         texts, scores = [], []
         for i, article in enumerate(test):
@@ -108,7 +112,7 @@ def test_errors_tell_how_long_each_article_was_and_how_much_of_it_was_cut(
     found = pd.read_csv(folder / "analysis" / "errors.csv")
     assert list(found.columns[:4]) == ["id", "system", "article_words", "trimmed_tokens"]
     assert (found["article_words"] == 5).all()
-    assert list(found["system"].unique()) == ["reference", *system_names([])]
+    assert list(found["system"].unique()) == ["reference", *system_names(Config())]
     cut = found[found["trimmed_tokens"] > 0]
     assert set(cut["system"]) == {"best"}
     assert len(cut) == 10
@@ -171,6 +175,29 @@ def test_the_terminal_tells_the_verdicts(compared: tuple[RunFolder, Config]) -> 
     assert "no significant difference at n = 40" in told["baseline"]
 
 
+def test_a_round_that_is_worse_than_its_start_is_warned_of_and_compared_with_all(
+    compared: tuple[RunFolder, Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(compared[0].path, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    config = with_overrides(compared[1], {"train.rounds": 1})
+    assert run_stage("compare", config, folder)
+    expected = "best_round1 is worse than best by 1.50 ROUGE-Lsum, and is the model to take away"
+    assert expected in capsys.readouterr().err
+    lines = render_table(folder / "model_comparison_results.csv", config).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("best_round1 against the"))
+    others = ["lead3", "textrank", "zero_shot", "baseline", "best"]
+    assert [line.split()[0] for line in lines[start + 1 : start + 6]] == others
+    table = pd.read_csv(folder / "analysis" / "differences.csv")
+    assert "best_round1" not in set(table.loc[table["system"] == "best", "other"])
+    assert (folder / "final_best_model" / "adapter_model.safetensors").read_bytes() == b"round"
+    about = read_json(folder / "final_best_model" / "nutgraf.json")
+    assert about["rounds"][0]["pairs"] == 12
+    assert about["study"]["rouge"]["rougeLsum"]["mean"] == pytest.approx(30.94, abs=0.02)
+    named = {row["system"] for row in read_records(folder / "analysis" / "error_examples.jsonl")}
+    assert named == {"best_round1"}
+
+
 def test_the_terminal_gives_no_interval_of_few_articles_and_names_another_tokenizer(
     compared: tuple[RunFolder, Config], tmp_path: Path
 ) -> None:
@@ -197,7 +224,7 @@ def test_another_tokenizer_makes_again_what_depends_on_it_and_the_default_nothin
         "prepare": {"data"},
         "search": {"search"},
         "generate": {"summaries/oracle", "summaries/textrank"},
-        "score": {f"scores/{system}" for system in system_names([])},
+        "score": {f"scores/{system}" for system in system_names(Config())},
     }.items():
         before, after = (BY_STAGE[stage](of, folder) for of in (config, unicode))
         pairs = zip(before, after, strict=True)

@@ -16,7 +16,7 @@ from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.fused.model import FusedModel
 from nutgraf.modeling.load import Device, choose_device, load_base
 from nutgraf.modeling.shape import read_dims
-from nutgraf.planning import advice, benchmark, duration, memory, outcome
+from nutgraf.planning import advice, benchmark, duration, memory, outcome, simulation
 from nutgraf.planning.duration import Speed, Speeds
 from nutgraf.planning.memory import Machine, RowLengths
 
@@ -110,11 +110,11 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
 
 def test_a_search_without_stopping_is_whole_trainings():
     config = with_overrides(Config(), {"search.trials": 6, "search.grace_evaluations": 4})
-    assert duration.simulate_searches(config) == (3.0, 3.0, 3.0)
+    assert simulation.simulate_searches(config) == (3.0, 3.0, 3.0)
 
 
 def test_a_search_that_stops_trials_is_shorter_and_ends_with_a_winner():
-    median, p10, p90 = duration.simulate_searches(with_overrides(Config(), {"search.trials": 8}))
+    median, p10, p90 = simulation.simulate_searches(with_overrides(Config(), {"search.trials": 8}))
     assert 1 <= p10 < median < p90 <= 4
 
 
@@ -123,9 +123,9 @@ def test_a_search_is_played_by_the_rule_of_the_real_one(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     config = with_overrides(Config(), {"search.trials": 4})
     # The second of the first two is stopped, and each after it, as none is better than the first.
-    assert duration._simulate_search([1, 2, 4, 3], config, 4) == 4
+    assert simulation._simulate_search([1, 2, 4, 3], config, 4) == 4
     # The third is better, begins after the second is stopped, and is completed.
-    assert duration._simulate_search([2, 4, 1, 3], config, 4) == 5
+    assert simulation._simulate_search([2, 4, 1, 3], config, 4) == 5
 
 
 def test_twice_the_budget_is_about_twice_the_time():

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
+from nutgraf.config import Config
 from nutgraf.config.load import setting_fields
 from nutgraf.config.systems import system_names
 
@@ -91,9 +92,9 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path):
     client.execute()
 
     table = pd.read_csv(tmp_path / "run" / "model_comparison_results.csv")
-    assert list(table.loc[table["source"] == "measured", "system"]) == list(system_names([]))
+    assert list(table.loc[table["source"] == "measured", "system"]) == list(system_names(Config()))
     shown = printed(cell_with(notebook, "render_table("))
-    assert all(f"\n{system}" in shown for system in system_names([]))
+    assert all(f"\n{system}" in shown for system in system_names(Config()))
     assert "say nothing about CNN/DailyMail" in " ".join(shown.split())
 
     article, _, summary = printed(cell_with(notebook, "Summarizer(")).partition("--- summary")

@@ -10,8 +10,14 @@ import pandas as pd
 import pytest
 from test_figures import CURVE, HISTORY, TABLE, TRIALS, every_figure
 
+from nutgraf.config import Config
 from nutgraf.config.load import build_config
-from nutgraf.config.systems import BUILT_IN_SYSTEMS, system_names, without_oracle
+from nutgraf.config.systems import (
+    BUILT_IN_SYSTEMS,
+    compared_pairs,
+    system_names,
+    without_oracle,
+)
 from nutgraf.core.files import write_json, write_records
 from nutgraf.evaluation import significance
 from nutgraf.evaluation.indicators import FAULTS
@@ -30,7 +36,7 @@ NAMES = (
     "scores_by_trial search_history training_curves error_rates relative_performance "
     "search_settings"
 ).split()
-SYSTEMS = system_names([])
+SYSTEMS = system_names(Config())
 
 
 def records(frame: pd.DataFrame) -> list[dict]:
@@ -100,6 +106,7 @@ def study(svgs: dict[str, str]) -> Study:
     }  # fmt: skip
     return Study(
         run="runs/pocket",
+        final="best",
         command="nutgraf run runs/pocket/config.yaml",
         data="the embedded synthetic newswire",
         decoding="greedily, at most 96 tokens",
@@ -493,7 +500,6 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
         ]
         for place, system in enumerate(SYSTEMS)
     }  # fmt: skip
-    compared = {system: scores[system] for system in without_oracle(scores)}
     for system, rows in scores.items():
         made(f"scores/{system}", {f"scores/{system}.jsonl": rows}, [f"scores/{system}.jsonl"])
     files = {
@@ -504,7 +510,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
             rouge1_high=2.0, rouge2_low=1.0, rouge2_high=2.0, rougeL_low=1.0, rougeL_high=2.0
         ),
         "analysis/differences.csv": pd.DataFrame(
-            significance.difference_table(compared, "best", 800, seed=1)
+            significance.difference_table(scores, compared_pairs(Config()), 800, seed=1)
         ),
         "analysis/examples.jsonl": list(study.examples),
         "analysis/error_examples.jsonl": list(study.error_examples),

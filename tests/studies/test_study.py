@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 from helpers import command
 
-from nutgraf.config import GenerateConfig
+from nutgraf.config import Config, GenerateConfig, TrainConfig
 from nutgraf.config.systems import system_names
 from nutgraf.core.files import read_json, read_records
 from nutgraf.data import article_store
+from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.generation.draft import cut_sentences
 from nutgraf.pipeline.runner import STAGES
 from nutgraf.storage.run_folder import RunFolder
@@ -31,6 +32,9 @@ SMALL = {
     "train.micro-batch-size": "2",
     "train.eval-every": "16",
     "train.eval-examples": "4",
+    "train.rounds": "1",
+    "preference.articles": "8",
+    "preference.candidates": "4",
     "search.trials": "3",
     # In one process; test_chaos.py has trials, and trainings, side by side.
     "search.concurrent": "1",
@@ -41,6 +45,7 @@ SMALL = {
     "prompt.request": "Sum up the news:",
     "tracking.to": "[tensorboard]",
 }
+SYSTEMS = system_names(Config(train=TrainConfig(rounds=1)))
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "ray", "matplotlib")
 # A token of the Hub as a user has it in the environment: of no account, and of the form of one.
 TOKEN = "hf_" + "noToken0" * 4
@@ -101,7 +106,7 @@ def test_the_folder_says_all_that_the_page_for_watching_shows(
         rows = read_json(first[0] / "search" / "trials" / number / "adapter.curves.json")
         assert {row["grad_norm"] is None for row in rows} == {True, False}
     assert [trial["chosen"] for trial in seen["trials"].values()].count(True) == 1
-    assert set(seen["trainings"]) == {"baseline", "best"}
+    assert set(seen["trainings"]) == {"baseline", "best", "best_round1"}
 
 
 def test_a_token_in_the_environment_is_written_nowhere(first: tuple[RunFolder, str, str]) -> None:
@@ -118,7 +123,12 @@ def test_search_and_trainings_have_curves_for_tensorboard(
     folder, *_ = first
     trials = pd.read_csv(folder / "search" / "trials.csv")
     found = {path.name for path in (folder / "tensorboard").iterdir()}
-    assert found == {"baseline", "best", *(f"trial-{number}" for number in trials["trial"])}
+    assert found == {
+        "baseline",
+        "best",
+        "best_round1",
+        *(f"trial-{number}" for number in trials["trial"]),
+    }
     assert all(any(path.iterdir()) for path in (folder / "tensorboard").iterdir())
 
 
@@ -128,7 +138,7 @@ def test_every_system_is_measured_on_the_same_articles(
     folder, *_ = first
     ids = [a.id for a in article_store.read_split(folder.data("test"))]
     assert len(ids) == 10
-    for system in system_names([]):
+    for system in SYSTEMS:
         summaries, scores = (
             read_records(path) for path in (folder.summaries(system), folder.scores(system))
         )
@@ -146,7 +156,7 @@ def test_the_table(first: tuple[RunFolder, str, str]) -> None:
         "weight_decay", "lora_r", "train_examples", "train_seconds",
     ]  # fmt: skip
     measured = table[table["source"] == "measured"]
-    assert list(measured.index) == list(system_names([]))
+    assert list(measured.index) == list(SYSTEMS)
     assert (measured["n"] == 10).all()
     intervals = pd.read_csv(folder / "analysis" / "intervals.csv").set_index("system")
     for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
@@ -158,7 +168,7 @@ def test_the_table(first: tuple[RunFolder, str, str]) -> None:
     assert models["perplexity"].notna().all()
     assert models.loc["baseline", "train_examples"] == models.loc["best", "train_examples"] == 32
     assert models.loc["baseline", "loss"] < models.loc["zero_shot", "loss"]
-    for system in system_names([]):
+    for system in SYSTEMS:
         assert f"\n{system}" in printed
         row = pd.DataFrame(read_records(folder.scores(system)))
         assert table.loc[system, "rouge1"] == pytest.approx(row["rouge1"].mean(), abs=0.006)
@@ -202,13 +212,51 @@ def test_best_was_trained_with_the_chosen_settings(first: tuple[RunFolder, str, 
     assert read_json(folder.model("best") / "train.json")["learning_rate"] == pytest.approx(rate)
 
 
+def test_a_round_trains_best_on_pairs_of_its_own_and_its_model_is_the_one_to_take_away(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, printed, _ = first
+    pairs = read_records(folder.model("best_round1") / "pairs.jsonl")
+    trained_on = {a.id: a for a in article_store.read_split(folder.data("train"))}
+    assert 1 <= len(pairs) <= 8
+    assert len({pair["id"] for pair in pairs}) == len(pairs)
+    for pair in pairs:
+        reference = trained_on[pair["id"]].reference
+        better, worse = (
+            sum(
+                score_rouge(reference, pair[side])[kind]
+                for kind in ("rouge1", "rouge2", "rougeLsum")
+            )
+            for side in ("better", "worse")
+        )
+        assert better > worse
+    record = read_json(folder.model("best_round1") / "train.json")
+    assert (record["pairs"], record["learning_rate"]) == (len(pairs), 5e-5)
+    weights = [
+        (folder / name / "adapter_model.safetensors").read_bytes()
+        for name in ("models/best", "models/best_round1", "final_best_model")
+    ]
+    assert weights[0] != weights[1] == weights[2]
+    card = (folder / "final_best_model" / "README.md").read_text()
+    assert f"Round 1: trained on with {len(pairs)} pairs of its own summaries" in card
+    table = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")
+    assert f"{table.loc['best_round1', 'rougeLsum']:.2f}" in card
+    differences = pd.read_csv(folder / "analysis" / "differences.csv")
+    others = {name: set(rows["other"]) for name, rows in differences.groupby("system")}
+    assert others["best_round1"] - others["best"] == {"best"}
+    assert "best_round1 against the others" in printed
+    report = " ".join((folder / "report.md").read_text().replace("\\", "").split())
+    assert "the best model (best_round1) reaches ROUGE-Lsum" in report
+    assert "Beside ROUGE that changed, against best:" in report
+
+
 def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
     first: tuple[RunFolder, str, str], tmp_path: Path
 ) -> None:
     greedy, folder = first[0], RunFolder(tmp_path / "candidates")
     shutil.copytree(greedy.path, folder.path)
     several = {"generate__candidates": "3", "generate__temperature": "1.5"}
-    done = study(folder.path, **several, generate__whole_sentences="true")
+    done = study(folder.path, **several, generate__whole_sentences="true", train__rounds="0")
     assert "train    unchanged, skipped" in done.stderr
     names = ("best", "best_chosen", "best_oracle")
     best, chosen, oracle = (read_records(folder.summaries(name)) for name in names)
@@ -364,10 +412,10 @@ def test_a_further_seed_repeats_the_trainings_and_leaves_the_rest(
     shutil.copytree(folder.path, tmp_path / "run")
     done = study(tmp_path / "run", train__seeds="[42, 43]")
     assert "search   unchanged, skipped" in done.stderr
-    assert done.stderr.count("done before") == 2 + 6 + 6  # trainings, summaries, scores
+    assert done.stderr.count("done before") == 3 + 7 + 7  # trainings, summaries, scores
     by_seed = pd.read_csv(tmp_path / "run" / "analysis" / "seeds.csv")
-    assert list(by_seed["seed"]) == [42, 42, 43, 43]
-    assert list(by_seed["system"]) == ["baseline", "best"] * 2
+    assert list(by_seed["seed"]) == [42] * 3 + [43] * 3
+    assert list(by_seed["system"]) == ["baseline", "best", "best_round1"] * 2
     for _, rows in by_seed.groupby("system"):
         assert rows["loss"].nunique() == 2
         assert rows["learning_rate"].nunique() == rows["train_examples"].nunique() == 1
@@ -381,6 +429,6 @@ def test_a_setting_that_matters_later_redoes_only_what_follows(
     first: tuple[RunFolder, str, str],
 ) -> None:
     folder, *_ = first
-    done = command.run("run", "--run", str(folder.path), "--score.resamples", "500")
+    done = command.run("run", "--run", str(folder.path), "--score.resamples", "1500")
     skipped = [line.split()[1] for line in done.stderr.splitlines() if "unchanged, skipped" in line]
     assert skipped == ["prepare", "search", "train", "generate", "score"]

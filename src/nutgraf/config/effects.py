@@ -34,11 +34,11 @@ DECIDES: dict[str, str] = {
     "prompt.template": "data",
     "prompt.max_tokens": "data",
     "prompt.max_article_tokens": "data",
-    "model.base": "data search models summaries",  # by what is in it, if it is local
-    "model.revision": "data search models summaries",
-    "model.quantization": "search models summaries",
-    "model.double_quantization": "search models summaries",  # of nf4
-    "model.dtype": "search models summaries",
+    "model.base": "data search models rounds summaries",  # by what is in it, if it is local
+    "model.revision": "data search models rounds summaries",
+    "model.quantization": "search models rounds summaries",
+    "model.double_quantization": "search models rounds summaries",  # of nf4
+    "model.dtype": "search models rounds summaries",
     "model.device": "",
     # Of `lora` and `train`, those that are searched decide no trial, nor the best model.
     "lora.r": "search models",
@@ -58,6 +58,13 @@ DECIDES: dict[str, str] = {
     "train.eval_examples": "search models",
     "train.activation_checkpointing": "",
     "train.seeds": "search models",  # the search and each model: its own
+    "train.rounds": "rounds",  # how many there are; each has an artefact of its own
+    "preference.articles": "rounds",
+    "preference.candidates": "rounds",
+    "preference.temperature": "rounds",
+    "preference.reward": "rounds",
+    "preference.learning_rate": "rounds",
+    "preference.beta": "rounds",
     "search.trials": "search",
     "search.space": "search",
     "search.concurrent": "",  # the value at the start of a search orders its proposals to the end
@@ -70,20 +77,21 @@ DECIDES: dict[str, str] = {
     "search.finalists": "search",
     "search.rouge_examples": "search",
     "search.seed": "search",
-    "generate.max_new_tokens": "search summaries",
-    "generate.min_new_tokens": "search summaries",
-    "generate.no_repeat_ngram": "search summaries",
-    "generate.max_sentences": "search summaries",
-    "generate.whole_sentences": "search summaries",
+    "generate.max_new_tokens": "search rounds summaries",
+    "generate.min_new_tokens": "search rounds summaries",
+    "generate.no_repeat_ngram": "search rounds summaries",
+    "generate.max_sentences": "search rounds summaries",
+    "generate.whole_sentences": "search rounds summaries",
     "generate.num_beams": "search summaries",
     "generate.length_penalty": "search summaries",  # of several beams
     "generate.candidates": "summaries",
     "generate.temperature": "summaries",
-    "generate.top_p": "summaries",
-    "generate.seed": "summaries",
+    "generate.top_p": "rounds summaries",
+    "generate.seed": "rounds summaries",
     "generate.choose": "summaries",  # of best_chosen, and of the model to take away
     "generate.batch_size": "",
-    "score.tokenizer": "data search summaries scores comparison",  # summaries of extracts alone
+    # Of summaries those of extracts alone.
+    "score.tokenizer": "data search rounds summaries scores comparison",
     "score.resamples": "comparison",
     "score.seed": "comparison",
     "tracking.to": "",
@@ -100,6 +108,7 @@ DECIDES: dict[str, str] = {
     "rivals.NAME.id": "summaries",
     "rivals.NAME.summary": "summaries",
 }
+_OF_ROUNDS = ("top_p", "seed")
 OF_CANDIDATES = ("candidates", "temperature", "top_p", "seed", "choose")
 _SPLIT = ("train.micro_batch_size", "train.gradient_accumulation_steps")
 
@@ -117,9 +126,14 @@ def deciding(config: Config, artefact: str) -> dict[str, Any]:
         settings.pop("model.double_quantization", None)
     if config.generate.num_beams == 1:
         settings.pop("generate.length_penalty", None)
-    if config.generate.candidates == 1:
+    in_rounds = artefact == "rounds" or (artefact == "any" and config.train.rounds > 0)
+    if config.generate.candidates == 1 and not in_rounds:
         for name in OF_CANDIDATES:
             settings.pop(f"generate.{name}", None)
+    if artefact == "any" and not in_rounds:
+        settings = {n: v for n, v in settings.items() if DECIDES[_row(n)] != "rounds"}
+    if artefact == "rounds":
+        del settings["train.rounds"]  # the first does not depend on the second
     if artefact == "search":
         for name in config.search.space:
             settings.pop(name, None)
@@ -184,7 +198,18 @@ def idle(config: Config) -> Iterator[str]:
         (local_base or model.base == "smollm2", "model", ["revision"], no_revision),
         (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),
         (config.generate.num_beams == 1, "generate", ["length_penalty"], "num_beams is 1"),
-        (config.generate.candidates == 1, "generate", [*OF_CANDIDATES[1:]], "candidates is 1"),
+        (
+            config.generate.candidates == 1,
+            "generate",
+            [n for n in OF_CANDIDATES[1:] if n not in ((config.train.rounds and _OF_ROUNDS) or ())],
+            "candidates is 1",
+        ),
+        (
+            not config.train.rounds,
+            "preference",
+            [*type(config.preference).model_fields],
+            "train.rounds is 0",
+        ),
     ]
     for rival, own in config.rivals.items():
         section = f"rivals.{rival}"

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from nutgraf.config.cluster import RayConfig
 from nutgraf.config.data import DataConfig, PromptConfig
 from nutgraf.config.evaluation import GenerateConfig, RivalConfig, ScoreConfig
+from nutgraf.config.preference import PreferenceConfig
 from nutgraf.config.search import SearchConfig
 from nutgraf.config.systems import RESERVED_NAMES, base_system
 from nutgraf.config.training import LoraSettings, ModelConfig, TrackingConfig, TrainConfig
@@ -32,6 +33,10 @@ class Config(Section):
     model: ModelConfig = Field(ModelConfig(), description="The frozen base.")
     lora: LoraSettings = Field(LoraSettings(), description="The adapter of the baseline.")
     train: TrainConfig = Field(TrainConfig(), description="The training of the baseline.")
+    preference: PreferenceConfig = Field(
+        PreferenceConfig(),
+        description="The rounds after the best model's training (`train.rounds`).",
+    )
     search: SearchConfig = Field(SearchConfig(), description="What may differ in the best model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nutgraf.config.types import Count, Float, PathOrName, Positive, Section, Seed
+from nutgraf.config.types import Count, CountOrZero, Float, PathOrName, Positive, Section, Seed
+
+MAX_ROUNDS = 3
 
 
 class ModelConfig(Section):
@@ -85,7 +87,12 @@ class TrainConfig(Section):
         (42,),
         min_length=1,
         description="Seeds of adapter initialization, data order and dropout: the first is that of "
-        "the search and of the model kept; each further one repeats the two trainings.",
+        "the search and of the model kept; each further one repeats the trainings.",
+    )
+    rounds: Annotated[CountOrZero, Field(le=MAX_ROUNDS)] = Field(
+        0,
+        description="Further trainings of the best model, each on pairs of summaries that it wrote "
+        "of training articles (`preference`).",
     )
 
     @property

@@ -113,12 +113,9 @@ def verdict(difference: Difference, p_holm: float, comparisons: int = 1) -> str:
     return f"{text}; {count} articles would show a difference of this size"
 
 
-def check_resamples(resamples: int, others: int) -> None:
-    """Raise UserError if so few resamples leave no p of a table small enough to be significant.
-
-    `others` is how many systems the best model is compared with: all but itself and the oracle.
-    """
-    comparisons = others * len(METRICS)
+def check_resamples(resamples: int, pairs: int) -> None:
+    """Raise UserError if so few resamples leave no p of so many pairs of systems small enough."""
+    comparisons = pairs * len(METRICS)
     minimum = math.ceil(2 * comparisons / ALPHA)
     if resamples < minimum:
         raise UserError(
@@ -128,14 +125,17 @@ def check_resamples(resamples: int, others: int) -> None:
 
 
 def difference_table(
-    scores: Mapping[str, Sequence[Mapping[str, Any]]], system: str, resamples: int, seed: int
+    scores: Mapping[str, Sequence[Mapping[str, Any]]],
+    pairs: Sequence[tuple[str, str]],
+    resamples: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """Compare a system with each other one, by ROUGE-1, -2 and -Lsum.
+    """Compare pairs of systems by ROUGE-1, -2 and -Lsum.
 
     Args:
         scores: Rows of each system with id, rouge1, rouge2 and rougeLsum, the same articles in the
             same order.
-        system: The system that is compared.
+        pairs: The system that is compared, and the other one.
         resamples: Draws of the bootstrap.
         seed: Seed of the bootstrap.
 
@@ -147,14 +147,13 @@ def difference_table(
         ValueError: Articles differ.
         UserError: As `check_resamples` does.
     """
-    pairs = [(other, metric) for other in scores if other != system for metric in METRICS]
-    check_resamples(resamples, len(scores) - 1)
-    ids = [row["id"] for row in scores[system]]
-    for other, rows in scores.items():
-        if [row["id"] for row in rows] != ids:
+    check_resamples(resamples, len(pairs))
+    for system, other in pairs:
+        if [row["id"] for row in scores[system]] != [row["id"] for row in scores[other]]:
             raise ValueError(f"{other} and {system} were not scored on the same articles")
+    tests = [(*pair, metric) for pair in pairs for metric in METRICS]
     differences = []
-    for other, metric in pairs:
+    for system, other, metric in tests:
         a, b = ([row[metric] for row in scores[name]] for name in (system, other))
         differences.append(paired_difference(a, b, resamples, seed))
     corrected = holm_correction([difference.p for difference in differences])
@@ -169,7 +168,9 @@ def difference_table(
             "high": round(difference.high, 4),
             "p": round(difference.p, 6),
             "p_holm": round(p_holm, 6),
-            "verdict": verdict(difference, p_holm, len(pairs)),
+            "verdict": verdict(difference, p_holm, len(tests)),
         }
-        for (other, metric), difference, p_holm in zip(pairs, differences, corrected, strict=True)
+        for (system, other, metric), difference, p_holm in zip(
+            tests, differences, corrected, strict=True
+        )
     ]

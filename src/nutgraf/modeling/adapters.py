@@ -251,6 +251,12 @@ def set_adapter_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tens
             weight.copy_(weights[name])
 
 
+def load_trainable(model: PreTrainedModel, path: Path) -> None:
+    """Set the trained weights of `fresh_adapter` to those of the adapter saved at `path`."""
+    weights: dict[str, Any] = {"is_trainable": True, "use_safetensors": True}
+    cast(Any, model).load_adapter(str(path), "default", **weights)
+
+
 def save_adapter(model: PreTrainedModel, out: Path) -> None:
     """Write the adapter as peft does, without its empty model card."""
     # `state_dict()` of a sharded base would release, in this process alone, what others still use.

@@ -5,7 +5,7 @@ No library that does the work is loaded, so that a finished study is recognized 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,32 +63,36 @@ def search(config: Config, folder: RunFolder) -> list[Artefact]:
 
 
 def train(config: Config, folder: RunFolder) -> list[Artefact]:
-    """Return one artefact a model, in the order of `training_configs`."""
-    inputs = ["data:train", "data:validation"]
-    chosen = {"baseline": [], "best": ["search:best.yaml"]}
-    return [
-        folder.artefact(
-            f"models/{name}",
-            inputs=[*inputs, *chosen[systems.base_system(name)]],
-            settings=_deciding(own, "models", *_WEIGHTS),
-            recorded=effects.undecisive(config),
+    """Return one artefact a model, in the order of `training_configs`.
+
+    A round follows from the model that it starts from, with all that decides that.
+    """
+    artefacts = []
+    for name, own in training_configs(config, folder).items():
+        inputs, settings = ["data:train", "data:validation"], _deciding(own, "models", *_WEIGHTS)
+        if start := systems.start_of_round(name):
+            inputs.append(f"models/{start}")
+            settings = _deciding(config, "rounds", *_WEIGHTS, *_DECODING)
+        elif systems.base_system(name) == "best":
+            inputs.append("search:best.yaml")
+        recorded = effects.undecisive(config)
+        artefacts.append(
+            folder.artefact(f"models/{name}", inputs=inputs, settings=settings, recorded=recorded)
         )
-        for name, own in training_configs(config, folder).items()
-    ]
+    return artefacts
 
 
 def generate(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return one artefact a system, in the order of `measured_systems`."""
-    trained = trained_models(config)
     return [
         folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
-            inputs=["data:test", *_written_with(system, trained)],
+            inputs=["data:test", *_written_with(system, config)],
             settings=_generation_settings(system, config),
             recorded=effects.undecisive(config),
         )
-        for system in measured_systems(config)
+        for system in systems.measured_systems(config)
     ]
 
 
@@ -101,14 +105,14 @@ def score(config: Config, folder: RunFolder) -> list[Artefact]:
             inputs=["data:test", f"summaries/{system}"],
             settings=effects.deciding(config, "scores"),
         )
-        for system in measured_systems(config)
+        for system in systems.measured_systems(config)
     ]
 
 
 def compare(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the table with the analysis, then the model to take away."""
-    measured = measured_systems(config)
-    models = [f"models/{name}" for name in trained_models(config)]
+    measured = systems.measured_systems(config)
+    models = [f"models/{name}" for name in systems.trained_models(config)]
     records = [f"{kind}/{system}" for system in measured for kind in ("summaries", "scores")]
     return [
         folder.artefact(
@@ -119,7 +123,7 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
         ),
         folder.artefact(
             "final_best_model",  # its card describes the study
-            inputs=["data", "comparison", "models/best"],
+            inputs=["data", "comparison", f"models/{systems.final_system(config)}"],
             settings={
                 **effects.deciding(config, "any"),
                 **base_fingerprint(config.model, *_WEIGHTS, *_DECODING),
@@ -130,8 +134,8 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
 
 def report(config: Config, folder: RunFolder) -> list[Artefact]:
     """Return the pages with their figures; they show every setting."""
-    models = [f"models/{name}" for name in systems.TRAINED_SYSTEMS]
-    records = systems.system_names(config.rivals, config.generate.candidates)
+    models = [f"models/{name}" for name in systems.trained_systems(config)]
+    records = systems.system_names(config)
     files = sorted((folder / FOLDER).glob("*.jsonl"))
     judged = {"judgements": {file.stem: file_hash(file)[:16] for file in files}} if files else {}
     return [
@@ -156,34 +160,26 @@ def with_first_seed(config: Config) -> Config:
     return with_overrides(config, {"train.seeds": [config.train.seed]})
 
 
-def measured_systems(config: Config) -> tuple[str, ...]:
-    """Return all that is summarized and scored, in the order of the tables."""
-    return systems.measured_systems(config.rivals, config.train.seeds, config.generate.candidates)
-
-
-def trained_models(config: Config) -> dict[str, tuple[str, int]]:
-    """Return `baseline` or `best` and the seed by the name of each model to train."""
-    first = {name: (name, config.train.seed) for name in systems.TRAINED_SYSTEMS}
-    return first | systems.seed_repeats(config.train.seeds)
-
-
 def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
     """Return the configuration of each training by the model's name.
 
-    `best` has the settings that the search in the folder has chosen.
+    `best` and its rounds have the settings that the search in the folder has chosen.
     """
     path = folder / "search" / "best.yaml"
     chosen = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    configs = {"baseline": config, "best": with_overrides(config, chosen)}
+    best = with_overrides(config, chosen)
     return {
-        name: with_overrides(configs[model], {"train.seeds": [seed]})
-        for name, (model, seed) in trained_models(config).items()
+        name: with_overrides(
+            config if model == "baseline" else best, {"train.seeds": [seed], "train.rounds": 0}
+        )
+        for name, (model, seed) in systems.trained_models(config).items()
     }
 
 
 def system_config(system: str, config: Config) -> Config:
-    """Return the configuration with which a system writes: `best` alone writes candidates."""
-    return config if system == "best" else with_overrides(config, {"generate.candidates": 1})
+    """Return the configuration with which a system writes: the final one alone, candidates."""
+    final = system == systems.final_system(config)
+    return config if final else with_overrides(config, {"generate.candidates": 1})
 
 
 def _deciding(config: Config, artefact: str, *parts: str) -> dict[str, Any]:
@@ -204,11 +200,11 @@ def _file_hashes(setting: str, path: Path) -> dict[str, str]:
         raise UserError(f"{path} cannot be read: {error.strerror}: give another") from None
 
 
-def _written_with(system: str, trained: Container[str]) -> list[str]:
+def _written_with(system: str, config: Config) -> list[str]:
     """Return the artefact that a system's summaries are made from, if there is one."""
     if system in systems.CHOSEN_SYSTEMS:
-        return ["summaries/best"]
-    return [f"models/{system}"] if system in trained else []
+        return [f"summaries/{systems.final_system(config)}"]
+    return [f"models/{system}"] if system in systems.trained_models(config) else []
 
 
 def _generation_settings(system: str, config: Config) -> dict[str, Any]:

@@ -95,9 +95,8 @@ def _storage(config: Config) -> None:
 
 
 def _resamples(config: Config) -> None:
-    names = systems.system_names(config.rivals, config.generate.candidates)
-    competing = systems.without_oracle(names)
-    check_resamples(config.score.resamples, len(competing) - 1)
+    pairs = systems.compared_pairs(config)
+    check_resamples(config.score.resamples, len(pairs))
 
 
 def _trackers(config: Config) -> None:

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import math
 import os
-import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nutgraf.config import Config, TrainConfig
-from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS, seed_repeats, system_names
+from nutgraf.config.systems import (
+    EXTRACTIVE_SYSTEMS,
+    compared_pairs,
+    measured_systems,
+    start_of_round,
+    trained_models,
+)
 from nutgraf.core.units import duration, memory
 from nutgraf.modeling.dims import ModelDims
 from nutgraf.planning.memory import Machine, RowLengths, bytes_by_stage, training_bytes
-from nutgraf.search.halving import Halving, TrialProgress
-from nutgraf.training.budget import effective_batch_size, evaluation_steps, total_steps
+from nutgraf.planning.simulation import simulate_searches
+from nutgraf.training.budget import (
+    candidates_config,
+    effective_batch_size,
+    evaluation_steps,
+    round_config,
+    total_steps,
+)
 
 # Seconds, measured on two cores of an AMD EPYC (docs/benchmarks.md, Planner).
 IMPORT_SECONDS = 8.0  # until a new process has torch, transformers, peft and trl
@@ -40,7 +51,6 @@ SUMMARIES_PER_PROCESS = 600  # from so many on, scoring starts a second process 
 # this share (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
 MERGED_SHARE = 0.8
 BUSY_CORES = 0.25  # that other programs use, from which on a plan says so
-SIMULATED_TRIALS = 400  # in all simulated searches
 
 
 @dataclass(frozen=True)
@@ -138,10 +148,10 @@ def plan_study(
         preparing: Seconds to prepare one article.
     """
     peaks = bytes_by_stage(config, dims, rows, machine)
-    trainings, seeds = 2 * len(config.train.seeds), seed_repeats(config.train.seeds)
-    names = system_names(config.rivals, config.generate.candidates)
-    n, systems = articles["test"], len(names) + len(seeds)
-    models = len(MODEL_SYSTEMS) + len(seeds)
+    trained, n = trained_models(config), articles["test"]
+    rounds = sum(start_of_round(name) is not None for name in trained)
+    trainings, systems = len(trained) - rounds, len(measured_systems(config))
+    models = 1 + len(trained)
     load = 2 * (dims.linear + dims.other) / LOAD_RATE
     trials, parallel = config.search.trials, config.search.parallel_trials
 
@@ -163,7 +173,7 @@ def plan_study(
     losses = models * forward_operations(dims, n, tokens, rows.summary) / speeds.looking
     scored = n * (1 / ARTICLE_RATE + systems * (1 / ROUGE_RATE + 1 / INDICATOR_RATE))
     # Bootstraps of four figures a system, and of differences between best and the others.
-    draws = (4 * systems + 3 * (systems - 2)) * config.score.resamples * n
+    draws = (4 * systems + 3 * len(compared_pairs(config))) * config.score.resamples * n
     analysed = n * (1 / ARTICLE_RATE + 1 / INDICATOR_RATE)
     processes = min(machine.cores, math.ceil(n * systems / SUMMARIES_PER_PROCESS))
     stages = [
@@ -171,10 +181,12 @@ def plan_study(
         Stage("search", search, by_luck=(luck[0], luck[1]), memory=peaks["search"]),
         Stage(
             "train",
-            load + math.ceil(trainings / at_a_time) * training,
+            load
+            + math.ceil(trainings / at_a_time) * training
+            + rounds * round_seconds(config, dims, rows, speeds, articles["train"]),
             IMPORT_SECONDS if at_a_time > 1 else 0.0,
             peaks["train"],
-            trainings,
+            len(trained),
         ),
         Stage(
             "generate",
@@ -220,6 +232,20 @@ def training_seconds(train: TrainConfig, dims: ModelDims, rows: RowLengths, spee
     return steps / speed.training + len(evaluation_steps(train)) * evaluation
 
 
+def round_seconds(
+    config: Config, dims: ModelDims, rows: RowLengths, speeds: Speeds, articles: int
+) -> float:
+    """Return the seconds of a round: candidates, losses of the pairs, and a training on them."""
+    n = min(config.preference.articles, articles)
+    writer = candidates_config(config)
+    candidates = generation_seconds(writer, dims, rows, n, speeds)
+    candidates += _more_candidates(writer, dims, n, speeds)
+    losses = forward_operations(dims, 2 * n, rows.row, rows.summary) / speeds.looking
+    train = round_config(config, n).train
+    training = training_seconds(train, dims, rows, speeds.alone) + TRAINING_SECONDS
+    return candidates + n * config.preference.candidates / ROUGE_RATE + losses + training
+
+
 def generation_seconds(
     config: Config, dims: ModelDims, rows: RowLengths, n: int, speeds: Speeds
 ) -> float:
@@ -243,41 +269,3 @@ def _more_candidates(config: Config, dims: ModelDims, n: int, speeds: Speeds) ->
     return forward_operations(dims, rows, generate.max_new_tokens, generate.max_new_tokens) / (
         speeds.reading
     )
-
-
-def simulate_searches(config: Config) -> tuple[float, float, float]:
-    """Return the length of a search in whole trainings: median, 10th and 90th percentile.
-
-    Simulates searches, with a fixed seed, in which trials of random quality are stopped early.
-    """
-    evaluations, trials = len(evaluation_steps(config.train)), config.search.trials
-    rng = random.Random(0)
-    lengths = []
-    for _ in range(max(5, SIMULATED_TRIALS // trials)):
-        losses = list(range(trials))
-        rng.shuffle(losses)
-        lengths.append(_simulate_search(losses, config, evaluations) / evaluations)
-    lengths.sort()
-    median, p10, p90 = (lengths[round(q * (len(lengths) - 1))] for q in (0.5, 0.1, 0.9))
-    return median, p10, p90
-
-
-def _simulate_search(losses: list[int], config: Config, evaluations: int) -> int:
-    """Return the ticks, of one evaluation each, of a search in which each trial keeps its loss."""
-    search = config.search
-    parallel = min(search.concurrent, search.trials)
-    halving = Halving(search.grace_evaluations, search.reduction_factor, parallel)
-    progress: dict[int, TrialProgress] = {}
-    running: list[int] = []
-    ticks = 0
-    while len(progress) < len(losses) or running:
-        while len(progress) < len(losses) and len(running) < search.parallel_trials:
-            running.append(len(progress) + 1)
-            progress[running[-1]] = TrialProgress((), evaluations, False)
-        ticks += 1
-        for number in running:
-            reported = (*progress[number].losses, losses[number - 1])
-            progress[number] = TrialProgress(reported, evaluations, len(reported) == evaluations)
-        verdicts = halving.judge(progress)
-        running = [n for n in running if verdicts[n].stop is None and not progress[n].ended]
-    return ticks

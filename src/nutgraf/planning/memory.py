@@ -12,6 +12,7 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
+from nutgraf.config.systems import trained_models
 from nutgraf.config.types import Choices
 from nutgraf.modeling.dims import (
     ATTENTION_SCORE_LIMIT,
@@ -20,7 +21,7 @@ from nutgraf.modeling.dims import (
     attention_score_bytes,
     fused_score_bytes,
 )
-from nutgraf.training.budget import total_steps
+from nutgraf.training.budget import candidates_config, round_config, total_steps
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def generation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
 
 def disk_bytes(config: Config, dims: ModelDims, articles: int) -> float:
     """Return the bytes of a run folder at its largest, with the checkpoints of trainings."""
-    adapters = config.search.trials + 2 * len(config.train.seeds) + 1
+    adapters = config.search.trials + len(trained_models(config)) + 1
     checkpoints = config.search.parallel_trials * 2  # the best and the last of each
     weights = dims.adapter * (4 * adapters + CHECKPOINT_BYTES * checkpoints)
     return weights + articles * ARTICLE_BYTES + REPORT_BYTES
@@ -151,9 +152,18 @@ def bytes_by_stage(
     trainings = min(trials, 2 * len(config.train.seeds))
     parent = context or (PROCESS_BYTES if trainings > 1 else 0)
     one = training_bytes(config, dims, rows, machine) + context
+    train = trainings * one + parent
+    if config.train.rounds:
+        writer = candidates_config(config)
+        own = round_config(config, config.preference.articles)
+        train = max(
+            train,
+            generation_bytes(writer, dims, rows, machine) + context,
+            training_bytes(own, dims, rows, machine) + context,
+        )
     return {
         "search": trials * one + (context or PROCESS_BYTES),
-        "train": trainings * one + parent,
+        "train": train,
         "generate": generation_bytes(config, dims, rows, machine) + context,
     }
 

@@ -61,11 +61,12 @@ def describe_timing(measured: Mapping[str, Any], machine: str, candidates: int) 
     Args:
         measured: What the manifest of a model's summaries says of them.
         machine: Where they were written, in words.
-        candidates: Summaries that `best` wrote of each article.
+        candidates: Summaries that the final model wrote of each article.
     """
     several = (
         f" For best_chosen and best_oracle they are those of all {candidates} candidates; the "
-        "greedy summary of best was not written alone, and would take about as long as baseline's."
+        "greedy summary of the final model was not written alone, and would take about as long as "
+        "baseline's."
     )
     return (
         f"Seconds a summary are wall time of writing ({machine}, {measured['device']}; batches of "

@@ -40,12 +40,12 @@ def study_record(
     Args:
         config: The study's configuration.
         table: The rows of model_comparison_results.csv.
-        intervals: The best model's row of analysis/intervals.csv.
-        rates: The best model's rows of analysis/rates.csv over all articles.
+        intervals: The final model's row of analysis/intervals.csv.
+        rates: The final model's rows of analysis/rates.csv over all articles.
         splits: The splits of data/card.json.
     """
     measured = [row for row in table if row["source"] == "measured"]
-    best = {**next(row for row in measured if row["system"] == "best"), **intervals}
+    best = {**next(row for row in measured if row["system"] == intervals["system"]), **intervals}
     return {
         "data": {
             "described": describe_data(config),

@@ -46,6 +46,7 @@ class Study:
     """
 
     run: str  # the run folder
+    final: str  # the system to take away, which verdict and examples are about
     command: str  # what makes this study again
     data: str  # the articles, in words
     decoding: str  # how models wrote their summaries, in words
@@ -119,15 +120,18 @@ def render(study: Study) -> tuple[str, str]:
 def verdict(study: Study) -> Iterator[str]:
     """Yield the study in a few sentences, from the figures alone: score, comparison, errors."""
     best = _best(study)
+    name = "the best model" + (f" ({study.final})" if study.final != "best" else "")
     yield (
-        f"On {best['n']:,} test articles of {study.data}, the best model reaches ROUGE-Lsum "
+        f"On {best['n']:,} test articles of {study.data}, {name} reaches ROUGE-Lsum "
         f"{number(best['rougeLsum'])} (95% interval "
         f"{interval(best['rougeLsum_low'], best['rougeLsum_high'])})."
     )
     phrases = {"better": "better than", "worse": "worse than"}
     compared: dict[str, list[str]] = {}
     for row in study.differences:
-        if row["metric"] == "rougeLsum" and row["other"] != "best_chosen":
+        if (row["metric"], row["system"]) == ("rougeLsum", study.final) and (
+            row["other"] != "best_chosen"
+        ):
             ends = interval(row["low"], row["high"], signed)
             points = f"{signed(row['difference'])}, {ends}"
             # Undecided verdicts say how many articles would be needed: one for each system.
@@ -142,16 +146,46 @@ def verdict(study: Study) -> Iterator[str]:
             f"95% intervals, p below {ALPHA} after correction for {len(study.differences)} "
             "comparisons wherever it says better or worse)."
         )
+    yield from _rounds(study)
     yield from _chosen(study)
     for pair in study.judged:
         yield f"By people who did not know which was which, {pair['words']}"
-    flagged = study.errors[["unsupported_numbers", "unsupported_names"]].gt(0).any(axis=1)
-    share = 100 * flagged.groupby(study.errors["system"]).mean()
+    share = 100 * _unsupported(study.errors).groupby(study.errors["system"]).mean()
     yield (
         f"An indicator finds a name or number that the article does not support in "
-        f"{share['best']:.0f}% of the best model's summaries and in {share['reference']:.0f}% of "
-        f"the references."
+        f"{share[study.final]:.0f}% of the best model's summaries and in "
+        f"{share['reference']:.0f}% of the references."
     )
+
+
+def _rounds(study: Study) -> Iterator[str]:
+    """Yield what a training on preferences changed beside ROUGE, and may have spoilt."""
+    if study.final == "best":
+        return
+    errors = study.errors
+    marks = pd.DataFrame(
+        {
+            "words a summary": errors["words"],
+            "percent of pairs of words that the article lacks": 100 * errors["novel_2grams"],
+            "percent of summaries with an unsupported name or number": 100 * _unsupported(errors),
+            "percent with a repeated sentence": 100.0 * (errors["repeated_sentences"] > 0),
+        }
+    )
+    means = marks.groupby(errors["system"]).mean()
+    final, best = means.loc[study.final], means.loc["best"]
+    changes = [
+        f"{number(after, 0)} {what} in place of {number(before, 0)}"
+        for what, after, before in zip(marks, final, best, strict=True)
+    ]
+    yield (
+        f"{study.final} was trained to prefer the better of two summaries that it wrote of a "
+        f"training article. Beside ROUGE that changed, against best: {'; '.join(changes)}."
+    )
+
+
+def _unsupported(errors: pd.DataFrame) -> pd.Series:
+    """Return whether a summary has a name or number that its article does not support."""
+    return errors[["unsupported_numbers", "unsupported_names"]].gt(0).any(axis=1)
 
 
 def _chosen(study: Study) -> Iterator[str]:
@@ -222,4 +256,4 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _best(study: Study) -> Record:
-    return next(row for row in study.table if row["system"] == "best")
+    return next(row for row in study.table if row["system"] == study.final)

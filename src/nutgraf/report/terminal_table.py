@@ -41,15 +41,19 @@ def render_table(path: Path, config: Config) -> str:
     lines += seed_spread(pd.read_csv(path.parent / "analysis" / "seeds.csv"))
     lines += [
         "oracle reads the reference: what copying three sentences can reach, found greedily",
-        "best against the others, R-Lsum points on the same articles, paired 95% interval, "
-        f"p Holm-corrected over {len(differences)} comparisons",
     ]
-    for row in differences[differences["metric"] == "rougeLsum"].itertuples():
-        interval = _interval(row.low, row.high, "+.2f")
+    compared = differences[differences["metric"] == "rougeLsum"]
+    for system, rows in compared.groupby("system", sort=False):
         lines.append(
-            f"{row.other:<{width}}{row.difference:+7.2f}{interval:>18}  p {row.p_holm:.4f}  "
-            f"{row.verdict}"
+            f"{system} against the others, R-Lsum points on the same articles, paired 95% "
+            f"interval, p Holm-corrected over {len(differences)} comparisons"
         )
+        for row in rows.itertuples():
+            interval = _interval(row.low, row.high, "+.2f")
+            lines.append(
+                f"{row.other:<{width}}{row.difference:+7.2f}{interval:>18}  p {row.p_holm:.4f}  "
+                f"{row.verdict}"
+            )
     other = "" if stemmed else "; another tokenizer, not to be compared"
     lines.append(
         f"published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum{other}):"

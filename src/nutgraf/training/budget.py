@@ -6,7 +6,10 @@ import math
 import random
 
 from nutgraf.config import Config, TrainConfig
+from nutgraf.config.load import with_overrides
 from nutgraf.config.types import Choices, Space
+
+ROWS_A_STEP = 4  # of a round: two pairs
 
 
 def total_steps(settings: TrainConfig) -> int:
@@ -81,11 +84,39 @@ def draw_examples(rows: int, examples: int, seed: int) -> list[int]:
     return order[:examples]
 
 
-def split_batch(settings: TrainConfig, processes: int) -> tuple[int, int]:
+def round_config(best: Config, pairs: int) -> Config:
+    """Return the configuration of a round on so many pairs, after a training by that of `best`.
+
+    Two pairs, of two rows each, make a step.
+    """
+    micro_batch = 2 if best.train.micro_batch_size < ROWS_A_STEP else ROWS_A_STEP
+    settings = {
+        "train.learning_rate": best.preference.learning_rate,
+        "train.max_examples": 2 * pairs,
+        "train.max_steps": None,
+        "train.micro_batch_size": micro_batch,
+        "train.gradient_accumulation_steps": ROWS_A_STEP // micro_batch,
+        "train.eval_every": max(1, pairs),
+    }
+    return with_overrides(best, settings)
+
+
+def candidates_config(best: Config) -> Config:
+    """Return the configuration with which the candidates of a round are written."""
+    settings = {
+        "generate.candidates": best.preference.candidates,
+        "generate.temperature": best.preference.temperature,
+        "generate.num_beams": 1,
+    }
+    return with_overrides(best, settings)
+
+
+def split_batch(settings: TrainConfig, processes: int, together: int = 1) -> tuple[int, int]:
     """Return (micro-batch size, micro-batches in a step) of one of `processes`.
 
-    If a step's rows cannot be shared evenly, there is room for a few more than there are.
+    So many rows stay `together`. If those of a step cannot be shared evenly, there is room for a
+    few more than there are.
     """
-    rows = math.ceil(effective_batch_size(settings) / processes)
-    accumulated = math.ceil(rows / settings.micro_batch_size)
-    return math.ceil(rows / accumulated), accumulated
+    groups = math.ceil(effective_batch_size(settings) / together / processes)
+    accumulated = math.ceil(groups * together / settings.micro_batch_size)
+    return math.ceil(groups / accumulated) * together, accumulated

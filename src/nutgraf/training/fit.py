@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,13 +30,16 @@ CHECKPOINT_FORMAT = 4
 def fit_adapter(
     job: TrainingJob, group: ProcessGroup = SINGLE_PROCESS, max_micro_batch: int | None = None
 ) -> TrainingResult:
-    """Train a new adapter on the base of `job.config.model`, and save it to `job.out`.
+    """Train an adapter on the base of `job.config.model`, and save it to `job.out`.
 
-    The base stays loaded for the next training. Arguments and errors are those of `fit`.
+    It is a new one, or starts as the one in `job.start`. The base stays loaded for the next
+    training. Arguments and errors are those of `fit`.
     """
     config, device = job.config, choose_device(job.config.model)
     base = load_base_on_cpu(config.model, device) if group.sharded else load_base(config.model)
     with adapters.fresh_adapter(base, config.lora, config.train.seed) as model:
+        if job.start:
+            adapters.load_trainable(model, job.start)
         if group.sharded:
             shard_base(model, device, group.size)
         return fit(model, load_tokenizer(config.model), job, device, group, max_micro_batch)
@@ -51,6 +54,8 @@ def fit(
     max_micro_batch: int | None = None,
 ) -> TrainingResult:
     """Train the adapter of `model` and save the one with the lowest validation loss to `job.out`.
+
+    After a training on pairs it is the last one.
 
     A stopped training resumes from its newest checkpoint beside `job.out`, and ends with the same
     weights as one that was not stopped. A signal ends it after the current step, with a last
@@ -87,7 +92,7 @@ def fit(
 
     if state := group.broadcast(checkpoints.finished()):
         if group.is_first:
-            cast(Any, model).load_adapter(str(job.out), "default", is_trainable=True)
+            adapters.load_trainable(model, job.out)
         result = TrainingResult(settings=job.config.train, device=device, **state)
     else:
         checkpoints.open()
@@ -142,7 +147,14 @@ def training_claim(
     """
     frozen = (full_weight(w).flatten() for w in model.parameters() if not w.requires_grad)
     rows = (*job.ordered_rows, *job.evaluated_rows)
+    pairs = {}
+    if job.preference:
+        pairs = {
+            "beta": job.preference.beta,
+            "start_nll": _hash([np.array(job.preference.start_nll)]),
+        }
     return {
+        **pairs,
         "checkpoint_format": CHECKPOINT_FORMAT,
         "settings": effects.deciding_training(job.config),
         "device": [device.name, device.dtype_name],

@@ -61,6 +61,7 @@ class History(BaseModel):
     """
 
     batch: int
+    keep_last: bool = False  # the last adapter is the one to keep, whatever its loss
     rows: list[HistoryRow] = []
     evaluations: list[Evaluation] = []
     losses: list[float] = []  # of the steps since the latest row
@@ -73,8 +74,12 @@ class History(BaseModel):
 
     @property
     def best(self) -> Evaluation:
-        """The first of the evaluations with the lowest loss."""
-        return min(self.evaluations, key=lambda evaluation: evaluation.loss)
+        """The evaluation of the adapter to keep: with the lowest loss, of equal ones the first."""
+        return (
+            self.evaluations[-1]
+            if self.keep_last
+            else min(self.evaluations, key=lambda evaluation: evaluation.loss)
+        )
 
     def show_in(self, path: Path) -> None:
         """Write the rows to a file, now and whenever there are more."""
@@ -106,7 +111,7 @@ class History(BaseModel):
         self.grad_norm = None
 
     def add_evaluation(self, step: int, rows: list[RowLoss]) -> bool:
-        """Add an evaluation; return whether its loss is the lowest so far.
+        """Add an evaluation; return whether its adapter is the one to keep so far.
 
         Raise Failure if it is not a number.
         """

@@ -39,6 +39,7 @@ from nutgraf.training.distributed.process_group import SINGLE_PROCESS, ProcessGr
 from nutgraf.training.history import Evaluation, History, read_history
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.optimizer import build_optimizer
+from nutgraf.training.preference import preference_losses
 
 
 def peak_memory(device: Device) -> int:
@@ -52,7 +53,7 @@ class AdapterTrainer(SFTTrainer):
     """One training of the adapter in `model`; `run` carries it out.
 
     Then `history` is the record of the training, and `best` the adapter's weights at the lowest
-    validation loss.
+    validation loss; after a training on pairs, which raises that loss, the last ones.
     """
 
     model: PreTrainedModel
@@ -67,7 +68,7 @@ class AdapterTrainer(SFTTrainer):
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         settings, rows, pad = job.config.train, job.ordered_rows, tokenizer.pad_token_id
-        micro_batch, accumulated = budget.split_batch(settings, group.size)
+        micro_batch, accumulated = budget.split_batch(settings, group.size, job.together)
         adapter = [weight for weight in model.parameters() if weight.requires_grad]
         super().__init__(
             model=model,
@@ -103,13 +104,18 @@ class AdapterTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)
         batch = budget.effective_batch_size(settings)
         # Micro-batches go round the processes; rows without a loss fill up a step's last ones.
-        padding = [Example(array("i", [pad, pad]), 2, 0)] * (
+        padding = [(Example(array("i", [pad, pad]), 2, 0), 0.0)] * (
             micro_batch * accumulated * group.size - batch
         )
-        steps = (rows[start : start + batch] for start in range(0, len(rows), batch))
+        nll = [job.preference.start_nll[i] if job.preference else 0.0 for i in job.order]
+        pairs = list(zip(rows, nll, strict=True))
+        steps = (pairs[start : start + batch] for start in range(0, len(pairs), batch))
         self.train_dataset = cast(Any, [row for step in steps for row in (*step, *padding)])
         collate = self.data_collator
-        self.data_collator = lambda examples: collate([_encode(row) for row in examples])
+        self.data_collator = lambda examples: {
+            **collate([_encode(row) for row, _ in examples]),
+            "start_nll": torch.tensor([nll for _, nll in examples]),
+        }
         # trl casts the adapter of a quantized base to bf16; it is small, and in fp32 it loses
         # nothing.
         for weight in adapter:
@@ -117,7 +123,7 @@ class AdapterTrainer(SFTTrainer):
         self.job, self.device, self.checkpoints, self.group = job, device, checkpoints, group
         self.settings, self.micro_batch, self.pad = settings, micro_batch, pad
         self.fused: FusedModel | None = None
-        self.history = History(batch=batch)
+        self.history = History(batch=batch, keep_last=job.preference is not None)
         self.best: dict[str, torch.Tensor] = {}
         self.step_losses: list[torch.Tensor] = []
         self.grad_norm = 0.0
@@ -153,10 +159,17 @@ class AdapterTrainer(SFTTrainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the summaries' nats over their number of tokens in the whole optimizer step.
 
-        The padding is on the right, where causal attention never looks, so no mask slows it down.
+        In a training on pairs it is the mean of their losses over the step. The padding is on the
+        right, where causal attention never looks, so no mask slows it down.
         """
-        ids, labels = inputs["input_ids"], inputs["labels"]
-        loss = self.row_nll(model, ids, labels).sum() / kwargs["num_items_in_batch"]
+        labels, preference = inputs["labels"], self.job.preference
+        nll = self.row_nll(model, inputs["input_ids"], labels)
+        if preference:
+            losses = preference_losses(nll, inputs["start_nll"], preference.beta)
+            real = (labels[::2] != IGNORED).any(1)  # not the padding of a step
+            loss = losses[real].sum() / (self.history.batch // 2)
+        else:
+            loss = nll.sum() / kwargs["num_items_in_batch"]
         self.step_losses.append(loss.detach())
         return loss * self.group.size  # the gradient is the mean over the processes
 

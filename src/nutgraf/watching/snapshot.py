@@ -15,15 +15,15 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import load_config
+from nutgraf.config.systems import start_of_round, trained_models
 from nutgraf.config.types import Choices
 from nutgraf.core.errors import NutgrafError, UserError
-from nutgraf.pipeline.artifacts import trained_models
 from nutgraf.pipeline.run_log import ENDS
 from nutgraf.pipeline.run_log import NAME as LOG
 from nutgraf.search.ledger import REQUESTS
 from nutgraf.search.trial import CURVES
 from nutgraf.storage.artefact import UNFINISHED
-from nutgraf.training.budget import total_examples
+from nutgraf.training.budget import round_config, total_examples
 from nutgraf.training.curves import curves_path
 from nutgraf.watching.curves import thinned
 from nutgraf.watching.files import Files, LogTail
@@ -163,10 +163,13 @@ class Watcher:
     def _training(self, name: str, config: Config) -> dict[str, Any]:
         rows = self._training_rows(name)
         losses = [(r["examples"], r["validation_loss"]) for r in rows if r["validation_loss"]]
+        pairs = start_of_round(name) is not None
+        own = round_config(config, config.preference.articles) if pairs else config
         return {
             "points": thinned(losses, _POINTS),
             "seen": rows[-1]["examples"] if rows else 0,
-            "of": total_examples(config.train) if rows else 0,
+            "of": total_examples(own.train) if rows else 0,
+            "pairs": pairs,
         }
 
     def _training_rows(self, name: str) -> list[dict[str, Any]]:

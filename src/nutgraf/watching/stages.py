@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.config import Config
-from nutgraf.pipeline.artifacts import measured_systems, trained_models
+from nutgraf.config.systems import measured_systems, trained_models
 from nutgraf.pipeline.runner import STAGES
 from nutgraf.planning.outcome import elapsed_seconds
 from nutgraf.storage.artefact import UNFINISHED

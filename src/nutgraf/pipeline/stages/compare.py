@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from nutgraf.storage.run_folder import RunFolder
 
 Row = dict[str, Any]
 
+logger = logging.getLogger(__name__)
+
 COLUMNS = [
     "system", "source", "n", "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeLsum_low",
     "rougeLsum_high", "loss", "perplexity", "learning_rate", "gradient_accumulation_steps",
@@ -49,7 +52,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
 
 def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     """Write the table and analysis/ into `scratch`."""
-    names = systems.system_names(config.rivals, config.generate.candidates)
+    names, final = systems.system_names(config), systems.final_system(config)
     out = scratch / "analysis"
     out.mkdir()
     measured = [_measured(system, config, folder) for system in names]
@@ -60,7 +63,7 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     intervals.to_csv(out / "intervals.csv", index=False)
     by_seed = [
         {**_measured(name, config, folder), "system": model, "seed": seed}
-        for name, (model, seed) in artifacts.trained_models(config).items()
+        for name, (model, seed) in systems.trained_models(config).items()
     ]
     pd.DataFrame(by_seed, columns=["seed", *COLUMNS]).to_csv(out / "seeds.csv", index=False)
 
@@ -70,14 +73,25 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     errors = _errors(test, scores, summaries)
     errors.to_csv(out / "errors.csv", index=False)
     error_rates.group_rates(errors).to_csv(out / "rates.csv", index=False)
-    competing = {system: scores[system] for system in systems.without_oracle(names)}
+    pairs = systems.compared_pairs(config)
     resamples, seed = config.score.resamples, config.score.seed
-    differences = significance.difference_table(competing, "best", resamples, seed)
+    differences = significance.difference_table(scores, pairs, resamples, seed)
     pd.DataFrame(differences).to_csv(out / "differences.csv", index=False)
-    along_scores = examples.examples_by_score(test, summaries, scores["best"], "best")
+    _warn_of_worse_rounds(differences)
+    along_scores = examples.examples_by_score(test, summaries, scores[final], final)
     write_records(out / "examples.jsonl", along_scores)
-    faulty = examples.examples_by_fault(test, summaries["best"], scores["best"], "best")
+    faulty = examples.examples_by_fault(test, summaries[final], scores[final], final)
     write_records(out / "error_examples.jsonl", faulty)
+
+
+def _warn_of_worse_rounds(differences: Sequence[Row]) -> None:
+    for row in differences:
+        before = systems.start_of_round(row["system"])
+        if (row["other"], row["metric"], row["verdict"]) == (before, "rougeLsum", "worse"):
+            logger.warning(
+                f"{row['system']} is worse than {before} by {-row['difference']:.2f} ROUGE-Lsum, "
+                "and is the model to take away: lower train.rounds or preference.learning_rate"
+            )
 
 
 def _measured(system: str, config: Config, folder: RunFolder) -> Row:
@@ -136,9 +150,10 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     from nutgraf.modeling.load import end_tokens, load_tokenizer
 
     out.mkdir(parents=True)
-    best = folder.model("best")
-    shutil.copy2(best / "adapter_model.safetensors", out)
-    adapter = read_json(best / "adapter_config.json")
+    system = systems.final_system(config)
+    final = folder.model(system)
+    shutil.copy2(final / "adapter_model.safetensors", out)
+    adapter = read_json(final / "adapter_config.json")
     # The base's name: peft writes the path that it was loaded from on this machine.
     name, revision = public_name(config.model)
     adapter |= {"base_model_name_or_path": name, "revision": revision}
@@ -147,7 +162,8 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
     with files.written_by_others(out):
         tokenizer.save_pretrained(str(out))
         generation_config(tokenizer, config.generate, ends).save_pretrained(str(out))
-    train = read_json(best / "train.json")
+    train = read_json(folder.model("best") / "train.json")
+    rounds = [read_json(folder.model(n) / "train.json") for n in systems.round_systems(config)]
     frame = Frame(*folder.frame)
     rates = pd.read_csv(folder / "analysis" / "rates.csv")
     intervals = pd.read_csv(folder / "analysis" / "intervals.csv")
@@ -157,11 +173,12 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
         "frame": frame,
         "recipe": recipe(tokenizer, config.prompt, ends, frame),
         "train": train,
+        "rounds": [{**config.preference.model_dump(), "pairs": r["pairs"]} for r in rounds],
         "study": model_card.study_record(
             config,
             table_records(pd.read_csv(folder / artifacts.TABLE)),
-            table_records(intervals[intervals["system"] == "best"])[0],
-            table_records(rates[(rates["group"] == error_rates.ALL) & (rates["system"] == "best")]),
+            table_records(intervals[intervals["system"] == system])[0],
+            table_records(rates[(rates["group"] == error_rates.ALL) & (rates["system"] == system)]),
             read_json(folder / "data" / "card.json")["splits"],
         ),
     }

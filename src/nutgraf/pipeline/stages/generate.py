@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,35 +13,30 @@ from nutgraf.config.systems import (
     EXTRACTIVE_SYSTEMS,
     MODEL_SYSTEMS,
     base_system,
+    final_system,
 )
 from nutgraf.core.files import Journal, read_records, write_records
-from nutgraf.core.progress import Progress
 from nutgraf.data import article_store
 from nutgraf.data.examples import Encoded
-from nutgraf.data.prompts import summary_text
 from nutgraf.data.rows import Article
 from nutgraf.data.token_store import TokenFile
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.generation import choose, external, extractive
 from nutgraf.generation.backends import Backend, open_backend
-from nutgraf.generation.draft import cut_sentences
 from nutgraf.modeling.load import choose_device, load_tokenizer
 from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
 from nutgraf.pipeline.artifacts import system_config
+from nutgraf.pipeline.batches import collect, summary_of
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from nutgraf.parallel.ray_cluster import Cluster
 
 Row = dict[str, Any]
 _WRITTEN = "candidates.part"  # the journal of what a model writes
 _CHOICES_PER_PROCESS = 100  # they take about as long as starting a process
-
-logger = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
@@ -78,7 +71,9 @@ def _summaries(
             encoded = TokenFile(folder.tokens("test")).first()
             return _by_model(system, config, test, encoded, journal, model)
     if system in CHOSEN_SYSTEMS:
-        return _by_choice(system, config, test, read_records(folder.summaries("best")))
+        return _by_choice(
+            system, config, test, read_records(folder.summaries(final_system(config)))
+        )
     if system in EXTRACTIVE_SYSTEMS:
         return _by_extract(system, config, test)
     rival = config.rivals[system]
@@ -90,7 +85,7 @@ def _summaries(
             return _rival(config, system).summaries(test, done)
         return _on_cluster(cluster, config, system, test, done)
 
-    rows = _collect(journal / "summaries.part", system, len(test), batches)
+    rows = collect(journal / "summaries.part", system, len(test), batches)
     return [rows[i] for i in range(len(test))]
 
 
@@ -138,20 +133,22 @@ def _by_model(
 ) -> list[Row]:
     tokenizer = load_tokenizer(config.model)
     prompts = [row.prompt for row in encoded]
-    summaries = _collect(
+    summaries = collect(
         journal / _WRITTEN, system, len(test),
         lambda done: model.summaries_and_losses(encoded, done),
     )  # fmt: skip
     losses = {i: loss for i, row in summaries.items() if (loss := row["reference_loss"])}
     if rest := [i for i in range(len(test)) if i not in losses]:
-        apart = _collect(
+        apart = collect(
             journal / "losses.part", f"{system}, loss of the references", len(rest),
             lambda done: model.losses([encoded[i].example for i in rest], done),
         )  # fmt: skip
         losses |= {rest[n]: row for n, row in apart.items()}
     rows = []
     for i, article in enumerate(test):
-        first, *others = [_cut(new, tokenizer, config) for new in summaries[i]["written"]]
+        first, *others = [
+            summary_of(new, tokenizer, config.generate) for new in summaries[i]["written"]
+        ]
         row = {
             "id": article.id,
             "text": first["text"],
@@ -182,17 +179,10 @@ def _measured(config: Config, journal: Journal, cluster: Cluster | None) -> dict
     }
 
 
-def _cut(new: Row, tokenizer: PreTrainedTokenizerBase, config: Config) -> Row:
-    """Return what the study leaves of a summary's new tokens, as text."""
-    text = summary_text(tokenizer, new["ids"])
-    text, reason = cut_sentences(text, new["finish_reason"], config.generate)
-    return {"text": text, "finish_reason": reason}
-
-
 def _by_choice(
     system: str, config: Config, test: Sequence[Article], written: Sequence[Row]
 ) -> list[Row]:
-    """Return a row an article with one of the candidates that `best` wrote of it."""
+    """Return a row an article with one of the candidates that the final model wrote of it."""
     work = [
         (article, [candidate["text"] for candidate in row["candidates"]])
         for article, row in zip(test, written, strict=True)
@@ -218,27 +208,3 @@ def _choose(
     rated = choose.rate(article.article, texts)
     ratings = [{"agreement": round(r.agreement, 2), "unsupported": r.unsupported} for r in rated]
     return choose.choose(rated, config.generate.choose), {"ratings": ratings}
-
-
-def _collect(
-    path: Path,
-    title: str,
-    total: int,
-    batches: Callable[[Container[int]], Iterable[Mapping[int, Any]]],
-) -> dict[int, Row]:
-    """Return rows by the index of their article, written to `path` batch by batch.
-
-    So a stop loses no finished batch. `batches` takes the indices that are done.
-    """
-    journal = Journal(path)
-    rows = {row["index"]: row["row"] for row in journal.rows}
-    if rows:
-        logger.info(f"{title}: carries on after {len(rows)} of {total} articles")
-    with Progress(title, total) as progress:
-        progress.update(len(rows))
-        for batch in batches(frozenset(rows)):
-            new = {i: row if isinstance(row, dict) else asdict(row) for i, row in batch.items()}
-            journal.add({"index": i, "row": row} for i, row in new.items())
-            rows |= new
-            progress.update(len(rows))
-    return rows

@@ -13,7 +13,13 @@ import pandas as pd
 
 from nutgraf.config import Config
 from nutgraf.config.load import to_yaml
-from nutgraf.config.systems import BUILT_IN_SYSTEMS, CHOSEN_SYSTEMS, MODEL_SYSTEMS, TRAINED_SYSTEMS
+from nutgraf.config.systems import (
+    BUILT_IN_SYSTEMS,
+    CHOSEN_SYSTEMS,
+    final_system,
+    model_systems,
+    trained_systems,
+)
 from nutgraf.core.files import read_json, read_records, write_text
 from nutgraf.core.paths import shown
 from nutgraf.evaluation import error_rates, indicators, published, rouge
@@ -54,7 +60,9 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, canvas.Fi
     table = pd.read_csv(folder / artifacts.TABLE)
     trials = pd.read_csv(folder / "search" / "trials.csv")
     history = pd.read_csv(folder / "search" / "history.csv")
-    curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in TRAINED_SYSTEMS}
+    # The loss of a round is of another kind.
+    first = ("baseline", "best")
+    curves = {name: pd.read_csv(folder.model(name) / "history.csv") for name in first}
     errors = pd.read_csv(folder / "analysis" / "errors.csv", dtype={"id": str})
     rates = error_rates.system_rates(errors)
     stemmed = config.score.tokenizer == "rouge-score"
@@ -78,7 +86,9 @@ def _figures(config: Config, folder: RunFolder) -> Iterator[tuple[str, canvas.Fi
 
 def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> render.Study:
     manifests = folder.manifests()
-    models = {name: read_json(folder.model(name) / "train.json") for name in TRAINED_SYSTEMS}
+    models = {
+        name: read_json(folder.model(name) / "train.json") for name in trained_systems(config)
+    }
     card = read_json(folder / "data" / "card.json")
     validation = card["splits"]["validation"]["sampled"]
     rivals = {}
@@ -90,9 +100,10 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
     if (plan := folder / "search" / "plan.json").exists():
         peak = max(model["peak_memory_bytes"] for model in models.values())
         planned = list(planned_vs_actual(read_json(plan), manifests, peak))
-    seconds, timing = _seconds_a_summary(manifests, config.generate.candidates)
+    seconds, timing = _seconds_a_summary(manifests, config)
     return render.Study(
         run=shown(folder.path),
+        final=final_system(config),
         command=f"nutgraf run {shlex.quote(shown(folder.config))}",
         data=describe_data(config),
         decoding=describe_decoding(config.generate),
@@ -132,17 +143,17 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
 
 
 def _seconds_a_summary(
-    manifests: Mapping[str, Mapping[str, Any]], candidates: int
+    manifests: Mapping[str, Mapping[str, Any]], config: Config
 ) -> tuple[dict[str, float], str]:
     """Return the seconds by system of the models whose time is known, and what they are."""
     seconds: dict[str, float] = {}
-    timing = ""
-    for system in MODEL_SYSTEMS:
+    timing, candidates, final = "", config.generate.candidates, final_system(config)
+    for system in model_systems(config):
         manifest = manifests.get(f"summaries/{system}", {})
         measured = manifest.get("measured")
         if not measured:
             continue  # an earlier version took no time
-        of = CHOSEN_SYSTEMS if system == "best" and candidates > 1 else (system,)
+        of = CHOSEN_SYSTEMS if system == final and candidates > 1 else (system,)
         seconds |= dict.fromkeys(of, measured["writing_seconds"] / measured["articles"])
         timing = describe_timing(measured, manifest["machine"], candidates)
     return seconds, timing

@@ -1,17 +1,21 @@
-"""Train: the baseline with the configuration's own settings, the best with the search's."""
+"""Train: the baseline with the configuration's own settings, the best with the search's.
+
+Then the rounds, each from the model before it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
 import torch
 
-from nutgraf.config import Config
-from nutgraf.core.files import read_json, write_json
+from nutgraf.config import Config, SearchConfig, systems
+from nutgraf.core.files import read_json, write_json, write_records
 from nutgraf.core.progress import Progress
 from nutgraf.data.examples import Example, Rows
 from nutgraf.data.token_store import TokenFile
@@ -19,26 +23,37 @@ from nutgraf.modeling.base_identity import base_identity
 from nutgraf.parallel.background_jobs import run_jobs
 from nutgraf.parallel.executor import open_executor
 from nutgraf.pipeline import artifacts
+from nutgraf.pipeline.pairs import make_pairs
 from nutgraf.planning.packing import Choice, choose_packing
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
-from nutgraf.training.budget import draw_examples, total_examples
+from nutgraf.training.budget import draw_examples, round_config, total_examples
 from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation, TrainingResult
-from nutgraf.training.job import TrainingJob
+from nutgraf.training.job import Preference, TrainingJob
 from nutgraf.training.packed.loop import fit_packed
 from nutgraf.training.tracking import Curves, track_training
+
+if TYPE_CHECKING:
+    from nutgraf.parallel.ray_cluster import Cluster
+
+Callbacks: TypeAlias = tuple[Callable[[Evaluation], None], Callable[[int], None]]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Training:
-    """One model to train; `threads` if trainings share the machine, None if it has all of it."""
+    """One model to train.
+
+    `threads` if trainings share the machine, None if it has all of it; `start` is the model that a
+    round starts from.
+    """
 
     config: Config
     artefact: Artefact
-    threads: int | None
+    threads: int | None = None
+    start: str | None = None
 
     @property
     def name(self) -> str:
@@ -46,11 +61,28 @@ class _Training:
 
 
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
-    """Make models/baseline and models/best, and both once more a further seed.
+    """Make models/baseline and models/best, then the rounds, and all once more a further seed.
 
-    Each holds the adapter, history.csv and train.json. As many are trained at a time as the search
-    has trials (`search.concurrent`): two cores do more as two processes than as two threads. If
-    the search's trials were faster packed together, these are packed together too.
+    Each holds the adapter, history.csv and train.json, that of a round pairs.jsonl too.
+    """
+    configs = artifacts.training_configs(config, folder)
+    first: list[_Training] = []
+    rounds: list[_Training] = []
+    for artefact in outdated:
+        name = artefact.name.removeprefix("models/")
+        start = systems.start_of_round(name)
+        (rounds if start else first).append(_Training(configs[name], artefact, start=start))
+    if first:
+        _train_first(config, folder, first)
+    for training in rounds:
+        _train_round(training)
+
+
+def _train_first(config: Config, folder: RunFolder, trainings: Sequence[_Training]) -> None:
+    """Train baselines and best models, as many at a time as the search has trials.
+
+    Two cores do more as two processes than as two threads (`search.concurrent`). If the search's
+    trials were faster packed together, these are packed together too.
     """
     on_cluster = config.ray.address is not None
     at_a_time = config.search.parallel_trials
@@ -58,12 +90,9 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         at_a_time = config.search.concurrent if config.ray.train_workers == 1 else 1
     # Decided by the configuration, not by what is left to do: sums over several threads differ in
     # their last bits from sums over one.
-    threads = max(1, int(config.search.cpus_per_trial)) if at_a_time > 1 else None
-    configs = artifacts.training_configs(config, folder)
-    trainings = [
-        _Training(configs[artefact.name.removeprefix("models/")], artefact, threads)
-        for artefact in outdated
-    ]
+    if at_a_time > 1:
+        threads = max(1, int(config.search.cpus_per_trial))
+        trainings = [replace(training, threads=threads) for training in trainings]
     if config.search.together == "auto":
         choice = Choice.from_record(read_json(folder / "search" / "together.json"))
     else:
@@ -78,20 +107,52 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
 
 
 def _train(training: _Training) -> None:
-    config = training.config
     if training.threads:
         torch.set_num_threads(training.threads)
     with (
         _open_job(training, _rows([training])) as (job, curves),
-        open_executor(config, training.artefact.folder.path) as cluster,
+        open_executor(training.config, training.artefact.folder.path) as cluster,
     ):
-        if cluster:
-            from nutgraf.training.distributed.ray_train import fit_on_workers
+        _write(job, _fit(job, cluster), curves)
 
-            fit = fit_on_workers(cluster, job)
-        else:
-            fit = fit_adapter(job)
-        _write(job, fit, curves)
+
+def _fit(job: TrainingJob, cluster: Cluster | None) -> TrainingResult:
+    if cluster is None:
+        return fit_adapter(job)
+    from nutgraf.training.distributed.ray_train import fit_on_workers
+
+    return fit_on_workers(cluster, job)
+
+
+def _train_round(training: _Training) -> None:
+    """Train a model on pairs of its own candidates, with all that the search's trials may use."""
+    config, folder, name = training.config, training.artefact.folder, training.name
+    assert training.start
+    torch.set_num_threads(_all_threads(config.search))
+    validation = _validation(folder, config.train.eval_examples)
+    with (
+        training.artefact.writing(resume=True) as scratch,
+        open_executor(config, folder.path) as cluster,
+    ):
+        pairs = make_pairs(config, folder, training.start, scratch, cluster)
+        own = round_config(config, len(pairs.records))
+        logger.info(
+            f"{name}: {len(pairs.records):,} pairs of summaries, by {config.preference.reward}"
+        )
+        with _followed(name, own, folder) as (callbacks, curves):
+            preference = Preference(config.preference.beta, pairs.start_nll)
+            job = TrainingJob(
+                own,
+                pairs.rows,
+                validation,
+                scratch / "models" / name,
+                name,
+                *callbacks,
+                start=folder.model(training.start),
+                preference=preference,
+            )
+            _write(job, _fit(job, cluster), curves)
+            write_records(job.out / "pairs.jsonl", pairs.records)
 
 
 def _train_packed(trainings: Sequence[_Training], max_packed: int | None) -> None:
@@ -99,8 +160,7 @@ def _train_packed(trainings: Sequence[_Training], max_packed: int | None) -> Non
 
     If one fails the others end as usual, and are sealed by the next run.
     """
-    search = trainings[0].config.search
-    torch.set_num_threads(max(1, int(search.parallel_trials * search.cpus_per_trial)))
+    torch.set_num_threads(_all_threads(trainings[0].config.search))
     rows = _rows(trainings)
     names = ", ".join(training.name for training in trainings)
     logger.info(f"{names}: trained together (search.together)")
@@ -115,12 +175,26 @@ def _train_packed(trainings: Sequence[_Training], max_packed: int | None) -> Non
             _write(job, fit, curves)
 
 
+def _all_threads(search: SearchConfig) -> int:
+    return max(1, int(search.parallel_trials * search.cpus_per_trial))
+
+
 @contextlib.contextmanager
 def _open_job(
     training: _Training, rows: tuple[Rows, list[Example]]
 ) -> Iterator[tuple[TrainingJob, Curves]]:
     """Yield the job of a training and its curves; its artefact is whole after the block."""
-    name, config = training.name, training.config
+    name, config, artefact = training.name, training.config, training.artefact
+    with (
+        artefact.writing(resume=True) as scratch,
+        _followed(name, config, artefact.folder) as (callbacks, curves),
+    ):
+        yield TrainingJob(config, *rows, scratch / "models" / name, name, *callbacks), curves
+
+
+@contextlib.contextmanager
+def _followed(name: str, config: Config, folder: RunFolder) -> Iterator[tuple[Callbacks, Curves]]:
+    """Yield what a training calls after an evaluation and after a step, and its curves."""
     examples = total_examples(config.train)
     settings = {"model.base": config.model.base} | {
         f"{section}.{setting}": value
@@ -136,12 +210,10 @@ def _open_job(
         )
 
     with (
-        training.artefact.writing(resume=True) as scratch,
-        track_training(config.tracking.to, training.artefact.folder.path, name, settings) as curves,
+        track_training(config.tracking.to, folder.path, name, settings) as curves,
         Progress(name, examples) as progress,
     ):
-        out = scratch / "models" / name
-        yield TrainingJob(config, *rows, out, name, on_eval, progress.update), curves
+        yield (on_eval, progress.update), curves
 
 
 def _rows(trainings: Sequence[_Training]) -> tuple[Rows, list[Example]]:
@@ -153,8 +225,12 @@ def _rows(trainings: Sequence[_Training]) -> tuple[Rows, list[Example]]:
         train = training.config.train
         drawn.update(draw_examples(len(stored), total_examples(train), train.seed))
     evaluated = max(training.config.train.eval_examples for training in trainings)
-    validation = TokenFile(folder.tokens("validation")).first(evaluated)
-    return stored.rows(drawn), [encoded.example for encoded in validation]
+    return stored.rows(drawn), _validation(folder, evaluated)
+
+
+def _validation(folder: RunFolder, evaluated: int) -> list[Example]:
+    rows = TokenFile(folder.tokens("validation")).first(evaluated)
+    return [encoded.example for encoded in rows]
 
 
 def _write(job: TrainingJob, fit: TrainingResult, curves: Curves) -> None:
@@ -165,4 +241,6 @@ def _write(job: TrainingJob, fit: TrainingResult, curves: Curves) -> None:
     )
     pd.DataFrame(history).to_csv(job.out / "history.csv", index=False)
     record = {**fit.record(job.config), "base": base_identity(job.config.model)}
+    if job.preference:
+        record["pairs"] = len(job.train) // 2
     write_json(job.out / "train.json", record)

@@ -264,21 +264,24 @@ async function showOne() {
 function drawOne(title, record, rows) {
   const of = (key) => rows.filter((row) => row[key] != null).map((row) => [row.examples, row[key]]);
   redrawOne = () => drawOne(title, record, rows);
-  const seen = `${record.seen.toLocaleString("en")} of ${record.of.toLocaleString("en")} articles. `;
+  const unit = record.pairs ? "summaries, two a pair" : "articles";
+  const seen = `${record.seen.toLocaleString("en")} of ${record.of.toLocaleString("en")} ${unit}. `;
   $("one-note").textContent = (record.why ? `${title}: ${record.why}. ` : "")
     + (rows.length ? seen : `${seen}No curves are stored of it, only the losses at its evaluations.`);
   const validation = rows.length ? of("validation_loss") : record.points;
+  const trained = { name: "training", kind: "second", points: of("train_loss") };
+  const validated = { name: "validation", kind: "chosen", points: validation };
   const figures = [
-    ["Loss: training (thin) and validation (thick)", [
-      { name: "training", kind: "second", points: of("train_loss") },
-      { name: "validation", kind: "chosen", points: validation }]],
+    ...record.pairs
+      ? [["Loss of the pairs", [trained]], ["Validation loss of the references", [validated]]]
+      : [["Loss: training (thin) and validation (thick)", [trained, validated]]],
     ["Learning rate", [{ name: "rate", kind: "first", points: of("learning_rate") }]],
     ["Gradient norm before clipping, the largest", [{ name: "norm", kind: "first", points: of("grad_norm") }]],
   ].filter(([, series]) => series.some((each) => each.points.length));
   $("curves").replaceChildren(...figures.map(([label]) =>
     element("figure", {}, element("figcaption", {}, label), element("div"))));
   figures.forEach(([label, series], i) => draw($("curves").children[i].lastChild, {
-    title: `${title}. ${label}`, series, x: { label: "articles seen" }, y: { cut: true }, height: 200,
+    title: `${title}. ${label}`, series, x: { label: record.pairs ? "summaries seen" : "articles seen" }, y: { cut: true }, height: 200,
   }));
 }
 
