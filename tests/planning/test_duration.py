@@ -245,3 +245,30 @@ def test_one_seed_and_long_rows_are_told():
         0.1,
     )
     assert "the longest row has 2,048 tokens" in " ".join(advice.cost_advice(Config(), long))
+
+
+def test_a_round_is_planned_by_its_articles_candidates_and_pairs() -> None:
+    none, one, two = (seconds(build_config({"train": {"rounds": n}})) for n in range(3))
+    first, second = (b["train"] - a["train"] for a, b in ((none, one), (one, two)))
+    assert first == pytest.approx(second)
+    assert first > 5
+    assert one["generate"] > none["generate"]
+    assert one["search"] == none["search"]
+    half = {"train": {"rounds": 1}, "preference": {"articles": 160}}
+    assert seconds(build_config(half))["train"] - none["train"] == pytest.approx(first / 2, rel=0.1)
+    few = {"train": {"rounds": 1}, "preference": {"candidates": 2}}
+    assert seconds(build_config(few))["train"] < one["train"]
+    assert next(s for s in planned(build_config(half)).stages if s.name == "train").artefacts == 3
+
+
+def test_a_round_may_need_more_memory_than_the_trainings_before_it() -> None:
+    small = {"micro_batch_size": 1, "gradient_accumulation_steps": 8}
+    none, one = (
+        memory.bytes_by_stage(
+            build_config({"train": {**small, "rounds": n}, "search": {"concurrent": 1}}),
+            POCKET, ROWS, CPU,
+        )
+        for n in range(2)
+    )  # fmt: skip
+    assert one["train"] > none["train"]
+    assert one["search"] == none["search"]
