@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import threading
@@ -27,10 +28,11 @@ from nutgraf.parallel.ray_cluster import Cluster, join_cluster, run_task
 from nutgraf.parallel.ray_session import connect_client
 from nutgraf.pipeline import runner
 from nutgraf.search import ray_tune
+from nutgraf.training.budget import round_config
 from nutgraf.training.distributed.ray_train import fit_on_workers
 from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation, TrainingResult
-from nutgraf.training.job import TrainingJob
+from nutgraf.training.job import Preference, TrainingJob
 
 WORDS = "The council of the town met on Monday and chose a new bridge for the river by vote".split()
 
@@ -188,15 +190,20 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
 def test_a_base_that_is_shared_out_is_trained_the_same(
     nodes: Nodes, config: Callable[..., Config], rows: list[Example], tmp_path: Path, capsys: Any
 ) -> None:
-    """FSDP2 among two processes, each of which has half of every frozen weight."""
+    """FSDP2 among two processes, each of which has half of every frozen weight, and whole pairs."""
     settings = with_overrides(config(train_workers=2, fsdp=True), {"train.max_examples": 32})
+    alone(settings, rows, tmp_path / "a")
+    pairs = with_overrides(round_config(settings, 10), {"train.learning_rate": 0.01})
+    preference = Preference(0.5, [30.0] * 20)
+    job = TrainingJob(
+        pairs, rows[20:], rows[:20], tmp_path / "r", start=tmp_path / "a", preference=preference
+    )
     with join_cluster(settings.ray, tmp_path) as cluster:
-        done = fit_on_workers(cluster, TrainingJob(settings, rows[20:], rows[:20], tmp_path / "a"))
+        done = fit_on_workers(cluster, job)
     assert done.processes == 2
     assert "died" not in capsys.readouterr().err
-    assert losses(done) == pytest.approx(
-        losses(alone(settings, rows, tmp_path / "alone" / "a")), abs=1e-4
-    )
+    by_one = fit_adapter(dataclasses.replace(job, out=tmp_path / "alone" / "r"))
+    assert losses(done) == pytest.approx(losses(by_one), abs=1e-3)
 
 
 def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(

@@ -148,7 +148,7 @@ def _train_round(training: _Training) -> None:
                 scratch / "models" / name,
                 name,
                 *callbacks,
-                start=folder.model(training.start),
+                start=folder.model(training.start).resolve(),  # a node has another current folder
                 preference=preference,
             )
             _write(job, _fit(job, cluster), curves)
