@@ -87,7 +87,8 @@ def draw_examples(rows: int, examples: int, seed: int) -> list[int]:
 def round_config(best: Config, pairs: int) -> Config:
     """Return the configuration of a round on so many pairs, after a training by that of `best`.
 
-    Two pairs, of two rows each, make a step.
+    Two pairs, of two rows each, make a step. There is no dropout: the nats at the start, which
+    those of a step are compared with, have none.
     """
     micro_batch = 2 if best.train.micro_batch_size < ROWS_A_STEP else ROWS_A_STEP
     settings = {
@@ -97,6 +98,7 @@ def round_config(best: Config, pairs: int) -> Config:
         "train.micro_batch_size": micro_batch,
         "train.gradient_accumulation_steps": ROWS_A_STEP // micro_batch,
         "train.eval_every": max(1, pairs),
+        "lora.dropout": 0.0,
     }
     return with_overrides(best, settings)
 
