@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader, GGUFWriter
 from helpers import command, gguf_files, made_up
 from transformers import AutoTokenizer
@@ -37,6 +39,9 @@ def few_articles(monkeypatch: pytest.MonkeyPatch) -> None:
 def study(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     base = shutil.copytree(tiny_base, folder / "base")
+    config = json.loads((base / "config.json").read_text())
+    # Room for the prompts of a study that was never run, which preflight would have refused.
+    (base / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
     (base / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\n# Tiny\n")
     return made_up.write(str(base), folder / "model")
 
@@ -94,6 +99,8 @@ def test_the_file_says_what_it_is_and_what_was_proven(study: Path, exported: Pat
     proof = about["gguf_file"]
     assert abs(proof["loss_after"] - proof["loss_before"]) < 1e-4
     assert (proof["format"], proof["articles"]) == ("f32", "2 articles of the newswire")
+    if importlib.util.find_spec("xllamacpp"):
+        assert (proof["summaries_by_llama_cpp"], proof["same_summaries"]) == (2, 2)
     assert fields["nutgraf.proof.loss"] == pytest.approx(proof["loss_after"], abs=1e-6)
     assert fields["nutgraf.proof.loss_of_study"] == pytest.approx(proof["loss_before"], abs=1e-6)
     assert fields["general.author"] == "A. Writer"
@@ -124,7 +131,12 @@ def test_a_template_holds_any_prompt(study: Path, text: str) -> None:
     assert written == f"{text} A{text[::-1]}B</s>"
 
 
-def test_a_tokenizer_out_of_a_file_is_copied_as_it_is(tiny_base: Path, tmp_path: Path) -> None:
+def test_without_llama_cpp_a_tokenizer_out_of_a_file_is_copied_as_it_is(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    without = lambda name, package=None: None if name == "xllamacpp" else find(name, package)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     base = gguf_files.write(tiny_base, tmp_path / "base.gguf", {"general.license": "apache-2.0"})
     study = made_up.write(str(base), tmp_path / "study")
     export.run(study, tmp_path / "out", "gguf")
@@ -133,6 +145,10 @@ def test_a_tokenizer_out_of_a_file_is_copied_as_it_is(tiny_base: Path, tmp_path:
     assert len(names) == 9
     assert {name: its[name] for name in names} == {name: own[name] for name in names}
     assert its["general.license"] == "apache-2.0"
+    assert [name for name in its if name.startswith("nutgraf.proof")] == [
+        f"nutgraf.proof.{name}" for name in ("articles", "loss_of_study", "loss", "difference")
+    ]
+    assert "llama.cpp wrote" not in (tmp_path / "out" / "README.md").read_text()
     kinds = {tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "out/model.gguf").tensors}
     assert kinds == {"F32", "Q8_0"}
 
@@ -238,6 +254,32 @@ def test_merges_that_are_no_scores_are_refused(shared: Path) -> None:
         assert fault == "has merges that do not follow from scores of its tokens"
 
 
+def test_k_quants_are_proven_and_llama_cpp_writes_with_them(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install xllamacpp")
+    study = made_up.write(str(gguf_files.wide(tiny_base, tmp_path / "base")), tmp_path / "study")
+    for name in ("out", "again"):
+        export.run(study, tmp_path / name, "gguf", quantize="q4_k_m", tolerance=1.0)
+    file = tmp_path / "out" / "model.gguf"
+    for path in file.parent.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+    kinds = Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors)
+    assert kinds == {"Q4_K": 20, "Q6_K": 3, "F32": 7}
+    fields, proof = fields_of(file), json.loads((file.parent / "nutgraf.json").read_text())
+    proof, same = proof["gguf_file"], proof["gguf_file"]["same_summaries"]
+    assert 0 < abs(proof["loss_after"] - proof["loss_before"]) < 0.1
+    assert (fields["general.file_type"], proof["format"]) == (15, "q4_k_m")
+    said = f"summaries   {same} of 2 the same by llama.cpp as by transformers"
+    assert capsys.readouterr().out.count(said) == 2
+    assert (fields["nutgraf.proof.summaries"], fields["nutgraf.proof.same_summaries"]) == (2, same)
+    assert f"Of 2 summaries llama.cpp wrote {same} as" in (file.parent / "README.md").read_text()
+    with load_summarizer(saved_model.read_saved_model(str(file)), "llama.cpp") as summarizer:
+        (row,) = summarizer.summarize(TEXTS[-1:])
+    assert row.new_tokens >= 22
+    assert row.summary
+
+
 def test_a_file_that_is_another_model_is_not_kept(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +297,11 @@ def test_what_cannot_be_a_file_is_refused_before_anything_is_made(
 ) -> None:
     to = tmp_path / "deeper" / "out"
     for model, words, said in (
-        (study, {"quantize": "q4_k_m"}, "--quantize q4_k_m needs llama.cpp's .* one of f32, f16, "),
+        (
+            study,
+            {"quantize": "iq4_xs"},
+            "--quantize iq4_xs cannot be .* one of f32, f16, .*, q6_k, ",
+        ),
         (final_best_model, {}, "the base's tokenizer splits or changes texts in a way .*merged$"),
         (exported, {}, "model.gguf is a GGUF file already: export the run folder that it is of$"),
     ):
@@ -295,8 +341,8 @@ def test_each_tensor_is_in_a_format_that_fits_it() -> None:
         ("output.weight", 576, "q8_0", "Q8_0"),
         ("output.weight", 48, "q4_1", "F16"),
     ):
-        assert gguf_write.tensor_kind(name, (8, width), quantization).name == kind
-    assert gguf_write.tensor_kind("output_norm.weight", (576,), "q4_0").name == "F32"
+        assert gguf_write.tensor_kind(name, (8, width), quantization, 2, False).name == kind
+    assert gguf_write.tensor_kind("output_norm.weight", (576,), "q4_0", 2, False) is Kind.F32
 
 
 def test_shared_weights_are_written_once(tmp_path: Path) -> None:

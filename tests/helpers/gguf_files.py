@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ def write(base: Path, to: Path, changes: Mapping[str, Any] | None = None) -> Pat
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return to
+
+
+def wide(base: Path, to: Path) -> Path:
+    """Write a Llama with random weights whose rows are whole K-quants; return its folder.
+
+    Its tokenizer is that of the folder `base`.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shutil.copytree(base, to, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.manual_seed(0)
+    changes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
+    config = LlamaConfig.from_pretrained(base, **changes, head_dim=64, max_position_embeddings=4096)
+    LlamaForCausalLM(config).save_pretrained(str(to))
     return to
 
 

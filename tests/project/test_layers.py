@@ -34,7 +34,7 @@ HOME = {
     "optuna": {"search.sampler"},
     "fsspec": {"storage"},
     "xllamacpp": {"generation.llama_cpp"},
-    "gguf": {"modeling.gguf_file", "modeling.gguf_tokenizer", "modeling.gguf_write"},
+    "gguf": {f"modeling.gguf_{name}" for name in ("file", "kquants", "tokenizer", "write")},
 }  # fmt: skip
 # Rooms and modules that load neither torch, transformers nor Ray; HEAVY are exceptions in them.
 WITHOUT_TORCH = (

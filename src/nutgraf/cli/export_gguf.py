@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from nutgraf.config.systems import EngineName
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.files import write_json
 from nutgraf.data.prompts import Renderer
@@ -29,8 +32,10 @@ from nutgraf.report.model_card import model_card, modelfile
 logger = logging.getLogger(__name__)
 
 ROWS = 32  # articles that the loss is compared on
+SUMMARIES = 4  # of them, those that llama.cpp and transformers summarize
 _LOSS = "nutgraf.proof.loss"
 _DIFFERENCE = "nutgraf.proof.difference"
+_SAME = "nutgraf.proof.same_summaries"
 # Texts beside the articles that the tokenizer out of the file has to read as the study's does.
 _TEXTS = (
     "1,234.50 in 2024: 7th of 10",
@@ -73,7 +78,9 @@ def write(
 ) -> None:
     """Write the file, its Modelfile for Ollama and its card into the folder `out`.
 
-    The file is read back, and has to make the same prompts, with nearly the same loss.
+    The file is read back, and has to make the same prompts, with nearly the same loss. If llama.cpp
+    is installed, its summaries are compared with those of transformers. They may differ, since it
+    rounds more than weights.
 
     Args:
         saved: The study's model, or a merged one.
@@ -90,6 +97,7 @@ def write(
         Failure: The loss changes by more, or the tokenizer out of the file reads other tokens.
     """
     rows, articles = sample[0], f"{len(sample[0])} {sample[1]}"
+    compared = rows[:SUMMARIES] if importlib.util.find_spec("xllamacpp") else []
     logger.info(f"scoring {articles} before")
     before = _loss(saved, rows)
     load_base.cache_clear()  # the merge has it in memory again, in fp32
@@ -117,6 +125,7 @@ def write(
             "nutgraf.proof.articles": articles,
             "nutgraf.proof.loss_of_study": before,
             **dict.fromkeys((_LOSS, _DIFFERENCE), 0.0),
+            **({"nutgraf.proof.summaries": len(compared), _SAME: 0.0} if compared else {}),
         },
     )
     written = saved_model.read_saved_model(str(file))
@@ -137,7 +146,13 @@ def write(
             f"{tolerance:g} allowed: nothing was written; give a finer --quantize, or raise "
             "--tolerance"
         )
-    set_numbers(file, {_LOSS: after, _DIFFERENCE: difference})
+    numbers, summaries = {_LOSS: after, _DIFFERENCE: difference}, {}
+    if compared:
+        same = _same_summaries(written, [row.article for row in compared])
+        print(f"summaries   {same} of {len(compared)} the same by llama.cpp as by transformers")
+        numbers[_SAME] = same
+        summaries = {"summaries_by_llama_cpp": len(compared), "same_summaries": same}
+    set_numbers(file, numbers)
     about["gguf_file"] = {
         "format": quantization,
         "quantization": saved.model.quantization,
@@ -145,6 +160,7 @@ def write(
         "loss_before": round(before, 6),
         "loss_after": round(after, 6),
         "texts_with_the_same_tokens": texts,
+        **summaries,
     }
     write_json(out / saved_model.FILE, about)
     (out / "Modelfile").write_text(modelfile(about), encoding="utf-8")
@@ -154,6 +170,27 @@ def write(
 def _loss(saved: SavedModel, rows: Sequence[Article]) -> float:
     with load_summarizer(saved) as summarizer:
         return summarizer.mean_loss([(row.article, row.reference) for row in rows])
+
+
+def _same_summaries(written: SavedModel, articles: Sequence[str]) -> int:
+    """Return how many summaries by llama.cpp are those by transformers in fp32.
+
+    Both compute on the CPU, greedily; llama.cpp one article after the other, since what it rounds
+    depends on what is written together.
+    """
+    logger.info(f"writing {len(articles)} summaries by transformers and by llama.cpp")
+    load_base.cache_clear()  # it has the file's weights in another number format
+    saved = dataclasses.replace(
+        written,
+        model=written.model.model_copy(update={"device": "cpu", "dtype": "fp32"}),
+        generate=written.generate.model_copy(update={"num_beams": 1, "candidates": 1}),
+    )
+    texts: list[list[str]] = []
+    engines: tuple[EngineName, ...] = ("transformers", "llama.cpp")
+    for engine in engines:
+        with load_summarizer(saved, engine, articles=1) as summarizer:
+            texts.append([str(row) for row in summarizer.summarize(articles)])
+    return sum(a == b for a, b in zip(*texts, strict=True))
 
 
 def _check_tokens(

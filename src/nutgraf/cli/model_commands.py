@@ -85,7 +85,10 @@ def _add_export(commands: Commands) -> None:
         "Ollama"
     )
     add("--format", required=True, choices=("merged", "adapter", "gguf"), help=form)
-    numbers = "the numbers in the file: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 [q8_0]"
+    numbers = (
+        "the numbers in the file: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0; with llama.cpp "
+        "installed also q6_k, q5_k_m, q4_k_m [q8_0]"
+    )
     add("--quantize", metavar="FORMAT", type=str.lower, default="", help=numbers)
     tolerance = "the most that merging and rounding may change the loss of a token [0.05]"
     add("--tolerance", metavar="NATS", type=float, default=0.05, help=tolerance)

@@ -20,10 +20,11 @@ from safetensors import safe_open
 from nutgraf.config import ModelConfig
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.core.files import written_by_others
+from nutgraf.modeling import gguf_kquants
 from nutgraf.modeling.base_files import base_revision, base_source, weight_files
 from nutgraf.modeling.load import load_architecture
 
-# What the package gguf can write, with the number of the kind of file. K-quants are llama.cpp's.
+# The number of the kind of file. K-quants, the last three, are written by llama.cpp.
 QUANTIZATIONS = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
@@ -33,8 +34,10 @@ QUANTIZATIONS = {
     "q5_0": gguf.LlamaFileType.MOSTLY_Q5_0,
     "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+    "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
+    "q5_k_m": gguf.LlamaFileType.MOSTLY_Q5_K_M,
+    "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
 }
-
 
 _EMBEDDINGS = ("token_embd.weight", "output.weight")
 
@@ -51,9 +54,11 @@ def check_writable(config: ModelConfig, quantization: str) -> None:
     """Raise UserError if a base cannot be written as GGUF so that it is the same model."""
     if quantization not in QUANTIZATIONS:
         raise UserError(
-            f"--quantize {quantization} needs llama.cpp's own quantizer: give one of "
+            f"--quantize {quantization} cannot be written here: give one of "
             f"{', '.join(QUANTIZATIONS)}, or run llama-quantize on the file in f16"
         )
+    if quantization in gguf_kquants.KQUANTS:
+        gguf_kquants.load_quantizer(quantization)
     base = load_architecture(config)
     rope = dict(base.rope_parameters if hasattr(base, "rope_parameters") else {})
     fault = None
@@ -117,7 +122,7 @@ def write_gguf(config: ModelConfig, to: Path, quantization: str, fields: Mapping
                     f"{tensor.source} has a weight of {np.abs(weight).max():g}, above the largest "
                     "number of f16: give --quantize bf16"
                 )
-            writer.write_tensor_data(gguf.quantize(weight, tensor.kind))
+            writer.write_tensor_data(gguf_kquants.quantize(weight, tensor.kind, quantization))
 
 
 def set_numbers(path: Path, numbers: Mapping[str, float]) -> None:
@@ -129,15 +134,20 @@ def set_numbers(path: Path, numbers: Mapping[str, float]) -> None:
     reader.data.flush()
 
 
-def tensor_kind(name: str, shape: Sequence[int], quantization: str) -> Kind:
+def tensor_kind(
+    name: str, shape: Sequence[int], quantization: str, layers: int, shared: bool
+) -> Kind:
     """Return the format of a tensor.
 
     As llama-quantize has it, norms are in f32, and rows that no whole number of blocks fits in are
     in f16. With 4 or 5 bits it has the output in Q6_K, and in Q8_0 if the width does not allow
-    that; Q6_K cannot be written here, so embedding and output are in Q8_0.
+    that. Q6_K is llama.cpp's, so q4_0 to q5_1 have embedding and output in Q8_0. For K-quants,
+    `layers` is the number of layers, and `shared` whether the embedding is the output too.
     """
     if len(shape) == 1:
         return Kind.F32
+    if quantization in gguf_kquants.KQUANTS:
+        return gguf_kquants.kquant_kind(name, shape[-1], quantization, layers, shared)
     kind = Kind[quantization.upper()]
     if name in _EMBEDDINGS and quantization.startswith(("q4", "q5")):
         kind = Kind.Q8_0
@@ -156,13 +166,16 @@ def _tensors(config: ModelConfig, layers: int, quantization: str) -> list[_Tenso
                         f"{file} has {source}, which a Llama has not: give --format merged"
                     )
                 shape = weights.get_slice(source).get_shape()
-                kind = tensor_kind(name, shape, quantization)
-                tensors[name] = _Tensor(name, shape, kind, source, file)
+                tensors[name] = _Tensor(name, shape, Kind.F32, source, file)
     if len(ends := [tensors[name] for name in _EMBEDDINGS if name in tensors]) == 2 and (
         np.array_equal(*map(_read, ends))
     ):
         del tensors["output.weight"]  # they are tied
-    return list(tensors.values())
+    shared = "output.weight" not in tensors
+    return [
+        tensor._replace(kind=tensor_kind(name, tensor.shape, quantization, layers, shared))
+        for name, tensor in tensors.items()
+    ]
 
 
 def _read(tensor: _Tensor) -> Any:
