@@ -55,6 +55,7 @@ def study(tiny_base: Path, tmp_path: Path) -> Any:
         with artefact.writing() as scratch:
             (scratch / "search").mkdir()
             (scratch / "search" / "best.yaml").write_text(yaml.safe_dump(best))
+            (scratch / "search" / "trials.csv").write_text("trial,chosen\n1,True\n")
             write_json(scratch / "search" / "together.json", Choice(True, "measured", 2).record())
         return settings, folder
 

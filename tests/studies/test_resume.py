@@ -37,7 +37,7 @@ from nutgraf.pipeline.runner import run_stage
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training import history
-from nutgraf.training.checkpoints import Checkpoints
+from nutgraf.training.checkpoints import Checkpoints, copy_finished
 from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation
 
@@ -136,6 +136,22 @@ def test_what_was_best_before_a_stop_is_kept_where_it_is_not_surpassed(
     assert next(of_evaluations, None) is None
 
 
+def test_the_same_training_elsewhere_is_taken_over_and_another_one_is_not(
+    whole: Whole, tiny_base: Path, tmp_path: Path
+) -> None:
+    first, same, other = (tmp_path / name / "adapter" for name in ("first", "same", "other"))
+    assert train(tiny_base, first) == whole
+    for out in (same, other):
+        copy_finished(first, out)
+    steps: list[int] = []
+    assert train(tiny_base, same, on_step=steps.append) == whole
+    assert not steps
+    assert train(tiny_base, other, on_step=steps.append, seeds=(7,)).adapter != whole.adapter
+    assert len(steps) == little.STEPS
+    copy_finished(tmp_path / "nothing", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_stopped_again_and_again_and_by_on_eval(
     whole: Whole, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,7 +175,7 @@ def test_stopped_again_and_again_and_by_on_eval(
     told = capsys.readouterr().err.splitlines()
     assert told == [f"a: carries on from checkpoint-{n}" for n in (2, 4, 4, 6)]
     assert train(tiny_base, out) == whole  # finished: nothing is trained again
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "a: trained before, with the same settings and rows\n"
 
 
 def test_of_what_torch_wrote_nothing_but_tensors_and_plain_values_is_read(

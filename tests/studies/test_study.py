@@ -212,6 +212,21 @@ def test_best_was_trained_with_the_chosen_settings(first: tuple[RunFolder, str, 
     assert read_json(folder.model("best") / "train.json")["learning_rate"] == pytest.approx(rate)
 
 
+def test_best_is_the_chosen_trial_and_is_not_trained_again(
+    first: tuple[RunFolder, str, str],
+) -> None:
+    folder, _, said = first
+    assert "best: trained before, with the same settings and rows" in said
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    trial = folder / "search" / "trials" / str(trials.loc[trials["chosen"], "trial"].item())
+    weights = "adapter_model.safetensors"
+    best = folder.model("best") / weights
+    assert best.read_bytes() == (trial / "adapter" / weights).read_bytes()
+    history = pd.read_csv(folder.model("best") / "history.csv")["validation_loss"].dropna()
+    assert history.min() == pytest.approx(trials.loc[trials["chosen"], "validation_loss"].item())
+    assert len(pd.read_csv(folder.model("best") / "history.csv")) > len(history)
+
+
 def test_a_round_trains_best_on_pairs_of_its_own_and_its_model_is_the_one_to_take_away(
     first: tuple[RunFolder, str, str],
 ) -> None:

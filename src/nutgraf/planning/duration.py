@@ -150,7 +150,8 @@ def plan_study(
     peaks = bytes_by_stage(config, dims, rows, machine)
     trained, n = trained_models(config), articles["test"]
     rounds = sum(start_of_round(name) is not None for name in trained)
-    trainings, systems = len(trained) - rounds, len(measured_systems(config))
+    # The best model with the first seed is a trial of the search.
+    trainings, systems = len(trained) - rounds - 1, len(measured_systems(config))
     models = 1 + len(trained)
     load = 2 * (dims.linear + dims.other) / LOAD_RATE
     trials, parallel = config.search.trials, config.search.parallel_trials

@@ -15,7 +15,7 @@ from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, one_line
 from nutgraf.core.files import write_text
 from nutgraf.core.units import perplexity
-from nutgraf.training.curves import curves_path
+from nutgraf.training.curves import curves_path, record_path
 
 if TYPE_CHECKING:
     from nutgraf.config import Config
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from nutgraf.training.job import TrainingJob
 
 # In a trial's folder: its adapter, the traceback at its time limit, its best weights at each
-# evaluation, and its curves.
+# evaluation, its curves, and the record of its training once that is finished.
 ADAPTER, HANG, EVALUATED = "adapter", "hang.txt", "evaluated"
-CURVES = curves_path(Path(ADAPTER)).name
+CURVES, TRAINED = curves_path(Path(ADAPTER)).name, record_path(Path(ADAPTER)).name
 
 _RECORDED = ("values", "history", "seconds", "row_nll", "row_tokens")  # the keys of trial.json
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from nutgraf.core.files import files_in, move, read_json, sha256, sync_all, write_json
 from nutgraf.storage import work_claim
+from nutgraf.training.curves import record_path
 from nutgraf.training.distributed.process_group import ProcessGroup
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Checkpoints:
         self.claim = dict(claim)
         self.folder = _folder(out)
         self.half_written = self.folder / "half-written"
-        self._record = out.with_name(f".{out.name}.done.json")
+        self._record = record_path(out)
 
     def open(self) -> None:
         """Create the folder, or reuse it as a stopped run left it."""
@@ -112,6 +113,7 @@ class Checkpoints:
         if mismatch or _changes(self.out, done["files"]):
             return None
         shutil.rmtree(self.folder, ignore_errors=True)
+        logger.info(f"{self.title}: trained before, with the same settings and rows")
         return dict(done["record"])
 
     def _existing(self) -> list[Path]:
@@ -119,6 +121,20 @@ class Checkpoints:
         return sorted(
             self.folder.glob("checkpoint-*"), key=lambda p: -int(p.name.partition("-")[2])
         )
+
+
+def copy_finished(out: Path, target: Path) -> None:
+    """Copy what a finished training into `out` has left, if it is there, to `target`.
+
+    The same training into `target` is finished then; another one goes its own way.
+    """
+    if not record_path(out).is_file() or target.exists():
+        return
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(out, part)
+    shutil.copyfile(record_path(out), record_path(target))
+    move(part, target)
 
 
 def copy_best(out: Path, step: int, target: Path) -> None:

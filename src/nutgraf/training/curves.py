@@ -1,4 +1,4 @@
-"""Leave the curves of a training in a file beside its adapter, for whoever watches it."""
+"""Name what a training leaves beside its adapter; write its curves, for whoever watches it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from typing import Any
 def curves_path(out: Path) -> Path:
     """Return the file with the curves of the training that saves its adapter to `out`."""
     return out.with_name(f"{out.name}.curves.json")
+
+
+def record_path(out: Path) -> Path:
+    """Return the file with the record of a finished training that saved its adapter to `out`."""
+    return out.with_name(f".{out.name}.done.json")
 
 
 def write_curves(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

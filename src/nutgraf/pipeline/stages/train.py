@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
@@ -25,9 +26,11 @@ from nutgraf.parallel.executor import open_executor
 from nutgraf.pipeline import artifacts
 from nutgraf.pipeline.pairs import make_pairs
 from nutgraf.planning.packing import Choice, choose_packing
+from nutgraf.search.trial import ADAPTER
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.training.budget import draw_examples, round_config, total_examples
+from nutgraf.training.checkpoints import copy_finished
 from nutgraf.training.fit import fit_adapter
 from nutgraf.training.history import Evaluation, TrainingResult
 from nutgraf.training.job import Preference, TrainingJob
@@ -63,7 +66,9 @@ class _Training:
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make models/baseline and models/best, then the rounds, and all once more a further seed.
 
-    Each holds the adapter, history.csv and train.json, that of a round pairs.jsonl too.
+    Each holds the adapter, history.csv and train.json, that of a round pairs.jsonl too. The best
+    is the chosen trial of the search, which was the same training; if it is not there any more, or
+    was trained otherwise, it is trained again.
     """
     configs = artifacts.training_configs(config, folder)
     first: list[_Training] = []
@@ -189,7 +194,15 @@ def _open_job(
         artefact.writing(resume=True) as scratch,
         _followed(name, config, artefact.folder) as (callbacks, curves),
     ):
-        yield TrainingJob(config, *rows, scratch / "models" / name, name, *callbacks), curves
+        out = scratch / "models" / name
+        if name == "best":
+            copy_finished(_chosen_trial(artefact.folder) / ADAPTER, out)
+        yield TrainingJob(config, *rows, out, name, *callbacks), curves
+
+
+def _chosen_trial(folder: RunFolder) -> Path:
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    return folder / "search" / "trials" / str(trials.loc[trials["chosen"], "trial"].item())
 
 
 @contextlib.contextmanager
