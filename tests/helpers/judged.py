@@ -38,6 +38,6 @@ def judging(run: Path) -> Iterator[str]:
     """Serve the page for `best` and `lead3`; yield its address without the token."""
     with (
         open_session(run, ("best", "lead3")) as session,
-        answered(create_app(session, TOKEN)) as (port, _),
+        answered(create_app(lambda: session, TOKEN)) as (port, _),
     ):
         yield f"http://127.0.0.1:{port}"

@@ -15,6 +15,7 @@ from helpers.loopback import answered
 from nutgraf.config import Config
 from nutgraf.config.load import to_yaml, with_overrides
 from nutgraf.core.files import write_json, write_text
+from nutgraf.serving import judge
 from nutgraf.serving.watch import Streams, create_app
 from nutgraf.watching.snapshot import Watcher
 
@@ -58,6 +59,16 @@ def write_curves(folder: Path, number: int, examples: int) -> None:
     write_json(folder / TRIALS / str(number) / "adapter.curves.json", rows)
 
 
+def write_samples(folder: Path, number: int, *texts: str) -> None:
+    """Write what a trial wrote of one article at its evaluations."""
+    evaluations = [
+        {"examples": 80 * i, "loss": 3 - i / 5, "texts": [text]} for i, text in enumerate(texts, 1)
+    ]
+    articles = [{"article": "A <b>mill</b> burned. " * 40, "reference": "A mill burned."}]
+    samples = {"articles": articles, "evaluations": evaluations}
+    write_json(folder / TRIALS / str(number) / "adapter.samples.json", samples)
+
+
 def write_search(folder: Path, error: str = "ValueError: a <b>bad</b> thing") -> None:
     """Write a search: trial 1 whole, 2 stopped, 3 in error, 4 between evaluations, 5 in the queue.
 
@@ -76,6 +87,7 @@ def write_search(folder: Path, error: str = "ValueError: a <b>bad</b> thing") ->
     os.utime(folder / TRIALS / "3" / "trial.json", (1, 1))
     write_trial(folder, 4, [2.8])
     write_curves(folder, 4, 120)
+    write_samples(folder, 4, "<img src=x onerror='document.title = 1'> burned.")
     write_trial(folder, 5, [])
     (folder / TRIALS / "5" / ".lock").unlink()
 
@@ -103,5 +115,8 @@ def held(folder: Path) -> Iterator[None]:
 def watching(folder: Path) -> Iterator[str]:
     """Serve the page of a run folder; yield its address, without the token."""
     streams = Streams(Watcher(folder))
-    with answered(create_app(streams, TOKEN), streams) as (port, _):
+    with (
+        judge.tab(folder, TOKEN) as judging,
+        answered(create_app(streams, TOKEN, judging), streams) as (port, _),
+    ):
         yield f"http://127.0.0.1:{port}"

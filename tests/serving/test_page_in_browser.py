@@ -14,7 +14,7 @@ from helpers.browser import CHROMIUM, STICKING_OUT, Browser, browser, pale
 from helpers.judged import TOKEN, judging, write_study
 from helpers.serving import Fake, Server, serving
 from helpers.watched import TOKEN as WATCH_TOKEN
-from helpers.watched import TRIALS, held, watching, write_search, write_trial
+from helpers.watched import TRIALS, held, watching, write_samples, write_search, write_trial
 
 from nutgraf.data.rows import Article
 from nutgraf.search.ledger import REQUESTS
@@ -498,6 +498,25 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
         assert page.run("document.querySelector('th[data-by=loss]').ariaSort") == "descending"
         person.points_at("[aria-label='curves of trial 4']", click=True)
         person.waits_for("document.querySelectorAll('#curves figure').length === 3")
+        texts = "document.getElementById('texts')"
+        person.waits_for(f"{texts}.innerText.includes('<img src=x')")
+        assert page.run("document.getElementById('samples-title').textContent").startswith(
+            "Samples: what trial 4 writes"
+        )
+        page.run(f"{texts}.querySelector('summary').focus()")
+        person.presses("Enter")  # the whole article
+        write_samples(tmp_path, 4, "Early.", "A mill 😀 burned.")
+        write_trial(tmp_path, 4, [2.8, 2.6])
+        person.waits_for(f"{texts}.innerText.includes('A mill 😀 burned.')")
+        labels = f"[...{texts}.querySelectorAll('h4')].map(h => h.textContent)"
+        assert page.run(labels) == [
+            "Reference",
+            "After 160 articles: loss 2.600, the lowest",
+            "After 80 articles: loss 2.800",
+        ]
+        assert page.run(f"{texts}.querySelector('details').open")
+        assert page.run("document.activeElement.tagName") == "SUMMARY"
+        page.run("document.querySelector('[aria-label=\"curves of trial 4\"]').focus()")
         write_trial(tmp_path, 4, [2.8, 1.5])
         person.waits_for(f"{rows} === '23145'")
         assert page.run("document.activeElement.textContent") == "4"
@@ -513,10 +532,29 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
             assert all(abs(room - box) <= 2 for room, box in page.run(drawn))
             assert [e for e in page.run(STICKING_OUT) if "skip" not in e] == []
             pale_texts = "p, h1, h2, li, li span, li strong, td, th button, td button, figcaption"
-            assert page.run(pale(f"{pale_texts}, #log span, #base strong")) == []
+            pale_texts += ", #log span, #base strong, #texts p, #texts h4, #texts summary"
+            assert page.run(pale(pale_texts)) == []
         foreign = "document.querySelectorAll('main img, main script, main style, main iframe')"
         assert page.run(f"{foreign}.length") == 0
         assert page.run("document.title").startswith("Running: ")
+        # Once two systems are scored, a tab leads to their judgement, and back.
+        assert page.run("document.querySelector('.tabs')") is None
+        articles = [Article("a", ARTICLE, "Reference.")]
+        texts_of = {"best": ["Good one."], "lead3": ["Other words."]}
+        write_study(tmp_path, articles, texts_of)
+        page.open(f"{address}/?375", 375, "light")
+        person.waits_for("document.querySelector('.tabs a') !== null")
+        assert [e for e in page.run(STICKING_OUT) if "skip" not in e] == []
+        assert page.run(pale(".tabs a, .tabs span")) == []
+        page.run("document.querySelector('.tabs a').focus()")
+        person.presses("Enter")
+        person.waits_for("document.querySelector('.tabs span')?.textContent === 'Judge'")
+        assert page.run("location.pathname + location.hash") == "/judging/"
+        page.run("document.getElementById('name').value = 'Ann', "
+                 "document.getElementById('begin').requestSubmit()")  # fmt: skip
+        person.waits_for("document.getElementById('place').textContent === '1 of 1'")
+        person.points_at(".tabs a", click=True)
+        person.waits_for(f"{rows} === '12345'")
         # Nothing is steered but while the search takes requests.
         assert page.run("document.querySelectorAll('[data-steer]').length") == 0
         requests = tmp_path / TRIALS / REQUESTS

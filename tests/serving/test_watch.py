@@ -60,11 +60,14 @@ def test_news_come_as_events_and_only_news(client: httpx2.Client, run: Path) -> 
         assert "folder" not in second
     curves = client.post("/watch/curves", json={"name": "4"}, headers=HEADERS).json()
     assert curves[-1]["examples"] == 120
-    answer = client.post("/watch/curves", json={"name": "../4"}, headers=HEADERS)
-    assert (answer.status_code, "there is no training" in answer.json()["error"]) == (422, True)
+    samples = client.post("/watch/samples", json={"name": "4"}, headers=HEADERS).json()
+    assert samples["evaluations"][0]["examples"] == 80
+    for path in ("curves", "samples"):
+        answer = client.post(f"/watch/{path}", json={"name": "../4"}, headers=HEADERS)
+        assert (answer.status_code, "there is no training" in answer.json()["error"]) == (422, True)
 
 
-@pytest.mark.parametrize("path", ["events", "curves", "report", "steer"])
+@pytest.mark.parametrize("path", ["events", "curves", "samples", "report", "steer"])
 def test_without_the_token_nobody_reads(client: httpx2.Client, path: str) -> None:
     for headers in ({}, {"X-Nutgraf-Token": f"{TOKEN}x"}):
         answer = client.post(f"/watch/{path}", json={"name": "4"}, headers=headers)

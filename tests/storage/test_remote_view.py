@@ -32,6 +32,7 @@ def test_a_study_in_a_storage_is_seen_as_in_its_folder(tmp_path: Path) -> None:
         "completed", "stopped", "error", "interrupted", "queued",
     ]  # fmt: skip
     assert seen["trials"]["4"]["seen"] == 120
+    assert (here / TRIALS / "4" / "adapter.samples.json").exists()
     assert not list(here.rglob("*.safetensors"))
     lease._write()
     write_trial(run, 4, [2.8, 2.4])

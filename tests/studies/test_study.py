@@ -32,6 +32,7 @@ SMALL = {
     "train.micro-batch-size": "2",
     "train.eval-every": "16",
     "train.eval-examples": "4",
+    "train.samples": "2",
     "train.rounds": "1",
     "preference.articles": "8",
     "preference.candidates": "4",
@@ -94,7 +95,8 @@ def test_the_folder_holds_what_the_design_promises(first: tuple[RunFolder, str, 
 def test_the_folder_says_all_that_the_page_for_watching_shows(
     first: tuple[RunFolder, str, str],
 ) -> None:
-    seen = Watcher(first[0].path).latest()
+    watcher = Watcher(first[0].path)
+    seen = watcher.latest()
     assert (seen["state"], seen["holder"], seen["report"]) == ("finished", None, True)
     assert {stage["state"] for stage in seen["stages"]} == {"finished"}
     assert seen["log"][-1]["text"] == "ends: all that was asked for is there"
@@ -105,8 +107,15 @@ def test_the_folder_says_all_that_the_page_for_watching_shows(
             continue
         rows = read_json(first[0] / "search" / "trials" / number / "adapter.curves.json")
         assert {row["grad_norm"] is None for row in rows} == {True, False}
+        samples = watcher.samples(number)
+        assert [each["examples"] for each in samples["evaluations"]] == [16, 32]
+        assert all(article["reference"] for article in samples["articles"])
     assert [trial["chosen"] for trial in seen["trials"].values()].count(True) == 1
     assert set(seen["trainings"]) == {"baseline", "best", "best_round1"}
+    for name, training in seen["trainings"].items():
+        evaluations = watcher.samples(name)["evaluations"]
+        assert len(evaluations) == training["written"] == len(training["points"])
+        assert {len(each["texts"]) for each in evaluations} == {2}
 
 
 def test_a_token_in_the_environment_is_written_nowhere(first: tuple[RunFolder, str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from dataclasses import replace
@@ -24,8 +25,8 @@ from nutgraf.config import (
 from nutgraf.config.types import Choices, Range, Space
 from nutgraf.core.errors import Failure
 from nutgraf.data.examples import Example, Rows
-from nutgraf.data.prompts import Renderer
-from nutgraf.generation.decoding import generate
+from nutgraf.data.prompts import Renderer, summary_text
+from nutgraf.generation.decoding import generate, generate_batch
 from nutgraf.modeling.adapters import fresh_adapter, with_adapter
 from nutgraf.modeling.attention import training_attention
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
@@ -201,16 +202,41 @@ def test_evaluations_what_a_callback_may_do_and_how_it_goes_on(
         if len(seen) == 2:
             raise KeyboardInterrupt
 
+    with_samples = SETTINGS.model_copy(update={"samples": 2})
+    a_job = job(config, rows, tmp_path / "a", settings=with_samples, on_eval=stop_after_two)
+    few = GenerateConfig(max_new_tokens=12)
+    a_job = replace(a_job, config=a_job.config.model_copy(update={"generate": few}))
     with pytest.raises(KeyboardInterrupt):
-        fit_adapter(job(config, rows, tmp_path / "a", on_eval=stop_after_two))
+        fit_adapter(a_job)
     assert [e.examples for e in seen] == [16, 32]
     assert len(seen[0].rows) == 8
     assert "forward" not in load_base(config).__dict__
-    # It goes on with fused layers too, and ends with the same bytes as one that was not stopped.
-    for name in ("a", "b"):
-        fit_adapter(job(config, rows, tmp_path / name))
+    # It goes on with fused layers too, and ends with the same bytes as one that was not stopped,
+    # and that wrote no samples.
+    done = fit_adapter(replace(a_job, on_eval=None))
+    fit_adapter(job(config, rows, tmp_path / "b"))
     adapters = [tmp_path / name / "adapter_model.safetensors" for name in ("a", "b")]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    assert not (tmp_path / "b.samples.json").exists()
+    samples = json.loads((tmp_path / "a.samples.json").read_text())
+    assert samples == done.history.samples.model_dump()
+    assert [each["examples"] for each in samples["evaluations"]] == [16, 32, 48]
+    first = samples["articles"][0]
+    assert first["article"].startswith("On day 0 the council of town 0 met and spoke of roads. It")
+    assert first["reference"] == "Town 0 talks."
+    of_best = next(e for e in samples["evaluations"] if e["examples"] == done.best.examples)
+    assert of_best["texts"] == what_it_writes(config, tmp_path / "a", rows[:2], few)
+
+
+def what_it_writes(
+    config: ModelConfig, adapter: Path, rows: list[Example], settings: GenerateConfig
+) -> list[str]:
+    """The summaries that a saved adapter writes of the rows' articles."""
+    tokenizer = load_tokenizer(config)
+    prompts = [row.input_ids[: row.prompt_tokens] for row in rows]
+    with with_adapter(load_base(config), adapter) as model:
+        written = generate_batch(model, tokenizer, prompts, settings, choose_device(config))
+    return [summary_text(tokenizer, new.ids) for new in written]
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_and_says_where(

@@ -14,11 +14,20 @@ import torch
 from safetensors.torch import load_file
 
 import nutgraf.modeling.adapters
-from nutgraf.config import Config, LoraSettings, ModelConfig, PromptConfig, TrainConfig, load
+from nutgraf.config import (
+    Config,
+    GenerateConfig,
+    LoraSettings,
+    ModelConfig,
+    PromptConfig,
+    TrainConfig,
+    load,
+)
 from nutgraf.core import signals
 from nutgraf.core.errors import Failure
 from nutgraf.core.signals import Stopped
-from nutgraf.data.prompts import Renderer
+from nutgraf.data.prompts import Renderer, summary_text
+from nutgraf.generation.decoding import generate_batch
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import mean_loss, summary_losses
@@ -71,7 +80,8 @@ class Bench:
         self.train, self.validation = rows[8:], rows[:8]
 
     def job(self, out: Path, settings: TrainConfig, lora: LoraSettings) -> TrainingJob:
-        config = Config(model=self.config, lora=lora, train=settings)
+        few = GenerateConfig(max_new_tokens=12)
+        config = Config(model=self.config, lora=lora, train=settings, generate=few)
         return TrainingJob(config, self.train, self.validation, out)
 
     def alone(self, job: TrainingJob) -> TrainingResult:
@@ -158,13 +168,22 @@ def test_losses_rows_and_files_are_those_of_fit(
 
 
 def test_twice_is_bit_identical(bench: Bench, tmp_path: Path) -> None:
-    one, other = four(bench, tmp_path / "a", 4), four(bench, tmp_path / "b", 4)
+    one, other = four(bench, tmp_path / "a", 4), four(bench, tmp_path / "b", 4, samples=2)
     first, second = bench.together(one), bench.together(other)
     for a, b in zip(first, second, strict=True):
         assert curve(a) == curve(b)
     for job, again in zip(one, other, strict=True):
         a, b = weights(job), weights(again)
         assert all(torch.equal(a[k], b[k]) for k in a)
+    # One of them summarized two articles at each evaluation: what its own adapter writes of them.
+    prompts = [row.input_ids[: row.prompt_tokens] for row in bench.validation[:2]]
+    for job, done in zip(other, second, strict=True):
+        assert isinstance(done, TrainingResult)
+        with with_adapter(bench.base, job.out) as model:
+            settings = job.config.generate
+            new = generate_batch(model, bench.tokenizer, prompts, settings, bench.device)
+        texts = [summary_text(bench.tokenizer, each.ids) for each in new]
+        assert done.history.samples.evaluations[-1]["texts"] == texts
 
 
 def test_a_run_does_not_depend_on_who_else_is_present(bench: Bench, tmp_path: Path) -> None:

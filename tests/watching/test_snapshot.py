@@ -7,7 +7,16 @@ import math
 from pathlib import Path
 
 import pytest
-from helpers.watched import CONFIG, TRIALS, held, snapshot, write_curves, write_search, write_trial
+from helpers.watched import (
+    CONFIG,
+    TRIALS,
+    held,
+    snapshot,
+    write_curves,
+    write_samples,
+    write_search,
+    write_trial,
+)
 
 from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import UserError
@@ -146,9 +155,14 @@ def test_curves_of_a_trial_and_of_nobody(tmp_path: Path) -> None:
     write_curves(tmp_path, 4, 160)
     assert [watcher.curves("4")[-1][name] for name in ("examples", "grad_norm")] == [160, 1.5]
     assert watcher.curves("1") == []
+    assert watcher.samples("1") == {}
+    write_samples(tmp_path, 4, "One.", "Two.")
+    assert watcher.samples("4")["evaluations"][1]["texts"] == ["Two."]
     for name in ("../4", "7", ""):
         with pytest.raises(UserError, match="there is no training"):
             watcher.curves(name)
+        with pytest.raises(UserError, match="there is no training"):
+            watcher.samples(name)
 
 
 def test_a_log_is_read_on_from_where_it_was(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from nutgraf.cli import model_commands, trial
 from nutgraf.config import Config
 from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.config.load import find_config, load_config, setting_fields, shipped_configs
+from nutgraf.config.systems import JUDGED
 from nutgraf.core.console import show_log
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import NutgrafError, UserError, one_line, os_error_message
@@ -190,8 +191,8 @@ def _add_judge(parsers: argparse._SubParsersAction[_Parser]) -> None:
     judge = parsers.add_parser("judge", help=what, description=what[0].upper() + what[1:] + ".")
     judge.set_defaults(call=_judge)
     judge.add_argument("--run", metavar="DIR", type=Path, required=True, help="the run folder")
-    two = "which two of the study [best lead3]"
-    judge.add_argument("--systems", nargs=2, metavar="NAME", default=["best", "lead3"], help=two)
+    two = f"which two of the study [{' '.join(JUDGED)}]"
+    judge.add_argument("--systems", nargs=2, metavar="NAME", default=JUDGED, help=two)
     model_commands.add_address(judge)
 
 

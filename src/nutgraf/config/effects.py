@@ -56,6 +56,7 @@ DECIDES: dict[str, str] = {
     "train.max_grad_norm": "search models",
     "train.eval_every": "search models",
     "train.eval_examples": "search models",
+    "train.samples": "",
     "train.activation_checkpointing": "",
     "train.seeds": "search models",  # the search and each model: its own
     "train.rounds": "rounds",  # how many there are; each has an artefact of its own

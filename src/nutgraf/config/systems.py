@@ -37,6 +37,7 @@ CHOSEN_SYSTEMS = {
 MODEL_SYSTEMS = {"zero_shot": "the base model as it came, untrained", **TRAINED_SYSTEMS}
 BUILT_IN_SYSTEMS = {**EXTRACTIVE_SYSTEMS, **MODEL_SYSTEMS, **CHOSEN_SYSTEMS}
 ORACLES = ("oracle", "best_oracle")
+JUDGED = ("best", "lead3")  # by people, if they name no others
 # The analysis of errors lists the references among the systems.
 RESERVED_NAMES = (*BUILT_IN_SYSTEMS, "reference")
 EngineName: TypeAlias = Literal["auto", "transformers", "llama.cpp"]  # writes for a model

@@ -79,6 +79,11 @@ class TrainConfig(Section):
     eval_examples: Count = Field(
         48, description="Validation articles in each evaluation, always the same ones."
     )
+    samples: CountOrZero = Field(
+        0,
+        description="Articles of each evaluation that are summarized greedily, to be read in "
+        "`nutgraf watch`: it costs time and decides nothing.",
+    )
     activation_checkpointing: bool = Field(
         False,
         description="Recompute activations instead of keeping them: about 20% slower, less memory.",

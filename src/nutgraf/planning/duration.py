@@ -50,6 +50,9 @@ SUMMARIES_PER_PROCESS = 600  # from so many on, scoring starts a second process 
 # An adapter's small products make a step of generation longer: a model with merged weights takes
 # this share (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
 MERGED_SHARE = 0.8
+# A token of a few samples takes this share of one of a full batch of summaries (the pocket model: 5
+# ms for 3 rows, 12 for 48, one thread, n = 1 each).
+FEW_SHARE = 0.45
 BUSY_CORES = 0.25  # that other programs use, from which on a plan says so
 
 
@@ -161,11 +164,13 @@ def plan_study(
     # The base is loaded by the trials, then by the process that measures ROUGE.
     around = measuring + RAY_SECONDS + IMPORT_SECONDS + 2 * load
     around += math.ceil(trials / parallel) * TRAINING_SECONDS + rouge
-    trial = training_seconds(config.train, dims, rows, speeds.trial)
+    samples = samples_seconds(config, dims, rows, speeds)
+    trial = training_seconds(config.train, dims, rows, speeds.trial) + samples
     search, *luck = (around + length * trial for length in simulate_searches(config))
 
     at_a_time = min(parallel, trainings)
     training = training_seconds(config.train, dims, rows, speeds.alone) + TRAINING_SECONDS
+    training += samples
     generated = generation_seconds(config, dims, rows, n, speeds) * (models - 1 + MERGED_SHARE)
     generated += _more_candidates(config, dims, n, speeds)
     # A CPU without beams reads a prompt once, for the summary and for the loss of its reference.
@@ -233,6 +238,16 @@ def training_seconds(train: TrainConfig, dims: ModelDims, rows: RowLengths, spee
     return steps / speed.training + len(evaluation_steps(train)) * evaluation
 
 
+def samples_seconds(config: Config, dims: ModelDims, rows: RowLengths, speeds: Speeds) -> float:
+    """Return the seconds in which one training summarizes its samples, at all its evaluations."""
+    n = min(config.train.samples, config.train.eval_examples)
+    if not n:
+        return 0.0
+    read = forward_operations(dims, n, rows.prompt, 0) / speeds.reading
+    written = config.generate.max_new_tokens * speeds.token * FEW_SHARE
+    return len(evaluation_steps(config.train)) * (read + written)
+
+
 def round_seconds(
     config: Config, dims: ModelDims, rows: RowLengths, speeds: Speeds, articles: int
 ) -> float:
@@ -242,8 +257,9 @@ def round_seconds(
     candidates = generation_seconds(writer, dims, rows, n, speeds)
     candidates += _more_candidates(writer, dims, n, speeds)
     losses = forward_operations(dims, 2 * n, rows.row, rows.summary) / speeds.looking
-    train = round_config(config, n).train
-    training = training_seconds(train, dims, rows, speeds.alone) + TRAINING_SECONDS
+    own = round_config(config, n)
+    training = training_seconds(own.train, dims, rows, speeds.alone) + TRAINING_SECONDS
+    training += samples_seconds(own, dims, rows, speeds)
     return candidates + n * config.preference.candidates / ROUGE_RATE + losses + training
 
 

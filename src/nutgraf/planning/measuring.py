@@ -100,6 +100,7 @@ class Benchmark:
             "train.gradient_accumulation_steps": 1,
             "train.eval_every": steps * batch,
             "train.eval_examples": 1,
+            "train.samples": 0,
         }
         return with_overrides(self.config, overrides)
 

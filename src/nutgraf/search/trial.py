@@ -15,7 +15,7 @@ from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure, one_line
 from nutgraf.core.files import write_text
 from nutgraf.core.units import perplexity
-from nutgraf.training.curves import curves_path, record_path
+from nutgraf.training.curves import curves_path, record_path, samples_path
 
 if TYPE_CHECKING:
     from nutgraf.config import Config
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from nutgraf.training.job import TrainingJob
 
 # In a trial's folder: its adapter, the traceback at its time limit, its best weights at each
-# evaluation, its curves, and the record of its training once that is finished.
+# evaluation, its curves, what it wrote at its evaluations, and the record of its training once that
+# is finished.
 ADAPTER, HANG, EVALUATED = "adapter", "hang.txt", "evaluated"
-CURVES, TRAINED = curves_path(Path(ADAPTER)).name, record_path(Path(ADAPTER)).name
+CURVES, SAMPLES = curves_path(Path(ADAPTER)).name, samples_path(Path(ADAPTER)).name
+TRAINED = record_path(Path(ADAPTER)).name
 
 _RECORDED = ("values", "history", "seconds", "row_nll", "row_tokens")  # the keys of trial.json
 

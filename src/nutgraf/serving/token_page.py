@@ -12,7 +12,8 @@ from nutgraf import __version__
 from nutgraf.serving.answers import PAGE, add_error_answers, add_files, require_json
 from nutgraf.serving.errors import RequestError
 
-_SHARED = ("page.css", "show.js", "stream.js", "token.js", "icon.svg")  # of `nutgraf serve`
+# In the folder of the page of `nutgraf serve`.
+_SHARED = ("page.css", "show.js", "stream.js", "tabs.js", "token.js", "icon.svg")
 
 
 def new_token() -> str:

@@ -1,6 +1,6 @@
 """Serve the page on which a study is watched: snapshots of its folder, as server-sent events.
 
-Its trials are steered from there too.
+Its trials are steered from there too, and two of its systems judged.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from nutgraf.core.paths import expand
 from nutgraf.core.priority import lower_priority
 from nutgraf.pipeline import steering
 from nutgraf.search.ledger import Request
+from nutgraf.serving import judge
 from nutgraf.serving.access import Access
 from nutgraf.serving.answers import COMMENT_SECONDS, EVENT_HEADERS, server_event
 from nutgraf.serving.errors import RequestError
@@ -49,7 +50,7 @@ _REPORT_POLICY = (
 
 
 class Training(BaseModel):
-    """The training whose curves are asked for: the number of a trial, or the name of a model."""
+    """The training that is asked for: the number of a trial, or the name of a model."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -89,8 +90,8 @@ class Streams:
         yield server_event("end", "{}")
 
 
-def create_app(streams: Streams, token: str) -> FastAPI:
-    """Return the application; who asks it has to show the token."""
+def create_app(streams: Streams, token: str, judging: FastAPI) -> FastAPI:
+    """Return the application, with that for judging; who asks it has to show the token."""
     routes = guarded_routes(token)
     watcher, report = streams.watcher, f"report-{new_token()}.html"
 
@@ -104,6 +105,10 @@ def create_app(streams: Streams, token: str) -> FastAPI:
     def curves(training: Training) -> list[dict[str, Any]]:
         return watcher.curves(training.name)
 
+    @routes.post("/watch/samples")
+    def samples(training: Training) -> dict[str, Any]:
+        return watcher.samples(training.name)
+
     @routes.post("/watch/steer")
     def steer(request: Request) -> dict[str, str]:
         if not watcher.is_here:
@@ -116,6 +121,7 @@ def create_app(streams: Streams, token: str) -> FastAPI:
         return {"path": report}
 
     app = page_app("watch", routes)
+    app.mount("/judging", judging)
 
     @app.get(f"/{report}", include_in_schema=False)
     def report_page() -> Response:
@@ -151,11 +157,15 @@ def run(
     """
     limits, metrics, token = Limits(), Metrics(), new_token()
     watching = _fetched(storage) if storage else contextlib.nullcontext(Watcher(expand(folder)))
-    with watching as watcher, bound(host, port) as sock:
+    with (
+        watching as watcher,
+        bound(host, port) as sock,
+        judge.tab(watcher.folder, token) as judging,
+    ):
         streams = Streams(watcher)
         access = Access(host, sock.getsockname()[0], origins)
         server = HttpServer(
-            Guard(create_app(streams, token), limits, metrics, access), worker=streams
+            Guard(create_app(streams, token, judging), limits, metrics, access), worker=streams
         )
         if with_parent:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Look at a study in a storage: a folder with what its page needs, without weights and articles."""
+"""Look at a study in a storage: a folder with what its page needs, without weights and data."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nutgraf.storage.run_folder import MANIFESTS
 
 _NEEDED = re.compile(
     r"(trial|rouge|together|plan|claim|card|errors)\.json|.*\.curves\.json|"
+    r"(.*\.)?samples\.json|"
     r"(trials|history)\.csv|error\.txt|report\.html|steers\.jsonl"
 )
 _SINGLE = ("config.yaml", "log.jsonl", LEASE)

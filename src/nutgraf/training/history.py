@@ -21,7 +21,7 @@ from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss, mean_loss
 from nutgraf.training.budget import total_examples, total_steps
 from nutgraf.training.checkpoints import BEST
-from nutgraf.training.curves import write_curves
+from nutgraf.training.curves import curves_path, leave, samples_path
 
 HISTORY = "history.json"  # in a checkpoint
 
@@ -53,6 +53,17 @@ class HistoryRow:
     grad_norm: float | None = None
 
 
+class Samples(BaseModel):
+    """What the model wrote of the same `articles` at each evaluation.
+
+    An article has its text, as the model reads it, and its reference. An evaluation has the
+    examples seen, the validation loss, and the texts in the order of the articles.
+    """
+
+    articles: list[dict[str, str]] = []
+    evaluations: list[dict[str, Any]] = []
+
+
 class History(BaseModel):
     """A training so far: losses step by step, evaluations, time and memory.
 
@@ -64,13 +75,14 @@ class History(BaseModel):
     keep_last: bool = False  # the last adapter is the one to keep, whatever its loss
     rows: list[HistoryRow] = []
     evaluations: list[Evaluation] = []
+    samples: Samples = Samples()
     losses: list[float] = []  # of the steps since the latest row
     grad_norm: float | None = None  # the largest of these steps
     learning_rate: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     _clock: float = PrivateAttr(default_factory=time.perf_counter)
-    _file: Path | None = PrivateAttr(None)
+    _out: Path | None = PrivateAttr(None)
 
     @property
     def best(self) -> Evaluation:
@@ -81,10 +93,11 @@ class History(BaseModel):
             else min(self.evaluations, key=lambda evaluation: evaluation.loss)
         )
 
-    def show_in(self, path: Path) -> None:
-        """Write the rows to a file, now and whenever there are more."""
-        self._file = path
-        write_curves(path, map(asdict, self.rows))
+    def show_beside(self, out: Path) -> None:
+        """Write the rows and samples to files beside `out`, now and whenever there are more."""
+        self._out = out
+        samples_path(out).unlink(missing_ok=True)  # those of another training
+        self._show()
 
     def add_step(self, step: int, loss: float, rate: float, grad_norm: float) -> None:
         """Add the loss of one step, in nats per summary token, before the weights change.
@@ -121,6 +134,15 @@ class History(BaseModel):
         self._add(step, None, None, loss, None)
         return self.best is self.evaluations[-1]
 
+    def add_samples(self, articles: list[dict[str, str]], texts: list[str]) -> None:
+        """Add what was written after the latest evaluation."""
+        latest = self.evaluations[-1]
+        self.samples.articles = articles
+        self.samples.evaluations.append(
+            {"examples": latest.examples, "loss": latest.loss, "texts": texts}
+        )
+        self._show()
+
     def add_costs(self, memory: int) -> None:
         """Count the time until now; raise the peak memory to `memory` bytes, if that is more."""
         now = time.perf_counter()
@@ -146,8 +168,14 @@ class History(BaseModel):
         seconds = round(self.seconds, 2)
         examples = step * self.batch
         self.rows.append(HistoryRow(step, examples, rate, train, validation, seconds, grad_norm))
-        if self._file:
-            write_curves(self._file, map(asdict, self.rows))
+        self._show()
+
+    def _show(self) -> None:
+        if self._out is None:
+            return
+        leave(curves_path(self._out), [asdict(row) for row in self.rows])
+        if self.samples.evaluations:
+            leave(samples_path(self._out), self.samples.model_dump())
 
 
 def read_history(checkpoint: Path) -> tuple[History, dict[str, torch.Tensor]]:

@@ -34,12 +34,12 @@ from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss, batch_losses
 from nutgraf.training import budget
 from nutgraf.training.checkpoints import Checkpoints
-from nutgraf.training.curves import curves_path
 from nutgraf.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from nutgraf.training.history import Evaluation, History, read_history
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.optimizer import build_optimizer
 from nutgraf.training.preference import preference_losses
+from nutgraf.training.samples import add_samples
 
 
 def peak_memory(device: Device) -> int:
@@ -121,7 +121,7 @@ class AdapterTrainer(SFTTrainer):
         for weight in adapter:
             weight.data = weight.data.float()
         self.job, self.device, self.checkpoints, self.group = job, device, checkpoints, group
-        self.settings, self.micro_batch, self.pad = settings, micro_batch, pad
+        self.settings, self.micro_batch, self.tokenizer = settings, micro_batch, tokenizer
         self.fused: FusedModel | None = None
         self.history = History(batch=batch, keep_last=job.preference is not None)
         self.best: dict[str, torch.Tensor] = {}
@@ -144,7 +144,7 @@ class AdapterTrainer(SFTTrainer):
             self.history, self.best = read_history(newest)
             notify(self.history.evaluations)
         if self.group.is_first:
-            self.history.show_in(curves_path(job.out))
+            self.history.show_beside(job.out)
         shape = self.micro_batch, job.longest_row
         self.fused = FusedModel.of(self.model, self.device, *shape)
         with (
@@ -189,19 +189,22 @@ class AdapterTrainer(SFTTrainer):
         """Evaluate, exact over tokens whatever the batches; keep the adapter if it is the best."""
         self.model.eval()
         rows = self._validation_losses()
-        self.model.train()
         if self.history.add_evaluation(self.state.global_step, rows):
             self.best = adapters.adapter_weights(self.model)
+        # A part of a base writes nothing alone.
+        if self.group.is_first and not self.group.sharded:
+            add_samples(self.model, self.tokenizer, self.job, self.device, self.history)
+        self.model.train()
         self.control.should_evaluate = False
         return {}
 
     def _validation_losses(self) -> list[RowLoss]:
         """Return the rows' losses; processes take turns with the batches if each has the base."""
-        group, rows = self.group, self.job.evaluated_rows
+        group, rows, pad = self.group, self.job.evaluated_rows, self.tokenizer.pad_token_id
         batches = list(batching.length_batches([len(row.ids) for row in rows], EVAL_BATCH_SIZE))
         own: dict[int, RowLoss] = {}
         for batch in batches if group.sharded else batches[group.rank :: group.size]:
-            losses = batch_losses(self.model, [rows[i] for i in batch], self.pad, self.device)
+            losses = batch_losses(self.model, [rows[i] for i in batch], pad, self.device)
             own |= zip(batch, losses, strict=True)
         by_row = {i: loss for part in group.all_gather(own) for i, loss in part.items()}
         return [by_row[i] for i in range(len(rows))]

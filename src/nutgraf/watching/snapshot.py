@@ -15,16 +15,17 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import load_config
-from nutgraf.config.systems import start_of_round, trained_models
+from nutgraf.config.systems import JUDGED, start_of_round, trained_models
 from nutgraf.config.types import Choices
 from nutgraf.core.errors import NutgrafError, UserError
 from nutgraf.pipeline.run_log import ENDS
 from nutgraf.pipeline.run_log import NAME as LOG
 from nutgraf.search.ledger import REQUESTS
-from nutgraf.search.trial import CURVES
+from nutgraf.search.trial import CURVES, SAMPLES
 from nutgraf.storage.artefact import UNFINISHED
+from nutgraf.storage.run_folder import MANIFESTS
 from nutgraf.training.budget import round_config, total_examples
-from nutgraf.training.curves import curves_path
+from nutgraf.training.curves import curves_path, samples_path
 from nutgraf.watching.curves import thinned
 from nutgraf.watching.files import Files, LogTail
 from nutgraf.watching.machine import holder, machine
@@ -79,14 +80,27 @@ class Watcher:
         Raises UserError if there is none of that name.
         """
         with self._lock:
-            trials, models = self._latest.get("trials", {}), self._latest.get("trainings", {})
-            if name in trials:
-                rows = self._files.read(self._search_folder() / "trials" / name / CURVES)
-            elif name in models:
-                rows = self._training_rows(name)
-            else:
-                raise UserError(f"there is no training {name[:80]!r} in {self.folder}")
-        return rows or []
+            if trial := self._trial_folder(name):
+                return self._files.read(trial / CURVES) or []
+            return self._training_rows(name)
+
+    def samples(self, name: str) -> dict[str, Any]:
+        """Return what one training has written at its evaluations (`Samples`), {} if nothing.
+
+        Names and errors are those of `curves`.
+        """
+        with self._lock:
+            if trial := self._trial_folder(name):
+                return self._files.read(trial / SAMPLES) or {}
+            return self._model_samples(name)
+
+    def _trial_folder(self, name: str) -> Path | None:
+        """Return the folder of a trial, None for a model. Raises UserError if there is neither."""
+        if name in self._latest.get("trials", {}):
+            return self._search_folder() / "trials" / name
+        if name not in self._latest.get("trainings", {}):
+            raise UserError(f"there is no training {name[:80]!r} in {self.folder}")
+        return None
 
     def _take(self) -> dict[str, Any]:
         folder = self.folder
@@ -101,6 +115,7 @@ class Watcher:
             "problems": [*self._log.problems, *unreadable],
             "machine": self._machine(),
             "report": (folder / "report.html").exists(),
+            "judge": self.is_here and all(self._is_scored(name) for name in JUDGED),
         }
         if config is None or self._search is None:
             ended = self._end() if unreadable else "empty"
@@ -137,6 +152,9 @@ class Watcher:
             "trainings": {name: training for name, training in trainings.items() if training["of"]},
         }
 
+    def _is_scored(self, system: str) -> bool:
+        return (self.folder / MANIFESTS / f"scores.{system}.json").exists()
+
     def _end(self) -> str:
         """Return how a process that did not finish the study ended, by the last line of its log."""
         last = self._log.lines[-1] if self._log.lines else {"level": "", "text": ENDS[0]}
@@ -170,14 +188,23 @@ class Watcher:
             "seen": rows[-1]["examples"] if rows else 0,
             "of": total_examples(own.train) if rows else 0,
             "pairs": pairs,
+            "written": len(self._model_samples(name).get("evaluations", ())),
         }
 
     def _training_rows(self, name: str) -> list[dict[str, Any]]:
-        making = curves_path(self.folder / UNFINISHED / f"models.{name}" / "models" / name)
+        making = curves_path(self._unfinished(name))
         rows = self._files.read(making) if making.exists() else None
         if rows is None:
             rows = self._files.read(self.folder / "models" / name / "history.csv", _history)
         return rows or []
+
+    def _model_samples(self, name: str) -> dict[str, Any]:
+        saved = self._files.read(self.folder / "models" / name / "samples.json")
+        return self._files.read(samples_path(self._unfinished(name))) or saved or {}
+
+    def _unfinished(self, name: str) -> Path:
+        """Return where a model is saved that is being made."""
+        return self.folder / UNFINISHED / f"models.{name}" / "models" / name
 
     def _machine(self) -> dict[str, Any]:
         now = time.monotonic()

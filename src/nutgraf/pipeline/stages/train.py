@@ -66,9 +66,9 @@ class _Training:
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
     """Make models/baseline and models/best, then the rounds, and all once more a further seed.
 
-    Each holds the adapter, history.csv and train.json, that of a round pairs.jsonl too. The best
-    is the chosen trial of the search, which was the same training; if it is not there any more, or
-    was trained otherwise, it is trained again.
+    Each holds the adapter, history.csv and train.json, with `train.samples` samples.json, and that
+    of a round pairs.jsonl. The best is the chosen trial of the search, which was the same training;
+    if it is not there any more, or was trained otherwise, it is trained again.
     """
     configs = artifacts.training_configs(config, folder)
     first: list[_Training] = []
@@ -257,3 +257,5 @@ def _write(job: TrainingJob, fit: TrainingResult, curves: Curves) -> None:
     if job.preference:
         record["pairs"] = len(job.train) // 2
     write_json(job.out / "train.json", record)
+    if fit.history.samples.evaluations:
+        write_json(job.out / "samples.json", fit.history.samples.model_dump())

@@ -1,11 +1,13 @@
 import { element, pieces } from "./show.js";
 import { asked } from "./stream.js";
+import { showTabs } from "./tabs.js";
 import { readToken, stored } from "./token.js";
 
 const $ = (id) => document.getElementById(id);
 const SIDES = ["left", "right"];
 const KEYS = { 1: "left", ArrowLeft: "left", 2: "right", ArrowRight: "right", 3: "good", 4: "bad" };
 const token = readToken();
+if (location.pathname.endsWith("/judging/")) showTabs(token, ["Watch", "../"], ["Judge", null]);
 
 let judge = "";
 let shown = null; // what the server last sent: an article and two summaries, or the end

@@ -1,7 +1,9 @@
 import { draw, sample, short } from "./charts.js";
 import { element } from "./show.js";
+import { showSamples } from "./samples.js";
 import { AddForm } from "./steer.js";
 import { asked, events } from "./stream.js";
+import { showTabs } from "./tabs.js";
 import { readToken } from "./token.js";
 import { TrialTable } from "./table.js";
 
@@ -21,6 +23,7 @@ let now = {}; // the latest snapshot, put together from what has come
 let clock = 0; // seconds that the server's clock is ahead of this one
 let shown = null; // the training whose curves are shown, if somebody has chosen one
 let version = ""; // of the curves that are shown
+let written = ""; // the same of the samples
 let redrawOne = null; // draws these again, for another width
 const table = new TrialTable($("table"), choose, (what, trial) => steer({ do: what, trial }));
 new AddForm($("add"), () => now, steer);
@@ -80,6 +83,7 @@ function show(news) {
   $("state").title = now.holder ?? "";
   $("report").hidden = !now.report;
   if ("report" in news && now.report) linkReport();
+  if (now.judge && !document.querySelector(".tabs")) showTabs(token, ["Watch", null], ["Judge", "judging/"]);
   if ("machine" in news) showMachine();
   if ("stages" in news || "state" in news) showStages();
   if ("problems" in news || "state" in news) showProblems();
@@ -226,7 +230,7 @@ function drawSettings() {
 
 function choose(name) {
   shown = name;
-  version = "";
+  version = written = "";
   table.select(name);
   showOne();
 }
@@ -243,8 +247,9 @@ async function showOne() {
   const models = Object.keys(now.trainings ?? {});
   const name = chosen();
   const record = now.trials?.[name] ?? now.trainings?.[name];
-  $("one").hidden = !record;
+  $("one").hidden = $("samples").hidden = !record;
   if (!record) return;
+  showTexts(name, record);
   const current = JSON.stringify([name, record.seen, record.points.length, record.state, models]);
   if (current === version) return;
   version = current;
@@ -258,6 +263,26 @@ async function showOne() {
     if (current === version) drawOne(title, record, rows);
   } catch (error) {
     $("one-note").textContent = error.message;
+  }
+}
+
+async function showTexts(name, record) {
+  const current = JSON.stringify([name, record.points, record.state, record.written]);
+  if (current === written) return;
+  written = current;
+  try {
+    const samples = await (await post("samples", { name })).json();
+    if (current !== written) return;
+    const title = now.trials?.[name] ? `trial ${name}` : name;
+    $("samples-title").textContent = `Samples: what ${title} writes at each evaluation`;
+    const none = !samples.evaluations?.length;
+    $("samples-note").textContent = !none ? ""
+      : record.points.length ? "None were written: train.samples says of how many articles. A base that is sharded (ray.fsdp) writes none."
+        : "There has been no evaluation yet.";
+    $("texts").hidden = none;
+    showSamples($("texts"), samples, record.pairs ? "summaries" : "articles");
+  } catch (error) {
+    $("samples-note").textContent = error.message;
   }
 }
 

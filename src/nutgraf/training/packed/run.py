@@ -7,16 +7,17 @@ clipping, evaluations, checkpoints and files.
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.core.errors import Failure
 from nutgraf.core.files import written_by_others
 from nutgraf.data.examples import Example
 from nutgraf.modeling import adapters
-from nutgraf.modeling.load import Device
+from nutgraf.modeling.load import Device, load_tokenizer
 from nutgraf.modeling.losses import RowLoss
 from nutgraf.training.budget import (
     effective_batch_size,
@@ -25,12 +26,12 @@ from nutgraf.training.budget import (
     total_steps,
 )
 from nutgraf.training.checkpoints import Checkpoints
-from nutgraf.training.curves import curves_path
 from nutgraf.training.fit import training_claim
 from nutgraf.training.history import History, TrainingResult, read_history
 from nutgraf.training.job import TrainingJob, notify_once
 from nutgraf.training.optimizer import build_optimizer
 from nutgraf.training.packed.lora import PackedAdapter
+from nutgraf.training.samples import add_samples
 
 STATE = "state.pt"  # weights, optimizer, schedule, generator of dropout masks
 
@@ -67,7 +68,7 @@ class PackedRun:
         self.micro_batch = min(self.micro_batch, fits)
         if newest := self.checkpoints.newest():
             self._resume(newest)
-        self.history.show_in(curves_path(job.out))
+        self.history.show_beside(job.out)
         if self.step < total_steps(settings):
             self.begin_step()
         else:
@@ -75,6 +76,10 @@ class PackedRun:
 
     def _new_adapter(self) -> contextlib.AbstractContextManager[PreTrainedModel]:
         return adapters.fresh_adapter(self._base, self.job.config.lora, self.settings.seed)
+
+    @functools.cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.job.config.model)
 
     # A step: its micro-batches one by one, `add_loss` after each, then `take_step`.
 
@@ -146,6 +151,11 @@ class PackedRun:
         """
         if self.history.add_evaluation(self.step, rows):
             self.best = self.adapter.weights()
+        if self.settings.samples:
+            with self._new_adapter() as model:
+                adapters.set_adapter_weights(model, self.adapter.weights())
+                model.eval()
+                add_samples(model, self._tokenizer, self.job, self.device, self.history)
         self.history.add_costs(memory)
         self.save()
         self.notify(self.history.evaluations)
