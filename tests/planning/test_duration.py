@@ -136,7 +136,7 @@ def test_twice_the_budget_is_about_twice_the_time():
     assert twice["train"] == pytest.approx(2 * once["train"], rel=0.05)
     assert once["search"] < twice["search"] < 2 * once["search"]
     samples = seconds(with_overrides(Config(), {"train.samples": 3}))
-    # Two trainings at a time, of four evaluations: so many steps of three summaries, and prompts.
+    # One training, of four evaluations: so many steps of three summaries, and prompts.
     written = 4 * Config().generate.max_new_tokens * SPEEDS.token * duration.FEW_SHARE
     assert written < samples["train"] - once["train"] < 1.5 * written
     assert samples["search"] > once["search"] + written

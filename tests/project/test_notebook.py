@@ -86,6 +86,8 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path):
     small = {"CONFIG": "configs/pocket.yaml", "RUN": str(tmp_path / "run"), "OVERRIDES": SMALL}
     code = "\n".join(f"{name} = {value!r}" for name, value in small.items())
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(code))
+    watched = "nutgraf.run(CONFIG, run=RUN, watch=True, **OVERRIDES)"  # all is finished
+    notebook.cells.append(nbformat.v4.new_code_cell(watched))
     client = NotebookClient(
         notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     )
@@ -96,6 +98,11 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path):
     shown = printed(cell_with(notebook, "render_table("))
     assert all(f"\n{system}" in shown for system in system_names(Config()))
     assert "say nothing about CNN/DailyMail" in " ".join(shown.split())
+
+    (view,) = (o.data["text/html"] for o in code_cells(notebook)[-1].outputs if "data" in o and
+               "text/html" in o.data)  # fmt: skip
+    assert "2 of 2 trials" in view
+    assert "<td" in view
 
     article, _, summary = printed(cell_with(notebook, "Summarizer(")).partition("--- summary")
     assert len(article.split()) > 100

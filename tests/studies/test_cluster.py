@@ -61,7 +61,7 @@ def config(nodes: Nodes, tiny_base: Path) -> Callable[..., Config]:
                 "train": {
                     "max_examples": 64, "eval_every": 16, "eval_examples": 20, "seeds": [3],
                     "micro_batch_size": 8, "gradient_accumulation_steps": 1,
-                    "learning_rate": 0.01,
+                    "learning_rate": 0.01, "samples": 1,
                 },
                 "generate": {"max_new_tokens": 12, "no_repeat_ngram": 2, "batch_size": 4},
                 "search": {"trials": 4, "concurrent": 2, "reduction_factor": 2, "seed": 5},
@@ -173,6 +173,8 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_a_node_dies(
         losses(alone(settings, rows, tmp_path / "alone" / "a")), abs=1e-4
     )
     assert [evaluation.step for evaluation in evaluations] == [2, 4, 6, 8]
+    written = result.history.samples.evaluations  # by the first process
+    assert [evaluation["examples"] for evaluation in written] == [16, 32, 48, 64]
     assert result.device.name == "cpu"
     assert (out / "adapter_model.safetensors").is_file()
     log = capsys.readouterr().err
@@ -203,6 +205,8 @@ def test_a_base_that_is_shared_out_is_trained_the_same(
     assert done.processes == 2
     assert "died" not in capsys.readouterr().err
     by_one = fit_adapter(dataclasses.replace(job, out=tmp_path / "alone" / "r"))
+    assert by_one.history.samples.evaluations
+    assert not done.history.samples.evaluations  # a part of a base writes nothing alone
     assert losses(done) == pytest.approx(losses(by_one), abs=1e-3)
 
 

@@ -22,7 +22,7 @@ from nutgraf.search.halving import Halving, TrialProgress, Verdict
 from nutgraf.search.ledger import Ledger
 from nutgraf.search.sampler import Sampler
 from nutgraf.search.steering import Steering, Verdicts, decide
-from nutgraf.search.trial import CURVES, EVALUATED, HANG, TRAINED, Trial
+from nutgraf.search.trial import CURVES, EVALUATED, HANG, SAMPLES, TRAINED, Trial
 from nutgraf.training.budget import evaluation_steps, total_examples
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,9 @@ _ERRORS = "errors.json"  # of a finished search
 
 # What stays of a trial, by its status. A failed trial is tried again, so its ROUGE goes.
 _FILES = {
-    "completed": ("trial.json", "adapter", TRAINED, "rouge.json", CURVES),
-    "stopped": ("trial.json", EVALUATED, "rouge.json", CURVES),
-    "error": ("trial.json", EVALUATED, "error.txt", CURVES),
+    "completed": ("trial.json", "adapter", TRAINED, "rouge.json", CURVES, SAMPLES),
+    "stopped": ("trial.json", EVALUATED, "rouge.json", CURVES, SAMPLES),
+    "error": ("trial.json", EVALUATED, "error.txt", CURVES, SAMPLES),
 }
 
 

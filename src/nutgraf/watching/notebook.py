@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nutgraf.core.errors import UserError
@@ -15,6 +16,7 @@ from nutgraf.watching.snapshot import Watcher
 
 _EVERY = 2.0  # seconds between two looks
 _WIDTH, _HEIGHT, _MARGIN = 640, 220, 44  # pixels
+_ROWS = 12  # trials in the table
 _MARKS = {"finished": "✓", "running": "▶", "stopped": "◼", "earlier": "✓", "waiting": "·"}
 _PLAIN = 'stroke="currentColor"'
 _STYLE = {
@@ -39,7 +41,7 @@ def shown(folder: Path) -> Iterator[None]:
     def repeat() -> None:
         last = ""
         while not ended.wait(_EVERY):
-            if (page := render(watcher.latest())) != last:
+            if (page := _page(watcher)) != last:
                 show(last := page)
 
     thread = threading.Thread(target=repeat, daemon=True)
@@ -49,25 +51,37 @@ def shown(folder: Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        show(render(Watcher(folder, who=lambda: None).latest()))
+        show(_page(Watcher(folder, who=lambda: None)))
 
 
-def render(state: dict[str, Any]) -> str:
-    """Return a snapshot as HTML that needs no script: stages, curves of the trials, problems."""
+def _page(watcher: Watcher) -> str:
+    """Return the page of now, with what the latest model, or the best trial so far, writes."""
+    state = watcher.latest()
+    best = [name for name, trial in _by_loss(state["trials"]) if trial["points"]]
+    names = [*state["trainings"]][-1:] or best
+    return render(state, watcher.samples(names[0]) if names else {})
+
+
+def render(state: dict[str, Any], samples: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Return a snapshot as HTML that needs no script.
+
+    It has stages, curves and a table of the trials, the latest of the samples, and problems.
+    """
     stages = "  ".join(
         f"{_MARKS[stage['state']]} <b>{stage['name']}</b> {_time(stage)}"
         for stage in state["stages"]
     )
     trials = state["trials"]
     words = [f"{len(trials)} of {state['search']['of']} trials"] if trials else []
-    best = min(((t["loss"], n) for n, t in trials.items() if t["points"]), default=None)
+    best = next(((n, t["loss"]) for n, t in _by_loss(trials) if t["points"]), None)
     if best:
-        words.append(f"lowest validation loss {best[0]:.3f}, of trial {best[1]}")
+        words.append(f"lowest validation loss {best[1]:.3f}, of trial {best[0]}")
     problems = "".join(f"<li>{escape(line['text'])}</li>" for line in state["problems"][-5:])
     last = state["log"][-1]["text"] if state["log"] else ""
     return (
         f'<div style="font: 14px system-ui, sans-serif; max-width: {_WIDTH}px">'
         f"<p>{stages}</p><p>{escape('; '.join(words))}</p>{_chart(trials) if best else ''}"
+        f"{_table(state) if trials else ''}{_samples(samples)}"
         f'<ul style="color: #c9382c">{problems}</ul><p><code>{escape(last)}</code></p></div>'
     )
 
@@ -76,6 +90,50 @@ def _time(stage: dict[str, Any]) -> str:
     if stage["state"] in ("finished", "earlier"):
         return duration(stage["seconds"])
     return f"{stage['share']:.0%}" if stage["share"] else ""
+
+
+def _by_loss(trials: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the trials by number, that of the lowest loss first, those without one last."""
+    return sorted(trials.items(), key=lambda each: (each[1]["loss"] is None, each[1]["loss"] or 0))
+
+
+def _table(state: dict[str, Any]) -> str:
+    """Return the trials of the lowest losses as a table."""
+    settings = state["search"]["settings"]
+    names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
+    rows = [["Trial", "State", *names, "Articles", "Loss", "ROUGE-Lsum"]]
+    for number, trial in _by_loss(state["trials"])[:_ROWS]:
+        values = [trial["values"].get(name, "") for name in settings]
+        shown = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
+        kind = "chosen" if trial["chosen"] else trial["state"]
+        loss, rouge = trial["loss"], trial["rouge"]
+        measured = "" if loss is None else f"{loss:.3f}", "" if rouge is None else f"{rouge:.1f}"
+        rows.append([number, kind, *shown, f"{trial['seen']:,}", *measured])
+    more = len(state["trials"]) - _ROWS
+    return _rows(rows) + (f"<p>and {more} more of higher loss</p>" if more > 0 else "")
+
+
+def _samples(samples: Mapping[str, Any]) -> str:
+    """Return the references and the texts of the latest evaluation as a table, a row an article."""
+    if not samples:
+        return ""
+    latest = samples["evaluations"][-1]
+    after = f"After {latest['examples']:,} seen: loss {latest['loss']:.3f}"
+    references = [article["reference"] for article in samples["articles"]]
+    return _rows([["Reference", after], *zip(references, latest["texts"], strict=False)])
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of texts as a table, the first as its head."""
+    head, *body = (
+        "".join(
+            f'<{cell} style="text-align: left; vertical-align: top">{escape(text)}</{cell}>'
+            for text in row
+        )
+        for cell, row in zip(["th", *["td"] * (len(rows) - 1)], rows, strict=True)
+    )
+    body = [f"<tr>{row}</tr>" for row in body]
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def _curves(trials: dict[str, Any]) -> list[tuple[str, list[Any]]]:

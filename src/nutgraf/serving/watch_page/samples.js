@@ -2,7 +2,7 @@
 // evaluation, the latest first. On a narrow page the articles come one after the other.
 import { element } from "./show.js";
 
-const BEGINNING = 420; // characters of an article that are shown at once
+const BEGINNING = 220; // characters of an article that are shown at once
 
 function text(label, words, kind) {
   return element("div", { class: kind }, element("h4", {}, label),
