@@ -81,10 +81,22 @@ def test_without_the_token_nobody_reads(client: httpx2.Client, path: str) -> Non
 def test_the_page_holds_nothing_of_the_study_and_the_report_is_behind_a_secret(
     client: httpx2.Client, run: Path
 ) -> None:
-    for path in ("/", "/watch.js", "/charts.js", "/table.js", "/watch.css", "/token.js"):
+    for path in (
+        "/",
+        "/watch.js",
+        "/charts.js",
+        "/table.js",
+        "/watch.css",
+        "/token.js",
+        "/judging/",
+    ):
         answer = client.get(path)
         assert answer.status_code == 200
         assert "Secret" not in answer.text
+    answer = client.post("/judging/judge/next", json={"judge": "Ann"})
+    assert (answer.status_code, "has no token" in answer.json()["error"]) == (403, True)
+    answer = client.post("/judging/judge/next", json={"judge": "Ann"}, headers=HEADERS)
+    assert "has not been" in answer.json()["error"]  # scored
     assert client.get("/report.html").status_code == 404
     address = client.post("/watch/report", json={}, headers=HEADERS).json()["path"]
     assert client.get(f"/{address}").status_code == 404  # there is none yet
