@@ -34,6 +34,9 @@ from nutgraf.data.text import clean_text
 from nutgraf.evaluation.indicators import extractive_fragments
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+# Id and number of 50 sentences of QAGS's CNN/DM part that people call wrong, and in which, read one
+# by one, names and numbers are the article's and what is said of them is not.
+PREDICATES = Path(__file__).with_name("predicate_errors.txt")
 HELD_OUT = 5  # of so many articles one is held out
 COMBINED = {
     "rank + longest": ("rank", "longest"),
@@ -196,6 +199,12 @@ def of_sentences(rows: Sequence[Judged], frame: pd.DataFrame) -> dict[str, Any]:
     chosen = np.array([row.set == "qags cnndm" for row in rows])[owner]
     votes = np.array([v for row in rows if row.set == "qags cnndm" for v in _votes(row)])
     own = frame[chosen]
+    listed = {tuple(line.split()) for line in PREDICATES.read_text().splitlines()}
+    names = [
+        (r.article, str(n)) for r in rows if r.set == "qags cnndm" for n in range(len(r.pairs))
+    ]
+    predicate = np.array([name in listed for name in names])
+    references = np.array([row.system == "reference" for row in rows])[owner]
     more_copied = (own["longest"] > own["longest"].median()).to_numpy()
     out: dict[str, Any] = {"n": len(votes), "wrong": float((~votes).mean())}
     for name in own:
@@ -205,7 +214,11 @@ def of_sentences(rows: Sequence[Judged], frame: pd.DataFrame) -> dict[str, Any]:
             "AUC": auc(x[votes], x[~votes]),
             "AUC of the more copied half": auc(x[votes & more_copied], x[~votes & more_copied]),
             "wrong of the lowest tenth": float((~votes[lowest]).mean()),
+            "AUC of predicate errors": auc(x[votes], x[predicate]),
         }
+        for of, true in (("right ones", x[votes]), ("references", frame[name][references])):
+            flagged = float((x[predicate] < np.quantile(true, 0.1)).mean())
+            out[name][f"predicate errors flagged at 10% of the {of}"] = flagged
     return out
 
 
