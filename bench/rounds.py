@@ -7,6 +7,8 @@ rows by each method, and the held-out articles of `recipe.py` are summarized gre
     references   the references once more: what longer training would bring
     rejection    the candidate with the highest reward
     preference   the best against the worst: DPO (Rafailov et al. 2023, arXiv:2305.18290)
+    anchored     the same, and the best one's likelihood (Pang et al. 2024, arXiv:2404.19733)
+    normalized   DPO of likelihoods a token (Meng et al. 2024, arXiv:2405.14734, with a start)
     ranking      best, middle and worst in the order of their rewards, beside the reference: BRIO
                  (Liu et al. 2022, arXiv:2203.16804)
 
@@ -36,6 +38,7 @@ from safetensors.torch import load_file
 
 from nutgraf.config import Config
 from nutgraf.config.load import load_config, with_overrides
+from nutgraf.core.files import digest
 from nutgraf.data import article_store
 from nutgraf.data.examples import IGNORED, Example
 from nutgraf.data.prompts import Renderer
@@ -55,8 +58,16 @@ from nutgraf.training.sft_trainer import AdapterTrainer
 
 BETA = 0.1  # DPO: how much a preference may move the model from where it began
 MARGIN = 0.02  # BRIO: nats a token between neighbours in the order
-RATES = {"references": 2e-4, "rejection": 2e-4, "preference": 5e-5, "ranking": 2e-4}
-ROWS_OF_ARTICLE = {"references": 1, "rejection": 1, "preference": 2, "ranking": 4}
+PER_TOKEN_BETA = 5.0  # of `normalized`: a summary has about 50 tokens
+RATES = {
+    "references": 2e-4,
+    "rejection": 2e-4,
+    "preference": 5e-5,
+    "anchored": 5e-5,
+    "normalized": 5e-5,
+    "ranking": 2e-4,
+}
+ROWS_OF_ARTICLE = {"references": 1, "rejection": 1, "ranking": 4}  # else a pair
 REWARDS = ("reference", "consensus")
 
 # Gets nats and tokens of the rows [articles, rows of an article], and the nats at the beginning.
@@ -140,8 +151,12 @@ def train_methods(
 def written_candidates(
     options: Options, config: Config, training: pd.DataFrame
 ) -> list[list[list[int]]]:
-    """Return the token ids of each article's candidates; write them to a file, or read them."""
-    path = options.out / f"candidates-t{options.temperature:g}.json"
+    """Return the token ids of each article's candidates; write them to a file, or read them.
+
+    Its name has a hash of the articles: those of other rows are not theirs.
+    """
+    articles = digest(dict(enumerate(training["article"])))[:8]
+    path = options.out / f"candidates-t{options.temperature:g}-{articles}.json"
     if not path.exists():
         several = {"candidates": options.candidates, "temperature": options.temperature}
         settings = config.generate.model_copy(update={**several, "batch_size": 20})
@@ -179,10 +194,10 @@ def rows_of(
         wanted = {
             "references": [row["highlights"]],
             "rejection": [texts[best]],
-            "preference": [texts[best], texts[worst]],
             "ranking": [row["highlights"], texts[best], texts[middle], texts[worst]],
         }
-        groups.append([renderer.example(row["article"], text) for text in wanted[method]])
+        rows = wanted.get(method, [texts[best], texts[worst]])
+        groups.append([renderer.example(row["article"], text) for text in rows])
     return groups
 
 
@@ -198,12 +213,12 @@ def second(
     method: str, groups: Sequence[Sequence[Example]], config: Config, options: Options
 ) -> Iterator[None]:
     """Train on from the adapter of the first training, by the objective of a method."""
-    wanted = options.examples // ROWS_OF_ARTICLE[method]
+    wanted = options.examples // ROWS_OF_ARTICLE.get(method, 2)
     draw = np.random.default_rng(options.seed)
     rounds = -(-wanted // len(groups))
     order = np.concatenate([draw.permutation(len(groups)) for _ in range(rounds)])[:wanted]
     rows = [row for i in order for row in groups[i]]
-    first = _start_nll(config, options.adapter, rows) if method == "preference" else {}
+    first = _start_nll(config, options.adapter, rows) if method not in ROWS_OF_ARTICLE else {}
     objective = OBJECTIVES[method]
 
     def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -213,7 +228,7 @@ def second(
         targets = [tuple(row[row != IGNORED].tolist()) for row in labels]
         nats = [first[row] if first else 0.0 for row in targets]
         begun = torch.tensor(nats, device=nll.device)
-        shape = -1, ROWS_OF_ARTICLE[method]
+        shape = -1, ROWS_OF_ARTICLE.get(method, 2)
         loss = objective(*(part.view(shape) for part in (nll, tokens, begun))).mean()
         self.step_losses.append(loss.detach())
         return loss
@@ -253,7 +268,16 @@ def _likelihood(nll: torch.Tensor, tokens: torch.Tensor, _: torch.Tensor) -> tor
 
 
 def _preference(nll: torch.Tensor, tokens: torch.Tensor, begun: torch.Tensor) -> torch.Tensor:
-    return preference_losses(nll.flatten(), begun.flatten(), BETA)
+    return preference_losses(nll.flatten(), begun.flatten(), tokens.flatten(), BETA, 0.0)
+
+
+def _anchored(nll: torch.Tensor, tokens: torch.Tensor, begun: torch.Tensor) -> torch.Tensor:
+    return preference_losses(nll.flatten(), begun.flatten(), tokens.flatten(), BETA, 1.0)
+
+
+def _normalized(nll: torch.Tensor, tokens: torch.Tensor, begun: torch.Tensor) -> torch.Tensor:
+    a_token = [(part / tokens).flatten() for part in (nll, begun)]
+    return preference_losses(*a_token, tokens.flatten(), PER_TOKEN_BETA, 0.0)
 
 
 def _ranking(nll: torch.Tensor, tokens: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -270,6 +294,8 @@ OBJECTIVES: dict[str, Objective] = {
     "references": _likelihood,
     "rejection": _likelihood,
     "preference": _preference,
+    "anchored": _anchored,
+    "normalized": _normalized,
     "ranking": _ranking,
 }
 

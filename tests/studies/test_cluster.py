@@ -196,7 +196,7 @@ def test_a_base_that_is_shared_out_is_trained_the_same(
     settings = with_overrides(config(train_workers=2, fsdp=True), {"train.max_examples": 32})
     alone(settings, rows, tmp_path / "a")
     pairs = with_overrides(round_config(settings, 10), {"train.learning_rate": 0.01})
-    preference = Preference(0.5, [30.0] * 20)
+    preference = Preference(0.5, 1.0, [30.0] * 20)
     job = TrainingJob(
         pairs, rows[20:], rows[:20], tmp_path / "r", start=tmp_path / "a", preference=preference
     )

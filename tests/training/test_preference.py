@@ -56,7 +56,7 @@ def round_job(config: Config, first: Path) -> TrainingJob:
     pairs = [rows[i] for n in range(PAIRS) for i in (n, n + 20)]
     own = budget.round_config(config.model_copy(), PAIRS)
     train = own.train.model_copy(update={"learning_rate": 5e-3})
-    preference = Preference(0.1, nats(config, first, pairs))
+    preference = Preference(0.1, 0.0, nats(config, first, pairs))
     return TrainingJob(
         own.model_copy(update={"train": train}),
         pairs,
@@ -71,13 +71,16 @@ def with_micro_batch(job: TrainingJob, size: int, out: Path) -> TrainingJob:
     return dataclasses.replace(job.with_micro_batch(size), out=out)
 
 
-def test_the_loss_is_that_of_the_paper() -> None:
-    start = torch.tensor([10.0, 12.0, 20.0, 20.0])
-    assert preference_losses(start, start, 0.1).tolist() == pytest.approx([math.log(2)] * 2)
+def test_the_loss_is_that_of_the_papers() -> None:
+    start, tokens = torch.tensor([10.0, 12.0, 20.0, 20.0]), torch.tensor([5, 4, 10, 7])
+    at_start = preference_losses(start, start, tokens, 0.1, 0.0)
+    assert at_start.tolist() == pytest.approx([math.log(2)] * 2)
     nll = torch.tensor([9.0, 15.0, 26.0, 20.0])
     gains = [(10 - 9) - (12 - 15), (20 - 26) - 0]  # of log-likelihood, better over worse
     expected = [math.log(1 + math.exp(-0.1 * gain)) for gain in gains]
-    assert preference_losses(nll, start, 0.1).tolist() == pytest.approx(expected)
+    assert preference_losses(nll, start, tokens, 0.1, 0.0).tolist() == pytest.approx(expected)
+    anchored = [expected[0] + 0.5 * 9 / 5, expected[1] + 0.5 * 26 / 10]
+    assert preference_losses(nll, start, tokens, 0.1, 0.5).tolist() == pytest.approx(anchored)
 
 
 ARTICLE = "Mayor Jane Doe of Garehouse opened 25 homes on Monday. Rain fell in the evening."

@@ -66,6 +66,7 @@ DECIDES: dict[str, str] = {
     "preference.reward": "rounds",
     "preference.learning_rate": "rounds",
     "preference.beta": "rounds",
+    "preference.likelihood": "rounds",
     "search.trials": "search",
     "search.space": "search",
     "search.concurrent": "",  # the value at the start of a search orders its proposals to the end

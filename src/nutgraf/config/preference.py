@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nutgraf.config.evaluation import MAX_CANDIDATES
-from nutgraf.config.types import Count, Positive, Section
+from nutgraf.config.types import Count, Float, Positive, Section
 
 
 class PreferenceConfig(Section):
@@ -31,4 +31,9 @@ class PreferenceConfig(Section):
     learning_rate: Positive = Field(5e-5, description="Peak step size of AdamW in a round.")
     beta: Positive = Field(
         0.1, description="How dear it is to leave the model that a round begins with, per nat."
+    )
+    likelihood: Annotated[Float, Field(ge=0)] = Field(
+        1.0,
+        description="How much the loss of the better summary, in nats a token, counts beside the "
+        "preference; 0 leaves it out.",
     )

@@ -151,6 +151,7 @@ def training_claim(
     if job.preference:
         pairs = {
             "beta": job.preference.beta,
+            "likelihood": job.preference.likelihood,
             "start_nll": _hash([np.array(job.preference.start_nll)]),
         }
     return {

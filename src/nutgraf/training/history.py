@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -189,6 +190,13 @@ def _check_loss(fact: str, loss: float, rate: float) -> None:
             f"the {fact}, learning rate {rate:.2e}: "
             "lower train.learning_rate or train.max_grad_norm, or set model.dtype to fp32"
         )
+
+
+def peak_memory(device: Device) -> int:
+    """Return the peak memory so far, in bytes: of the GPU, or of this process without one."""
+    if device.name == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class TrainingResult(BaseModel, arbitrary_types_allowed=True, frozen=True):

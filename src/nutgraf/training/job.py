@@ -23,10 +23,12 @@ class Preference:
     """Make a training one on pairs: of rows 2i and 2i + 1, the first is the better summary.
 
     `start_nll` has the nats of each row's summary in the model that the training starts from, and
-    `beta` is how dear it is to leave that, per nat.
+    `beta` is how dear it is to leave that, per nat. `likelihood` is how much the nats a token of
+    the better summary count beside the preference.
     """
 
     beta: float
+    likelihood: float
     start_nll: Sequence[float]
 
 

@@ -1,6 +1,7 @@
 """Choose pairs of summaries that a model wrote of one article, and compute their loss.
 
-Direct preference optimization: Rafailov et al. 2023, arXiv:2305.18290.
+Direct preference optimization: Rafailov et al. 2023, arXiv:2305.18290; with the likelihood of the
+better one, which it would let fall: Pang et al. 2024, arXiv:2404.19733.
 """
 
 from __future__ import annotations
@@ -44,14 +45,23 @@ def _rewards(
     return [(-row.unsupported, row.agreement) for row in rate(article, texts)]
 
 
-def preference_losses(nll: torch.Tensor, start_nll: torch.Tensor, beta: float) -> torch.Tensor:
-    """Return the loss of each pair, [pairs], equation 7 of Rafailov et al.
+def preference_losses(
+    nll: torch.Tensor,
+    start_nll: torch.Tensor,
+    tokens: torch.Tensor,
+    beta: float,
+    likelihood: float,
+) -> torch.Tensor:
+    """Return the loss of each pair, [pairs], equation 7 of Rafailov et al., 1 and 2 of Pang et al.
 
     Args:
         nll: Nats of the summaries in the model that is trained, [2 * pairs], each better one before
             the worse.
         start_nll: The same in the model that the training starts from.
+        tokens: Tokens of the summaries.
         beta: How dear it is to leave that model, per nat.
+        likelihood: How much the nats a token of the better one count.
     """
     gain = (start_nll - nll).view(-1, 2)
-    return -logsigmoid(beta * (gain[:, 0] - gain[:, 1]))
+    preferred = -logsigmoid(beta * (gain[:, 0] - gain[:, 1]))
+    return preferred + likelihood * (nll / tokens)[::2]

@@ -6,7 +6,6 @@ The only user of trl. The loss is over the summary's tokens alone, end of sequen
 from __future__ import annotations
 
 import contextlib
-import resource
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,18 +34,11 @@ from nutgraf.modeling.losses import RowLoss, batch_losses
 from nutgraf.training import budget
 from nutgraf.training.checkpoints import Checkpoints
 from nutgraf.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from nutgraf.training.history import Evaluation, History, read_history
+from nutgraf.training.history import Evaluation, History, peak_memory, read_history
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.optimizer import build_optimizer
 from nutgraf.training.preference import preference_losses
 from nutgraf.training.samples import add_samples
-
-
-def peak_memory(device: Device) -> int:
-    """Return the peak memory so far, in bytes: of the GPU, or of this process without one."""
-    if device.name == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class AdapterTrainer(SFTTrainer):
@@ -165,8 +157,11 @@ class AdapterTrainer(SFTTrainer):
         labels, preference = inputs["labels"], self.job.preference
         nll = self.row_nll(model, inputs["input_ids"], labels)
         if preference:
-            losses = preference_losses(nll, inputs["start_nll"], preference.beta)
-            real = (labels[::2] != IGNORED).any(1)  # not the padding of a step
+            tokens = (labels != IGNORED).sum(1)
+            losses = preference_losses(
+                nll, inputs["start_nll"], tokens, preference.beta, preference.likelihood
+            )
+            real = tokens[::2] > 0  # not the padding of a step
             loss = losses[real].sum() / (self.history.batch // 2)
         else:
             loss = nll.sum() / kwargs["num_items_in_batch"]

@@ -145,7 +145,8 @@ def _train_round(training: _Training) -> None:
             f"{name}: {len(pairs.records):,} pairs of summaries, by {config.preference.reward}"
         )
         with _followed(name, own, folder) as (callbacks, curves):
-            preference = Preference(config.preference.beta, pairs.start_nll)
+            settings = config.preference
+            preference = Preference(settings.beta, settings.likelihood, pairs.start_nll)
             job = TrainingJob(
                 own,
                 pairs.rows,

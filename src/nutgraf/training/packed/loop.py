@@ -26,11 +26,10 @@ from nutgraf.modeling.batching import length_batches
 from nutgraf.modeling.dims import EVAL_BATCH_SIZE
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import DeviceMemoryError, RowLoss, batch_losses
-from nutgraf.training.history import TrainingResult
+from nutgraf.training.history import TrainingResult, peak_memory
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.packed.lora import AdapterStack, BatchSlice
 from nutgraf.training.packed.run import PackedRun
-from nutgraf.training.sft_trainer import peak_memory
 
 logger = logging.getLogger(__name__)
 
