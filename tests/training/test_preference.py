@@ -172,5 +172,5 @@ def test_pairs_stay_whole_whatever_the_processes_and_the_memory(round_job: Train
         assert micro_batch <= train.micro_batch_size
         assert micro_batch * accumulated * processes >= 8
     assert round_job.smaller_micro_batch(4, "full") == 2
-    with pytest.raises(Failure, match="no memory on the device for 2 rows of up to"):
+    with pytest.raises(Failure, match="no memory on the device for one pair of up to"):
         round_job.smaller_micro_batch(2, "full")

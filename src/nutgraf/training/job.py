@@ -109,8 +109,9 @@ class TrainingJob:
         """
         step = self.together
         if size == step:
+            least = "pair" if self.preference else "article"
             raise Failure(
-                f"{self.title}: no memory on the device for {step} row{'s' * (step > 1)} of up to "
+                f"{self.title}: no memory on the device for one {least} of up to "
                 f"{self.longest_row} tokens ({reason}): lower prompt.max_tokens, or set "
                 "train.activation_checkpointing to true or model.quantization to nf4"
             )
