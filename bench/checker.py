@@ -61,7 +61,7 @@ class Judged:
 
 
 def judged(articles: int, seed: int) -> list[Judged]:
-    """The sets that the checker is measured on; of SummEval and HaluEval so many articles."""
+    """Return the sets to measure on; so many articles of SummEval and HaluEval."""
     found = []
 
     def add(name: str, article: str, rows: Sequence[tuple[str, str, float, Any]], key: str) -> None:
@@ -90,7 +90,7 @@ def judged(articles: int, seed: int) -> list[Judged]:
 
 
 def copied(passages: str, sentence: str) -> dict[str, float]:
-    """Density, as its logarithm, and the longest fragment's share of the sentence."""
+    """Return density, as its logarithm, and the longest fragment's share of the sentence."""
     tokens = split_tokens(sentence)
     lengths = [n for _, _, n in extractive_fragments(split_tokens(passages), tokens)]
     square = sum(n * n for n in lengths) / max(len(tokens), 1)
@@ -101,7 +101,7 @@ def copied(passages: str, sentence: str) -> dict[str, float]:
 
 
 def measures(pairs: Sequence[Pair], reader: Reader, head: Head) -> pd.DataFrame:
-    """A row a sentence: every measure, the higher the better supported."""
+    """Return a row a sentence: every measure, the higher the better supported."""
     read = [reader.known[pair] for pair in pairs]
     rows = [{**copied(*p), **whole_sentence(r)} for p, r in zip(pairs, read, strict=True)]
     frame = pd.DataFrame(rows)
@@ -121,7 +121,7 @@ def combined(frame: pd.DataFrame, mean: pd.Series, deviation: pd.Series) -> pd.D
 
 
 def auc(true: np.ndarray, wrong: np.ndarray) -> float:
-    """The share of pairs in which the true one has the higher value, ties counted half."""
+    """Return the share of pairs in which the true one has the higher value, ties counted half."""
     places = pd.Series(np.r_[true, wrong]).rank().to_numpy()[: len(true)]
     return float((places.sum() - len(true) * (len(true) + 1) / 2) / (len(true) * len(wrong)))
 
@@ -129,7 +129,7 @@ def auc(true: np.ndarray, wrong: np.ndarray) -> float:
 def interval(
     statistic: Callable[[np.ndarray], np.ndarray], units: int, resamples: int, seed: int
 ) -> np.ndarray:
-    """Statistics of indices with their 95% bootstrap intervals over units: [3, ...]."""
+    """Return statistics of indices with their 95% bootstrap intervals over units: [3, ...]."""
     rng = np.random.default_rng(seed)
     drawn = [statistic(rng.integers(0, units, units)) for _ in range(resamples)]
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
@@ -137,7 +137,7 @@ def interval(
 
 
 def of_planted(tests: Sequence[Example], frame: pd.DataFrame) -> dict[str, Any]:
-    """AUC on held-out planted errors, by where the sentence is from and by kind."""
+    """Return the AUC on held-out planted errors, by where the sentence is from and by kind."""
     true = np.array([one.supported for one in tests])
     of_reference = np.array([one.of_reference for one in tests])
     kinds = np.array([one.kind for one in tests])
@@ -160,7 +160,7 @@ def of_planted(tests: Sequence[Example], frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def of_people(rows: Sequence[Judged], frame: pd.DataFrame, resamples: int, seed: int) -> Any:
-    """Spearman's rho with people, of the mean sentence and of the worst, with its interval."""
+    """Return Spearman's rho with people, of mean and worst sentence, with its interval."""
     owner = np.repeat(np.arange(len(rows)), [len(row.pairs) for row in rows])
     sets = np.array([row.set for row in rows])
     human = np.array([row.human for row in rows])
@@ -194,7 +194,7 @@ def _levels(x: np.ndarray, y: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def of_sentences(rows: Sequence[Judged], frame: pd.DataFrame) -> dict[str, Any]:
-    """What a vote on each sentence of QAGS's CNN/DM part says of the measures."""
+    """Return what a vote on each sentence of QAGS's CNN/DM part says of the measures."""
     owner = np.repeat(np.arange(len(rows)), [len(row.pairs) for row in rows])
     chosen = np.array([row.set == "qags cnndm" for row in rows])[owner]
     votes = np.array([v for row in rows if row.set == "qags cnndm" for v in _votes(row)])

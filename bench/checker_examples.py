@@ -34,7 +34,7 @@ class Chooser:
         self.spans = [(start, end) for _, start, end in sentence_spans(article, article_sentences)]
 
     def choose(self, sentence: str) -> list[str]:
-        """Those that share most with it, and the one before the best if there is room."""
+        """Return those that share most with it, and the one before the best if there is room."""
         _, sources = self.sources.support(sentence)
         starts = [source["start"] for source in sources]
         at = [i for i, (start, _) in enumerate(self.spans) if start in starts]

@@ -94,12 +94,12 @@ class Bench:
 
     @property
     def large(self) -> str:
-        """The name of the larger shape."""
+        """Return the name of the larger shape."""
         return next(iter(self.sizes.shapes))
 
     @property
     def small(self) -> str:
-        """The name of the smaller shape, if there are two."""
+        """Return the name of the smaller shape, if there are two."""
         return next(reversed(self.sizes.shapes))
 
     @property

@@ -111,7 +111,7 @@ class Recipe:
 
 
 def seeds(bench: Bench) -> None:
-    """The recipe with three seeds, which are trained together."""
+    """Measure the recipe with three seeds, which are trained together."""
     runs = Recipe(bench)
     runs.train_together(list(SEEDS))
     for name in SEEDS:
@@ -167,7 +167,7 @@ def fp16(bench: Bench) -> None:
 
 
 def planned(bench: Bench) -> None:
-    """What `nutgraf check` plans, beside what was measured."""
+    """Measure what `nutgraf check` plans, beside what was measured."""
     for name, (micro, settings) in {bench.large: (8, T4), bench.small: (4, {})}.items():
         with bench.attempt(f"the plan of {name}"):
             _planned(bench, name, micro, settings)

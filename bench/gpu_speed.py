@@ -65,7 +65,7 @@ def _compiled(bench: Bench, base: str, nf4: bool, pairs: Sequence[Pair]) -> peer
 
 
 def _loop(bench: Bench, base: str, nf4: bool, words: str) -> None:
-    """A plain loop, and what fused AdamW and packed rows change."""
+    """Measure a plain loop, and what fused AdamW and packed rows change."""
     sizes = bench.sizes
     loop = peers.PlainLoop(Path(base), nf4)
     examples = 8 + sizes.examples
@@ -136,7 +136,7 @@ def together(bench: Bench) -> None:
 
 
 def _packing(bench: Bench, name: str, micro: int) -> argparse.Namespace:
-    """The options of bench/together.py for a shape."""
+    """Return the options of bench/together.py for a shape."""
     sizes = bench.sizes
     return argparse.Namespace(
         base=bench.base(name), articles=None, pairs=bench.pairs(sizes.of_trial + 4), nf4=False,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,13 +108,6 @@ def fail_all(scheduler: TrialScheduler) -> list[int]:
         numbers.append(trial.number)
         scheduler.fail(trial.number, "RuntimeError: broken")
     return numbers
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)  # no test cuts the power
-        yield tmp_path_factory.mktemp("search")
 
 
 def searched(out: Path, seed: int, kills: int, lost: float = 0.0) -> list[Trial]:

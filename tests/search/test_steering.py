@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,13 +47,6 @@ class Steered(Machine):
         if ended:
             scheduler.requeue(number)  # as Ray does, in case that it went on meanwhile
         return ended
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)  # no test cuts the power
-        yield tmp_path_factory.mktemp("search")
 
 
 @pytest.fixture(scope="module")

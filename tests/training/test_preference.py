@@ -36,7 +36,7 @@ def config(tiny_base: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def first(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that a training on references has left."""
+    """Return the folder of an adapter that a training on references has left."""
     out = tmp_path_factory.mktemp("first") / "best"
     rows = little.rows(config.model)
     fit_adapter(TrainingJob(config, rows[:16], rows[16:20], out))
@@ -51,7 +51,7 @@ def nats(config: Config, adapter: Path, rows: list[Example]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def round_job(config: Config, first: Path) -> TrainingJob:
-    """A round on pairs of unlike lengths, of which the second is the better one."""
+    """Return a round on pairs of unlike lengths."""
     rows = little.rows(config.model)
     pairs = [rows[i] for n in range(PAIRS) for i in (n, n + 20)]
     own = budget.round_config(config.model_copy(), PAIRS)

@@ -110,7 +110,6 @@ DECIDES: dict[str, str] = {
     "rivals.NAME.id": "summaries",
     "rivals.NAME.summary": "summaries",
 }
-_OF_ROUNDS = ("top_p", "seed")
 OF_CANDIDATES = ("candidates", "temperature", "top_p", "seed", "choose")
 _SPLIT = ("train.micro_batch_size", "train.gradient_accumulation_steps")
 
@@ -187,7 +186,8 @@ def _row(name: str) -> str:
 
 def idle(config: Config) -> Iterator[str]:
     """Yield a line for each setting that is given, and has no effect beside another."""
-    data, model = config.data, config.model
+    data, model, rounds = config.data, config.model, config.train.rounds
+    drawn = [n for n in OF_CANDIDATES[1:] if not (rounds and "rounds" in DECIDES[f"generate.{n}"])]
     files = ["name", "revision", "split_column"]
     columns = ["id_column", "article_column", "summary_column", "allow_overlap"]
     newswire = data.source == "newswire" and not data.train
@@ -200,18 +200,8 @@ def idle(config: Config) -> Iterator[str]:
         (local_base or model.base == "smollm2", "model", ["revision"], no_revision),
         (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),
         (config.generate.num_beams == 1, "generate", ["length_penalty"], "num_beams is 1"),
-        (
-            config.generate.candidates == 1,
-            "generate",
-            [n for n in OF_CANDIDATES[1:] if n not in ((config.train.rounds and _OF_ROUNDS) or ())],
-            "candidates is 1",
-        ),
-        (
-            not config.train.rounds,
-            "preference",
-            [*type(config.preference).model_fields],
-            "train.rounds is 0",
-        ),
+        (config.generate.candidates == 1, "generate", drawn, "candidates is 1"),
+        (rounds == 0, "preference", [*type(config.preference).model_fields], "train.rounds is 0"),
     ]
     for rival, own in config.rivals.items():
         section = f"rivals.{rival}"

@@ -89,4 +89,4 @@ class SearchConfig(Section):
 
 
 # The budget and what is evaluated are equal for every trial, so they are not searched.
-_FIXED = {"max_examples", "max_steps", "eval_every", "eval_examples", "seeds", "rounds"}
+_FIXED = {"max_examples", "max_steps", "eval_every", "eval_examples", "samples", "seeds", "rounds"}

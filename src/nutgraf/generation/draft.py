@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from nutgraf.config import GenerateConfig
-from nutgraf.data.prompts import Renderer
+from nutgraf.data.prompts import Renderer, summary_text
 from nutgraf.data.sentences import article_sentences, sentence_spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Characters behind a full stop that can show it to be none, as in `5 p.m. Wednesday`.
 _LOOK_AHEAD = 20
@@ -59,6 +65,16 @@ def within(max_new_tokens: int | None, settings: GenerateConfig) -> GenerateConf
     limit = min(max_new_tokens or settings.max_new_tokens, settings.max_new_tokens)
     least = min(settings.min_new_tokens, limit)
     return settings.model_copy(update={"max_new_tokens": limit, "min_new_tokens": least})
+
+
+def decode_summary(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    finish_reason: str,
+    settings: GenerateConfig,
+) -> tuple[str, str]:
+    """Return the text of a summary's new tokens and its `finish_reason`, as `cut_sentences`."""
+    return cut_sentences(summary_text(tokenizer, ids), finish_reason, settings)
 
 
 def cut_sentences(text: str, finish_reason: str, settings: GenerateConfig) -> tuple[str, str]:

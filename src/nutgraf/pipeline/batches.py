@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nutgraf.config import GenerateConfig
 from nutgraf.core.files import Journal
 from nutgraf.core.progress import Progress
-from nutgraf.data.prompts import summary_text
-from nutgraf.generation.draft import cut_sentences
+from nutgraf.generation.draft import decode_summary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +47,5 @@ def collect(
 
 def summary_of(new: Row, tokenizer: PreTrainedTokenizerBase, settings: GenerateConfig) -> Row:
     """Return what the study leaves of a summary's new tokens: `text` and `finish_reason`."""
-    text = summary_text(tokenizer, new["ids"])
-    text, reason = cut_sentences(text, new["finish_reason"], settings)
+    text, reason = decode_summary(tokenizer, new["ids"], new["finish_reason"], settings)
     return {"text": text, "finish_reason": reason}

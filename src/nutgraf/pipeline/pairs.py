@@ -6,6 +6,7 @@ They are drawn from the articles that the model was trained on, those of each ro
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from nutgraf.training.preference import best_and_worst
 
 if TYPE_CHECKING:
     from nutgraf.parallel.ray_cluster import Cluster
+
+logger = logging.getLogger(__name__)
 
 _ARTICLES_PER_PROCESS = 100  # whose rewards take about as long as starting a process
 
@@ -121,6 +124,10 @@ def _choose(
             f"of {len(work)} training articles none has two candidates of which one is better: "
             "raise preference.temperature or preference.candidates, or set train.rounds to 0"
         )
+    logger.info(
+        f"pairs by {config.preference.reward}: {len(records):,} of {len(work):,} training articles "
+        "have candidates of which one is better"
+    )
     return records
 
 

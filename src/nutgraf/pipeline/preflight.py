@@ -22,7 +22,7 @@ from nutgraf.modeling.base_files import base_source
 from nutgraf.modeling.model_folder import check_folder
 from nutgraf.planning.memory import ADAPTER_BYTES
 from nutgraf.storage.run_folder import MANIFESTS
-from nutgraf.training.budget import total_steps, warmup_steps
+from nutgraf.training.budget import round_config, total_steps, warmup_steps
 from nutgraf.training.tracking import installed_trackers
 
 
@@ -108,7 +108,11 @@ def _warmup(config: Config) -> None:
     batch = ("micro_batch_size", "gradient_accumulation_steps")
     largest = _largest(config, "train.warmup_steps", *(f"train.{name}" for name in batch))
     trial = with_overrides(config, largest)
-    for train, where in ((config.train, ""), (trial.train, " with the largest of search.space")):
+    checked = [(config.train, ""), (trial.train, " with the largest of search.space")]
+    if config.train.rounds:
+        own = round_config(config, config.preference.articles).train
+        checked.append((own, " in a round (preference.articles)"))
+    for train, where in checked:
         steps, warmup = total_steps(train), warmup_steps(train)
         if warmup >= steps:
             raise UserError(

@@ -162,8 +162,10 @@ def _open(uri: str) -> tuple[Any, str]:
         try:
             system, path = fs.FileSystem.from_uri(address)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            # Arrow has no such system, or was built without it: fsspec may have it.
-            if not re.search("Unrecognized filesystem|without", str(error)):
+            # Arrow has no such system, or was built without it: fsspec may have it. Any other
+            # invalid address is the user's mistake.
+            unknown = str(error).startswith("Unrecognized filesystem type")
+            if not (unknown or isinstance(error, pa.ArrowNotImplementedError)):
                 raise
             inner, path = fsspec.core.url_to_fs(uri)
             system = fs.PyFileSystem(fs.FSSpecHandler(inner))

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.data.prompts import Renderer, summary_text
 from nutgraf.generation.decoding import generate_batch
-from nutgraf.generation.draft import cut_sentences
+from nutgraf.generation.draft import decode_summary
 from nutgraf.modeling.load import Device
 from nutgraf.training.history import History
 from nutgraf.training.job import TrainingJob
@@ -33,10 +33,7 @@ def add_samples(
     settings = job.config.generate.model_copy(update={"num_beams": 1, "batch_size": len(rows)})
     prompts = [row.input_ids[: row.prompt_tokens] for row in rows]
     written = generate_batch(model, tokenizer, prompts, settings, device)
-    texts = [
-        cut_sentences(summary_text(tokenizer, new.ids), new.finish_reason, settings)[0]
-        for new in written
-    ]
+    texts = [decode_summary(tokenizer, new.ids, new.finish_reason, settings)[0] for new in written]
     frame = Renderer(tokenizer, job.config.prompt).recipe()
     head, tail = len(frame["head"]), len(frame["tail"])
     articles = [

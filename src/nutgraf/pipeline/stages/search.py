@@ -17,11 +17,10 @@ from nutgraf.config.load import with_overrides
 from nutgraf.core.errors import Failure
 from nutgraf.core.files import digest, read_json, write_json
 from nutgraf.data import article_store
-from nutgraf.data.prompts import summary_text
 from nutgraf.data.token_store import TokenFile
 from nutgraf.evaluation import rouge
 from nutgraf.generation.backends import open_backend
-from nutgraf.generation.draft import cut_sentences
+from nutgraf.generation.draft import decode_summary
 from nutgraf.modeling import adapters
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.parallel.executor import open_executor
@@ -145,7 +144,7 @@ def _measure_rouge(
                 summaries = {i: summary for batch in batches for i, summary in batch.items()}
             written = [summaries[i] for i in range(len(references))]
             texts = [
-                cut_sentences(summary_text(tokenizer, s.ids), s.finish_reason, config.generate)[0]
+                decode_summary(tokenizer, s.ids, s.finish_reason, config.generate)[0]
                 for s in written
             ]
             scores = rouge.score_rouge_many(references, texts, tokenizer=config.score.tokenizer)

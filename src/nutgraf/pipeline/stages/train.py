@@ -141,9 +141,6 @@ def _train_round(training: _Training) -> None:
     ):
         pairs = make_pairs(config, folder, training.start, scratch, cluster)
         own = round_config(config, len(pairs.records))
-        logger.info(
-            f"{name}: {len(pairs.records):,} pairs of summaries, by {config.preference.reward}"
-        )
         with _followed(name, own, folder) as (callbacks, curves):
             settings = config.preference
             preference = Preference(settings.beta, settings.likelihood, pairs.start_nll)
