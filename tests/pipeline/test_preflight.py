@@ -24,6 +24,10 @@ SPACE = {"choices": ["all-linear", ["no_such_proj"]]}
     [
         ({"score.resamples": 200}, "score.resamples is 200: 12 comparisons need at least 480"),
         (
+            {"train.warmup_steps": 50, "train.rounds": 1, "preference.articles": 80},
+            "train.warmup_steps is 50 and a training has 40 steps in a round (preference.articles)",
+        ),
+        (
             {"train.warmup_steps": 1000},
             "train.warmup_steps is 1000 and a training has 112 steps: the learning rate would "
             "never reach its peak; lower it, or raise train.max_examples or train.max_steps",
