@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.places import CONFIGS
 from pydantic import ValidationError
 
 from nutgraf.config import Config, RivalConfig
@@ -21,8 +22,6 @@ from nutgraf.config.load import (
 )
 from nutgraf.config.types import Choices, Range
 from nutgraf.core.errors import UserError
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def written(tmp_path: Path, text: str) -> Path:

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.places import SHARED
 
 from nutgraf.config import DataConfig
 from nutgraf.core.errors import Failure, UserError
@@ -23,7 +24,6 @@ from nutgraf.data import article_store, data_card, load, names, sources, tables
 from nutgraf.data.rows import Article, count_reasons
 from nutgraf.data.text import clean_text
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 SPLITS = sources.SPLITS
 
 
@@ -451,9 +451,9 @@ def test_what_is_written_reads_back_equal(tmp_path):
     assert columns == ["id", "article", "highlights"]
 
 
-@pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not there")
+@pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED} is not there")
 def test_real_articles_keep_their_wording():
-    path = DATA / "cnndm-train-100.parquet"
+    path = SHARED / "cnndm-train-100.parquet"
     split = load.load_articles(of(str(path), train_examples=None), "train")
     given = {row["id"]: row for row in pq.read_table(path).to_pylist()}
     assert len(split.articles) == 100

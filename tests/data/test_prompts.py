@@ -2,10 +2,10 @@
 
 import itertools
 import tracemalloc
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.places import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -17,7 +17,6 @@ from nutgraf.data.examples import IGNORED
 from nutgraf.data.prompts import PromptError, Renderer
 from nutgraf.data.text import clean_text
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
@@ -48,16 +47,16 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def llama() -> PreTrainedTokenizerFast:
-    if not DATA.exists():
-        pytest.skip(f"{DATA} is not there")
-    return AutoTokenizer.from_pretrained(DATA / "llama-tokenizer", local_files_only=True)
+    if not SHARED.exists():
+        pytest.skip(f"{SHARED} is not there")
+    return AutoTokenizer.from_pretrained(SHARED / "llama-tokenizer", local_files_only=True)
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, str]]:
-    if not DATA.exists():
-        pytest.skip(f"{DATA} is not there")
-    return pq.read_table(DATA / "cnndm-train-100.parquet").to_pylist()
+    if not SHARED.exists():
+        pytest.skip(f"{SHARED} is not there")
+    return pq.read_table(SHARED / "cnndm-train-100.parquet").to_pylist()
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ _FLAGS = (
     "--disable-background-networking --disable-component-update --disable-dev-shm-usage "
     "--remote-debugging-pipe"
 ).split()
-_PATIENCE = 60  # seconds for one answer, on a machine that is busy with other work
+PATIENCE = 60  # seconds for one answer, on a machine that is busy with other work
 
 
 def pale(selector: str) -> str:
@@ -118,11 +118,11 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def _receive(self, waiting_for: str) -> dict[str, Any]:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + PATIENCE
         while b"\0" not in self._unread:
             ready, _, _ = select.select([self._back], [], [], max(0, until - time.monotonic()))
             if not ready:
-                raise TimeoutError(f"{waiting_for}: no answer in {_PATIENCE} s")
+                raise TimeoutError(f"{waiting_for}: no answer in {PATIENCE} s")
             piece = os.read(self._back, 2**20)
             if not piece:
                 raise RuntimeError(f"the browser has ended, before {waiting_for}")

@@ -15,6 +15,7 @@ import scale
 import simulated
 import yaml
 from devices import Device
+from helpers.places import CONFIGS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from nutgraf.modeling.dims import ModelDims
 from nutgraf.planning import duration
 from nutgraf.search.halving import Halving, TrialProgress
 
-CLUSTER = Path(__file__).parents[2] / "configs" / "cluster.yaml"
+CLUSTER = CONFIGS / "cluster.yaml"
 DEVICE = Device(
     row=0.5, looked=0.2, saving=3.0, written=0.4, loading=5.0, adapter=1_000_000, spread=0.2
 )

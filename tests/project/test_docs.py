@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from helpers.places import ROOT
 
 import nutgraf.cli
 import nutgraf.serving
@@ -30,7 +31,6 @@ from nutgraf.data import article_store, load, rows, sources
 from nutgraf.pipeline import runner
 from nutgraf.pocket import newswire
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a document calls a program, where it does not stand at a prompt.
 INLINE = re.compile(r"`((?:nutgraf|make|python|pip) [^`]+)`")

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers.places import ROOT
 
 from nutgraf.evaluation import indicators
 

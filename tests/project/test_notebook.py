@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import nbformat
 import pandas as pd
 import pytest
+from helpers.places import ROOT
 from nbclient import NotebookClient
 
 from nutgraf.config import Config
 from nutgraf.config.load import setting_fields
 from nutgraf.config.systems import system_names
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "FineTuneTinyLlama.ipynb"
 SMALL = {
     "data.train_examples": 16,

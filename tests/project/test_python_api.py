@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from helpers.places import ROOT
 
 import nutgraf
 from nutgraf import api
@@ -21,7 +22,6 @@ from nutgraf.core import hub as hub_module
 from nutgraf.modeling import base_files
 from nutgraf.pipeline import runner
 
-ROOT = Path(__file__).parents[2]
 ARTICLE = "The council of Garehouse met on Monday. It voted for 2,500 new homes. The mayor spoke."
 
 

@@ -1,10 +1,10 @@
 """What SECURITY.md says."""
 
 import socket
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.places import ROOT
 from packaging.version import Version
 
 from nutgraf.config import ModelConfig
@@ -13,7 +13,6 @@ from nutgraf.core.errors import UserError
 from nutgraf.modeling.adapters import with_adapter
 from nutgraf.modeling.load import load_base
 
-ROOT = Path(__file__).parents[2]
 FLOORS = {"transformers": "5.3", "torch": "2.6", "ray": "2.54"}
 
 

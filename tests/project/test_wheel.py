@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "data.train-examples": "24", "data.validation-examples": "4", "data.test-examples": "4",
     "train.max-examples": "8", "train.eval-every": "8", "train.eval-examples": "4",

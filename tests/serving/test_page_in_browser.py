@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.browser import CHROMIUM, STICKING_OUT, Browser, browser, pale
+from helpers.browser import CHROMIUM, PATIENCE, STICKING_OUT, Browser, browser, pale
 from helpers.judged import TOKEN, judging, write_study
 from helpers.serving import Fake, Server, serving
 from helpers.watched import TOKEN as WATCH_TOKEN
@@ -64,9 +65,9 @@ class Person:
         self.waits_for("document.querySelectorAll('[name=system]').length === 3")
 
     def waits_for(self, true: str) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while not self.page.run(true):
-            assert time.monotonic() < end, f"{true} did not come true in 20 s"
+            assert time.monotonic() < end, f"{true} did not come true in {PATIENCE} s"
             time.sleep(0.02)
 
     def presses(self, *keys: str, modifiers: int = 0) -> None:
@@ -85,16 +86,22 @@ class Person:
         self.page.run("document.getElementById('article').focus()")
         self.page.send("Input.insertText", text=text)
 
-    def points_at(self, selector: str, click: bool = False) -> None:
+    def points_at(
+        self, selector: str, click: bool = False, meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Move the mouse there; press and release it, with something that happens in between."""
         place = self.page.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
             "e.scrollIntoView({block: 'nearest'}); const r = e.getClientRects()[0]; "
             "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
-        at = {"x": place[0], "y": place[1]}
-        self.page.send("Input.dispatchMouseEvent", type="mouseMoved", **at)
-        for kind in ("mousePressed", "mouseReleased") if click else ():
-            self.page.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+        mouse = partial(self.page.send, "Input.dispatchMouseEvent", x=place[0], y=place[1])
+        mouse(type="mouseMoved")
+        if click:
+            mouse(type="mousePressed", button="left", clickCount=1)
+            if meanwhile:
+                meanwhile()
+            mouse(type="mouseReleased", button="left", clickCount=1)
 
     def summarizes(self, article: str, *systems: str) -> None:
         self.pastes(article)
@@ -496,7 +503,16 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
         person.presses("Enter")
         assert page.run(rows) == "23415"
         assert page.run("document.querySelector('th[data-by=loss]').ariaSort") == "descending"
-        person.points_at("[aria-label='curves of trial 4']", click=True)
+
+        def news() -> None:
+            before = len(page.told("Network.dataReceived"))
+            write_trial(tmp_path, 4, [2.8, 2.75])
+            while len(page.told("Network.dataReceived")) == before:
+                page.run("0")  # hears what the browser has to say
+                time.sleep(0.02)
+
+        # A row that has news between press and release is not lost to the click.
+        person.points_at("[aria-label='curves of trial 4']", click=True, meanwhile=news)
         person.waits_for("document.querySelectorAll('#curves figure').length === 3")
         texts = "document.getElementById('texts')"
         person.waits_for(f"{texts}.innerText.includes('<img src=x')")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-BENCH = Path(__file__).parents[2] / "bench" / "chaos.py"
+from helpers.places import ROOT
+
+BENCH = ROOT / "bench" / "chaos.py"
 STAGES = ("prepare", "search", "train", "generate", "score", "compare", "report")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from conftest import ROOT
 from helpers import command
+from helpers.places import ROOT
 from shape import TINYLLAMA, write_checkpoint
 
 

@@ -25,6 +25,8 @@ let shown = null; // the training whose curves are shown, if somebody has chosen
 let version = ""; // of the curves that are shown
 let written = ""; // the same of the samples
 let redrawOne = null; // draws these again, for another width
+let pressed = false; // whether a button of the mouse, a pen or a finger is down
+let waiting = []; // what has come meanwhile
 const table = new TrialTable($("table"), choose, (what, trial) => steer({ do: what, trial }));
 new AddForm($("add"), () => now, steer);
 
@@ -46,7 +48,8 @@ async function listen() {
         if (ended) continue;
         $("problem").textContent = "";
         wait = 1;
-        take(news);
+        if (pressed) waiting.push(news);
+        else take(news);
       }
     } catch (error) {
       $("problem").textContent = error.message;
@@ -56,6 +59,15 @@ async function listen() {
     } else if (!token) return;
     await new Promise((resolve) => setTimeout(resolve, wait * 1000));
   }
+}
+
+// What is replaced between press and release loses its click, so news waits for the click.
+addEventListener("pointerdown", (event) => { pressed = event.button === 0; }, true);
+for (const end of ["pointerup", "pointercancel"]) {
+  addEventListener(end, () => {
+    pressed = false;
+    setTimeout(() => waiting.splice(0).forEach(take));
+  }, true);
 }
 
 function take(news) {
@@ -262,6 +274,7 @@ async function showOne() {
     const rows = await (await post("curves", { name })).json();
     if (current === version) drawOne(title, record, rows);
   } catch (error) {
+    if (current === version) version = ""; // the next news asks again
     $("one-note").textContent = error.message;
   }
 }
@@ -282,6 +295,7 @@ async function showTexts(name, record) {
     $("texts").hidden = none;
     showSamples($("texts"), samples, record.pairs ? "summaries" : "articles");
   } catch (error) {
+    if (current === written) written = "";
     $("samples-note").textContent = error.message;
   }
 }
