@@ -89,6 +89,17 @@ def first(refused: np.ndarray) -> np.ndarray:
     return np.where(refused.any(axis=1), refused.argmax(axis=1) + 1.0, np.inf)
 
 
+def knowing(scores: np.ndarray, shares: np.ndarray, wealth: float) -> np.ndarray:
+    """Return the clicks until somebody who knows the share of deciding clicks has the wealth.
+
+    They bet so that it grows fastest, which reaches a large wealth in the fewest clicks on average
+    (Kelly 1956, Breiman 1961). At 40 they may err in either direction, as the sequence may; at 20
+    they know the direction too.
+    """
+    bets = (2 * shares - 1)[:, None] * (2 * scores - 1)
+    return first(np.log1p(bets).cumsum(axis=1) >= np.log(wealth))
+
+
 def replay(
     compared: list[tuple[Any, ...]], replays: int, rng: np.random.Generator
 ) -> dict[str, Any]:
@@ -115,10 +126,9 @@ def replay(
     ties = np.array([(pools[i] == 0.5).mean() for i in chosen])
     planned = np.ceil(planned_clicks(PLANNED_SHARE) / (1 - ties))
     fixed = sign_test(scores, planned)
-    known = {
-        i: planned_clicks(float((pools[i] == 1).sum() / (pools[i] != 0.5).sum()))
-        for i in np.unique(chosen)
-    }
+    decided = [float((pool == 1).sum() / (pool != 0.5).sum()) for pool in pools]
+    shares = np.array([decided[i] for i in chosen])
+    known = {i: planned_clicks(decided[i]) for i in np.unique(chosen)}
     own = np.ceil(np.array([known[i] for i in chosen]) / (1 - ties))
     settled = stops <= planned
     return {
@@ -139,6 +149,15 @@ def replay(
         "sequence: wrong": round(float((settled & (direction == -truth)).mean()), 4),
         "sign test for the pair's own share: clicks (median)": float(np.median(own)),
         "sequence: clicks, without a limit (median)": float(np.median(stops)),
+        "sequence: clicks to a verdict within 1,000 (median)": float(
+            np.median(stops[np.isfinite(stops)])
+        ),
+        **{
+            f"who knows the pair's share, wealth {wealth}: at most as planned (median)": float(
+                np.median(np.minimum(knowing(scores, shares, wealth), planned))
+            )
+            for wealth in (40, 20)
+        },
     }
 
 

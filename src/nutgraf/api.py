@@ -65,7 +65,7 @@ def run(
     settings = load.load_config_values(path, values)
     page: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if watch:
-        from nutgraf.watching.notebook import shown
+        from nutgraf.serving.notebook_view import shown
 
         page = shown(Path(settings.run))
     with page:

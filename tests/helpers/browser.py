@@ -14,7 +14,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,32 @@ class Browser:
         if "exceptionDetails" in answer:
             raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[Callable[[str], Any]]:
+        """Speak to the page's frame, which is sandboxed and so a page of its own.
+
+        Yields a function that runs a script outside of it.
+        """
+        targets = self.send("Target.getTargets")["targetInfos"]
+        (target,) = (each["targetId"] for each in targets if each["type"] == "iframe")
+        attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
+        page, frame = self._session, attached["sessionId"]
+
+        def run_outside(script: str) -> Any:
+            self._session = page
+            try:
+                return self.run(script)
+            finally:
+                self._session = frame
+
+        self._session = frame
+        try:
+            self.send("Runtime.enable")
+            yield run_outside
+        finally:
+            self._session = page
+            self.send("Target.detachFromTarget", sessionId=frame)
 
     def told(self, *methods: str) -> list[dict[str, Any]]:
         """Parameters of the events of these names since the page was opened."""

@@ -97,8 +97,9 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path):
     assert all(f"\n{system}" in shown for system in system_names(Config()))
     assert "say nothing about CNN/DailyMail" in " ".join(shown.split())
 
-    (view,) = (o.data["text/html"] for o in code_cells(notebook)[-1].outputs if "data" in o and
+    frame, view = (o.data["text/html"] for o in code_cells(notebook)[-1].outputs if "data" in o and
                "text/html" in o.data)  # fmt: skip
+    assert frame.startswith("<div><iframe id=")
     assert "2 of 2 trials" in view
     assert "<td" in view
 

@@ -20,6 +20,8 @@ from helpers.watched import TRIALS, held, watching, write_samples, write_search,
 from nutgraf.data.rows import Article
 from nutgraf.search.ledger import REQUESTS
 from nutgraf.serving.limits import Limits
+from nutgraf.serving.notebook_view import content, frame
+from nutgraf.watching.snapshot import Watcher
 
 pytestmark = pytest.mark.skipif(
     not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed: apt-get install chromium"
@@ -87,9 +89,16 @@ class Person:
         self.page.send("Input.insertText", text=text)
 
     def points_at(
-        self, selector: str, click: bool = False, meanwhile: Callable[[], None] | None = None
+        self,
+        selector: str,
+        click: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+        count: int = 1,
     ) -> None:
-        """Move the mouse there; press and release it, with something that happens in between."""
+        """Move the mouse there; press and release it, with something that happens in between.
+
+        The click is the second of two if `count` is 2.
+        """
         place = self.page.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
             "e.scrollIntoView({block: 'nearest'}); const r = e.getClientRects()[0]; "
@@ -98,10 +107,10 @@ class Person:
         mouse = partial(self.page.send, "Input.dispatchMouseEvent", x=place[0], y=place[1])
         mouse(type="mouseMoved")
         if click:
-            mouse(type="mousePressed", button="left", clickCount=1)
+            mouse(type="mousePressed", button="left", clickCount=count)
             if meanwhile:
                 meanwhile()
-            mouse(type="mouseReleased", button="left", clickCount=1)
+            mouse(type="mouseReleased", button="left", clickCount=count)
 
     def summarizes(self, article: str, *systems: str) -> None:
         self.pastes(article)
@@ -417,6 +426,18 @@ def test_two_summaries_are_judged_without_names(chromium: Browser, tmp_path: Pat
         assert "Settled" in page.run("document.getElementById('status').textContent")
         key("u")
         person.waits_for(f"{place} === '10 of 20'")
+
+        def another() -> None:
+            key("4")
+            person.waits_for(f"{place} === '11 of 20'")
+
+        # Pressed before the pair came, or a second time at once, it is no verdict of this pair.
+        person.points_at("[data-verdict=left]", click=True, meanwhile=another)
+        person.points_at("[data-verdict=left]", click=True, count=2)
+        time.sleep(0.1)
+        assert page.run(place) == "11 of 20"
+        key("u")
+        person.waits_for(f"{place} === '10 of 20'")
         # The sentence that is clicked, and the words that are selected, are wrong.
         side = page.run(
             "document.getElementById('left').textContent.includes('Good') ? 'left' : 'right'"
@@ -469,7 +490,7 @@ def test_two_summaries_are_judged_without_names(chromium: Browser, tmp_path: Pat
         page.send("Page.removeScriptToEvaluateOnNewDocument", **script)
         assert person.heard("complaints") == []
     kinds = [row["kind"] for row in rows()]
-    assert kinds == [*["click"] * 10, "undo", "click", "undo"]
+    assert kinds == [*["click"] * 10, "undo", *["click", "undo"] * 2]
     last = rows()[-2]
     assert (last["verdict"], last["seen"], last["seconds"] > 0) == ("bad", True, True)
     spans = {
@@ -490,7 +511,12 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
         page = person.page
         page.open(f"{address}/", 1280, "light")
         person.waits_for("document.getElementById('problem').textContent.includes('no token')")
+        (tmp_path / TRIALS).rename(tmp_path / "trials")
         page.open(f"{address}/?#token={WATCH_TOKEN}", 1280, "light")
+        person.waits_for("document.getElementById('losses').textContent.startsWith('Nothing')")
+        person.waits_for("document.getElementById('log').textContent.includes('Norwick')")
+        assert page.run("document.getElementById('problem').textContent") == ""
+        (tmp_path / "trials").rename(tmp_path / TRIALS)
         person.waits_for(f"{rows} === '12345'")
         assert page.run("location.hash") == ""
         assert page.run("document.title").startswith("Running: ")
@@ -600,3 +626,69 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
         assert person.heard("complaints") == []
     person.waits_for("document.getElementById('problem').textContent !== ''")  # the server ended
     assert page.run(rows) == "12345"
+
+
+def test_a_cell_of_a_notebook_has_the_page_and_news_change_nothing_that_is_chosen(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    write_search(tmp_path, HOSTILE.replace("\0", ""))
+    watcher = Watcher(tmp_path, who=lambda: "this notebook")
+    cell = tmp_path / "cell.html"
+    cell.write_text(f"<!doctype html><body style='margin: 0'>{frame('cell')}<div id='news'></div>")
+    person = Person(chromium, SimpleNamespace(address=""))  # type: ignore[arg-type]
+    page = person.page
+    put = "const box = document.getElementById('news'); box.innerHTML = "
+    # HTML that is put in place runs no script: a notebook puts scripts in place once more.
+    run_scripts = """for (const script of box.querySelectorAll('script')) {
+        const live = document.createElement('script');
+        live.textContent = script.textContent;
+        script.replaceWith(live);
+    }"""
+    heights = "['cell', 'cell-plain'].map(id => document.getElementById(id).offsetHeight)"
+    rows = "[...document.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent).join('')"
+    texts = "document.getElementById('texts').innerText"
+
+    def news(*then: str) -> str:
+        now = content("cell", watcher, watcher.latest(at_once=True))
+        return f"{{ {put}{json.dumps(now)}; {''.join(then)} }}"
+
+    for width, scheme in ((1280, "light"), (375, "dark")):
+        write_search(tmp_path, HOSTILE.replace("\0", ""))
+        page.open(cell, width, scheme)
+        page.run(news())
+        hidden, plain = page.run(heights)
+        assert hidden == 0 < plain  # without scripts
+        page.run(news(run_scripts))
+        person.waits_for(f"{heights}[1] === 0")
+        assert page.run(heights)[0] > 700
+        with page.inside() as outside:
+            person.waits_for(f"{rows} === '12345'")
+            person.points_at("th[data-by=loss] button", click=True)
+            assert page.run(rows) == "14325"
+
+            def meanwhile() -> None:
+                write_trial(tmp_path, 4, [2.8, 2.75])
+                outside(news(run_scripts))
+                page.run("new Promise(done => setTimeout(done, 100))")
+
+            person.points_at("[aria-label='curves of trial 4']", click=True, meanwhile=meanwhile)
+            person.waits_for("document.querySelectorAll('#curves figure').length === 3")
+            person.waits_for(f"{texts}.includes('<img src=x')")
+            place = page.run("scrollY")
+            write_samples(tmp_path, 4, "Early.", "A mill 😀 burned.")
+            write_trial(tmp_path, 4, [2.8, 1.5])
+            outside(news(run_scripts))
+            person.waits_for(f"{texts}.includes('A mill 😀 burned.')")
+            assert page.run(rows) == "41325"  # sorted as before
+            assert page.run("document.querySelector('tr.shown').cells[0].textContent") == "4"
+            assert page.run("scrollY") == place > 0
+            person.points_at("[aria-label='curves of trial 1']", click=True)
+            person.waits_for("document.getElementById('one-title').textContent.endsWith('1')")
+            assert page.run(pale("p, h1, h2, li, li span, td, th button, td button")) == []
+            assert page.run(STICKING_OUT) == []
+            assert page.run("document.title").startswith("Running: ")
+            foreign = "document.querySelectorAll('main img, main script, main style, main iframe')"
+            assert page.run(f"{foreign}.length") == 0
+        assert page.run("document.documentElement.scrollWidth") <= width
+    assert person.heard("complaints") == []
+    assert person.heard("addresses") == [cell.as_uri()]

@@ -1,20 +1,14 @@
-"""Show a study in the output cell of a notebook while the cell runs it."""
+"""Draw a study as HTML that needs no script, for the output cell of a notebook."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nutgraf.core.errors import UserError
 from nutgraf.core.units import duration
-from nutgraf.watching.snapshot import Watcher
 
-_EVERY = 2.0  # seconds between two looks
 _WIDTH, _HEIGHT, _MARGIN = 640, 220, 44  # pixels
 _ROWS = 12  # trials in the table
 _MARKS = {"finished": "✓", "running": "▶", "stopped": "◼", "earlier": "✓", "waiting": "·"}
@@ -24,42 +18,6 @@ _STYLE = {
     "error": 'stroke="#c9382c"',
     "running": 'stroke="#0a8f66" stroke-width="2"',
 }
-
-
-@contextlib.contextmanager
-def shown(folder: Path) -> Iterator[None]:
-    """Show the study in `folder`, which the block runs in this process, in an output cell.
-
-    Raises UserError outside a notebook.
-    """
-    show = _cell()
-    folder.mkdir(parents=True, exist_ok=True)
-    # This process has the lock of the folder, and would lose it by asking who has.
-    watcher = Watcher(folder, who=lambda: "this notebook")
-    ended = threading.Event()
-
-    def repeat() -> None:
-        last = ""
-        while not ended.wait(_EVERY):
-            if (page := _page(watcher)) != last:
-                show(last := page)
-
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        show(_page(Watcher(folder, who=lambda: None)))
-
-
-def _page(watcher: Watcher) -> str:
-    """Return the page of now, with what the latest model, or the best trial so far, writes."""
-    state = watcher.latest()
-    best = [name for name, trial in _by_loss(state["trials"]) if trial["points"]]
-    names = [*state["trainings"]][-1:] or best
-    return render(state, watcher.samples(names[0]) if names else {})
 
 
 def render(state: dict[str, Any], samples: Mapping[str, Any] = MappingProxyType({})) -> str:
@@ -73,7 +31,7 @@ def render(state: dict[str, Any], samples: Mapping[str, Any] = MappingProxyType(
     )
     trials = state["trials"]
     words = [f"{len(trials)} of {state['search']['of']} trials"] if trials else []
-    best = next(((n, t["loss"]) for n, t in _by_loss(trials) if t["points"]), None)
+    best = next(((n, t["loss"]) for n, t in by_loss(trials) if t["points"]), None)
     if best:
         words.append(f"lowest validation loss {best[1]:.3f}, of trial {best[0]}")
     problems = "".join(f"<li>{escape(line['text'])}</li>" for line in state["problems"][-5:])
@@ -92,7 +50,7 @@ def _time(stage: dict[str, Any]) -> str:
     return f"{stage['share']:.0%}" if stage["share"] else ""
 
 
-def _by_loss(trials: dict[str, Any]) -> list[tuple[str, Any]]:
+def by_loss(trials: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return the trials by number, that of the lowest loss first, those without one last."""
     return sorted(trials.items(), key=lambda each: (each[1]["loss"] is None, each[1]["loss"] or 0))
 
@@ -102,7 +60,7 @@ def _table(state: dict[str, Any]) -> str:
     settings = state["search"]["settings"]
     names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
     rows = [["Trial", "State", *names, "Articles", "Loss", "ROUGE-Lsum"]]
-    for number, trial in _by_loss(state["trials"])[:_ROWS]:
+    for number, trial in by_loss(state["trials"])[:_ROWS]:
         values = [trial["values"].get(name, "") for name in settings]
         shown = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
         kind = "chosen" if trial["chosen"] else trial["state"]
@@ -168,15 +126,3 @@ def _chart(trials: dict[str, Any]) -> str:
         f'{texts}{lines}<text x="{_MARGIN}" y="{_HEIGHT - 4}" fill="currentColor">{below}</text>'
         "</svg>"
     )
-
-
-def _cell() -> Callable[[str], None]:
-    """Return a function that shows HTML in the output cell, in place of what was there."""
-    try:
-        from IPython import display, get_ipython
-    except ImportError:
-        get_ipython = None
-    if get_ipython is None or get_ipython() is None:
-        raise UserError("watch=True needs a notebook: elsewhere give `nutgraf run --watch`")
-    handle = display.display(display.HTML(""), display_id=True)
-    return lambda page: handle.update(display.HTML(page))

@@ -216,8 +216,14 @@ $("leave").addEventListener("click", () => {
   $("known").open = $("begin").hidden = false;
   $("name").focus();
 });
+// A verdict is of the pair that was there when the button was pressed, and the second click of two
+// comes too soon to be one of the next pair. A key has no such number.
+let pressedOn = null;
+addEventListener("pointerdown", () => { pressedOn = shown; }, true);
 for (const button of document.querySelectorAll("[data-verdict]")) {
-  button.addEventListener("click", () => sendVerdict(button.dataset.verdict));
+  button.addEventListener("click", ({ detail }) => {
+    if (detail < 2 && (!detail || pressedOn === shown)) sendVerdict(button.dataset.verdict);
+  });
 }
 $("undo").addEventListener("click", undo);
 $("known").addEventListener("toggle", showResult);

@@ -43,8 +43,7 @@ function ticks(low, high, logarithmic, many) {
 
 // A range that shows most values: a few that are far above are cut off, and counted.
 function range(values, logarithmic, cut) {
-  const sorted = values.filter((v) => !logarithmic || v > 0).sort((a, b) => a - b);
-  if (!sorted.length) return [0, 1, 0];
+  const sorted = [...values].sort((a, b) => a - b);
   let [low, high] = [sorted[0], sorted.at(-1)];
   const high95 = sorted[Math.floor(0.95 * (sorted.length - 1))];
   if (cut && sorted.length > 8 && high - low > 3 * (high95 - low) && high95 > low) high = high95 + 0.15 * (high95 - low);
@@ -60,6 +59,11 @@ function range(values, logarithmic, cut) {
 export function draw(box, { title, series, x, y, dots = false, height = 260, pick, point }) {
   const width = Math.max(240, Math.round(box.clientWidth));
   const points = series.flatMap((each) => each.points);
+  if (!points.length) {
+    box.replaceChildren("Nothing has been measured yet.");
+    return;
+  }
+  x = { ...x, log: x.log && points.every((p) => p[0] > 0) }; // a person may add a trial with 0
   const [x0, x1] = range(points.map((p) => p[0]), x.log, false);
   const [y0, y1, above] = range(points.map((p) => p[1]), y.log, y.cut);
   const scale = (low, high, log, from, to) => {

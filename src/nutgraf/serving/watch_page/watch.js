@@ -146,7 +146,9 @@ function tick() {
     let words = plan;
     if (began !== null) {
       const spent = Math.max(0, Date.now() / 1000 + clock - began);
-      const left = planned === null ? null : share === null ? planned - spent : planned * (1 - share);
+      // On a busy machine the pace so far says more than the plan.
+      const whole = share > 0.1 ? Math.max(planned, spent / share) : planned;
+      const left = planned === null ? null : share === null ? planned - spent : whole * (1 - share);
       words = duration(spent) + (left > 0 ? `, about ${duration(left)} left` : "") + (plan ? `; ${plan}` : "");
     } else if (state === "finished" || state === "earlier") {
       words = `${part ? "at least " : ""}${duration(seconds)}${plan ? `; ${plan}` : ""}`;
@@ -173,7 +175,7 @@ function showSearch(changed) {
   const all = Object.entries(now.trials);
   const of = now.search?.of ?? 0;
   const counts = KINDS.map((each) => [each, all.filter(([, trial]) => kind(trial) === each).length]).filter(([, n]) => n);
-  $("counts").replaceChildren(`${all.length} of ${of} trials  `,
+  $("counts").replaceChildren(element("span", { class: "key" }, `${all.length} of ${of} trials`),
     ...counts.map(([each, n]) => element("span", { class: "key" }, sample(each), `${n} ${each}`)));
   drawLosses();
   drawSettings();
