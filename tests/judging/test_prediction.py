@@ -47,3 +47,6 @@ def test_too_few_clicks_and_features_that_never_differ() -> None:
     unanimous = prediction_powered(np.ones(MIN_CLICKS), same, same)
     assert unanimous is not None
     assert (unanimous.low, unanimous.high) == (1, 1)
+    nearly = prediction_powered(np.append(np.ones(MIN_CLICKS - 1), 0.5), same, same)
+    assert nearly is not None
+    assert nearly.low < nearly.mean < nearly.high == nearly.plain_high == 1  # it is a share

@@ -80,7 +80,19 @@ def prediction_powered(
     half = _Z * math.sqrt(error)
     middle = float(np.mean(scores))
     worth = (plain / half) ** 2 if half else 1.0
-    return Powered(mean, mean - half, mean + half, middle - plain, middle + plain, worth)
+    return Powered(
+        mean=_share(mean),
+        low=_share(mean - half),
+        high=_share(mean + half),
+        plain_low=_share(middle - plain),
+        plain_high=_share(middle + plain),
+        worth=worth,
+    )
+
+
+def _share(value: float) -> float:
+    """Return the nearest value that a share can have."""
+    return min(max(value, 0.0), 1.0)
 
 
 def _ridge(features: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
