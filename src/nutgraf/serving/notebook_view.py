@@ -121,7 +121,8 @@ send();
 
 def _details(watcher: Watcher, names: list[str]) -> dict[str, Any]:
     """Return curves and samples of trainings, of as many of these as there is room for."""
-    details, size = {}, 0
+    details: dict[str, Any] = {}
+    size = 0
     for name in names:
         one = {"curves": watcher.curves(name), "samples": watcher.samples(name)}
         size += len(json.dumps(one))
