@@ -135,6 +135,17 @@ def test_rows_together_are_the_rows_alone() -> None:
     assert_close(together, (sum(one[0] for one in alone), total), 1e-5)
 
 
+def test_lengths_that_are_alike_are_computed_in_the_same_shapes() -> None:
+    shapes: list[tuple[int, ...]] = []
+    with fresh_adapter(base(), LORA, seed=0) as model:
+        adapted(model)
+        for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+            part.register_forward_hook(lambda *args: shapes.append(tuple(args[2].shape)))
+        for lengths in ((TOKENS, 110), (TOKENS + 1, 140)):
+            fused(model, *batch(lengths), FP32)
+    assert shapes == 2 * [(2, 160, 48), (1, 64, 48)]
+
+
 def test_activations_computed_twice_give_the_same_gradients() -> None:
     with fresh_adapter(base(), LORA, seed=0) as model:
         adapted(model)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 ATTENTION_SCORE_LIMIT = 2**30  # bytes; above it a CPU trains with torch's fused attention
 ATTENTION_BLOCK = 128  # queries of fused attention (modeling.fused), which end at their own keys
+LENGTH_MULTIPLE = 16  # tokens of a row in fused training (docs/log.md)
 EVAL_BATCH_SIZE = 16  # rows in a batch of losses
 
 

@@ -6,6 +6,7 @@ Every assumption is a constant here with its source. `benchmark` measures times;
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from nutgraf.config.types import Choices
 from nutgraf.modeling.dims import (
     ATTENTION_SCORE_LIMIT,
     EVAL_BATCH_SIZE,
+    LENGTH_MULTIPLE,
     ModelDims,
     attention_score_bytes,
     fused_score_bytes,
@@ -113,7 +115,10 @@ def training_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: M
     if _block_attention(train.micro_batch_size, dims, rows, machine):
         evaluation += attention_score_bytes(1, dims.heads, EVAL_BATCH_SIZE, rows.longest_row, 4)
     # The longest row of a micro-batch is seldom below the mean.
-    lengths = min(MAX_COMPILED, 2 * (rows.longest_row - int(rows.row)) + 1)
+    lengths = 2 * (rows.longest_row - int(rows.row)) + 1
+    if _fused(config, dims, machine):
+        lengths = math.ceil(lengths / LENGTH_MULTIPLE)
+    lengths = min(MAX_COMPILED, lengths)
     batches = total_steps(train) * train.gradient_accumulation_steps
     compiled = min(lengths, batches) * COMPILED_BYTES if machine.half else 0
     # An evaluation finds little room in the blocks that a step has left.
@@ -212,9 +217,7 @@ def activation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
     train, number = config.train, machine.number_bytes
     tokens = train.micro_batch_size * rows.longest_row
     scores = dims.heads, train.micro_batch_size, rows.longest_row, number
-    # Trials may have dropout, with which layers are not fused.
-    fused = dims.fused and machine.device == "cpu" and "lora.dropout" not in config.search.space
-    if fused:
+    if _fused(config, dims, machine):
         products = 2 * (dims.width + dims.query_width + dims.key_width + dims.inner)
         layer = tokens * (8.0 * dims.width + number * (products + 7 * config.lora.r))
         if fused_score_bytes(dims.layers, *scores) <= ATTENTION_SCORE_LIMIT:
@@ -231,6 +234,11 @@ def activation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
         saved = 2 if machine.device == "cuda" and machine.half else 4
         return layer + dims.layers * tokens * dims.width * saved
     return layer * dims.layers
+
+
+def _fused(config: Config, dims: ModelDims, machine: Machine) -> bool:
+    """Return whether layers are trained fused; trials may have dropout, with which they are not."""
+    return dims.fused and machine.device == "cpu" and "lora.dropout" not in config.search.space
 
 
 def _block_attention(micro_batch: int, dims: ModelDims, rows: RowLengths, machine: Machine) -> bool:

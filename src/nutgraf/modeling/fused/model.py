@@ -6,11 +6,17 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from nutgraf.data.examples import IGNORED
 from nutgraf.modeling.adapters import LoraLinear, base_of
-from nutgraf.modeling.dims import ATTENTION_SCORE_LIMIT, fused_score_bytes
+from nutgraf.modeling.dims import (
+    ATTENTION_SCORE_LIMIT,
+    LENGTH_MULTIPLE,
+    fused_score_bytes,
+)
 from nutgraf.modeling.fused.layer import FusedLayer
 from nutgraf.modeling.fused.loss import summary_nll
 from nutgraf.modeling.load import Device
@@ -42,9 +48,13 @@ class FusedModel:
         """Return the nats of each row's `targets` that are tokens, not below 0: [rows].
 
         `model` is the model as its trainer calls it. Both tensors are [rows, tokens], padded on the
-        right: attention is causal, so nothing is masked.
+        right: attention is causal, so nothing is masked. Rows, and the positions that get logits,
+        are made longer to a multiple, since oneDNN compiles its products anew for each length.
         """
-        positions = (targets.flatten() >= 0).nonzero()[:, 0]
+        ids, targets = _lengthened(ids, 0), _lengthened(targets, IGNORED)
+        counted = targets.flatten() >= 0
+        summaries, others = (part.nonzero()[:, 0] for part in (counted, ~counted))
+        positions = torch.cat([summaries, others[: -len(summaries) % LENGTH_MULTIPLE]])
         *_, last = self.fused
         for layer, fused in zip(self.layers, self.fused, strict=True):
             layer.forward = _forward(layer, fused, positions if fused is last else None)
@@ -54,8 +64,14 @@ class FusedModel:
         finally:
             for module in (*self.layers, self.output):
                 del module.forward
-        nll = summary_nll(hidden[0], self.weight, targets.flatten()[positions])
-        return nll.new_zeros(len(ids)).index_add(0, positions // ids.shape[1], nll)
+        nll = summary_nll(hidden[0], self.weight, targets.flatten()[positions].clamp(min=0))
+        rows = summaries // ids.shape[1]
+        return nll.new_zeros(len(ids)).index_add(0, rows, nll[: len(rows)])
+
+
+def _lengthened(x: torch.Tensor, value: int) -> torch.Tensor:
+    """Return [rows, tokens] with as much of `value` on the right as makes a multiple of tokens."""
+    return functional.pad(x, (0, -x.shape[1] % LENGTH_MULTIPLE), value=value)
 
 
 def _forward(layer: Any, fused: FusedLayer, positions: torch.Tensor | None) -> Any:
