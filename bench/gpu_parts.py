@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import sys
 import tempfile
 import time
@@ -31,6 +32,24 @@ WORK: dict[str, Callable[[Bench], None]] = {
 }
 
 
+class _Warnings(logging.Handler):
+    """Keeps nutgraf's warnings with the results: of a smaller batch, for want of memory."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(logging.WARNING)
+        self.report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a warning."""
+        self.report.record("note", one_line(record.getMessage(), 300))
+
+    def __enter__(self) -> None:
+        logging.getLogger("nutgraf").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("nutgraf").removeHandler(self)
+
+
 def work(options: argparse.Namespace, report: Report) -> None:
     """Do the parts of `options.worker` one after the other, until one of them fails."""
     if not options.rehearse and not torch.cuda.is_available():
@@ -39,7 +58,7 @@ def work(options: argparse.Namespace, report: Report) -> None:
     gc.freeze()  # what the imports left is looked through no more
     show_log()
     datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _Warnings(report):
         bench = Bench(options, report, Path(scratch))
         bench.describe()
         for place, part in enumerate(options.worker):

@@ -62,7 +62,8 @@ class Recipe:
     def config(self, name: str) -> Config:
         """Return the configuration of a lever."""
         config = self.arguments.config_of(LEVERS[name], SEEDS.get(name, 1))
-        return with_overrides(config, {"generate.batch_size": self.sizes.held_out})
+        unmeasured = {"train.samples": 0}  # to read while a training goes on
+        return with_overrides(config, {"generate.batch_size": self.sizes.held_out} | unmeasured)
 
     def train_together(self, names: Sequence[str]) -> None:
         """Train levers that differ in settings of the training alone, in one process."""
