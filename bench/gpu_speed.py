@@ -192,6 +192,8 @@ def _processes(bench: Bench, options: argparse.Namespace, k: int, alone: float) 
     """K trainings, each in a process of its own, at the same time on the one device."""
     # A process that has used CUDA cannot be forked; one that has not is ready sooner.
     context = multiprocessing.get_context("fork" if bench.rehearsing else "spawn")
+    if bench.rehearsing:  # a fork has none of the threads that its parent's OpenMP counts on
+        options = argparse.Namespace(**{**vars(options), "threads": 1})
     ready = context.Barrier(k + 1)
     children = [context.Process(target=_train_in_turn, args=(options, ready)) for _ in range(k)]
     for child in children:
