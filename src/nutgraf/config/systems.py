@@ -107,18 +107,14 @@ def start_of_round(model: str) -> str | None:
 
 
 def compared_pairs(config: Config) -> list[tuple[str, str]]:
-    """Return which system is compared with which: `best`, then each round, with those before it.
+    """Return which system is compared with which: each tuned one with all that stand before it.
 
-    The final one is compared with every system that does not read the reference.
+    Those are `best`, its rounds and what is chosen among the last one's candidates. None is
+    compared with a system that reads the reference.
     """
     names = without_oracle(system_names(config))
-    chosen = [name for name in names if name in CHOSEN_SYSTEMS]
-    tuned = ["best", *round_systems(config)]
-    pairs = []
-    for number, system in enumerate(tuned, 1):
-        later = tuned[number - 1 :] + (chosen if system != tuned[-1] else [])
-        pairs += [(system, other) for other in names if other not in later]
-    return pairs
+    tuned = names[names.index("best") :]
+    return [(system, other) for system in tuned for other in names[: names.index(system)]]
 
 
 def without_oracle(systems: Iterable[str]) -> list[str]:

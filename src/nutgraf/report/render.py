@@ -126,23 +126,9 @@ def verdict(study: Study) -> Iterator[str]:
         f"{number(best['rougeLsum'])} (95% interval "
         f"{interval(best['rougeLsum_low'], best['rougeLsum_high'])})."
     )
-    phrases = {"better": "better than", "worse": "worse than"}
-    compared: dict[str, list[str]] = {}
-    for row in study.differences:
-        if (row["metric"], row["system"]) == ("rougeLsum", study.final) and (
-            row["other"] != "best_chosen"
-        ):
-            ends = interval(row["low"], row["high"], signed)
-            points = f"{signed(row['difference'])}, {ends}"
-            # Undecided verdicts say how many articles would be needed: one for each system.
-            words, _, needed = row["verdict"].partition("; ")
-            phrase = phrases.get(words, "not significantly different from")
-            other = f"{row['other']} ({points}{needed and '; '}{needed})"
-            compared.setdefault(phrase, []).append(other)
-    if compared:
-        results = "; ".join(f"{phrase} {_and(others)}" for phrase, others in compared.items())
+    if compared := _compared(study, study.final):
         yield (
-            f"By ROUGE-Lsum on the same articles the best model is {results} (points with paired "
+            f"By ROUGE-Lsum on the same articles the best model is {compared} (points with paired "
             f"95% intervals, p below {ALPHA} after correction for {len(study.differences)} "
             "comparisons wherever it says better or worse)."
         )
@@ -156,6 +142,22 @@ def verdict(study: Study) -> Iterator[str]:
         f"{share[study.final]:.0f}% of the best model's summaries and in "
         f"{share['reference']:.0f}% of the references."
     )
+
+
+def _compared(study: Study, system: str) -> str:
+    """Return in words how a system compares with all others by ROUGE-Lsum."""
+    phrases = {"better": "better than", "worse": "worse than"}
+    others: dict[str, list[str]] = {}
+    for row in study.differences:
+        if (row["metric"], row["system"]) == ("rougeLsum", system):
+            points = f"{signed(row['difference'])}, {interval(row['low'], row['high'], signed)}"
+            # Undecided verdicts say how many articles would be needed: one for each system.
+            words, _, needed = row["verdict"].partition("; ")
+            phrase = phrases.get(words, "not significantly different from")
+            others.setdefault(phrase, []).append(
+                f"{row['other']} ({points}{needed and '; '}{needed})"
+            )
+    return "; ".join(f"{phrase} {_and(names)}" for phrase, names in others.items())
 
 
 def _rounds(study: Study) -> Iterator[str]:
@@ -190,15 +192,13 @@ def _unsupported(errors: pd.DataFrame) -> pd.Series:
 
 def _chosen(study: Study) -> Iterator[str]:
     """Yield what the choice among candidates brings, if there were several."""
-    for row in study.differences:
-        if row["metric"] == "rougeLsum" and row["other"] == "best_chosen":
-            (chosen,) = (r for r in study.table if r["system"] == "best_chosen")
-            ends = interval(-row["high"], -row["low"], signed)
-            words = {"better": "worse", "worse": "better"}.get(row["verdict"], row["verdict"])
+    for row in study.table:
+        if row["system"] == "best_chosen":
+            compared = _compared(study, "best_chosen")
             yield (
                 "If one of several candidates is chosen, as the model to take away does, "
-                f"ROUGE-Lsum is {number(chosen['rougeLsum'])}: {signed(-row['difference'])} "
-                f"({ends}) against the greedy summary, {words}."
+                f"ROUGE-Lsum is {number(row['rougeLsum'])}"
+                + (f": {compared}." if compared else ".")
             )
 
 
