@@ -55,29 +55,6 @@ for _pair in _OPPOSITES.split(","):
     OPPOSITES.setdefault(_one, _other)
     OPPOSITES.setdefault(_other, _one)
 
-# What says the same, both ways, in the news.
-_SAME = """
-said stated, said announced, told informed, big large, bigger larger, biggest largest,
-kids children, buy purchase, bought purchased, starts begins, start begin, ended finished,
-help assist, helped assisted, nearly almost, police officers, car vehicle,
-quickly rapidly, died perished, tried attempted, tries attempts, wanted wished, asked requested,
-allowed permitted, allows permits, build construct, built constructed, angry furious,
-happy pleased, sad unhappy, ill sick, film movie, firm company, boss manager, pictures photos,
-images photographs, claimed alleged, claims alleges, thought believed, thinks believes,
-many numerous, several multiple, huge enormous, whole entire, later afterwards, whilst while,
-attack assault, attacked assaulted, arrested detained, injured hurt, wife spouse, mum mother,
-dad father, mom mother, baby infant, teenager teen, earlier previously, currently now,
-recent latest, important significant, money cash, fire blaze, probe investigation,
-plane aircraft, ship vessel, road street, student pupil, doctor physician, blast explosion,
-halt stop, aid help, talks discussions, rise increase, rose increased, launched began,
-revealed disclosed, discovered found, seen spotted
-"""
-SAME: dict[str, set[str]] = {}
-for _pair in _SAME.split(","):
-    _one, _other = _pair.split()
-    SAME.setdefault(_one, set()).add(_other)
-    SAME.setdefault(_other, set()).add(_one)
-
 _FORM = re.compile(r"[a-z]{2,}(ed|ing)")
 
 

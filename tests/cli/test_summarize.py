@@ -203,12 +203,15 @@ def test_json_tells_all_that_is_known(
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"id": i, "article": a}) + "\n" for i, a in enumerate(NEWS)))
-    summarize.run(str(saved), [str(rows)], as_json=True)
+    summarize.run(str(saved), [str(rows)], as_json=True, check_facts=True)
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["file"], row["id"]) for row in printed] == [(str(rows), str(i)) for i in range(5)]
     for row, article in zip(printed, NEWS, strict=True):
         assert row["article"] == article
         assert row["indicators"] == evidence(article, row["summary"])
+        places = [(one["start"], one["end"]) for one in row["facts"]]
+        assert places == [(one["start"], one["end"]) for one in row["indicators"]["sentences"]]
+        assert all(0 < one["probability"] < 1 for one in row["facts"])
         assert row["finish_reason"] == "stop"
         assert row["trimmed_tokens"] == 0
         assert row["seconds"] > 0

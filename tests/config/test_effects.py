@@ -80,6 +80,7 @@ def test_a_changed_setting_makes_again_what_it_decides_and_nothing_else(name: st
     budget = {"max_examples": None, "max_steps": 96} if name == "train.max_steps" else {}
     budget["rounds"] = 1
     raw = {"run": "run", "model": pinned, "search": space, "train": budget}
+    raw["facts"] = {"articles": 8}
     of_candidates = name.rpartition(".")[2] in effects.OF_CANDIDATES
     decoding = {"candidates": 3} if of_candidates else {"num_beams": 2}
     config = build_config({**raw, "generate": decoding})

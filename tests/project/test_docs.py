@@ -109,7 +109,8 @@ def test_every_command_line_is_one_that_exists(document, line, monkeypatch, tmp_
     quiet = SimpleNamespace(run=lambda *args, **kwargs: None, beside=contextlib.nullcontext)
     for name in ("check", "score_file", "summarize", "export"):
         monkeypatch.setattr(nutgraf.cli, name, quiet, raising=False)
-    monkeypatch.setattr(nutgraf.cli.trial, "_run", lambda *args: None)
+    for command in (nutgraf.cli.trial, nutgraf.cli.check_facts):
+        monkeypatch.setattr(command, "_run", lambda *args: None)
     for name in ("server", "judge", "watch"):
         monkeypatch.setattr(nutgraf.serving, name, quiet, raising=False)
     line = re.sub(r"^(\w+=\S+ |taskset -c \S+ )*", "", line)
@@ -132,6 +133,7 @@ def test_commands_in_a_line_of_text_name_what_is_there(document, line):
             "run",
             *runner.STAGES,
             "check",
+            "check-facts",
             "summarize",
             "serve",
             "export",
@@ -177,9 +179,9 @@ def test_the_guide_s_example_gives_three_splits_with_nothing_in_common(tmp_path,
 
 
 def test_the_commands_table_names_every_command():
-    table = re.compile(r"^\| `nutgraf (\w+)", re.MULTILINE)
-    commands = ["run", *runner.STAGES, "check", "summarize", "serve", "watch", "trial"]
-    commands += ["judge", "export"]
+    table = re.compile(r"^\| `nutgraf ([\w-]+)", re.MULTILINE)
+    commands = ["run", *runner.STAGES, "check", "check-facts", "summarize", "serve", "watch"]
+    commands += ["trial", "judge", "export"]
     every = table.findall((ROOT / "docs" / "commands.md").read_text())
     assert list(dict.fromkeys(every)) == commands
     main = table.findall((ROOT / "README.md").read_text())

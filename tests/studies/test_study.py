@@ -42,6 +42,7 @@ SMALL = {
     "search.rouge-examples": "4",
     # The second choice makes the loss no number: those trials must fail.
     "search.space.train.learning_rate": "{choices: [5e-3, 1e30]}",
+    "facts.articles": "4",
     "generate.max-new-tokens": "32",
     "prompt.request": "Sum up the news:",
     "tracking.to": "[tensorboard]",
@@ -79,13 +80,19 @@ def test_the_folder_holds_what_the_design_promises(first: tuple[RunFolder, str, 
         "config.yaml", "data/card.json", "data/train.parquet", "search/trials.csv",
         "search/best.yaml", "models/baseline/adapter_model.safetensors",
         "models/best/history.csv", "models/best/train.json", "analysis/errors.csv",
-        "analysis/differences.csv",
+        "analysis/differences.csv", "analysis/facts.csv", "facts.jsonl",
         "analysis/examples.jsonl", "model_comparison_results.csv",
         "final_best_model/adapter_model.safetensors", "final_best_model/tokenizer.json",
         "final_best_model/README.md", "report.html", "report.md",
     ):  # fmt: skip
         assert (folder / name).is_file(), name
     assert list((folder / "figures").glob("*.svg"))
+    facts = pd.read_csv(folder / "analysis" / "facts.csv")
+    models = ("reference", "zero_shot", "baseline", "best", "best_round1")
+    assert tuple(facts["system"]) == models
+    assert set(facts["articles"]) == {4}
+    assert facts["wrong"].isna().all()  # how often it errs is known of SmolLM2 only
+    assert "not known of this base" in (folder / "report.md").read_text()
     assert list((folder / "figures").glob("*.png"))
     assert "synthetic newswire" in printed
     assert "synthetic newswire" in (folder / "report.html").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from nutgraf import __version__
-from nutgraf.cli import model_commands, trial
+from nutgraf.cli import check_facts, model_commands, trial
 from nutgraf.config import Config
 from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.config.load import find_config, load_config, setting_fields, shipped_configs
@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     fits = "before a study: does it fit, how long will it take, what is trained on"
     _add_study_command(parsers, "check", fits, ()).set_defaults(call=_check)
     model_commands.add(parsers)
+    check_facts.add(parsers)
     _add_watch(parsers)
     trial.add(parsers)
     _add_judge(parsers)

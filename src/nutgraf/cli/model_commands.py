@@ -55,6 +55,8 @@ def _add_summarize(commands: Commands) -> None:
     )
     add("--long", choices=("lead", "map-reduce"), default="lead", help=long)
     add("--fetch", action="store_true", help="fetch addresses, if they are public")
+    checks = "let the base read the summaries, and say which sentences it doubts (docs/commands.md)"
+    add("--check-facts", action="store_true", help=checks)
     _add_engine(command)
 
 
@@ -119,6 +121,7 @@ def _summarize(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         long=args.long,
         fetch=args.fetch,
         engine=args.engine,
+        check_facts=args.check_facts,
     )
 
 

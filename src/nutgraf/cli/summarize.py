@@ -17,6 +17,8 @@ from nutgraf.core.errors import Failure, NutgrafError, UserError, visible
 from nutgraf.data import new_articles
 from nutgraf.data.new_articles import COLUMNS, Columns, NewArticle
 from nutgraf.evaluation.evidence import evidence
+from nutgraf.evaluation.support import Checked
+from nutgraf.generation.reading import load_reader
 from nutgraf.generation.summarizer import SummaryResult, load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.saved_model import SavedModel
@@ -35,6 +37,7 @@ def run(
     long: Literal["lead", "map-reduce"] = "lead",
     fetch: bool = False,
     engine: EngineName = "auto",
+    check_facts: bool = False,
 ) -> None:
     """Print a summary of each article; on a terminal, while it is written.
 
@@ -51,6 +54,7 @@ def run(
             parts and then their summaries.
         fetch: Allow addresses.
         engine: What writes.
+        check_facts: Let the base read the summaries too, when all are written.
 
     Raises:
         UserError: There is no model, its base is not the one it was trained on, or nothing can be
@@ -66,7 +70,7 @@ def run(
         logger.warning(f"left out: {error}")
     if not articles:
         raise UserError(f"none of {len(failed):,} articles can be read: the first: {failed[0]}")
-    _summarize(saved, articles, as_json, sentences, long, engine)
+    _summarize(saved, articles, as_json, sentences, long, engine, check_facts)
     if failed:
         total = len(articles) + len(failed)
         raise Failure(
@@ -81,12 +85,15 @@ def _summarize(
     sentences: int | None,
     long: Literal["lead", "map-reduce"],
     engine: EngineName,
+    check_facts: bool,
 ) -> None:
+    written: list[tuple[NewArticle, SummaryResult]] = []
     texts = [article.text for article in articles]
     one, terminal = len(articles) == 1, sys.stdout.isatty()
     at_once = 1 if long == "lead" and one else saved.generate.batch_size
     with load_summarizer(saved, engine, at_once) as summarizer:
-        if long == "lead" and summarizer.can_stream and not as_json and (one or terminal):
+        streams = summarizer.can_stream and not as_json and not check_facts
+        if long == "lead" and streams and (one or terminal):
             for article in articles:
                 _print_name(article, one)
                 for piece in summarizer.stream(article.text, sentences):
@@ -103,12 +110,30 @@ def _summarize(
         hidden = True if terminal else None  # None: hidden unless standard error is a terminal
         bar = tqdm(summaries, total=len(texts), desc="summaries", disable=hidden, leave=False)
         for article, summary in zip(articles, bar, strict=True):
-            if as_json:
+            if check_facts:
+                written.append((article, summary))
+            elif as_json:
                 _print_json(article, summary)
             else:
-                _print_name(article, one)
-                print(summary, flush=True)
-                _warn(article, summary)
+                _print_text(article, summary, one)
+    if not written:
+        return
+    reader = load_reader(saved.model)  # the base, without the adapter
+    for article, summary in written:
+        (checked,) = reader.check(article.text, [summary.summary])
+        if as_json:
+            _print_json(article, summary, checked)
+            continue
+        _print_text(article, summary, one)
+        for doubted in (sentence for sentence in checked if sentence["doubted"]):
+            text = visible(summary.summary[doubted["start"] : doubted["end"]])
+            logger.warning(f"{article.name}: {100 * doubted['probability']:.0f}% sure: {text}")
+
+
+def _print_text(article: NewArticle, summary: SummaryResult, one: bool) -> None:
+    _print_name(article, one)
+    print(summary, flush=True)
+    _warn(article, summary)
 
 
 def _print_name(article: NewArticle, one: bool) -> None:
@@ -116,7 +141,9 @@ def _print_name(article: NewArticle, one: bool) -> None:
         print(f"== {visible(article.name)}")
 
 
-def _print_json(article: NewArticle, summary: SummaryResult) -> None:
+def _print_json(
+    article: NewArticle, summary: SummaryResult, checked: list[Checked] | None = None
+) -> None:
     row = {
         "file": article.source,
         "id": article.id,
@@ -128,6 +155,7 @@ def _print_json(article: NewArticle, summary: SummaryResult) -> None:
         "parts": summary.parts,
         "candidates": [asdict(candidate) for candidate in summary.candidates],
         "indicators": evidence(article.text, summary.summary),
+        **({} if checked is None else {"facts": checked}),
         "article": article.text,
     }
     print(json.dumps(row, ensure_ascii=False), flush=True)

@@ -34,11 +34,11 @@ DECIDES: dict[str, str] = {
     "prompt.template": "data",
     "prompt.max_tokens": "data",
     "prompt.max_article_tokens": "data",
-    "model.base": "data search models rounds summaries",  # by what is in it, if it is local
-    "model.revision": "data search models rounds summaries",
-    "model.quantization": "search models rounds summaries",
-    "model.double_quantization": "search models rounds summaries",  # of nf4
-    "model.dtype": "search models rounds summaries",
+    "model.base": "data search models rounds summaries facts",  # by what is in it, if it is local
+    "model.revision": "data search models rounds summaries facts",
+    "model.quantization": "search models rounds summaries facts",
+    "model.double_quantization": "search models rounds summaries facts",  # of nf4
+    "model.dtype": "search models rounds summaries facts",
     "model.device": "",
     # Of `lora` and `train`, those that are searched decide no trial, nor the best model.
     "lora.r": "search models",
@@ -96,6 +96,7 @@ DECIDES: dict[str, str] = {
     "score.tokenizer": "data search rounds summaries scores comparison",
     "score.resamples": "comparison",
     "score.seed": "comparison",
+    "facts.articles": "facts comparison",
     "tracking.to": "",
     "ray.address": "",
     "ray.train_workers": "",  # with dropout, the models
@@ -125,6 +126,8 @@ def deciding(config: Config, artefact: str) -> dict[str, Any]:
     settings = {name: value for name, value in _flat(config) if _row(name) in wanted}
     if config.model.quantization == "none":
         settings.pop("model.double_quantization", None)
+    if config.facts.articles == 0:
+        settings.pop("facts.articles", None)
     if config.generate.num_beams == 1:
         settings.pop("generate.length_penalty", None)
     in_rounds = artefact == "rounds" or (artefact == "any" and config.train.rounds > 0)

@@ -102,6 +102,16 @@ class ScoreConfig(Section):
     seed: Seed = Field(42, description="Seed of the bootstrap.")
 
 
+class FactsConfig(Section):
+    """A second look at summaries: by the base, which reads them behind their articles."""
+
+    articles: CountOrZero = Field(
+        0,
+        description="Test articles, drawn at random, of which the base reads the references and "
+        "the models' summaries, to find sentences that the article may not support; 0 reads none.",
+    )
+
+
 class RivalConfig(Section):
     """Another system, whose summaries are scored too."""
 

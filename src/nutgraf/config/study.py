@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nutgraf.config.cluster import RayConfig
 from nutgraf.config.data import DataConfig, PromptConfig
-from nutgraf.config.evaluation import GenerateConfig, RivalConfig, ScoreConfig
+from nutgraf.config.evaluation import FactsConfig, GenerateConfig, RivalConfig, ScoreConfig
 from nutgraf.config.preference import PreferenceConfig
 from nutgraf.config.search import SearchConfig
 from nutgraf.config.systems import RESERVED_NAMES, base_system
@@ -40,6 +40,9 @@ class Config(Section):
     search: SearchConfig = Field(SearchConfig(), description="What may differ in the best model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Decoding, for every system.")
     score: ScoreConfig = Field(ScoreConfig(), description="Intervals.")
+    facts: FactsConfig = Field(
+        FactsConfig(), description="Sentences that the base doubts when it has read the article."
+    )
     tracking: TrackingConfig = Field(TrackingConfig(), description="Curves for other programs.")
     ray: RayConfig = Field(RayConfig(), description="A cluster, if one machine is not enough.")
     rivals: dict[str, RivalConfig] = Field(

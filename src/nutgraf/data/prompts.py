@@ -146,6 +146,10 @@ class Renderer:
             prompt_ids=None if own.ids == prompt.ids else array("i", prompt.ids),
         )
 
+    def answer(self, text: str) -> list[int]:
+        """Return the ids of a text in the summary's place. Raise PromptError for an empty one."""
+        return self._reference(text)[:-1]
+
     def text(self, ids: Sequence[int]) -> str:
         """Return the summary that generated `ids` (those after the prompt) stand for."""
         return summary_text(self._tokenizer, ids)

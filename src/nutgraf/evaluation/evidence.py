@@ -87,7 +87,7 @@ class Evidence(TypedDict):
 def evidence(article: str, summary: str) -> Evidence:
     """Return what the texts alone show of a summary, in its order and ready for JSON."""
     flagged = flagged_spans(article, summary)
-    passages = _Passages(article)
+    passages = Passages(article)
     article_tokens, summary_tokens = token_spans(article), token_spans(summary)
     sentences: list[Sentence] = []
     for _, start, end in sentence_spans(summary):
@@ -117,10 +117,11 @@ def evidence(article: str, summary: str) -> Evidence:
     }
 
 
-class _Passages:
+class Passages:
     """The sentences of an article by their words, of which rare ones weigh more."""
 
     def __init__(self, article: str) -> None:
+        self._text = article
         spans = [(start, end) for _, start, end in sentence_spans(article, article_sentences)]
         self._places: list[Place] = [{"start": start, "end": end} for start, end in spans]
         self._words = [set(_words(article[start:end])) for start, end in spans]
@@ -146,6 +147,23 @@ class _Passages:
             missing = missing - self._words[best]
         supported = sum(word in shared - missing for word in words)
         return round(supported / len(words), 3) if words else 0.0, sources
+
+    def nearest(self, sentence: str, words: int) -> list[Place]:
+        """Return the sources of a sentence and what stands before the best, in their order.
+
+        They have up to so many `words` together, the best first. If nothing is shared, the first
+        sentence of the article stands for them, for news leads with its point.
+        """
+        _, sources = self.support(sentence)
+        best = self._places.index(sources[0]) if sources else 0
+        before = self._places[best - 1 : best]  # what a pronoun may stand for
+        chosen, left = list[Place](), words
+        for place in (*self._places[best : best + 1], *sources[1:], *before):
+            size = len(self._text[place["start"] : place["end"]].split())
+            if place not in chosen and (size <= left or not chosen):
+                chosen.append(place)
+                left -= size
+        return sorted(chosen, key=lambda place: place["start"])
 
 
 def _words(text: str) -> list[str]:

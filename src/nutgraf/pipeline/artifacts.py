@@ -97,8 +97,15 @@ def generate(config: Config, folder: RunFolder) -> list[Artefact]:
 
 
 def score(config: Config, folder: RunFolder) -> list[Artefact]:
-    """Return one artefact a system, in the order of `measured_systems`."""
-    return [
+    """Return one artefact a system, in the order of `measured_systems`, and `facts`, if wanted."""
+    systems_read = [f"summaries/{system}" for system in systems.model_systems(config)]
+    facts = folder.artefact(
+        "facts",
+        outputs=["facts.jsonl"],
+        inputs=["data:test", *systems_read],
+        settings=_deciding(config, "facts", *_WEIGHTS, "tokenizer_files", "chat_template"),
+    )
+    return [facts] * (config.facts.articles > 0) + [
         folder.artefact(
             f"scores/{system}",
             outputs=[f"scores/{system}.jsonl"],
@@ -118,7 +125,7 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
         folder.artefact(
             "comparison",
             outputs=[TABLE, "analysis"],
-            inputs=["data:test", *records, *models],
+            inputs=["data:test", *records, *models, *["facts"] * (config.facts.articles > 0)],
             settings=effects.deciding(config, "comparison"),
         ),
         folder.artefact(

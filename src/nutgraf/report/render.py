@@ -78,6 +78,7 @@ class Study:
     versions: Record
     machine: str
     steered: Sequence[tuple[str, str]] = ()  # when, and what people changed in the search
+    facts: Sequence[Record] = ()  # analysis/facts.csv: what the base doubts; may be empty
     judged: Sequence[Record] = ()  # of each pair of systems that people judged: judging.standing
 
 
@@ -101,6 +102,7 @@ def render(study: Study) -> tuple[str, str]:
         "share": share_of_published(study),
         "rates": system_rates(study.errors).map(lambda rate: rate_in_words(rate, articles)),
         "signed": signed,
+        "facts": [facts_in_words(row) for row in study.facts],
         "crosstab": list(crosstab(study.errors)),
         "trimmed": study.errors.loc[study.errors["trimmed_tokens"] > 0, "id"].nunique(),
         "averages": mean_indicators(study.errors),
@@ -242,6 +244,15 @@ def published_note(data: str, n: int, stemmed: bool) -> str:
 def rate_in_words(rate: float, n: int) -> str:
     """Return a percentage of `n` summaries with its 95% interval."""
     return "{} ({} to {})".format(*(number(x, 1) for x in (rate, *wilson_interval(rate, n))))
+
+
+def facts_in_words(row: Record) -> list[str]:
+    """Return what the base says of a system's sentences, as cells of the report's table."""
+    wrong = "not known of this base"
+    if row["wrong"] is not None:
+        ends = (number(row[end], 0) for end in ("wrong", "low", "high"))
+        wrong = "{} ({} to {})".format(*ends)
+    return [row["system"], number(row["sentences"]), number(row["doubted"], 1), wrong]
 
 
 def crosstab(errors: pd.DataFrame) -> Iterator[tuple[str, list[tuple[str, int, list[float]]]]]:

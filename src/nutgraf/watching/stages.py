@@ -25,7 +25,7 @@ def artefacts(config: Config) -> dict[str, list[str]]:
         "search": ["search"],
         "train": [f"models/{name}" for name in trained_models(config)],
         "generate": [f"summaries/{name}" for name in systems],
-        "score": [f"scores/{name}" for name in systems],
+        "score": ["facts"] * (config.facts.articles > 0) + [f"scores/{n}" for n in systems],
         "compare": ["comparison", "final_best_model"],
         "report": ["report"],
     }

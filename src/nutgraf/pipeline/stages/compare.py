@@ -21,7 +21,7 @@ from nutgraf.evaluation import error_rates, examples, indicators, published, sig
 from nutgraf.evaluation.bootstrap import bootstrap
 from nutgraf.evaluation.rouge import ROUGE_TYPES
 from nutgraf.modeling.base_files import public_name
-from nutgraf.pipeline import artifacts
+from nutgraf.pipeline import artifacts, facts
 from nutgraf.report import model_card
 from nutgraf.report.formatting import table_records
 from nutgraf.storage.artefact import Artefact
@@ -73,6 +73,8 @@ def _compare(config: Config, folder: RunFolder, scratch: Path) -> None:
     errors = _errors(test, scores, summaries)
     errors.to_csv(out / "errors.csv", index=False)
     error_rates.group_rates(errors).to_csv(out / "rates.csv", index=False)
+    if config.facts.articles:
+        facts.table(config, folder).to_csv(out / "facts.csv", index=False)
     pairs = systems.compared_pairs(config)
     resamples, seed = config.score.resamples, config.score.seed
     differences = significance.difference_table(scores, pairs, resamples, seed)

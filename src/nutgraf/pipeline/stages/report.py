@@ -138,6 +138,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         versions=manifests["models/best"]["versions"],
         machine=manifests["models/best"]["machine"],
         steered=steering.describe_steers(folder),
+        facts=_rows(folder / "analysis" / "facts.csv") if config.facts.articles else (),
         judged=judgements.describe_judgements(folder),
     )
 

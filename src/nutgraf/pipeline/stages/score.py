@@ -17,6 +17,7 @@ from nutgraf.evaluation import rouge
 from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
+from nutgraf.pipeline import facts
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 
@@ -29,9 +30,16 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     """Make scores/<system>.jsonl for every system.
 
     An article is scored with its summaries by all systems at once, so it is looked through once.
+    `facts`, if it is among them, is what the base says of the sentences of models' summaries.
     """
-    systems = [artefact.name.removeprefix("scores/") for artefact in outdated]
     test = article_store.read_split(folder.data("test"))
+    for artefact in outdated:
+        if artefact.name == "facts":
+            facts.read(config, folder, test, artefact)
+    outdated = [artefact for artefact in outdated if artefact.name != "facts"]
+    systems = [artefact.name.removeprefix("scores/") for artefact in outdated]
+    if not systems:
+        return
     summaries = [read_records(folder.summaries(system)) for system in systems]
     with contextlib.ExitStack() as stack:
         scratches = [stack.enter_context(artefact.writing()) for artefact in outdated]

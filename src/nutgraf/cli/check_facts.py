@@ -1,0 +1,159 @@
+"""Check the sentences of any summaries against their articles: the `check-facts` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nutgraf.core.errors import UserError, visible
+from nutgraf.core.fast_import import fast_imports
+from nutgraf.core.paths import expand
+
+if TYPE_CHECKING:
+    from nutgraf.cli.model_commands import Commands
+    from nutgraf.config import ModelConfig
+    from nutgraf.evaluation.support import Checked
+
+logger = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """A summary with its article; `name` is for messages."""
+
+    name: str
+    id: str | None
+    article: str
+    summary: str
+
+
+def add(commands: Commands) -> None:
+    """Add the command with its options."""
+    what = "sentences of summaries that their articles may not support, by a model that reads both"
+    command = commands.add_parser(
+        "check-facts",
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}. An indicator, no verdict.",
+    )
+    command.set_defaults(call=_run)
+    option = command.add_argument
+    option(
+        "file", type=expand, metavar="FILE", help="rows (.jsonl, .csv, .parquet), or a run folder"
+    )
+    option("--article", metavar="COL", help="the column of articles in rows [article]")
+    option("--summary", metavar="COL", help="that of summaries [summary]")
+    option("--system", metavar="NAME", help="whose summaries, of a run folder [the final model's]")
+    option("--rows", metavar="N", type=int, help="only the first so many [all]")
+    base = "the model that reads: smollm2, a folder, a Hub id ... [that of the run, else smollm2]"
+    option("--base", metavar="NAME", help=base)
+    option("--json", action="store_true", help="one JSON object a row, with all sentences")
+
+
+def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Print what is doubted, row by row, and then how much is probably wrong.
+
+    Raises UserError if there is no row, a column is missing or a row has no text.
+    """
+    from nutgraf.config import ModelConfig
+
+    model = ModelConfig()
+    if args.file.is_dir():
+        from nutgraf.pipeline.facts import summaries_of
+
+        written, model = summaries_of(args.file, args.system)
+        rows = [Row(f"{system} {a.id}", a.id, a.article, text) for system, a, text in written]
+    else:
+        rows = list(_of_table(args.file, args.article or "article", args.summary or "summary"))
+    if args.base or not args.file.is_dir():
+        model = ModelConfig.model_validate({"base": args.base or "smollm2"})
+    rows = rows[: args.rows]
+    if not rows:
+        raise UserError(f"{args.file} holds no row: there is nothing to check")
+    counts = []
+    for row, sentences in _checked(rows, model):
+        doubted = [sentence for sentence in sentences if sentence["doubted"]]
+        counts.append((len(doubted), len(sentences)))
+        if args.json:
+            print(json.dumps(_record(row, sentences), ensure_ascii=False), flush=True)
+        elif doubted:
+            print(*_lines(row, doubted, len(sentences)), sep="\n", flush=True)
+    print_or_log = logger.info if args.json else print
+    print_or_log(summed_up(counts, model.base))
+
+
+def summed_up(counts: Sequence[tuple[int, int]], base: str) -> str:
+    """Return how many sentences are doubted, and how many are probably wrong, if that is known.
+
+    `counts` has the doubted and all sentences of each summary.
+    """
+    from nutgraf.evaluation.support import CALIBRATED, wrong_rate
+
+    doubted, sentences = (sum(column) for column in zip(*counts, strict=True))
+    line = f"{doubted:,} of {sentences:,} sentences are doubted"
+    if base != CALIBRATED:
+        return f"{line}; how often that is right is known of --base {CALIBRATED} only"
+    wrong = wrong_rate(counts, base)
+    if math.isnan(wrong.wrong):
+        return line
+    return (
+        f"{line}. Corrected for what the check misses and doubts wrongly, about "
+        f"{100 * wrong.wrong:.0f}% of the sentences are wrong (95% interval {100 * wrong.low:.0f} "
+        f"to {100 * wrong.high:.0f}%)."
+    )
+
+
+def _of_table(path: Path, article: str, summary: str) -> Iterator[Row]:
+    from nutgraf.data import tables
+    from nutgraf.data.names import USUAL, find_column, no_column
+    from nutgraf.data.text import TextError, usable_text
+
+    others = {"article": USUAL["article_column"], "summary": ()}
+    for number, cells in enumerate(tables.read_rows(path), 1):
+        name, texts = f"{path} row {number}", []
+        for option, column in (("article", article), ("summary", summary)):
+            found = find_column(column, cells, others[option])
+            if found is None:
+                raise no_column(name, column, cells, f"set --{option}")
+            try:
+                texts.append(usable_text(cells[found]))
+            except TextError as error:
+                raise UserError(
+                    f"{name}: the {option} in column {found!r} is {error}: correct it or leave the "
+                    "row out"
+                ) from None
+        identity = cells.get(find_column("id", cells) or "id")
+        yield Row(name, None if identity is None else str(identity), *texts)
+
+
+def _checked(rows: Sequence[Row], model: ModelConfig) -> Iterator[tuple[Row, Sequence[Checked]]]:
+    """Yield each row with its sentences. Rows of one article that follow each other share it."""
+    import itertools
+
+    with fast_imports():
+        from nutgraf.generation.reading import load_reader
+
+    reader = load_reader(model)
+    for article, group in itertools.groupby(rows, lambda row: row.article):
+        own = list(group)
+        yield from zip(own, reader.check(article, [row.summary for row in own]), strict=True)
+
+
+def _record(row: Row, sentences: Sequence[Checked]) -> Mapping[str, Any]:
+    def shown(sentence: Checked) -> Mapping[str, Any]:
+        passages = [row.article[place["start"] : place["end"]] for place in sentence["passages"]]
+        text = row.summary[sentence["start"] : sentence["end"]]
+        return {**sentence, "text": text, "passages": passages}
+
+    return {"id": row.id, "summary": row.summary, "sentences": [shown(one) for one in sentences]}
+
+
+def _lines(row: Row, doubted: Sequence[Checked], sentences: int) -> Iterator[str]:
+    yield f"== {visible(row.name)}: {len(doubted)} of {sentences} sentences doubted"
+    for one in doubted:
+        yield f"{100 * one['probability']:4.0f}%  {visible(row.summary[one['start'] : one['end']])}"
+        passages = (row.article[place["start"] : place["end"]] for place in one["passages"])
+        yield f"       article: {visible(' '.join(passages))}"

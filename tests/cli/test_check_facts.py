@@ -1,0 +1,56 @@
+"""The command that checks any summaries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nutgraf.cli.main import main
+
+ARTICLE = "The council of Norwick met on Monday. It spoke of roads. Nobody was hurt, police said."
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    summaries = ("It spoke of roads.", "Zebras bought the moon for 17 euros. It spoke of roads.")
+    lines = [json.dumps({"id": n, "text": ARTICLE, "summary": s}) for n, s in enumerate(summaries)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_it_prints_what_is_doubted_with_the_passage_it_was_judged_by(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-facts", str(rows), "--base", "pocket"]) == 0
+    heading, doubted, passage, last = capsys.readouterr().out.splitlines()
+    assert heading == f"== {rows} row 2: 1 of 2 sentences doubted"
+    assert doubted.endswith("%  Zebras bought the moon for 17 euros.")
+    assert passage.strip() == "article: The council of Norwick met on Monday."
+    assert last == (
+        "1 of 3 sentences are doubted; how often that is right is known of --base smollm2 only"
+    )
+
+
+def test_as_json_every_sentence_has_its_probability(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-facts", str(rows), "--base", "pocket", "--json", "--rows", "2"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["id"], second["id"]) == ("0", "1")
+    assert [one["doubted"] for one in second["sentences"]] == [True, False]
+    (own,) = first["sentences"]
+    assert own["text"] == first["summary"]
+    assert 0.5 < own["probability"] < 1
+    assert own["passages"][-1] == "It spoke of roads."
+
+
+def test_a_column_that_is_not_there_is_one_line(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-facts", str(rows), "--summary", "sumary"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "row 1 has no column 'sumary' — did you mean 'summary'?" in line or "summary" in line
+    assert line.endswith("set --summary")
