@@ -88,12 +88,10 @@ def content(name: str, watcher: Watcher, state: dict[str, Any]) -> str:
     running = [number for number, trial in trials if trial["state"] == "running"]
     best = [number for number, trial in trials if trial["points"]]
     models = [*reversed(state["trainings"])]
-    latest = (models or best)[:1]
-    plain = render(state, watcher.samples(latest[0]) if latest else {})
-    news = {**state, "report": False, "judge": False, "time": time.time()}  # it reaches neither
-    if news["search"]:
-        news["search"] = {**news["search"], "steered": False}
-    details = _details(watcher, list(dict.fromkeys([*models, *running, *best])))
+    shown_first = (models or best)[:1]
+    plain = render(state, watcher.samples(shown_first[0]) if shown_first else {})
+    news = {**state, "report": False, "time": time.time()}  # the frame can open no report
+    details = _details(watcher, list(dict.fromkeys([*models, *best[:1], *running, *best])))
     return (
         f"<style>body:has(#{name}[data-live]) #{name}-plain {{ display: none }}</style>"
         f'<div id="{name}-plain">{plain}</div>'
@@ -110,11 +108,13 @@ const frame = document.getElementById("{name}");
 if (!frame) return;
 const send = () => frame.contentWindow.postMessage({message}, "*");
 frame.onload = send;
-addEventListener("message", ({{ source }}) => {{
-  if (source !== frame.contentWindow) return;
+const heard = ({{ source }}) => {{
+  if (source !== frame.contentWindow) return; // of another cell, or of the notebook itself
+  removeEventListener("message", heard);
   frame.dataset.live = "";
   frame.style.height = "{_HEIGHT}px";
-}}, {{ once: true }});
+}};
+addEventListener("message", heard);
 send();
 }})();"""
 
@@ -153,7 +153,7 @@ def _bundle(name: str, there: set[str]) -> str:
     there.add(name)
     text = _read(name)
     before = "".join(_bundle(imported, there) for _, imported in _IMPORT.findall(text))
-    exported = ", ".join(name for _, name in _EXPORT.findall(text))
+    exported = ", ".join(each for _, each in _EXPORT.findall(text))
     inside = _EXPORT.sub(r"\1", _IMPORT.sub(r'const \1 = modules["\2"];', text))
     return f'{before}modules["{name}"] = (() => {{\n{inside}\nreturn {{ {exported} }};\n}})();\n'
 

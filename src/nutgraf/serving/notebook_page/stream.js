@@ -6,7 +6,7 @@ let latest = null;
 let wake = () => {};
 
 addEventListener("message", ({ source, data }) => {
-  if (source !== parent || !data.state) return;
+  if (source !== parent || !data?.state) return;
   latest = data;
   wake();
   parent.postMessage("shown", "*"); // scripts run here: the cell can hide the view that has none

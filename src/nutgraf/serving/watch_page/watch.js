@@ -26,7 +26,9 @@ let version = ""; // of the curves that are shown
 let written = ""; // the same of the samples
 let redrawOne = null; // draws these again, for another width
 let pressed = false; // whether a button of the mouse, a pen or a finger is down
-let waiting = []; // what has come meanwhile
+let held = null; // the timer that ends this, whatever happens
+const waiting = []; // what has come meanwhile
+const LONGEST_PRESS = 1000; // milliseconds that news waits for a click
 const table = new TrialTable($("table"), choose, (what, trial) => steer({ do: what, trial }));
 new AddForm($("add"), () => now, steer);
 
@@ -48,7 +50,7 @@ async function listen() {
         if (ended) continue;
         $("problem").textContent = "";
         wait = 1;
-        if (pressed) waiting.push(news);
+        if (pressed || waiting.length) waiting.push(news);
         else take(news);
       }
     } catch (error) {
@@ -61,14 +63,20 @@ async function listen() {
   }
 }
 
-// What is replaced between press and release loses its click, so news waits for the click.
-addEventListener("pointerdown", (event) => { pressed = event.button === 0; }, true);
-for (const end of ["pointerup", "pointercancel"]) {
-  addEventListener(end, () => {
-    pressed = false;
-    setTimeout(() => waiting.splice(0).forEach(take));
-  }, true);
+// What is replaced between press and release loses its click, so news waits for the click. Of a
+// release on a scroll bar or in a menu the page hears nothing.
+function release() {
+  pressed = false;
+  clearTimeout(held);
+  setTimeout(() => pressed || waiting.splice(0).forEach(take));
 }
+addEventListener("pointerdown", (event) => {
+  if (event.button !== 0) return;
+  pressed = true;
+  clearTimeout(held);
+  held = setTimeout(release, LONGEST_PRESS);
+}, true);
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, release, true);
 
 function take(news) {
   const { trials, log, log_goes_on: goesOn, ...rest } = news;
@@ -276,7 +284,10 @@ async function showOne() {
     const rows = await (await post("curves", { name })).json();
     if (current === version) drawOne(title, record, rows);
   } catch (error) {
-    if (current === version) version = ""; // the next news asks again
+    if (current !== version) return;
+    version = ""; // the next news asks again
+    redrawOne = null;
+    $("curves").replaceChildren(); // they may be of another training
     $("one-note").textContent = error.message;
   }
 }
@@ -285,11 +296,11 @@ async function showTexts(name, record) {
   const current = JSON.stringify([name, record.points, record.state, record.written]);
   if (current === written) return;
   written = current;
+  const ofTraining = `Samples: what ${now.trials?.[name] ? `trial ${name}` : name} writes at each evaluation`;
   try {
     const samples = await (await post("samples", { name })).json();
     if (current !== written) return;
-    const title = now.trials?.[name] ? `trial ${name}` : name;
-    $("samples-title").textContent = `Samples: what ${title} writes at each evaluation`;
+    $("samples-title").textContent = ofTraining;
     const none = !samples.evaluations?.length;
     $("samples-note").textContent = !none ? ""
       : record.points.length ? "None were written: train.samples says of how many articles. A base that is sharded (ray.fsdp) writes none."
@@ -297,7 +308,10 @@ async function showTexts(name, record) {
     $("texts").hidden = none;
     showSamples($("texts"), samples, record.pairs ? "summaries" : "articles");
   } catch (error) {
-    if (current === written) written = "";
+    if (current !== written) return;
+    written = "";
+    $("samples-title").textContent = ofTraining;
+    $("texts").hidden = true;
     $("samples-note").textContent = error.message;
   }
 }
