@@ -23,8 +23,9 @@ from nutgraf.training.history import TrainingResult
 from nutgraf.training.job import TrainingJob, notify_once
 from nutgraf.training.sft_trainer import AdapterTrainer
 
-# Raised when checkpoints of an earlier version can no longer be resumed.
-CHECKPOINT_FORMAT = 4
+# Raised when checkpoints of an earlier version can no longer be resumed, or the rest of their
+# training would be rounded otherwise.
+CHECKPOINT_FORMAT = 5
 
 
 def fit_adapter(
