@@ -178,7 +178,7 @@ def plan_study(
     tokens = rows.summary if once else rows.row
     losses = models * forward_operations(dims, n, tokens, rows.summary) / speeds.looking
     scored = n * (1 / ARTICLE_RATE + systems * (1 / ROUGE_RATE + 1 / INDICATOR_RATE))
-    # Bootstraps of four figures a system, and of differences between best and the others.
+    # Bootstraps of four figures a system, and of differences between systems.
     draws = (4 * systems + 3 * len(compared_pairs(config))) * config.score.resamples * n
     analysed = n * (1 / ARTICLE_RATE + 1 / INDICATOR_RATE)
     processes = min(machine.cores, math.ceil(n * systems / SUMMARIES_PER_PROCESS))
