@@ -36,10 +36,11 @@ def train(bench: Bench) -> None:
     sizes, base = bench.sizes, bench.base(bench.large)
     pairs = bench.pairs(16)
     rows = bench.rows(pairs, base)
-    seconds = {}
+    seconds, larger = {}, []
     for kind in sizes.kinds:  # on a slow device there is no time for more than this
         nf4, words = kind == "nf4", _in_words(kind)
-        seconds[kind] = _ours(bench, base, rows, kind, sizes.micros[:2])
+        seconds[kind], whole = _ours(bench, base, rows, kind, sizes.micros[:2])
+        larger += [kind] if whole else []
         what = f"TRL quick start, {words}"
         with bench.attempt(what):
             examples, out = 8 * (WARM + sizes.examples // 8), bench.scratch / "trl"
@@ -48,7 +49,7 @@ def train(bench: Bench) -> None:
             bench.add_cost(what, cost, base, 8)
         with bench.attempt(f"plain loop, {words}"):
             _loop(bench, base, nf4, words, seconds[kind])
-    for kind in sizes.kinds:
+    for kind in larger:
         _ours(bench, base, rows, kind, sizes.micros[2:], seconds[kind])
     for kind in sizes.compiled:
         what = f"plain loop, compiled layers, {_in_words(kind)}"
@@ -68,12 +69,13 @@ def _ours(
     kind: str,
     micros: Sequence[int],
     seconds: float = 0.0,
-) -> float:
+) -> tuple[float, bool]:
     """Measure nutgraf with larger and larger micro-batches, until memory or time ends.
 
-    The last measurement before took `seconds`; return those of the last one.
+    The last measurement before took `seconds`; return those of the last one, and whether all were
+    measured.
     """
-    words = _in_words(kind)
+    words, whole = _in_words(kind), False
     with bench.attempt(f"nutgraf, {words}"):
         for micro in micros:
             if not bench.fits(2 * seconds, f"nutgraf, {words}, {micro} rows"):
@@ -86,7 +88,9 @@ def _ours(
                 break
             bench.add_cost(f"nutgraf, {words}", cost, base, micro)
             seconds = time.perf_counter() - started
-    return seconds
+        else:
+            whole = True
+    return seconds, whole
 
 
 def _compiled(bench: Bench, base: str, nf4: bool, pairs: Sequence[Pair]) -> peers.Cost:
