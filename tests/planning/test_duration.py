@@ -154,6 +154,26 @@ def test_further_seeds_and_rivals_are_counted():
     assert (one["score"].artefacts, two["score"].artefacts) == (6, 9)
 
 
+def test_reading_sentences_is_counted() -> None:
+    def scoring(articles: int) -> duration.Stage:
+        config = with_overrides(Config(), {"facts.articles": articles})
+        return next(stage for stage in planned(config).stages if stage.name == "score")
+
+    none, some, more, all_ = map(scoring, (0, 20, 40, 4000))
+    # Of each article the reference and three models' summaries, each of 53 tokens in sentences of
+    # 20, behind 100 more.
+    weights = POCKET.linear + POCKET.adapter
+    layers = 2 * weights * 120 + 4 * 120**2 * POCKET.query_width * POCKET.layers
+    operations = layers + 2 * 20 * POCKET.vocabulary * POCKET.width
+    each = 4 * 53 / 20 * operations / SPEEDS.looking
+    assert more.seconds - some.seconds == pytest.approx(20 * each)
+    assert some.seconds - none.seconds > 20 * each  # and the base is loaded
+    assert all_.seconds - more.seconds == pytest.approx(60 * each)  # the test has 100 articles
+    assert (none.artefacts, some.artefacts) == (6, 7)
+    assert none.memory is None
+    assert some.memory == memory.facts_bytes(Config(), POCKET, CPU)
+
+
 def test_checkpointing_and_four_bits_take_less_memory():
     large = with_overrides(Config(), {"train.micro_batch_size": 256})
     held = memory.training_bytes(large, POCKET, ROWS, CPU)

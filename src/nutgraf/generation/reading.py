@@ -18,12 +18,10 @@ from nutgraf.data.prompts import Renderer
 from nutgraf.data.sentences import sentence_spans
 from nutgraf.evaluation.support import Checked, Reading, SupportJudge
 from nutgraf.modeling.batching import length_batches
+from nutgraf.modeling.dims import PASSAGE_TOKENS, READ_ROWS, SENTENCE_TOKENS
 from nutgraf.modeling.inference import FastInference
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import guard_memory, pad_left
-
-PASSAGE_TOKENS, SENTENCE_TOKENS = 320, 128  # the rest of a longer one is not read
-ROWS = 8  # sentences read at once
 
 
 class Reader:
@@ -64,7 +62,7 @@ class Reader:
         answers = [self._renderer.answer(sentence)[:SENTENCE_TOKENS] for _, sentence in pairs]
         rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         out = dict[int, Reading]()
-        for batch in length_batches([len(row) for row in rows], ROWS):
+        for batch in length_batches([len(row) for row in rows], READ_ROWS):
             ids, mask = pad_left([rows[i] for i in batch], self._pad, self._device)
             with (
                 self._device.autocast(),

@@ -18,6 +18,7 @@ from nutgraf.config.systems import (
     EXTRACTIVE_SYSTEMS,
     compared_pairs,
     measured_systems,
+    model_systems,
     start_of_round,
     trained_models,
 )
@@ -53,6 +54,9 @@ MERGED_SHARE = 0.8
 # A token of a few samples takes this share of one of a full batch of summaries (the pocket model: 5
 # ms for 3 rows, 12 for 48, one thread, n = 1 each).
 FEW_SHARE = 0.45
+# Tokens of a sentence and of the prompt that it is read behind (SmolLM2: 17 and 107 of references
+# of CNN/DailyMail, n = 98; the pocket model: 23 and 83 of the newswire's, n = 65).
+TYPICAL_SENTENCE, TYPICAL_PASSAGES = 20, 100
 BUSY_CORES = 0.25  # that other programs use, from which on a plan says so
 
 
@@ -182,6 +186,7 @@ def plan_study(
     draws = (4 * systems + 3 * len(compared_pairs(config))) * config.score.resamples * n
     analysed = n * (1 / ARTICLE_RATE + 1 / INDICATOR_RATE)
     processes = min(machine.cores, math.ceil(n * systems / SUMMARIES_PER_PROCESS))
+    facts, reads = facts_seconds(config, dims, rows, n, speeds), config.facts.articles > 0
     stages = [
         Stage("prepare", sum(articles.values()) * preparing, IMPORT_SECONDS),
         Stage("search", search, by_luck=(luck[0], luck[1]), memory=peaks["search"]),
@@ -200,7 +205,12 @@ def plan_study(
             memory=peaks["generate"],
             artefacts=systems,
         ),
-        Stage("score", scored / processes, artefacts=systems),
+        Stage(
+            "score",
+            scored / processes + reads * load + facts,
+            memory=peaks.get("score"),
+            artefacts=systems + reads,
+        ),
         Stage("compare", COMPARISON_SECONDS + analysed + draws / BOOTSTRAP_RATE, artefacts=2),
         Stage("report", REPORT_SECONDS),
     ]
@@ -274,6 +284,16 @@ def generation_seconds(
     read = forward_operations(dims, n, rows.prompt, 0) / speeds.reading
     batches = n / generate.batch_size if n > generate.batch_size else 1
     return read + batches * generate.max_new_tokens * speeds.token
+
+
+def facts_seconds(
+    config: Config, dims: ModelDims, rows: RowLengths, n: int, speeds: Speeds
+) -> float:
+    """Return the seconds in which the base reads references and models' summaries by sentence."""
+    texts = min(config.facts.articles, n) * (1 + len(model_systems(config)))
+    sentences = texts * rows.summary / TYPICAL_SENTENCE
+    tokens = TYPICAL_PASSAGES + TYPICAL_SENTENCE
+    return forward_operations(dims, sentences, tokens, TYPICAL_SENTENCE) / speeds.looking
 
 
 def _more_candidates(config: Config, dims: ModelDims, n: int, speeds: Speeds) -> float:

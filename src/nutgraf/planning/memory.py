@@ -19,6 +19,9 @@ from nutgraf.modeling.dims import (
     ATTENTION_SCORE_LIMIT,
     EVAL_BATCH_SIZE,
     LENGTH_MULTIPLE,
+    PASSAGE_TOKENS,
+    READ_ROWS,
+    SENTENCE_TOKENS,
     ModelDims,
     attention_score_bytes,
     fused_score_bytes,
@@ -140,6 +143,14 @@ def generation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine:
     return size * CUDA_FRAGMENTATION if machine.device == "cuda" else PROCESS_BYTES + size
 
 
+def facts_bytes(config: Config, dims: ModelDims, machine: Machine) -> float:
+    """Return the peak bytes of reading sentences behind passages, without CUDA's own."""
+    size = base_bytes(config, dims, machine)
+    size += _forward_bytes(READ_ROWS, PASSAGE_TOKENS + SENTENCE_TOKENS, dims, machine)
+    size += READ_ROWS * SENTENCE_TOKENS * dims.vocabulary * 6  # logits, and those of a row in fp32
+    return size * CUDA_FRAGMENTATION if machine.device == "cuda" else PROCESS_BYTES + size
+
+
 def disk_bytes(config: Config, dims: ModelDims, articles: int) -> float:
     """Return the bytes of a run folder at its largest, with the checkpoints of trainings."""
     adapters = config.search.trials + len(trained_models(config)) + 1
@@ -166,11 +177,14 @@ def bytes_by_stage(
             generation_bytes(writer, dims, rows, machine) + context,
             training_bytes(own, dims, rows, machine) + context,
         )
-    return {
+    peaks = {
         "search": trials * one + (context or PROCESS_BYTES),
         "train": train,
         "generate": generation_bytes(config, dims, rows, machine) + context,
     }
+    if config.facts.articles:
+        peaks["score"] = facts_bytes(config, dims, machine) + context
+    return peaks
 
 
 def suggest_changes(
