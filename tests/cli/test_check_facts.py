@@ -30,7 +30,8 @@ def test_it_prints_what_is_doubted_with_the_passage_it_was_judged_by(
     assert doubted.endswith("%  Zebras bought the moon for 17 euros.")
     assert passage.strip() == "article: The council of Norwick met on Monday."
     assert last == (
-        "1 of 3 sentences are doubted; how often that is right is known of --base smollm2 only"
+        "1 of 3 sentences are doubted. How often its doubts are right is known only of smollm2, "
+        "not in 4 bits."
     )
 
 
@@ -54,3 +55,12 @@ def test_a_column_that_is_not_there_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert "row 1 has no column 'sumary' — did you mean 'summary'?" in line or "summary" in line
     assert line.endswith("set --summary")
+    for words, fact in (
+        (
+            ["--system", "best"],
+            f"--system is of a run folder, and {rows} a table: leave it out",
+        ),
+        (["--rows", "-1"], "'-1' is no whole number above 0"),
+    ):
+        assert main(["check-facts", str(rows), *words]) == 2
+        assert fact in capsys.readouterr().err

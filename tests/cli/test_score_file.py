@@ -265,8 +265,23 @@ def test_of_several_references_the_best_counts_and_the_mean_is_beside_it(capsys,
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_rows_with_flagged_spans_go_to_a_file(capsys, file, tmp_path, suffix):
     out = tmp_path / f"rows{suffix}"
-    found = scored(capsys, file, *COLUMNS, "--article", "story", "--out", str(out))
+    words = (*COLUMNS, "--article", "story", "--check-facts", "--base", "pocket")
+    found = scored(capsys, file, *words, "--out", str(out))
     rows = list(tables.read_rows(out))
+    for row, n in zip(rows, [1, 1, 0] * 2, strict=True):
+        assert int(float(row["sentences"])) == n >= int(float(row["doubted"]))
+        lowest = row["lowest_probability"]
+        assert 0 < float(lowest) < 1 if n else lowest in (None, "") or np.isnan(lowest)
+    doubted = sum(int(float(row["doubted"])) for row in rows)
+    lowest = [float(row["lowest_probability"]) for row in rows[:2]]
+    assert found["facts"] == pytest.approx(
+        {"doubted": doubted / 6, "sentences": 4 / 6, "lowest_probability": np.mean(lowest)},
+        abs=1e-3,
+    )
+    assert main.main(["score", str(file), *words]) == 0
+    *_, mean, _, last = capsys.readouterr().out.splitlines()
+    assert mean.split() == ["lowest_probability", f"{found['facts']['lowest_probability']:.3f}"]
+    assert last.startswith(f"{doubted} of 4 sentences are doubted. How often its doubts are right")
     assert [row["id"] for row in rows] == ["a", "b", "c"] * 2
     for kind in rouge.ROUGE_TYPES:
         for name, mean in ((kind, "mean"), (f"{kind}_precision", "precision")):
@@ -394,6 +409,9 @@ def test_a_file_that_cannot_be_read(capsys, tmp_path):
         (["--json"], "--json goes with a FILE of summaries (.jsonl, .json, .csv, .tsv, .parquet)"),
         (["FILE", *COLUMNS, "--run", "runs/x"], "--run is of a study"),
         (["FILE", *COLUMNS, "--force"], "--force is of a study"),
+        (["--check-facts"], "--check-facts goes with a FILE of summaries"),
+        (["FILE", *COLUMNS, "--check-facts"], "--check-facts reads articles too: name theirs"),
+        (["FILE", *COLUMNS, "--base", "pocket"], "--base is the model that reads: give --check-"),
         (["FILE", *COLUMNS, "--score.seed", "3"], "--score.seed is of a study"),
         (["mine.yaml", *COLUMNS], "mine.yaml does not exist"),
         (["ours.txt"], "or give the file with its references behind it"),

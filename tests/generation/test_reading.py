@@ -71,3 +71,5 @@ def test_a_summary_of_the_articles_own_sentences_is_not_doubted(reader: Reader) 
     first, second = reader.check(stories[0].article, [text])[0]
     assert (first["doubted"], second["doubted"]) == (True, False)
     assert reader.check(stories[0].article, ["", "..."]) == [[], []]
+    ((only,),) = reader.check("...", ["Zebras bought the moon."])  # an article without a sentence
+    assert (only["doubted"], only["passages"]) == (True, [])

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nutgraf.cli.model_commands import positive
 from nutgraf.core.errors import UserError, visible
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.paths import expand
@@ -47,7 +48,7 @@ def add(commands: Commands) -> None:
     option("--article", metavar="COL", help="the column of articles in rows [article]")
     option("--summary", metavar="COL", help="that of summaries [summary]")
     option("--system", metavar="NAME", help="whose summaries, of a run folder [the final model's]")
-    option("--rows", metavar="N", type=int, help="only the first so many [all]")
+    option("--rows", metavar="N", type=positive, help="only the first so many [all]")
     base = "the model that reads: smollm2, a folder, a Hub id ... [that of the run, else smollm2]"
     option("--base", metavar="NAME", help=base)
     option("--json", action="store_true", help="one JSON object a row, with all sentences")
@@ -56,47 +57,56 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Print what is doubted, row by row, and then how much is probably wrong.
 
-    Raises UserError if there is no row, a column is missing or a row has no text.
+    Raises UserError if there is no row, a column is missing or a row has no text, or for an option
+    of another kind of FILE.
     """
     from nutgraf.config import ModelConfig
 
-    model = ModelConfig()
-    if args.file.is_dir():
+    model, is_run = ModelConfig(), args.file.is_dir()
+    for name in ("article", "summary") if is_run else ("system",):
+        if vars(args)[name]:
+            own, other = ("run folder", "table") if is_run else ("table", "run folder")
+            raise UserError(f"--{name} is of a {other}, and {args.file} a {own}: leave it out")
+    if is_run:
         from nutgraf.pipeline.facts import summaries_of
 
         written, model = summaries_of(args.file, args.system)
         rows = [Row(f"{system} {a.id}", a.id, a.article, text) for system, a, text in written]
     else:
         rows = list(_of_table(args.file, args.article or "article", args.summary or "summary"))
-    if args.base or not args.file.is_dir():
+    if args.base or not is_run:
         model = ModelConfig.model_validate({"base": args.base or "smollm2"})
     rows = rows[: args.rows]
     if not rows:
         raise UserError(f"{args.file} holds no row: there is nothing to check")
     counts = []
-    for row, sentences in _checked(rows, model):
+    texts = [(row.article, row.summary) for row in rows]
+    for row, sentences in zip(rows, checked(texts, model), strict=True):
         doubted = [sentence for sentence in sentences if sentence["doubted"]]
         counts.append((len(doubted), len(sentences)))
         if args.json:
             print(json.dumps(_record(row, sentences), ensure_ascii=False), flush=True)
         elif doubted:
             print(*_lines(row, doubted, len(sentences)), sep="\n", flush=True)
-    print_or_log = logger.info if args.json else print
-    print_or_log(summed_up(counts, model.base))
+    line = summed_up(counts, model)
+    if args.json:
+        logger.info(line)
+    else:
+        print(line)
 
 
-def summed_up(counts: Sequence[tuple[int, int]], base: str) -> str:
+def summed_up(counts: Sequence[tuple[int, int]], model: ModelConfig) -> str:
     """Return how many sentences are doubted, and how many are probably wrong, if that is known.
 
     `counts` has the doubted and all sentences of each summary.
     """
-    from nutgraf.evaluation.support import CALIBRATED, wrong_rate
+    from nutgraf.evaluation.support import is_calibrated, worth, wrong_rate
 
     doubted, sentences = (sum(column) for column in zip(*counts, strict=True))
     line = f"{doubted:,} of {sentences:,} sentences are doubted"
-    if base != CALIBRATED:
-        return f"{line}; how often that is right is known of --base {CALIBRATED} only"
-    wrong = wrong_rate(counts, base)
+    if not is_calibrated(model):
+        return f"{line}. {worth(model)}"
+    wrong = wrong_rate(counts, model)
     if math.isnan(wrong.wrong):
         return line
     return (
@@ -115,31 +125,33 @@ def _of_table(path: Path, article: str, summary: str) -> Iterator[Row]:
     for number, cells in enumerate(tables.read_rows(path), 1):
         name, texts = f"{path} row {number}", []
         for option, column in (("article", article), ("summary", summary)):
-            found = find_column(column, cells, others[option])
-            if found is None:
+            own = find_column(column, cells, others[option])
+            if own is None:
                 raise no_column(name, column, cells, f"set --{option}")
             try:
-                texts.append(usable_text(cells[found]))
+                texts.append(usable_text(cells[own]))
             except TextError as error:
                 raise UserError(
-                    f"{name}: the {option} in column {found!r} is {error}: correct it or leave the "
+                    f"{name}: the {option} in column {own!r} is {error}: correct it or leave the "
                     "row out"
                 ) from None
         identity = cells.get(find_column("id", cells) or "id")
         yield Row(name, None if identity is None else str(identity), *texts)
 
 
-def _checked(rows: Sequence[Row], model: ModelConfig) -> Iterator[tuple[Row, Sequence[Checked]]]:
-    """Yield each row with its sentences. Rows of one article that follow each other share it."""
+def checked(texts: Sequence[tuple[str, str]], model: ModelConfig) -> Iterator[list[Checked]]:
+    """Yield the sentences of each summary; `texts` are articles with a summary of each.
+
+    Summaries of one article that follow each other are read together. Raises as `load_reader`.
+    """
     import itertools
 
     with fast_imports():
         from nutgraf.generation.reading import load_reader
 
     reader = load_reader(model)
-    for article, group in itertools.groupby(rows, lambda row: row.article):
-        own = list(group)
-        yield from zip(own, reader.check(article, [row.summary for row in own]), strict=True)
+    for article, group in itertools.groupby(texts, lambda pair: pair[0]):
+        yield from reader.check(article, [summary for _, summary in group])
 
 
 def _record(row: Row, sentences: Sequence[Checked]) -> Mapping[str, Any]:

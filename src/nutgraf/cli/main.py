@@ -25,7 +25,7 @@ from nutgraf.core.priority import lower_priority
 from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline import runner
 
-_FOR_FILE = ("reference", "summary", "article", "tokenizer", "out", "json")
+_FOR_FILE = ("reference", "summary", "article", "tokenizer", "out", "json", "check_facts", "base")
 CARRIES_ON = "the same command carries on from here"
 
 
@@ -171,6 +171,9 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", type=Path, help="scores and flagged spans of each row"
     )
     file.add_argument("--json", action="store_true", help="one JSON object, not a table")
+    checks = "let a model read the summaries too, and count the sentences that it doubts"
+    file.add_argument("--check-facts", action="store_true", help=checks)
+    file.add_argument("--base", metavar="NAME", help="the model that reads then [smollm2]")
     score.set_defaults(call=_score)
 
 
@@ -248,7 +251,8 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     if not (for_file or args.references or is_file):
         return _run(args, overrides)
     if args.config is None:
-        raise UserError(f"--{for_file[0]} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
+        name = for_file[0].replace("_", "-")
+        raise UserError(f"--{name} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
     if for_study := [*overrides, *(name for name in ("run", "storage", "force") if options[name])]:
         raise UserError(f"--{for_study[0]} is of a study: not taken with a file of summaries")
     if not (args.references or (args.reference and args.summary)):
@@ -256,6 +260,10 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
             f"{args.config}: name its columns with --reference COL and --summary COL, or "
             "give the file with its references behind it"
         )
+    if args.check_facts and not args.article:
+        raise UserError("--check-facts reads articles too: name theirs with --article")
+    if args.base and not args.check_facts:
+        raise UserError("--base is the model that reads: give --check-facts too, or leave it out")
     from nutgraf.cli import score_file
 
     columns = {"reference": args.reference, "summary": args.summary, "article": args.article}
@@ -266,6 +274,7 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         args.tokenizer or "rouge-score",
         args.out,
         args.json,
+        (args.base or "smollm2") if args.check_facts else None,
     )
 
 

@@ -48,7 +48,7 @@ def _add_summarize(commands: Commands) -> None:
     add("--json", action="store_true", help="one JSON object an article")
     add("--article", metavar="COL", default="article", help="the column of articles in a table")
     add("--id", metavar="COL", help="that of their ids; without it id, if any")
-    add("--sentences", metavar="N", type=_positive, help="at most so many")
+    add("--sentences", metavar="N", type=positive, help="at most so many")
     long = (
         "articles beyond the prompt's limit: summarize their beginning (lead), or their parts and "
         "then the parts' summaries"
@@ -101,7 +101,8 @@ def _add_export(commands: Commands) -> None:
     add("--push-to-hub", metavar="OWNER/NAME", help=push)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a whole number above 0."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
+from nutgraf.cli.check_facts import checked, summed_up
+from nutgraf.config import ModelConfig
 from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core import files
 from nutgraf.core.errors import UserError, one_line, visible
@@ -36,6 +39,7 @@ def run(
     tokenizer: RougeTokenizer = "rouge-score",
     out: Path | None = None,
     as_json: bool = False,
+    reader: str | None = None,
 ) -> None:
     """Print the scores of summaries, as a table or as JSON. An empty summary scores 0.
 
@@ -48,6 +52,7 @@ def run(
         tokenizer: That of ROUGE.
         out: Where the scores and flagged spans of each row go: .csv, .jsonl or .parquet.
         as_json: Print one JSON object.
+        reader: The base that reads the sentences of summaries behind articles, which all rows have.
 
     Raises:
         UserError: There is no row, a column is missing, text files have different numbers of
@@ -66,8 +71,16 @@ def run(
         flags=out is not None,
         progress=visible(path.name),
     )
-    lines = [json.dumps(scores.record())] if as_json else _table(visible(str(path)), scores)
-    print(*lines, sep="\n", flush=True)  # before a file that may not be written
+    record = scores.record()
+    lines = [*_table(visible(str(path)), scores)]
+    if reader:
+        model = ModelConfig.model_validate({"base": reader})
+        facts = _add_facts(rows, scores, model, visible(path.name))
+        record |= {"facts": rounded(facts)}
+        lines[-1:] = [*(f"{name:<20}{mean:11.3f}" for name, mean in facts.items()), lines[-1]]
+        lines.append(summed_up([(row["doubted"], row["sentences"]) for row in scores.rows], model))
+    # Before a file that may not be written.
+    print(*[json.dumps(record)] if as_json else lines, sep="\n", flush=True)
     if out:
         try:
             _write(out, rows, scores)
@@ -77,6 +90,23 @@ def run(
             raise UserError(
                 f"--out {out} cannot be written ({error.strerror}): give another file"
             ) from None
+
+
+def _add_facts(
+    rows: Sequence[Row], scores: Scores, model: ModelConfig, progress: str
+) -> dict[str, float]:
+    """Add to each row what the base says of its sentences; return the means.
+
+    The lowest probability is None in a row without a sentence, NaN if there is no other.
+    """
+    texts = [(row.article or "", row.summary) for row in rows]
+    read = tqdm(checked(texts, model), progress, len(texts), leave=False, disable=None)
+    for scored, sentences in zip(scores.rows, read, strict=True):
+        scored["doubted"] = sum(one["doubted"] for one in sentences)
+        scored["sentences"] = len(sentences)
+        scored["lowest_probability"] = min((one["probability"] for one in sentences), default=None)
+    table = pd.DataFrame(scores.rows)[["doubted", "sentences", "lowest_probability"]]
+    return {str(name): float(column.astype(float).mean()) for name, column in table.items()}
 
 
 def _of_table(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[Row]:

@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from nutgraf.config import ModelConfig
 from nutgraf.data.sentences import split_tokens
 from nutgraf.evaluation.evidence import Passages, Place
 from nutgraf.evaluation.indicators import extractive_fragments
 
-CALIBRATED = "smollm2"  # the base that the weights, the limit and the error rates are of
+CALIBRATED = "smollm2"  # the base that weights, limit and error rates are of, not in 4 bits
 # Logit = constant + weights of the measures.
 CONSTANT, WEIGHTS = 0.253, {"rank": 1.887, "longest": 3.773}
 MAX_WORDS = 90  # of all passages of a sentence
@@ -76,7 +77,8 @@ class SupportJudge:
     def passages(self, sentence: str) -> str:
         """Return what a sentence is judged by: the sentences of the article nearest to it."""
         places = self._sources.nearest(sentence, MAX_WORDS)
-        return " ".join(self._article[place["start"] : place["end"]] for place in places)
+        passages = (self._article[place["start"] : place["end"]] for place in places)
+        return " ".join(passages) or self._article  # which has no sentence
 
     def check(self, summary: str, start: int, end: int, reading: Reading) -> Checked:
         """Return what is to be said of a sentence of a summary."""
@@ -111,6 +113,22 @@ def probability_of(measures: dict[str, float]) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
+def is_calibrated(model: ModelConfig) -> bool:
+    """Return whether the error rates are those of this base, as it is loaded."""
+    return model.base == CALIBRATED and model.quantization == "none"
+
+
+def worth(model: ModelConfig) -> str:
+    """Return what doubts of this base are worth, in a sentence."""
+    if not is_calibrated(model):
+        return f"How often its doubts are right is known only of {CALIBRATED}, not in 4 bits."
+    missed, alarms = DOUBTED.n - DOUBTED.right, NOT_DOUBTED.n - NOT_DOUBTED.right
+    return (
+        f"Of {DOUBTED.n} sentences that people called wrong it missed {missed}, of "
+        f"{NOT_DOUBTED.n} right ones it doubted {alarms}."
+    )
+
+
 class Rate(NamedTuple):
     """A share of sentences, 0 to 1, with its 95% interval; NaN if it is not known."""
 
@@ -119,7 +137,7 @@ class Rate(NamedTuple):
     high: float
 
 
-def wrong_rate(counts: Sequence[tuple[int, int]], base: str) -> Rate:
+def wrong_rate(counts: Sequence[tuple[int, int]], model: ModelConfig) -> Rate:
     """Return the share of wrong sentences that the doubted ones speak for.
 
     It is corrected for right sentences that are doubted and wrong ones that are not. Rogan & Gladen
@@ -129,10 +147,10 @@ def wrong_rate(counts: Sequence[tuple[int, int]], base: str) -> Rate:
 
     Args:
         counts: Doubted and all sentences of each summary; two summaries at least.
-        base: The base that read them: another than `CALIBRATED` has no known rates.
+        model: The base that read them: one that is not calibrated has no known rates.
     """
     doubted, sentences = np.array(counts, float).reshape(-1, 2).T
-    if base != CALIBRATED or len(doubted) < 2 or not sentences.sum():
+    if not is_calibrated(model) or len(doubted) < 2 or not sentences.sum():
         return Rate(math.nan, math.nan, math.nan)
     share, articles = doubted.sum() / sentences.sum(), len(doubted)
     spread = ((doubted - share * sentences) ** 2).sum() / sentences.sum() ** 2

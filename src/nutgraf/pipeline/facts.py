@@ -85,7 +85,7 @@ def table(config: Config, folder: RunFolder) -> pd.DataFrame:
         own = [row["sentences"][system] for row in rows]
         counts = [(sum(one["doubted"] for one in sentences), len(sentences)) for sentences in own]
         doubted, sentences = (sum(column) for column in zip(*counts, strict=True))
-        wrong = wrong_rate(counts, config.model.base)
+        wrong = wrong_rate(counts, config.model)
         percent = [100 * part for part in (doubted / max(sentences, 1), *wrong)]
         out.append((system, len(rows), sentences, *percent))
     columns = ["system", "articles", "sentences", "doubted", *Rate._fields]
