@@ -1,4 +1,5 @@
-"""A study and the processes that it starts leave the machine to others; short commands do not.
+"""A study leaves the machine to others, who watches it leaves it to the study, and short
+commands take it.
 
 A process cannot raise its priority again, so this file is also the program that the test starts.
 """
@@ -14,9 +15,11 @@ from typing import Any
 
 from nutgraf.cli import check
 from nutgraf.cli.main import main
+from nutgraf.core.errors import UserError
 from nutgraf.parallel.background_jobs import run_jobs
 from nutgraf.parallel.process_pool import map_rows
 from nutgraf.pipeline import runner
+from nutgraf.serving import watch
 
 LOW = 7
 
@@ -27,7 +30,7 @@ def niceness(_: object) -> int:
 
 def observed(folder: str) -> dict[str, list[int]]:
     """The niceness of processes, of a command that checks, and of one that runs a stage."""
-    found: dict[str, list[int]] = {"check": [], "stage": []}
+    found: dict[str, list[int]] = {"check": [], "stage": [], "watch": []}
 
     def look(command: str) -> Any:
         return lambda *given, **named: found[command].append(os.nice(0))
@@ -38,6 +41,13 @@ def observed(folder: str) -> dict[str, list[int]]:
     setattr(runner, "run_study", look("stage"))  # noqa: B010
     main(["check"])
     main(["report", "--run", folder])
+
+    def refuse(*given: object) -> None:
+        look("watch")()
+        raise UserError("no address")
+
+    setattr(watch, "bound", refuse)  # noqa: B010
+    main(["watch", "--run", folder])
     return found
 
 
@@ -52,7 +62,7 @@ def test_what_computes_for_long_has_low_priority(tmp_path: Path) -> None:
     own = os.nice(0)
     low = max(LOW, own)
     assert json.loads(done.stdout) == {
-        "check": [own], "stage": [low], "jobs": [low], "pool": [low, low],
+        "check": [own], "stage": [low], "jobs": [low], "pool": [low, low], "watch": [19],
     }  # fmt: skip
 
 

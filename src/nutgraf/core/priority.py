@@ -17,6 +17,15 @@ def lower_priority() -> None:
     os.nice(missing_niceness())
 
 
+def lowest_priority() -> None:
+    """Let studies go before this process, too, which only looks at one.
+
+    RAY_worker_niceness at 0 changes nothing, as above.
+    """
+    if os.environ.get(_VARIABLE) != "0":
+        os.nice(19)  # the most that there is
+
+
 def missing_niceness() -> int:
     """Return by how much the niceness of this process is below that of a study."""
     return max(0, int(os.environ.get(_VARIABLE, NICENESS)) - os.nice(0))

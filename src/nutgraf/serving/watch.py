@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nutgraf.core.errors import NutgrafError, UserError
 from nutgraf.core.paths import expand
-from nutgraf.core.priority import lower_priority
+from nutgraf.core.priority import lowest_priority
 from nutgraf.pipeline import steering
 from nutgraf.search.ledger import Request
 from nutgraf.serving import judge
@@ -155,6 +155,7 @@ def run(
         UserError: An address cannot be used, or there is no such folder.
         Failure: The storage does not answer, or is damaged.
     """
+    lowest_priority()
     limits, metrics, token = Limits(), Metrics(), new_token()
     watching = _fetched(storage) if storage else contextlib.nullcontext(Watcher(expand(folder)))
     with (
@@ -220,7 +221,6 @@ def beside(folder: Path) -> Iterator[None]:
 
 
 def _run_beside(folder: Path) -> None:
-    lower_priority()
     run(folder, "127.0.0.1", 0, with_parent=True)
 
 
