@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nutgraf.cli import summarize
-from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
+from nutgraf.config import GenerateConfig, LoraSettings, ModelConfig, PromptConfig
 from nutgraf.core.errors import Failure, UserError
 from nutgraf.data.new_articles import NewArticle
 from nutgraf.data.prompts import Frame, Renderer
@@ -24,6 +24,7 @@ from nutgraf.generation.decoding import ends_of
 from nutgraf.generation.engine import Transformers
 from nutgraf.generation.summarizer import Summarizer, SummaryResult
 from nutgraf.modeling import saved_model
+from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.modeling.saved_model import SavedModel
@@ -201,9 +202,12 @@ def test_a_long_article_is_read_to_its_end_in_parts() -> None:
 def test_json_tells_all_that_is_known(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = tmp_path / "rows.jsonl"
+    rows, adapted = tmp_path / "rows.jsonl", tmp_path / "adapted"
     rows.write_text("".join(json.dumps({"id": i, "article": a}) + "\n" for i, a in enumerate(NEWS)))
-    summarize.run(str(saved), [str(rows)], as_json=True, check_facts=True)
+    with fresh_adapter(load_base(EXACT), LoraSettings(r=1), 0) as model:  # which changes nothing
+        model.save_pretrained(str(adapted))
+    shutil.copy(saved / saved_model.FILE, adapted)
+    summarize.run(str(adapted), [str(rows)], as_json=True, check_facts=True)
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["file"], row["id"]) for row in printed] == [(str(rows), str(i)) for i in range(5)]
     for row, article in zip(printed, NEWS, strict=True):

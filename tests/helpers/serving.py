@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import httpx2
+import numpy as np
 
 from helpers.loopback import answered
-from nutgraf.config import GenerateConfig
+from nutgraf.config import GenerateConfig, ModelConfig
+from nutgraf.data.sentences import sentence_spans
+from nutgraf.evaluation.support import Checked, Reading, SupportJudge, worth
 from nutgraf.generation.result import RatedSummary, SummaryResult
 from nutgraf.serving.api import create_app
 from nutgraf.serving.batching import Worker
@@ -21,7 +24,12 @@ SYSTEMS = {"best": "the chosen one", "baseline": "the given one", "lead3": "no m
 
 
 class Fake:
-    """Writes `best: ` and the article's first words, when it is let; remembers its batches."""
+    """Writes `best: ` and the article's first words, when it is let; remembers its batches.
+
+    If it `reads`, it doubts a sentence that copies little.
+    """
+
+    reads = False
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -41,6 +49,7 @@ class Fake:
         on_event: Callable[[int, str | SummaryResult], bool],
         candidates: int = 1,
         max_new_tokens: int | None = None,
+        checked: Sequence[bool] = (),
     ) -> None:
         self.batches.append([f"{system} {article}" for article in articles])
         self._wait()
@@ -64,7 +73,12 @@ class Fake:
                 RatedSummary(other, 50.0 + n, n % 2, reason, 4 + n % 2)
                 for n, other in enumerate(others)
             )
-            on_event(i, SummaryResult(text, 10, 0, 5, reason, 0.1, candidates=rated))
+            facts = self._facts(articles[i], text) if self.reads and checked[i] else None
+            on_event(i, SummaryResult(text, 10, 0, 5, reason, 0.1, candidates=rated, facts=facts))
+
+    def _facts(self, article: str, text: str) -> list[Checked]:
+        judge, read = SupportJudge(article), Reading(np.full(9, -2.0), np.full(9, 0.8))
+        return [judge.check(text, start, end, read) for _, start, end in sentence_spans(text)]
 
     def _wait(self) -> None:
         assert self.open.wait(20)
@@ -103,7 +117,8 @@ def serving(
     """The whole application around `writer`, in threads of this process."""
     metrics = Metrics()
     with Worker(writer, limits, limits.batch_size or 8, metrics) as worker:  # type: ignore[arg-type]
-        app = create_app(SYSTEMS, base, worker, limits, metrics, GenerateConfig())
+        facts = worth(ModelConfig()) if getattr(writer, "reads", False) else None
+        app = create_app(SYSTEMS, base, worker, limits, metrics, GenerateConfig(), facts)
         with answered(app, worker, limits, metrics, origins) as (port, http):
             started = Server(port, worker, http)
             with started.client:

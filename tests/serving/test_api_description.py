@@ -26,7 +26,9 @@ described = schemathesis.openapi.from_dict(APP.openapi())
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(Fake(), LIMITS) as started:
+    writer = Fake()
+    writer.reads = True
+    with serving(writer, LIMITS) as started:
         yield started
 
 

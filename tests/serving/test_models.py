@@ -20,8 +20,10 @@ import torch
 from nutgraf.cli import main
 from nutgraf.config import GenerateConfig, LoraSettings, ModelConfig, PromptConfig
 from nutgraf.data.prompts import Renderer
+from nutgraf.evaluation.support import worth
 from nutgraf.generation.decoding import generate
 from nutgraf.generation.extractive import lead3
+from nutgraf.generation.reading import load_reader
 from nutgraf.generation.summarizer import SummaryResult
 from nutgraf.modeling.adapters import fresh_adapter, merge_adapter, with_adapter, with_adapters
 from nutgraf.modeling.base_identity import base_identity
@@ -132,6 +134,25 @@ def test_a_request_can_shorten_summaries_and_not_lengthen_them(alone, models):
     assert [(one.new_tokens, one.finish_reason) for one in result.candidates] == [(5, "length")] * 3
 
 
+def test_the_base_reads_what_adapters_have_written(alone, folder):
+    reader = load_reader(CONFIG)  # before there are adapters in the same base
+    texts = zip(ARTICLES, alone["best"], strict=True)
+    expected = [reader.check(article, [text])[0] for article, text in texts]
+    assert any(one["doubted"] for sentences in expected for one in sentences)
+    with loaded(str(folder), check_facts=True) as models:
+        for system in ("baseline", "best", "lead3"):
+            results, pieces = write(
+                models, system, ARTICLES, [True] * 3, 1, None, [True, False, True]
+            )
+            assert [result.summary for result in results] == alone[system]
+            assert ["".join(parts) for parts in pieces] == alone[system]
+            if system == "best":
+                assert [result.facts for result in results] == [expected[0], None, expected[2]]
+            elif system == "lead3":
+                assert {result.facts for result in results} == {None}
+        assert models.facts == worth(CONFIG)
+
+
 def test_characters_of_several_tokens_come_whole(models, monkeypatch):
     text = "A “Čačak” — 😀 sign"
     ids = load_tokenizer(CONFIG)(text, add_special_tokens=False)["input_ids"]
@@ -163,7 +184,7 @@ def test_a_model_taken_away_has_no_baseline(folder):
         assert list(models.systems) == ["best", "zero_shot", "lead3"]
 
 
-def test_a_whole_model_is_served_alone(alone, folder, tmp_path):
+def test_a_whole_model_is_served_alone(alone, folder, tmp_path, capsys):
     whole = tmp_path / "merged"
     merge_adapter(CONFIG, folder / "final_best_model", whole)
     load_tokenizer(CONFIG).save_pretrained(str(whole))
@@ -173,6 +194,11 @@ def test_a_whole_model_is_served_alone(alone, folder, tmp_path):
         assert (models.base, models.batch_size) == ("pocket", 2)
         assert list(models.systems) == ["best", "lead3"]
         assert write(models, "best", ARTICLES[:1], [False])[0][0].summary == alone["best"][0]
+    for command in ("serve", "summarize"):
+        assert main.main([command, "--model", str(whole), "--check-facts"]) == 2
+        line = capsys.readouterr().err
+        assert "--check-facts reads with the base, and" in line
+        assert line.count("\n") == 1
 
 
 def test_a_baseline_of_another_base_is_refused(folder, tmp_path, capsys):
@@ -210,7 +236,7 @@ def test_an_address_in_use_is_told_in_one_line(folder, capsys):
 
 def test_the_command_serves_until_it_is_stopped_and_logs_no_article(folder):
     words = ["serve", "--model", str(folder), "--port", "0", "--max-article", "3000"]
-    words += ["--allow-origin", "https://proxy.example/path"]
+    words += ["--allow-origin", "https://proxy.example/path", "--check-facts"]
     with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
         words += ["--host", "::1"]  # if this machine has IPv6
     running = subprocess.Popen(
@@ -224,14 +250,18 @@ def test_the_command_serves_until_it_is_stopped_and_logs_no_article(folder):
         address = running.stdout.readline().strip()
         assert re.fullmatch(r"http://(\[::1\]|127\.0\.0\.1):\d+/", address)
         asked = {"articles": [f"{SECRET} {ARTICLES[0]}"], "systems": ["best", "zero_shot"]}
+        asked["evidence"] = True
         proxy = {"Origin": "https://proxy.example"}
         answer = httpx2.post(f"{address}path/summaries", json=asked, headers=proxy, timeout=60)
         assert [s["system"] for s in answer.json()["summaries"]] == ["best", "zero_shot"]
+        for summary in answer.json()["summaries"]:
+            places = [(one["start"], one["end"]) for one in summary["facts"]]
+            assert places == [(s["start"], s["end"]) for s in summary["evidence"]["sentences"]]
         refused = httpx2.post(f"{address}summaries", json={"articles": [f"{SECRET} " * 999]})
         assert "at most 3000 characters" in refused.json()["error"]
         page = httpx2.get(address)
         assert page.headers["content-type"] == "text/html; charset=utf-8"
-        asked |= {"articles": ARTICLES * 5, "stream": True}
+        asked |= {"articles": ARTICLES * 5, "stream": True, "evidence": False}
         with httpx2.stream("POST", f"{address}summaries", json=asked, timeout=60) as stream:
             lines = stream.iter_lines()
             assert next(lines) == "event: piece"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,12 +46,15 @@ SYSTEMS = "[...document.querySelectorAll('.card')].map(card => card.dataset.syst
 TEXTS = "[...document.querySelectorAll('.card .text')].map(p => p.textContent)"
 MARKED = "[...document.querySelectorAll('#reading mark')].map(mark => mark.textContent).join('|')"
 VISIBLE = (
-    "p, h1, h2, h3, a, li, label, button, mark, u, kbd, .soft, textarea, .sentence, .entry span"
+    "p, h1, h2, h3, a, li, label, button, mark, u, kbd, .soft, textarea, .sentence, .sure, "
+    ".entry span"
 )
 
 
 class Writer(Fake):
     """The same summary whatever is asked; the words of the article where it is hostile."""
+
+    reads = True
 
     def text(self, system: str, article: str) -> str:
         return article if article.startswith("Norwick") else SUMMARY
@@ -195,9 +199,26 @@ def test_what_the_article_lacks_is_underlined(person: Person) -> None:
         ["55", "number not in the article", "underline"],
         ["Kolvane", "name not in the article", "underline"],
     ]
-    assert "2 names or numbers not in the article" in person.page.run(
-        "document.querySelector('.notes').textContent"
+    notes = person.page.run("document.querySelector('.notes').textContent")
+    assert "2 names or numbers not in the article" in notes
+    assert "1 sentence doubted" in notes
+    # Which one, how sure the base is, and what it has read: for eyes and for ears.
+    sentence, sure, line = person.page.run(
+        "(s => [s.firstChild.data, s.querySelector('.sure').textContent, "
+        "getComputedStyle(s).textDecorationStyle])(document.querySelector('#cards .doubted'))"
     )
+    assert sentence.startswith("A fire 😀 in Norwick cost ")
+    assert re.fullmatch(r" \(doubted: [1-4]\d% sure\)", sure)
+    assert line == "double"
+    person.page.run("document.querySelector('.sentence').focus()")
+    person.presses("Tab")
+    assert person.page.run("document.activeElement.className") == "sentence doubted looked"
+    assert re.fullmatch(
+        r"Doubted, [1-4]\d% sure, by: 😀 Fire destroyed a furniture mill in Norwick on Monday\.",
+        person.page.run("document.getElementById('passage-text').textContent"),
+    )
+    legend = person.page.run("document.getElementById('doubts').innerText")
+    assert legend.endswith("are right is known only of smollm2, not in 4 bits.")
 
 
 def test_candidates_are_shown_with_why_one_was_chosen(person: Person, writer: Writer) -> None:
@@ -239,7 +260,8 @@ def test_a_summary_appears_as_it_is_written_and_can_be_stopped(
         assert time.monotonic() < end, "the server went on writing"
 
 
-def test_the_keyboard_is_enough(person: Person) -> None:
+def test_the_keyboard_is_enough(person: Person, writer: Writer) -> None:
+    writer.reads = False
     person.opens()
     focused = "document.activeElement.id || document.activeElement.textContent"
     reached = []

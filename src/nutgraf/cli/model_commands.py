@@ -37,6 +37,11 @@ def _add_engine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--engine", choices=get_args(EngineName), default="auto", help=engine)
 
 
+def _add_check_facts(command: argparse.ArgumentParser) -> None:
+    checks = "let the base read the summaries, and say which sentences it doubts (docs/commands.md)"
+    command.add_argument("--check-facts", action="store_true", help=checks)
+
+
 def _add_summarize(commands: Commands) -> None:
     command = _add_command(commands, "summarize", "summaries of new articles", _summarize)
     add = command.add_argument
@@ -55,14 +60,14 @@ def _add_summarize(commands: Commands) -> None:
     )
     add("--long", choices=("lead", "map-reduce"), default="lead", help=long)
     add("--fetch", action="store_true", help="fetch addresses, if they are public")
-    checks = "let the base read the summaries, and say which sentences it doubts (docs/commands.md)"
-    add("--check-facts", action="store_true", help=checks)
+    _add_check_facts(command)
     _add_engine(command)
 
 
 def _add_serve(commands: Commands) -> None:
     command = _add_command(commands, "serve", "a web page and an HTTP API for a model", _serve)
     add_address(command)
+    _add_check_facts(command)
     _add_engine(command)
     group = command.add_argument_group("limits")
     for name, sentence, default in setting_fields(Limits):
@@ -130,7 +135,15 @@ def _serve(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from nutgraf.serving import server
 
     limits = parse_limits({n: vars(args)[n] for n in Limits.model_fields if vars(args)[n]})
-    server.run(args.model, args.host, args.port, limits, args.allow_origin, args.engine)
+    server.run(
+        args.model,
+        args.host,
+        args.port,
+        limits,
+        args.allow_origin,
+        args.engine,
+        args.check_facts,
+    )
 
 
 def _export(args: argparse.Namespace, overrides: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from nutgraf.data import new_articles
 from nutgraf.data.new_articles import COLUMNS, Columns, NewArticle
 from nutgraf.evaluation.evidence import evidence
 from nutgraf.evaluation.support import Checked
-from nutgraf.generation.reading import load_reader
+from nutgraf.generation.reading import check_base_apart, load_reader
 from nutgraf.generation.summarizer import SummaryResult, load_summarizer
 from nutgraf.modeling import saved_model
 from nutgraf.modeling.saved_model import SavedModel
@@ -57,11 +57,13 @@ def run(
         check_facts: Let the base read the summaries too, when all are written.
 
     Raises:
-        UserError: There is no model, its base is not the one it was trained on, or nothing can be
-            read.
+        UserError: There is no model, its base is not the one it was trained on, or not apart if
+            it is to check facts, or nothing can be read.
         Failure: Some articles could not be read; the others are summarized.
     """
     saved = saved_model.read_saved_model(str(model))
+    if check_facts:
+        check_base_apart(saved)
     failed: list[NutgrafError] = []
     articles = list(new_articles.read_sources(sources, columns, fetch, failed))
     if failed and len(articles) + len(failed) == 1:

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import ModelConfig, PromptConfig
+from nutgraf.core.errors import UserError
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.sentences import sentence_spans
 from nutgraf.evaluation.support import Checked, Reading, SupportJudge
@@ -22,6 +23,7 @@ from nutgraf.modeling.dims import PASSAGE_TOKENS, READ_ROWS, SENTENCE_TOKENS
 from nutgraf.modeling.inference import FastInference
 from nutgraf.modeling.load import Device, choose_device, load_base, load_tokenizer
 from nutgraf.modeling.losses import guard_memory, pad_left
+from nutgraf.modeling.saved_model import SavedModel
 
 
 class Reader:
@@ -79,6 +81,15 @@ class Reader:
             for i, of_row in zip(batch, logits, strict=True):
                 out[i] = _reading(of_row[-len(answers[i]) - 1 : -1].float(), answers[i])
         return [out[i] for i in range(len(rows))]
+
+
+def check_base_apart(saved: SavedModel) -> None:
+    """Raise UserError for a whole model: it would judge its own words, which is not measured."""
+    if saved.adapter is None:
+        raise UserError(
+            f"--check-facts reads with the base, and {saved.folder} is a whole model, which would "
+            "judge its own words: give a run folder or its final_best_model, or leave it out"
+        )
 
 
 def load_reader(config: ModelConfig) -> Reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nutgraf.evaluation.support import Checked
 from nutgraf.generation.choose import Rated
 
 
@@ -24,7 +25,8 @@ class SummaryResult:
     cut at the limit of tokens, `sentences` if it was cut after a sentence. `seconds` are an equal
     share of the time if several were decoded together. `parts` are the summaries of an
     article's parts, if it was read in parts. `candidates` are all that were written and rated, if
-    there were several; the summary is the one that was chosen.
+    there were several; the summary is the one that was chosen. `facts` are its sentences as the
+    base has judged them, if it was asked to.
     """
 
     summary: str
@@ -35,6 +37,7 @@ class SummaryResult:
     seconds: float
     parts: tuple[str, ...] = ()
     candidates: tuple[RatedSummary, ...] = ()
+    facts: list[Checked] | None = None
 
     def __str__(self) -> str:
         return self.summary

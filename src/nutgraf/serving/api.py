@@ -28,6 +28,7 @@ def create_app(
     limits: Limits,
     metrics: Metrics,
     decoding: GenerateConfig,
+    facts: str | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -38,6 +39,7 @@ def create_app(
         limits: Those of requests.
         metrics: What `/metrics` shows.
         decoding: How models write if a request does not say.
+        facts: What the base's doubts are worth, if it checks facts.
     """
     app = FastAPI(
         title="nutgraf",
@@ -85,7 +87,7 @@ def create_app(
         described = [schema.System(name=name, description=what) for name, what in systems.items()]
         return schema.Models(
             base=base, systems=described, limits=limits, caution=caution,
-            candidates=decoding.candidates, choose=decoding.choose,
+            candidates=decoding.candidates, choose=decoding.choose, facts=facts,
         )  # fmt: skip
 
     @app.get("/examples", responses=problems)

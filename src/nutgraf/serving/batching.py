@@ -48,6 +48,7 @@ class Job:
     on_event: Callable[[Job, str | SummaryResult | RequestError], None]
     candidates: int = 1  # of which one is chosen
     max_new_tokens: int | None = None  # if fewer than in the study
+    checked: bool = False  # if this server checks facts
     deadline: float = math.inf  # of the estimate, on the monotonic clock
     closed: bool = False  # answered, or not wanted any more
 
@@ -223,7 +224,8 @@ class Worker:
 
         try:
             system, candidates, limit = jobs[0].kind
-            self._models.write(system, articles, streamed, on_event, candidates, limit)
+            checked = [job.checked for job in jobs]
+            self._models.write(system, articles, streamed, on_event, candidates, limit, checked)
         except Exception as error:
             refusal = self._request_error(error, len(jobs))
             for job in jobs:

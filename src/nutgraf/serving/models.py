@@ -11,9 +11,11 @@ from nutgraf.config.systems import BUILT_IN_SYSTEMS, EngineName
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import read_json
 from nutgraf.data.text import clean_text
+from nutgraf.evaluation.support import worth
 from nutgraf.generation import extractive
 from nutgraf.generation.engine import Transformers
 from nutgraf.generation.llama_cpp import uses_llama_cpp
+from nutgraf.generation.reading import Reader, check_base_apart
 from nutgraf.generation.result import SummaryResult
 from nutgraf.generation.summarizer import Summarizer, load_summarizer
 from nutgraf.modeling import saved_model
@@ -37,6 +39,7 @@ class Models:
         summarizer: Summarizer,
         adapters: Mapping[str, str | None],
         activate: Activate,
+        reader: Reader | None = None,
     ) -> None:
         """List the systems.
 
@@ -45,7 +48,10 @@ class Models:
             summarizer: Writes by the adapter that is active.
             adapters: The adapter of each system with a model, None for the base as it is.
             activate: Changes the adapter.
+            reader: The base of the summarizer, which reads summaries without an adapter.
         """
+        self.facts = worth(saved.model) if reader else None  # in words
+        self._reader = reader
         self.base = str(saved.about["base"].get("base", saved.model.base))
         self.batch_size, self.decoding = saved.generate.batch_size, saved.generate
         self.systems = {name: BUILT_IN_SYSTEMS[name] for name in (*adapters, _LEAD)}
@@ -60,10 +66,13 @@ class Models:
         on_event: Callable[[int, str | SummaryResult], bool],
         candidates: int = 1,
         max_new_tokens: int | None = None,
+        checked: Sequence[bool] = (),
     ) -> None:
         """Write summaries of up to `batch_size` articles together, as `Summarizer.write` does.
 
-        With several beams or candidates, or for an extract, a streamed summary is one piece.
+        With several beams or candidates, or for an extract, a streamed summary is one piece. Those
+        that are to be `checked`, extracts excepted, are whole when all are written and the base has
+        read them, if there is a reader.
         """
         if system == _LEAD:
             for i, article in enumerate(articles):
@@ -72,21 +81,40 @@ class Models:
                     on_event(i, lead)
                 on_event(i, SummaryResult(lead, 0, 0, 0, "extract", 0.0))
             return
+        written: dict[int, SummaryResult] = {}
+
+        def hold(i: int, event: str | SummaryResult) -> bool:
+            if isinstance(event, str) or self._reader is None or not checked or not checked[i]:
+                return on_event(i, event)
+            written[i] = event
+            return on_event(i, "")
+
         self._activate(self._adapters[system])
-        self._summarizer.write(articles, streamed, on_event, candidates, max_new_tokens)
+        self._summarizer.write(articles, streamed, hold, candidates, max_new_tokens)
+        if self._reader and written:
+            self._activate(None)
+            for i, result in written.items():
+                if on_event(i, ""):  # somebody still wants it
+                    (facts,) = self._reader.check(articles[i], [result.summary])
+                    on_event(i, dataclasses.replace(result, facts=facts))
 
 
 @contextlib.contextmanager
 def loaded(
-    model: str, batch_size: int | None = None, engine: EngineName = "auto"
+    model: str,
+    batch_size: int | None = None,
+    engine: EngineName = "auto",
+    check_facts: bool = False,
 ) -> Iterator[Models]:
     """Load the systems of a run folder, or any other saved model alone.
 
-    `batch_size` summaries are decoded together; if it is None, as many as in the study. Raises
-    UserError as `read_saved_model`, `uses_llama_cpp` and `with_adapters`, and for a baseline of
-    another base.
+    `batch_size` summaries are decoded together; if it is None, as many as in the study. The base in
+    memory also reads summaries if it is to `check_facts`. Raises UserError as `read_saved_model`,
+    `check_base_apart`, `uses_llama_cpp` and `with_adapters`, and for a baseline of another base.
     """
     saved = saved_model.read_saved_model(model)
+    if check_facts:
+        check_base_apart(saved)
     if batch_size:
         generate = saved.generate.model_copy(update={"batch_size": batch_size})
         saved = dataclasses.replace(saved, generate=generate)
@@ -101,7 +129,10 @@ def loaded(
         device = choose_device(saved.model)
         best = Transformers(activate(DEFAULT), tokenizer, device, saved.ends)
         adapters = {**{name: name for name in paths}, _BASE: None}
-        yield Models(saved, Summarizer(best, tokenizer, saved), adapters, activate)
+        reader = None
+        if check_facts:  # it takes over the layers without an adapter
+            reader = Reader(activate(None), load_tokenizer(saved.model), device)
+        yield Models(saved, Summarizer(best, tokenizer, saved), adapters, activate, reader)
 
 
 def _baseline(folder: Path, best: SavedModel) -> dict[str, Path]:

@@ -52,7 +52,7 @@ class RunningRequest:
                 loop.call_soon_threadsafe(self._events.put_nowait, (job, event))
 
         self._jobs = [
-            Job(index, article, system, order.stream, on_event, candidates, limit)
+            Job(index, article, system, order.stream, on_event, candidates, limit, order.evidence)
             for index, article in enumerate(order.articles)
             for system in dict.fromkeys(order.systems)
         ]
@@ -144,6 +144,7 @@ class RunningRequest:
             new_tokens=written.new_tokens,
             seconds=seconds,
             evidence=sources,
+            facts=written.facts,
             candidates=[schema.Candidate(**asdict(one)) for one in written.candidates],
         )
 

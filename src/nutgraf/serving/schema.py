@@ -13,6 +13,7 @@ from nutgraf.config.evaluation import MAX_CANDIDATES
 from nutgraf.data.text import TextError, usable_text
 from nutgraf.data.web_page import is_html
 from nutgraf.evaluation.evidence import Evidence
+from nutgraf.evaluation.support import Checked
 from nutgraf.serving.limits import Limits
 
 # A visible character, as `usable_text` asks: no white space, control or format character.
@@ -54,7 +55,8 @@ class SummaryRequest(BaseModel):
     evidence: bool = Field(
         False,
         strict=True,
-        description="Also say where each sentence comes from and what is unsupported.",
+        description="Also say where each sentence comes from, what is unsupported and, if this "
+        "server checks facts, what the base doubts.",
     )
     candidates: Annotated[int | None, BeforeValidator(check_number)] = Field(
         None,
@@ -128,6 +130,11 @@ class Summary(BaseModel):
     new_tokens: int
     seconds: float = Field(description="From the request to the end of this summary.")
     evidence: Evidence | None = Field(None, description="Positions count Unicode code points.")
+    facts: list[Checked] | None = Field(
+        None,
+        description="Sentences with the probability that the article supports them; null without "
+        "`evidence`, of an extract, and if this server does not check facts.",
+    )
     candidates: list[Candidate] = Field(
         [], description="All that were written, if they were several; `text` is the one chosen."
     )
@@ -157,6 +164,9 @@ class Models(BaseModel):
         description="Summaries that a model writes of each article if a request does not say."
     )
     choose: str = Field(description="What one of several is chosen by: `consensus`, `support`.")
+    facts: str | None = Field(
+        description="What the base's doubts are worth; null if this server does not check facts."
+    )
 
 
 class Example(BaseModel):

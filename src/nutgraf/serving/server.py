@@ -71,6 +71,7 @@ def run(
     limits: Limits,
     origins: Sequence[str] = (),
     engine: EngineName = "auto",
+    check_facts: bool = False,
 ) -> None:
     """Serve a model until interrupted; print the address when it answers.
 
@@ -81,6 +82,7 @@ def run(
         limits: Those of requests.
         origins: Addresses at which proxies show the page.
         engine: What writes.
+        check_facts: Let the base read summaries too, for whoever asks for evidence.
 
     Raises:
         UserError: An address cannot be used, or `models.loaded` raises it.
@@ -98,10 +100,12 @@ def run(
     with bound(host, port) as sock:
         access, metrics = Access(host, sock.getsockname()[0], origins), Metrics()
         with (
-            loaded(model, limits.batch_size, engine) as models,
+            loaded(model, limits.batch_size, engine, check_facts) as models,
             Worker(models, limits, models.batch_size, metrics) as worker,
         ):
-            app = create_app(models.systems, models.base, worker, limits, metrics, models.decoding)
+            app = create_app(
+                models.systems, models.base, worker, limits, metrics, models.decoding, models.facts
+            )
             server = HttpServer(Guard(app, limits, metrics, access), worker)
             answer(server, sock, host, access, limits)
 

@@ -1,4 +1,4 @@
-import { Card, download, element, label, pieces, why } from "./show.js";
+import { Card, doubtOf, download, element, label, percent, pieces, why } from "./show.js";
 import { fetchJson, summaries } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
@@ -22,6 +22,8 @@ async function start() {
     ({ systems, choose } = models);
     $("base").textContent = `${models.base} model`;
     $("caution").textContent = models.caution ?? "";
+    $("doubts").hidden = !models.facts;
+    $("worth").textContent = models.facts ?? "";
     $("systems").append(...systems.map(({ name, description }, i) =>
       element("label", { class: "chip", title: description },
         element("input", { type: "checkbox", name: "system", value: name, checked: i === 0 }),
@@ -186,9 +188,11 @@ function look(summary, sentence, node) {
   passage.hidden = !summary;
   if (!summary) return reading.hidden || read();
   const points = Array.from(shown.article);
-  const sources = [...sentence.sources].sort((a, b) => a.start - b.start);
+  const doubt = doubtOf(summary, sentence);
+  const sources = [...(doubt?.passages ?? sentence.sources)].sort((a, b) => a.start - b.start);
   const told = sources.map(({ start, end }) => points.slice(start, end).join("").trim()).join(" … ");
-  $("passage-text").textContent = told || "No passage of the article shares enough words with it.";
+  $("passage-text").textContent = (doubt ? `Doubted, ${percent(doubt)} sure, by: ` : "")
+    + (told || "No passage of the article shares enough words with it.");
   if (!reading.hidden) read(sources, sentence.copied.map((copy) => copy.source));
   if (node === focused) node.scrollIntoView({ block: "nearest" });
 }

@@ -33,6 +33,11 @@ const WHY = {
 };
 export const why = (choose) => WHY[choose] ?? "that is chosen";
 
+// What the base said of a sentence that it doubts, or nothing.
+export const doubtOf = (summary, sentence) =>
+  (summary.facts ?? []).find((fact) => fact.doubted && fact.start === sentence.start);
+export const percent = ({ probability }) => `${Math.round(100 * probability)}%`;
+
 // What is worth a word below a summary.
 function remarks(summary) {
   const unsupported = summary.evidence.unsupported.length;
@@ -40,6 +45,8 @@ function remarks(summary) {
   if (unsupported) {
     said.push(`${unsupported} ${unsupported > 1 ? "names or numbers" : "name or number"} not in the article`);
   }
+  const doubted = (summary.facts ?? []).filter((fact) => fact.doubted).length;
+  if (doubted) said.push(`${doubted} ${doubted > 1 ? "sentences" : "sentence"} doubted`);
   if (summary.evidence.repeated.length) said.push("Repeats itself");
   if (summary.finish_reason === "length") said.push(`Cut at ${summary.new_tokens} tokens`);
   if (summary.trimmed_tokens) said.push(`The article's last ${summary.trimmed_tokens.toLocaleString("en")} tokens were not read`);
@@ -76,14 +83,19 @@ export class Card {
     const underlined = (text, [{ kind }]) =>
       element("u", { class: "unsupported", title: `${kind} not in the article` }, text,
         element("span", { class: "unseen" }, ` (${kind} not in the article)`));
-    const held = (sentence) =>
-      element("span", {
-        class: "sentence", tabindex: "0", "aria-describedby": "passage",
+    const sure = (doubt) => element("span", { class: "sure" },
+      element("span", { class: "unseen" }, " (doubted: "), `${percent(doubt)} sure`,
+      element("span", { class: "unseen" }, ")"));
+    const held = (sentence) => {
+      const doubt = doubtOf(summary, sentence);
+      return element("span", {
+        class: doubt ? "sentence doubted" : "sentence", tabindex: "0", "aria-describedby": "passage",
         onmouseenter: (event) => this.look(summary, sentence, event.target),
         onmouseleave: () => this.look(null),
         onfocus: (event) => this.look(summary, sentence, event.target),
         onblur: () => this.look(null),
-      }, ...pieces(points, sentence.start, sentence.end, unsupported, underlined));
+      }, ...pieces(points, sentence.start, sentence.end, unsupported, underlined), ...(doubt ? [sure(doubt)] : []));
+    };
     const between = (from, to) => points.slice(from, to).join("");
     const ends = [0, ...sentences.map((sentence) => sentence.end)];
     this.text.className = "text";
