@@ -39,19 +39,19 @@ def read(config: Config, folder: RunFolder, test: Sequence[Article], artefact: A
     reader = load_reader(config.model)
 
     def rows(done: Container[int]) -> Iterator[dict[int, Record]]:
-        for place, at in enumerate(drawn):
-            if place in done:
+        for at in drawn:
+            if at in done:
                 continue
             article = test[at]
             texts = {"reference": article.reference}
             texts |= {system: written[system][at]["text"] for system in systems}
             checked = reader.check(article.article, list(texts.values()))
             by_system = dict(zip(texts, checked, strict=True))
-            yield {place: {"id": article.id, "sentences": by_system}}
+            yield {at: {"id": article.id, "sentences": by_system}}
 
     with artefact.writing(resume=True) as scratch:
-        by_place = collect(scratch / "facts.part", "facts", number, rows)
-        write_records(scratch / FILE, [by_place[place] for place in range(number)])
+        by_index = collect(scratch / "facts.part", "facts", number, rows)
+        write_records(scratch / FILE, [by_index[at] for at in drawn])
 
 
 def summaries_of(
