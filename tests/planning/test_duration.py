@@ -165,7 +165,7 @@ def test_reading_sentences_is_counted() -> None:
     weights = POCKET.linear + POCKET.adapter
     layers = 2 * weights * 120 + 4 * 120**2 * POCKET.query_width * POCKET.layers
     operations = layers + 2 * 20 * POCKET.vocabulary * POCKET.width
-    each = 4 * 53 / 20 * operations / SPEEDS.looking
+    each = 4 * 53 / 20 * (operations / SPEEDS.looking + duration.SENTENCE_SECONDS)
     assert more.seconds - some.seconds == pytest.approx(20 * each)
     assert some.seconds - none.seconds > 20 * each  # and the base is loaded
     assert all_.seconds - more.seconds == pytest.approx(60 * each)  # the test has 100 articles

@@ -57,6 +57,9 @@ FEW_SHARE = 0.45
 # Tokens of a sentence and of the prompt that it is read behind (SmolLM2: 17 and 107 of references
 # of CNN/DailyMail, n = 98; the pocket model: 23 and 83 of the newswire's, n = 65).
 TYPICAL_SENTENCE, TYPICAL_PASSAGES = 20, 100
+# Seconds of a sentence beside products: passages, tokens, small batches of ever new shapes (the
+# pocket model, whose products take 2 ms: 30 ms of processor, n = 86, on a busy machine).
+SENTENCE_SECONDS = 0.03
 BUSY_CORES = 0.25  # that other programs use, from which on a plan says so
 
 
@@ -293,7 +296,8 @@ def facts_seconds(
     texts = min(config.facts.articles, n) * (1 + len(model_systems(config)))
     sentences = texts * rows.summary / TYPICAL_SENTENCE
     tokens = TYPICAL_PASSAGES + TYPICAL_SENTENCE
-    return forward_operations(dims, sentences, tokens, TYPICAL_SENTENCE) / speeds.looking
+    products = forward_operations(dims, sentences, tokens, TYPICAL_SENTENCE) / speeds.looking
+    return products + SENTENCE_SECONDS * sentences
 
 
 def _more_candidates(config: Config, dims: ModelDims, n: int, speeds: Speeds) -> float:
