@@ -259,14 +259,14 @@ def test_summarize_takes_its_words(monkeypatch):
     monkeypatch.setattr(nutgraf.cli, "summarize", app, raising=False)
     main.main(["summarize", "--model", "m"])
     plain = {"as_json": False, "columns": Columns("article", None), "sentences": None}
-    plain |= {"long": "lead", "fetch": False, "engine": "auto"}
+    plain |= {"long": "lead", "fetch": False, "engine": "auto", "check_facts": False}
     assert calls.pop() == (("m", ["-"]), plain)
     main.main(
         "summarize --model me/m --json a.txt b.csv --article text --id key --sentences 2 "
-        "--long map-reduce --fetch --engine llama.cpp".split()
+        "--long map-reduce --fetch --engine llama.cpp --check-facts".split()
     )
     asked = {"as_json": True, "columns": Columns("text", "key"), "sentences": 2}
-    asked |= {"long": "map-reduce", "fetch": True, "engine": "llama.cpp"}
+    asked |= {"long": "map-reduce", "fetch": True, "engine": "llama.cpp", "check_facts": True}
     assert calls == [(("me/m", ["a.txt", "b.csv"]), asked)]
 
 

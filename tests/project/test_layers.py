@@ -105,3 +105,9 @@ def test_files_are_short() -> None:
 
 def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
     assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.draw(), "run python tools/rooms.py"
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    # The folders are no packages, so pytest imports a file by its name alone.
+    names = [path.name for path in (SOURCE.parents[1] / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(names)

@@ -443,7 +443,7 @@ def test_a_further_seed_repeats_the_trainings_and_leaves_the_rest(
     shutil.copytree(folder.path, tmp_path / "run")
     done = study(tmp_path / "run", train__seeds="[42, 43]")
     assert "search   unchanged, skipped" in done.stderr
-    assert done.stderr.count("done before") == 3 + 7 + 7  # trainings, summaries, scores
+    assert done.stderr.count("done before") == 3 + 7 + 7 + 1  # trainings, summaries, scores, facts
     by_seed = pd.read_csv(tmp_path / "run" / "analysis" / "seeds.csv")
     assert list(by_seed["seed"]) == [42] * 3 + [43] * 3
     assert list(by_seed["system"]) == ["baseline", "best", "best_round1"] * 2
