@@ -112,6 +112,7 @@ def _connect(address: str, options: dict[str, Any]) -> None:
             # The process that a cluster forks for a client may die. And a node that is started on a
             # busy machine gets 15 s for the imports of its helpers, which then are in the cache.
             passing = isinstance(error, ConnectionAbortedError) or _LATE in str(error)
+            if passing:
+                ray.shutdown()
             if not (passing and attempts_left):
                 raise
-            ray.shutdown()
