@@ -45,13 +45,22 @@ export class TrialTable {
       if (this.rows.has(number) && !(number in changed)) continue;
       const row = this.row(number, trial);
       const before = this.rows.get(number);
-      const focused = before?.contains(document.activeElement);
-      const steers = focused && "steer" in document.activeElement.dataset;
-      before?.replaceWith(row);
-      if (focused) (row.querySelector(steers ? "[data-steer]" : "button") ?? row.querySelector("button")).focus({ preventScroll: true });
-      this.rows.set(number, row);
+      if (before) this.renew(before, row);
+      else this.rows.set(number, row);
     }
     this.order();
+  }
+
+  // Replace only the cells with news, so that a button that is pressed or has the focus stays.
+  renew(row, news) {
+    row.className = news.className;
+    [...news.cells].forEach((cell, i) => {
+      const before = row.cells[i];
+      if (before.isEqualNode(cell)) return;
+      const focused = before.contains(document.activeElement);
+      before.replaceWith(cell);
+      if (focused) (cell.querySelector("button") ?? row.querySelector("button")).focus({ preventScroll: true });
+    });
   }
 
   get all() {
