@@ -18,13 +18,9 @@ import pandas as pd
 
 from nutgraf.config import Config
 from nutgraf.modeling.dims import ModelDims
-from nutgraf.planning.duration import (
-    IMPORT_SECONDS,
-    LOAD_RATE,
-    forward_operations,
-    forward_passes,
-)
+from nutgraf.planning.duration import IMPORT_SECONDS, LOAD_RATE
 from nutgraf.planning.outcome import planned_vs_actual
+from nutgraf.planning.speeds import forward_operations, forward_passes
 
 UNLIKE = 0.1  # spread where none was measured: an assumption
 SAVED = 16  # bytes of an adapter's weight in a checkpoint: itself, two moments, itself at its best

@@ -26,7 +26,7 @@ from nutgraf.evaluation.significance import paired_difference
 from nutgraf.generation.decoding import generate
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
-from nutgraf.planning import duration
+from nutgraf.planning import speeds
 from nutgraf.planning.benchmark import forecast
 from nutgraf.training.job import TrainingJob
 from nutgraf.training.packed.loop import fit_packed
@@ -183,13 +183,13 @@ def _planned(bench: Bench, name: str, micro: int, settings: dict[str, Any]) -> N
     config = bench.config(base, micro, **settings, **{"search.concurrent": 1})
     plan = forecast(config, rows, prompts, dict.fromkeys(("train", "validation", "test"), 16))
     free()
-    training = duration.training_seconds(config.train, plan.shape, plan.rows, plan.speeds.alone)
+    training = speeds.training_seconds(config.train, plan.shape, plan.rows, plan.speeds.alone)
     _, result = bench.fit(config, rows)
     history = result.history
     _beside_plan(bench, f"{name}, training, s", training, history.seconds)
     peak = history.peak_memory_bytes / 1e9
     _beside_plan(bench, f"{name}, training, GB", plan.training_bytes / 1e9, peak)
-    writing = duration.generation_seconds(config, plan.shape, plan.rows, len(prompts), plan.speeds)
+    writing = speeds.generation_seconds(config, plan.shape, plan.rows, len(prompts), plan.speeds)
     device, tokenizer = choose_device(config.model), load_tokenizer(config.model)
     with fresh_adapter(load_base(config.model), config.lora, seed=1) as adapted:
         adapted.eval()

@@ -24,7 +24,7 @@ from simulated import Searched
 
 from nutgraf.config import Config, load
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS
-from nutgraf.planning import duration
+from nutgraf.planning import duration, speeds
 from nutgraf.training.budget import effective_batch_size
 
 # CNN/DailyMail 3.0.0, and its tokens with TinyLlama's tokenizer (configs/tinyllama-cnndm.yaml).
@@ -108,7 +108,7 @@ def scoring(articles: int) -> float:
     return articles * (
         len(EXTRACTIVE_SYSTEMS) / duration.EXTRACT_RATE
         + 1 / duration.ARTICLE_RATE
-        + systems * (1 / duration.ROUGE_RATE + 1 / duration.INDICATOR_RATE)
+        + systems * (1 / speeds.ROUGE_RATE + 1 / duration.INDICATOR_RATE)
     )
 
 

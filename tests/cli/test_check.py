@@ -22,7 +22,7 @@ from nutgraf.data import load, rows, sources
 from nutgraf.data.prompts import Renderer
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.planning import benchmark
-from nutgraf.planning.duration import Speed, Speeds
+from nutgraf.planning.speeds import Speed, Speeds
 from nutgraf.training import tracking
 
 COLOUR = re.compile(r"\x1b\[([1-9]\d*)m(.*?)\x1b\[0m", re.DOTALL)

@@ -18,6 +18,7 @@ from nutgraf.core.errors import Failure, UserError
 from nutgraf.data.new_articles import NewArticle
 from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.evaluation.evidence import evidence
+from nutgraf.evaluation.support import Checked
 from nutgraf.generation import engine
 from nutgraf.generation import summarizer as room
 from nutgraf.generation.decoding import ends_of
@@ -200,7 +201,10 @@ def test_a_long_article_is_read_to_its_end_in_parts() -> None:
 
 
 def test_json_tells_all_that_is_known(
-    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows, adapted = tmp_path / "rows.jsonl", tmp_path / "adapted"
     rows.write_text("".join(json.dumps({"id": i, "article": a}) + "\n" for i, a in enumerate(NEWS)))
@@ -223,6 +227,23 @@ def test_json_tells_all_that_is_known(
         copy = first["copied"][0]
         there = article[copy["source"]["start"] : copy["source"]["end"]]
         assert row["summary"][copy["start"] : copy["end"]].lower() == there.lower()
+
+    class Ends:
+        checked = 0
+
+        def check(self, article: str, summaries: list[str]) -> list[list[Checked]]:
+            self.checked += 1
+            if self.checked == 3:
+                raise Failure("no memory")
+            return [[]]
+
+    # If the base cannot go on, what was written is printed without its word.
+    monkeypatch.setattr(summarize, "load_reader", lambda model: Ends())
+    with pytest.raises(Failure, match="no memory"):
+        summarize.run(str(adapted), [str(rows)], as_json=True, check_facts=True)
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["summary"] for row in again] == [row["summary"] for row in printed]
+    assert ["facts" in row for row in again] == [True, True, False, False, False]
 
 
 def test_to_a_terminal_it_prints_as_it_writes(

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from nutgraf.config import Config
 from nutgraf.config.load import build_config
 from nutgraf.modeling.dims import ModelDims
-from nutgraf.planning import duration
+from nutgraf.planning import speeds
 from nutgraf.search.halving import Halving, TrialProgress
 
 CLUSTER = CONFIGS / "cluster.yaml"
@@ -154,7 +154,7 @@ def run_folder(tmp_path: Path) -> Path:
 def test_a_run_folder_s_device_is_as_much_slower_as_its_stages_were(run_folder: Path) -> None:
     device, told = devices.of_run(run_folder, study(), row=100, summary=20)
     shape = ModelDims(2, 8, 16, 2, 8, 8, 100, 512, 10_000, 2_000, 500)
-    assert device.row == pytest.approx(2 * 2 * duration.forward_operations(shape, 1, 100, 20) / 1e9)
+    assert device.row == pytest.approx(2 * 2 * speeds.forward_operations(shape, 1, 100, 20) / 1e9)
     assert device.saving == pytest.approx(1.0)
     assert device.spread == pytest.approx(0.1538, abs=1e-3)  # 5, 6, 4 and 5 seconds, twice
     assert "trainings took 2.00 times" in told

@@ -16,9 +16,9 @@ from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.fused.model import FusedModel
 from nutgraf.modeling.load import Device, choose_device, load_base
 from nutgraf.modeling.shape import read_dims
-from nutgraf.planning import advice, benchmark, duration, memory, outcome, simulation
-from nutgraf.planning.duration import Speed, Speeds
+from nutgraf.planning import advice, benchmark, duration, memory, outcome, simulation, speeds
 from nutgraf.planning.memory import Machine, RowLengths
+from nutgraf.planning.speeds import Speed, Speeds
 
 ROWS = RowLengths(366, 428, 312, 367, 53, 64)
 CPU = Machine("cpu", True, 2, 20_000_000_000)
@@ -55,7 +55,7 @@ def test_work_is_what_the_model_does():
     ):
         model(torch.zeros(3, tokens, dtype=torch.long), logits_to_keep=told)
     base.set_attn_implementation(usual)
-    assert duration.forward_operations(POCKET, 3, tokens, told) == pytest.approx(
+    assert speeds.forward_operations(POCKET, 3, tokens, told) == pytest.approx(
         counter.get_total_flops(), rel=0.01
     )
 
@@ -137,7 +137,7 @@ def test_twice_the_budget_is_about_twice_the_time():
     assert once["search"] < twice["search"] < 2 * once["search"]
     samples = seconds(with_overrides(Config(), {"train.samples": 3}))
     # One training, of four evaluations: so many steps of three summaries, and prompts.
-    written = 4 * Config().generate.max_new_tokens * SPEEDS.token * duration.FEW_SHARE
+    written = 4 * Config().generate.max_new_tokens * SPEEDS.token * speeds.FEW_SHARE
     assert written < samples["train"] - once["train"] < 1.5 * written
     assert samples["search"] > once["search"] + written
     assert twice["generate"] == once["generate"]
@@ -165,7 +165,7 @@ def test_reading_sentences_is_counted() -> None:
     weights = POCKET.linear + POCKET.adapter
     layers = 2 * weights * 120 + 4 * 120**2 * POCKET.query_width * POCKET.layers
     operations = layers + 2 * 20 * POCKET.vocabulary * POCKET.width
-    each = 4 * 53 / 20 * (operations / SPEEDS.looking + duration.SENTENCE_SECONDS)
+    each = 4 * 53 / 20 * (operations / SPEEDS.looking + speeds.SENTENCE_SECONDS)
     assert more.seconds - some.seconds == pytest.approx(20 * each)
     assert some.seconds - none.seconds > 20 * each  # and the base is loaded
     assert all_.seconds - more.seconds == pytest.approx(60 * each)  # the test has 100 articles

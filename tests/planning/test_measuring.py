@@ -17,8 +17,8 @@ from nutgraf.config.load import with_overrides
 from nutgraf.modeling.load import choose_device, load_base, load_tokenizer
 from nutgraf.modeling.shape import first_layers, read_dims
 from nutgraf.planning import benchmark, stopwatch
-from nutgraf.planning.duration import Speed, Speeds
 from nutgraf.planning.measuring import Benchmark
+from nutgraf.planning.speeds import Speed, Speeds
 from nutgraf.planning.stopwatch import Stopwatch
 
 Cores = namedtuple("Cores", "user nice system idle iowait guest guest_nice")

@@ -23,5 +23,5 @@ def test_killed_once_in_each_stage_a_study_ends_as_if_undisturbed() -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["rounds"], result["differences"]) == (len(STAGES), 0)
     # Stages that take a second or two may be over before their kill, which comes in the next.
-    assert result["kills"]["search"] >= 1 <= result["kills"]["train"], done.stdout
+    assert {"search", "train"} <= set(result["kills"]), done.stdout
     assert sum(result["kills"].get(stage, 0) for stage in STAGES) == len(STAGES), done.stdout

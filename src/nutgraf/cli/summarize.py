@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -89,53 +90,69 @@ def _summarize(
     engine: EngineName,
     check_facts: bool,
 ) -> None:
-    written: list[tuple[NewArticle, SummaryResult]] = []
+    unprinted = deque[tuple[NewArticle, SummaryResult]]()
     texts = [article.text for article in articles]
     one, terminal = len(articles) == 1, sys.stdout.isatty()
     at_once = 1 if long == "lead" and one else saved.generate.batch_size
-    with load_summarizer(saved, engine, at_once) as summarizer:
-        streams = summarizer.can_stream and not as_json and not check_facts
-        if long == "lead" and streams and (one or terminal):
-            for article in articles:
-                _print_name(article, one)
-                for piece in summarizer.stream(article.text, sentences):
-                    if isinstance(piece, str):
-                        print(piece, end="", flush=True)
-                    else:
-                        print()
-                        _warn(article, piece)
-            return
-        if long == "lead":
-            summaries = summarizer.summarize(texts, sentences)
-        else:
-            summaries = (summarizer.summarize_in_parts(text, sentences) for text in texts)
-        hidden = True if terminal else None  # None: hidden unless standard error is a terminal
-        bar = tqdm(summaries, total=len(texts), desc="summaries", disable=hidden, leave=False)
-        for article, summary in zip(articles, bar, strict=True):
-            if check_facts:
-                written.append((article, summary))
-            elif as_json:
-                _print_json(article, summary)
+    try:
+        with load_summarizer(saved, engine, at_once) as summarizer:
+            streams = summarizer.can_stream and not as_json and not check_facts
+            if long == "lead" and streams and (one or terminal):
+                for article in articles:
+                    _print_name(article, one)
+                    for piece in summarizer.stream(article.text, sentences):
+                        if isinstance(piece, str):
+                            print(piece, end="", flush=True)
+                        else:
+                            print()
+                            _warn(article, piece)
+                return
+            if long == "lead":
+                summaries = summarizer.summarize(texts, sentences)
             else:
-                _print_text(article, summary, one)
-    if not written:
-        return
-    reader = load_reader(saved.model)  # the base, without the adapter
-    for article, summary in written:
+                summaries = (summarizer.summarize_in_parts(text, sentences) for text in texts)
+            hidden = True if terminal else None  # None: hidden unless standard error is a terminal
+            bar = tqdm(summaries, total=len(texts), desc="summaries", disable=hidden, leave=False)
+            for article, summary in zip(articles, bar, strict=True):
+                if check_facts:
+                    unprinted.append((article, summary))
+                else:
+                    _print(article, summary, as_json, one)
+        if check_facts:
+            _print_checked(saved, unprinted, as_json, one)
+    finally:
+        for article, summary in unprinted:  # if anything failed, without what the base says
+            _print(article, summary, as_json, one)
+
+
+def _print_checked(
+    saved: SavedModel, unprinted: deque[tuple[NewArticle, SummaryResult]], as_json: bool, one: bool
+) -> None:
+    """Let the base, without the adapter, read the summaries; print them, and take them away."""
+    reader = load_reader(saved.model)
+    while unprinted:
+        article, summary = unprinted[0]
         (checked,) = reader.check(article.text, [summary.summary])
-        if as_json:
-            _print_json(article, summary, checked)
-            continue
-        _print_text(article, summary, one)
-        for doubted in (sentence for sentence in checked if sentence["doubted"]):
-            text = visible(summary.summary[doubted["start"] : doubted["end"]])
-            logger.warning(f"{article.name}: {100 * doubted['probability']:.0f}% sure: {text}")
+        unprinted.popleft()
+        _print(article, summary, as_json, one, checked)
 
 
-def _print_text(article: NewArticle, summary: SummaryResult, one: bool) -> None:
+def _print(
+    article: NewArticle,
+    summary: SummaryResult,
+    as_json: bool,
+    one: bool,
+    checked: Sequence[Checked] | None = None,
+) -> None:
+    if as_json:
+        _print_json(article, summary, checked)
+        return
     _print_name(article, one)
     print(summary, flush=True)
     _warn(article, summary)
+    for doubted in (sentence for sentence in checked or () if sentence["doubted"]):
+        text = visible(summary.summary[doubted["start"] : doubted["end"]])
+        logger.warning(f"{article.name}: {100 * doubted['probability']:.0f}% sure: {text}")
 
 
 def _print_name(article: NewArticle, one: bool) -> None:
@@ -144,7 +161,7 @@ def _print_name(article: NewArticle, one: bool) -> None:
 
 
 def _print_json(
-    article: NewArticle, summary: SummaryResult, checked: list[Checked] | None = None
+    article: NewArticle, summary: SummaryResult, checked: Sequence[Checked] | None
 ) -> None:
     row = {
         "file": article.source,

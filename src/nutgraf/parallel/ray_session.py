@@ -109,8 +109,8 @@ def _connect(address: str, options: dict[str, Any]) -> None:
             ray.init(address=address, **options)
             return
         except Exception as error:
-            # The process that a cluster forks for a client may die. And a node that is started on a
-            # busy machine gets 15 s for the imports of its helpers, which then are in the cache.
+            # The process that a cluster forks for a client may die. And on a busy machine Ray gives
+            # the helpers of a node too little time; what they import is in the disk's cache then.
             passing = isinstance(error, ConnectionAbortedError) or _LATE in str(error)
             if passing:
                 ray.shutdown()

@@ -18,14 +18,11 @@ from nutgraf.modeling.shape import read_dims
 from nutgraf.planning.duration import (
     BUSY_CORES,
     Plan,
-    Speed,
-    Speeds,
-    forward_operations,
-    forward_passes,
     plan_study,
 )
 from nutgraf.planning.measuring import STEPS, Benchmark, open_benchmark
 from nutgraf.planning.memory import Machine, RowLengths, row_lengths
+from nutgraf.planning.speeds import Speed, Speeds, forward_operations, forward_passes
 from nutgraf.training.budget import worth_measuring
 from nutgraf.training.job import TrainingJob
 

@@ -35,7 +35,7 @@ from nutgraf.modeling.dims import ModelDims
 from nutgraf.modeling.load import Device, load_base, load_tokenizer
 from nutgraf.modeling.losses import summary_losses
 from nutgraf.modeling.shape import first_layers, read_dims, write_random_base
-from nutgraf.planning.duration import forward_operations
+from nutgraf.planning.speeds import forward_operations
 from nutgraf.planning.stopwatch import Stopwatch
 from nutgraf.training.fit import fit
 from nutgraf.training.job import TrainingJob

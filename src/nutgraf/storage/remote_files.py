@@ -25,6 +25,7 @@ from nutgraf.core.paths import absolute
 _CHUNK = 8 << 20  # bytes read at a time
 # File systems on which a file appears at its close; on others it is renamed once it is whole.
 _APPEARS_WHOLE = re.compile(r"(s3|gcs|abfs|py::fsspec\+.*(s3|gs|gcs|az|abfs)\b.*)$")
+_UNKNOWN = "Unrecognized filesystem type"  # what Arrow says of an address of none that it knows
 _USERS_MISTAKE = re.compile(
     "NO_?SUCH_?BUCKET|(bucket|container).*not exist|ACCESS_?DENIED|INVALID_ACCESS_KEY|SIGNATURE|"
     r"UNAUTH|Forbidden|Permission|\b40[13]\b",
@@ -162,10 +163,9 @@ def _open(uri: str) -> tuple[Any, str]:
         try:
             system, path = fs.FileSystem.from_uri(address)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            # Arrow has no such system, or was built without it: fsspec may have it. Any other
-            # invalid address is the user's mistake.
-            unknown = str(error).startswith("Unrecognized filesystem type")
-            if not (unknown or isinstance(error, pa.ArrowNotImplementedError)):
+            # fsspec may have what Arrow was built without, or does not know. Any other address that
+            # is invalid to Arrow is the user's mistake.
+            if isinstance(error, pa.ArrowInvalid) and not str(error).startswith(_UNKNOWN):
                 raise
             inner, path = fsspec.core.url_to_fs(uri)
             system = fs.PyFileSystem(fs.FSSpecHandler(inner))
