@@ -31,7 +31,7 @@ def test_it_prints_what_is_doubted_with_the_passage_it_was_judged_by(
     assert passage.strip() == "article: The council of Norwick met on Monday."
     assert last == (
         "1 of 3 sentences are doubted. How often its doubts are right is known only of smollm2, "
-        "not in 4 bits."
+        "not in 4 bits, which the limit was set for: another base may doubt nearly all."
     )
 
 

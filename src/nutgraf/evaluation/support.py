@@ -121,7 +121,10 @@ def is_calibrated(model: ModelConfig) -> bool:
 def worth(model: ModelConfig) -> str:
     """Return what doubts of this base are worth, in a sentence."""
     if not is_calibrated(model):
-        return f"How often its doubts are right is known only of {CALIBRATED}, not in 4 bits."
+        return (
+            f"How often its doubts are right is known only of {CALIBRATED}, not in 4 bits, "
+            "which the limit was set for: another base may doubt nearly all."
+        )
     missed, alarms = DOUBTED.n - DOUBTED.right, NOT_DOUBTED.n - NOT_DOUBTED.right
     return (
         f"Of {DOUBTED.n} sentences that people called wrong it missed {missed}, of "
