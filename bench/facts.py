@@ -98,15 +98,15 @@ def read_all(
     known: dict[tuple[str, str], Reading] = {}
     if file.exists():
         for row in pd.read_parquet(file).itertuples():
-            known[row.passages, row.sentence] = Reading(np.array(row.likely), np.array(row.rank))
+            known[row.passages, row.sentence] = Reading(np.array(row.rank))
     new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
     started, reader = time.perf_counter(), load_reader(ModelConfig(base=base)) if new else None
     for at in range(0, len(new), 32):
         if reader is None or time.perf_counter() - started > seconds:
             break
         known |= zip(new[at : at + 32], reader.read(new[at : at + 32]), strict=False)
-    rows = [(*pair, r.likely.tolist(), r.rank.tolist()) for pair, r in known.items()]
-    columns = ["passages", "sentence", "likely", "rank"]
+    rows = [(*pair, r.rank.tolist()) for pair, r in known.items()]
+    columns = ["passages", "sentence", "rank"]
     pd.DataFrame(rows, columns=columns).to_parquet(file, index=False)
     return known
 

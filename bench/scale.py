@@ -46,7 +46,7 @@ class Study:
     starts: float
     """Seconds of all devices in which processes start."""
     processes: int
-    """Of one training; 1 where both trainings run side by side."""
+    """Of the baseline's training; the best is a trial of the search."""
 
     @property
     def together(self) -> float:
@@ -61,7 +61,7 @@ class Study:
             "trials past their rung": self.search.past,
             "waiting for settings": self.search.waiting,
             "the last trials": search - self.search.busy - self.search.waiting,
-            "the two trainings": every["train"] - self.devices * self.starts - self.useful["train"],
+            "the training": every["train"] - self.devices * self.starts - self.useful["train"],
             "the last summaries": every["generate"]
             - self.devices * self.starts
             - self.useful["generate"],
@@ -75,8 +75,7 @@ def study(config: Config, device: Device, devices: int, options: Any, luck: int)
     found = simulated.search(config, device, luck)
     alone = simulated.training(config, device, 1, options.network)
     processes = min(devices, effective_batch_size(config.train))
-    shared = 2 * simulated.training(config, device, processes, options.network)
-    beside = math.ceil(2 / min(devices, 2)) * alone
+    shared = simulated.training(config, device, processes, options.network)
     models, n = len(MODEL_SYSTEMS), options.test
     starts = device.starting + (models - 1) * device.loading
     written = sum(simulated.writing(config, device, devices, n, luck + i) for i in range(models))
@@ -86,19 +85,19 @@ def study(config: Config, device: Device, devices: int, options: Any, luck: int)
         found,
         {
             "search": duration.RAY_SECONDS + device.starting + found.seconds,
-            "train": min(beside, shared) + starts,
+            "train": min(alone, shared) + starts,
             "generate": written + starts,
             "score": scored / devices,
             "one process": one_process(config, options),
         },
         {
             "search": found.busy - found.past,
-            "train": 2 * alone,
+            "train": alone,
             "generate": models * n * device.written,
             "score": scored,
         },
         starts,
-        processes if shared < beside else 1,
+        processes if shared < alone else 1,
     )
 
 
@@ -239,9 +238,7 @@ def sentences(
         f"{searches[-1]:,.1f} h, by luck.",
         f"Proposals: {blind} of {options.trials} settings are proposed at random, before the first "
         "results count.",
-        "Trainings: "
-        + (f"{one.processes} processes share each" if one.processes > 1 else "a process each")
-        + f", on {max(one.processes, min(n, 2))} of {n}.",
+        f"The baseline's training: {one.processes} of {n} devices share it.",
         f"Checkpoints: {search.checkpoints} of {size:,.1f} MB in the search, "
         f"{search.checkpoints * size / search.seconds:,.3f} MB/s in the mean; {n * size:,.0f} MB "
         "where all devices save at the same moment.",
@@ -284,7 +281,7 @@ def _options() -> argparse.Namespace:
     add("--devices", type=int, nargs="+", default=[1, 8, 64])
     add("--devices-per-node", type=int, default=8)
     add("--price", type=float, help="of one device for an hour; without it no cost is shown")
-    add("--articles", type=int, default=TRAIN, help="of each trial and both trainings")
+    add("--articles", type=int, default=TRAIN, help="of each trial and the baseline")
     add("--test", type=int, default=TEST)
     add("--row", type=int, default=ROW, help="tokens of a training row")
     add("--summary", type=int, default=SUMMARY, help="tokens of a summary")

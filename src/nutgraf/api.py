@@ -20,6 +20,7 @@ from nutgraf.data.text import TextError, usable_text
 
 if TYPE_CHECKING:
     from nutgraf.evaluation.scores import Scores
+    from nutgraf.generation import summarizer
     from nutgraf.generation.summarizer import SummaryResult
 
 
@@ -119,7 +120,9 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
 
         self._stack = contextlib.ExitStack()
         saved = saved_model.read_saved_model(str(model))
-        self._summarizer = self._stack.enter_context(summarizer.load_summarizer(saved, engine))
+        self._loaded: summarizer.Summarizer | None = self._stack.enter_context(
+            summarizer.load_summarizer(saved, engine)
+        )
         load_base.cache_clear()  # the cached base has this adapter: no other may use it
 
     @overload
@@ -145,7 +148,7 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
             sentences: Sentences of a summary at most; as many as in the study if None.
 
         Raises:
-            UserError: A text is empty, or `sentences` is below 1.
+            UserError: A text is empty, `sentences` is below 1, or `close` was called.
         """
         _check(sentences)
         articles = [text] if isinstance(text, str) else text
@@ -157,8 +160,9 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
         """Yield the pieces of one summary as they are written; together they are all of it.
 
         Raises:
-            UserError: The text is empty, `sentences` is below 1, or the model decodes with beams or
-                chooses among candidates, which show no summary from its beginning.
+            UserError: The text is empty, `sentences` is below 1, `close` was called, or the model
+                decodes with beams or chooses among candidates, which show no summary from its
+                beginning.
         """
         _check(sentences)
         if not self._summarizer.can_stream:
@@ -169,8 +173,15 @@ class Summarizer(contextlib.AbstractContextManager["Summarizer"]):
         pieces = self._summarizer.stream(_clean(text, "the article"), sentences)
         return (piece for piece in pieces if isinstance(piece, str))
 
+    @property
+    def _summarizer(self) -> summarizer.Summarizer:
+        if self._loaded is None:
+            raise UserError("this Summarizer is closed: make another one")
+        return self._loaded
+
     def close(self) -> None:
-        """Release the model."""
+        """Release the model; there are no summaries after it."""
+        self._loaded = None
         self._stack.close()
 
     def __exit__(self, *_: object) -> None:
@@ -199,11 +210,13 @@ def score(
             `if __name__ == "__main__":`.
 
     Raises:
-        UserError: Lengths differ, there is no row, a reference or an article has no text, or the
-            tokenizer counts too few letters of the references.
+        UserError: Lengths differ, there is no row, a reference or an article has no text, there are
+            flags without articles, or the tokenizer counts too few letters of the references.
     """
     from nutgraf.evaluation.scores import clean_row, score_rows
 
+    if flags and articles is None:
+        raise UserError("flags is True and there are no articles: give them, or leave flags out")
     if tokenizer not in get_args(RougeTokenizer):
         choices = " or ".join(map(repr, get_args(RougeTokenizer)))
         raise UserError(f"tokenizer is {tokenizer!r}: give {choices}")

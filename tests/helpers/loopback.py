@@ -13,13 +13,13 @@ from nutgraf.serving.access import Access
 from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics
 from nutgraf.serving.request_guard import Guard
-from nutgraf.serving.server import Ends, HttpServer
+from nutgraf.serving.server import HttpServer, Stoppable
 
 
 @contextlib.contextmanager
 def answered(
     app: ASGIApp,
-    worker: Ends | None = None,
+    worker: Stoppable | None = None,
     limits: Limits | None = None,
     metrics: Metrics | None = None,
     origins: Sequence[str] = (),

@@ -227,8 +227,8 @@ def _rows(config: Config, sample: _Sample, examples: Sequence[Example]) -> Itera
     yield "taken      " + ", ".join(f"{split} {n:,}" for split, n in sample.counts.items())
     yield from sample.read
     if not sample.own:
-        hub = sources.on_the_hub(config.data)
-        own = "those of the Hub are not read before the study" if hub else "yours cannot be read"
+        on_hub = sources.on_the_hub(config.data)
+        own = "those of the Hub are not read before the study" if on_hub else "yours cannot be read"
         yield (
             f"looked at  articles of the newswire; {own}, but planned as long as the limits allow; "
             f"{ASSUMED_ARTICLES:,} if all of a split is used"

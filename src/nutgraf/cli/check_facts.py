@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import math
@@ -73,9 +74,10 @@ def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         written, model = summaries_of(args.file, args.system)
         rows = [Row(f"{system} {a.id}", a.id, a.article, text) for system, a, text in written]
     else:
-        rows = list(_of_table(args.file, args.article or "article", args.summary or "summary"))
+        of_table = _of_table(args.file, args.article or "article", args.summary or "summary")
+        rows = list(itertools.islice(of_table, args.rows))
     if args.base or not is_run:
-        model = ModelConfig.model_validate({"base": args.base or "smollm2"})
+        model = reading_model(args.base or "smollm2")
     rows = rows[: args.rows]
     if not rows:
         raise UserError(f"{args.file} holds no row: there is nothing to check")
@@ -93,6 +95,13 @@ def _run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         logger.info(line)
     else:
         print(line)
+
+
+def reading_model(base: str) -> ModelConfig:
+    """Return the model that reads, of `--base`: a word, a folder, a file or a Hub id."""
+    from nutgraf.config import ModelConfig
+
+    return ModelConfig.model_validate({"base": base}, context={"here": True})
 
 
 def summed_up(counts: Sequence[tuple[int, int]], model: ModelConfig) -> str:
@@ -144,8 +153,6 @@ def checked(texts: Sequence[tuple[str, str]], model: ModelConfig) -> Iterator[li
 
     Summaries of one article that follow each other are read together. Raises as `load_reader`.
     """
-    import itertools
-
     with fast_imports():
         from nutgraf.generation.reading import load_reader
 

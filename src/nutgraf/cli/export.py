@@ -71,7 +71,7 @@ def run(
             left in `to`.
         quantize: The number format of a GGUF file, one of `gguf_write.QUANTIZATIONS`; q8_0 if it
             is empty.
-        author: The author that a GGUF file names; by default the owner in `push_to_hub`.
+        author: The author that a GGUF file of ours names; the owner in `push_to_hub` if None.
 
     Raises:
         UserError: The folder is taken, or the model has no such form.
@@ -82,6 +82,10 @@ def run(
     writes_gguf = format == "gguf" and llama_cpp is None
     if quantize and not writes_gguf:
         raise UserError(f"--quantize {quantize} is for --format gguf without --llama-cpp")
+    if author and not writes_gguf:
+        raise UserError(f"--author {author} is for --format gguf without --llama-cpp")
+    if llama_cpp is not None and format != "gguf":
+        raise UserError(f"--llama-cpp {llama_cpp} is for --format gguf, this is {format}")
     if format != "gguf" and saved.adapter is None:
         raise UserError(f"{model} is a whole model, merged already: export its adapter's folder")
     if format != "adapter" and "study" not in saved.about:

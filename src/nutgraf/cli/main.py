@@ -1,4 +1,4 @@
-"""The command line: parse, call, print errors on one line."""
+"""Parse the command line, call, print errors on one line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from nutgraf.config.load import find_config, load_config, setting_fields, shippe
 from nutgraf.config.systems import JUDGED
 from nutgraf.core.console import show_log
 from nutgraf.core.environment import ignore_launchers
-from nutgraf.core.errors import NutgrafError, UserError, one_line, os_error_message
-from nutgraf.core.files import is_full, write_text
+from nutgraf.core.errors import NutgrafError, UserError, is_full, one_line, os_error_message
+from nutgraf.core.files import write_text
 from nutgraf.core.paths import expand, shown
 from nutgraf.core.priority import lower_priority
 from nutgraf.core.signals import as_stopped, stop_on_signals
@@ -158,7 +158,7 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
         "the column of references; if a row has several: a list, COL_1, COL_2 ..., or given again"
     )
     lines = "text files with a reference a line, for a text file with a summary a line"
-    file.add_argument("references", nargs="*", type=Path, metavar="REFERENCES", help=lines)
+    file.add_argument("references", nargs="*", type=expand, metavar="REFERENCES", help=lines)
     file.add_argument("--reference", metavar="COL", action="append", help=several)
     file.add_argument("--summary", metavar="COL", help="the column of summaries")
     file.add_argument("--article", metavar="COL", help="that of articles: adds indicators")
@@ -168,7 +168,7 @@ def _also_any_file(score: argparse.ArgumentParser) -> None:
         help="rouge-score counts a-z and 0-9 and stems (the default); unicode counts every script",
     )
     file.add_argument(
-        "--out", metavar="FILE", type=Path, help="scores and flagged spans of each row"
+        "--out", metavar="FILE", type=expand, help="scores and flagged spans of each row"
     )
     file.add_argument("--json", action="store_true", help="one JSON object, not a table")
     checks = "let a model read the summaries too, and count the sentences that it doubts"

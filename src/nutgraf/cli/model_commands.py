@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias, get_args
 
@@ -98,12 +100,20 @@ def _add_export(commands: Commands) -> None:
     )
     add("--quantize", metavar="FORMAT", type=str.lower, default="", help=numbers)
     tolerance = "the most that merging and rounding may change the loss of a token [0.05]"
-    add("--tolerance", metavar="NATS", type=float, default=0.05, help=tolerance)
+    add("--tolerance", metavar="NATS", type=_tolerance, default=0.05, help=tolerance)
     add("--author", metavar="NAME", help="the author that the file names")
     llama_cpp = "a copy of llama.cpp, whose converter makes the file, of bases that are no Llamas"
     add("--llama-cpp", metavar="DIR", type=expand, help=llama_cpp)
     push = "then put the folder into this repository of the Hub; a new one is private"
     add("--push-to-hub", metavar="OWNER/NAME", help=push)
+
+
+def _tolerance(text: str) -> float:
+    """Return a number from 0 on."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (number := float(text)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
 
 
 def positive(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import logging
 import math
 import re
 import tokenize
@@ -16,11 +17,12 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from nutgraf.cli.check_facts import checked, summed_up
+from nutgraf.cli.check_facts import checked, reading_model, summed_up
 from nutgraf.config import ModelConfig
 from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.core import files
-from nutgraf.core.errors import UserError, one_line, visible
+from nutgraf.core.errors import UserError, is_full, one_line, visible
+from nutgraf.core.paths import expand
 from nutgraf.data import tables
 from nutgraf.data.names import find_column, no_column
 from nutgraf.data.rouge_tokens import MIN_LETTERS
@@ -28,6 +30,8 @@ from nutgraf.data.source_files import DAMAGED, encoding_of_table, open_bytes, re
 from nutgraf.evaluation import indicators, rouge
 from nutgraf.evaluation.bootstrap import MIN_VALUES, Interval
 from nutgraf.evaluation.scores import Row, Scores, clean_row, rounded, score_rows
+
+logger = logging.getLogger(__name__)
 
 OUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -58,7 +62,7 @@ def run(
         UserError: There is no row, a column is missing, text files have different numbers of
             lines, a row has no text or no reference, or ROUGE counts too few of its letters.
     """
-    texts = map(Path, columns.get("article", ())) if references else ()
+    texts = map(expand, columns.get("article", ())) if references else ()
     _check_out(out, [path, *references, *texts])
     rows = list(_of_lines(path, references, columns) if references else _of_table(path, columns))
     if not rows:
@@ -74,18 +78,21 @@ def run(
     record = scores.record()
     lines = [*_table(visible(str(path)), scores)]
     if reader:
-        model = ModelConfig.model_validate({"base": reader})
+        model = reading_model(reader)
         facts = _add_facts(rows, scores, model, visible(path.name))
         record |= {"facts": rounded(facts)}
         lines[-1:] = [*(f"{name:<20}{mean:11.3f}" for name, mean in facts.items()), lines[-1]]
-        lines.append(summed_up([(row["doubted"], row["sentences"]) for row in scores.rows], model))
+        worth = summed_up([(row["doubted"], row["sentences"]) for row in scores.rows], model)
+        lines.append(worth)
+        if as_json:
+            logger.info(worth)
     # Before a file that may not be written.
     print(*[json.dumps(record)] if as_json else lines, sep="\n", flush=True)
     if out:
         try:
             _write(out, rows, scores)
         except OSError as error:
-            if files.is_full(error):
+            if is_full(error):
                 raise
             raise UserError(
                 f"--out {out} cannot be written ({error.strerror}): give another file"
@@ -161,7 +168,7 @@ def _list_in(text: str) -> list[str | None] | None:
 def _of_lines(
     path: Path, references: Sequence[Path], columns: Mapping[str, Sequence[str]]
 ) -> Iterator[Row]:
-    article = [Path(name) for name in columns.get("article", ())]
+    article = [expand(name) for name in columns.get("article", ())]
     if unused := [kind for kind in columns if kind != "article"]:
         raise UserError(f"--{unused[0]} is a column of a table: not taken with text files")
     lines = [_lines(file) for file in (path, *references, *article)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nutgraf.cli.model_commands import Commands
 
 PATIENCE = 10.0  # seconds that the search has to take up what it is asked
-_MOST = 10**9
+_MAX_NUMBER = 10**9
 
 
 def add(commands: Commands) -> None:
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_NUMBER:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 import nutgraf
 from nutgraf.config import strict_yaml
 from nutgraf.config.study import Config
-from nutgraf.config.types import Choices, Section
+from nutgraf.config.types import Choices, Range, Section
 from nutgraf.core.errors import UserError, did_you_mean, one_line, without_secrets
 from nutgraf.core.paths import expand
 
@@ -84,11 +84,26 @@ def build_config(raw: Mapping[str, Any]) -> Config:
         config = Config.model_validate(raw, context={"here": not str(address).startswith("ray://")})
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
-    for name, domain in config.search.space.items():
-        ends = domain.choices if isinstance(domain, Choices) else (domain.low, domain.high)
-        for value in ends:
-            with_overrides(config, {name: value})
-    return config
+    space = {name: _checked(config, name, domain) for name, domain in config.search.space.items()}
+    return with_overrides(config, {"search.space": space})
+
+
+def _checked(config: Config, name: str, domain: Range | Choices) -> Range | Choices:
+    """Return the domain of a searched setting, with numbers for texts like `5e-2`.
+
+    Raises ConfigError for a value that the setting cannot have.
+    """
+    section, field = name.split(".", 1)
+
+    def read(value: Any) -> Any:
+        return getattr(getattr(with_overrides(config, {name: value}), section), field)
+
+    if isinstance(domain, Choices):
+        values = ((value, read(value)) for value in domain.choices)
+        return Choices(choices=tuple(new if isinstance(old, str) else old for old, new in values))
+    if any(isinstance(read(end), bool) for end in (domain.low, domain.high)):
+        raise ConfigError(f"search.space has a range of {name}, which is yes or no: use choices")
+    return domain
 
 
 def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:

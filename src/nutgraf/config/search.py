@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -75,6 +75,10 @@ class SearchConfig(Section):
     def parallel_trials(self) -> int:
         """How many trials run at a time on this machine: `concurrent`, or what its cores allow."""
         return min(self.concurrent, max(1, int((os.cpu_count() or 1) / self.cpus_per_trial)))
+
+    def largest(self, *names: str) -> dict[str, Any]:
+        """Return the largest values of those settings that are searched, by dotted name."""
+        return {name: self.space[name].largest for name in names if name in self.space}
 
     @field_validator("space")
     @classmethod

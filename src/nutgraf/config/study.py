@@ -18,6 +18,8 @@ from nutgraf.config.systems import RESERVED_NAMES, base_system
 from nutgraf.config.training import LoraSettings, ModelConfig, TrackingConfig, TrainConfig
 from nutgraf.config.types import LocalPath, Section
 
+_MISSING = ("nan", "null")  # what pandas reads from a table as no value
+
 
 class Config(Section):
     """The configuration of a study; the defaults are the pocket study."""
@@ -54,10 +56,10 @@ class Config(Section):
     def _names(cls, rivals: dict[str, RivalConfig]) -> dict[str, RivalConfig]:
         for name in rivals:
             valid = re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,23}", name)
-            if base_system(name) in RESERVED_NAMES or not valid:
+            if base_system(name) in RESERVED_NAMES or name in _MISSING or not valid:
                 raise ValueError(
                     f"{name!r} cannot be a rival's name: take up to 24 of a-z, 0-9, _ and -, but "
-                    f"none of {', '.join(RESERVED_NAMES)}"
+                    f"none of {', '.join((*RESERVED_NAMES, *_MISSING))}"
                 )
         return rivals
 

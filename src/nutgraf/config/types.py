@@ -73,6 +73,11 @@ class Choices(Section):
 
     choices: tuple[Any, ...] = Field(description="The values to choose from.", min_length=1)
 
+    @property
+    def largest(self) -> Any:
+        """Return the largest value, of those that have an order."""
+        return max(self.choices)
+
 
 class Range(Section):
     """An interval that a trial draws from."""
@@ -88,6 +93,11 @@ class Range(Section):
         if self.log and self.low <= 0:
             raise ValueError(f"low is {self.low}: a logarithmic range starts above 0")
         return self
+
+    @property
+    def largest(self) -> float:
+        """Return the largest value."""
+        return self.high
 
 
 def _kind(value: Any) -> str:

@@ -61,10 +61,15 @@ def library_errors(fact: str, change: str, kind: type[NutgrafError] = UserError)
     except (NutgrafError, MemoryError):
         raise
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, OSError) and is_full(error)
         if full or type(error).__name__ == "OutOfMemoryError":  # torch's: it is not imported here
             raise
         raise kind(f"{fact} ({library_message(error)}): {change}") from error
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether a disk, or the user's quota of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def library_message(error: BaseException) -> str:

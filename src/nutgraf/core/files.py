@@ -43,11 +43,6 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def is_full(error: OSError) -> bool:
-    """Return whether a disk, or the user's quota of it, is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 @contextlib.contextmanager
 def written_by_others(path: Path) -> Iterator[None]:
     """Turn a library's own error about a disk, in the block that writes to `path`, into an OSError.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from nutgraf.core.errors import UserError
+
 NICENESS = 10  # beside a busy program at 0 such a process gets a tenth of a core
 _VARIABLE = "RAY_worker_niceness"  # Ray's own variable for the processes of trials
 
@@ -27,5 +29,12 @@ def lowest_priority() -> None:
 
 
 def missing_niceness() -> int:
-    """Return by how much the niceness of this process is below that of a study."""
-    return max(0, int(os.environ.get(_VARIABLE, NICENESS)) - os.nice(0))
+    """Return by how much the niceness of this process is below that of a study.
+
+    Raises UserError for a RAY_worker_niceness that is no whole number.
+    """
+    wanted = os.environ.get(_VARIABLE, str(NICENESS))
+    try:
+        return max(0, int(wanted) - os.nice(0))
+    except ValueError:
+        raise UserError(f"{_VARIABLE} is {wanted!r}: set it to a whole number") from None

@@ -1,4 +1,4 @@
-"""Articles with their reference summaries: load, clean, reject, draw.
+"""Load articles with their reference summaries: clean, reject, draw.
 
 Three kinds of source: the embedded newswire, local JSONL, CSV or Parquet files, and data sets of
 the Hub through `datasets`. A split is read once from end to end, so that every row is counted. The

@@ -70,7 +70,7 @@ def clean_text(text: str) -> str:
 
 
 def encoding_by_mark(head: bytes) -> str | None:
-    """Return `utf-16` or `utf-32` if the first bytes show it, by their mark or by their zeros."""
+    """Return the UTF-16 or UTF-32 encoding that the first bytes show by a mark or by zeros."""
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding

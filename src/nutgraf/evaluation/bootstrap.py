@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -13,6 +14,7 @@ _DRAWS = 2**22
 # Values below which no interval is given: even six that agree in sign can do so by chance once in
 # 32 times, fewer more often than once in 20, and resamples of them vary too little.
 MIN_VALUES = 6
+Z95 = NormalDist().inv_cdf(0.975)  # of a 95% interval of a normal distribution
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from nutgraf.evaluation.bootstrap import Z95
 from nutgraf.evaluation.indicators import FAULTS, MEANINGS
 
 ALL = "all articles"
-_Z = 1.959964
 
 
 def system_rates(errors: pd.DataFrame) -> pd.DataFrame:
@@ -73,9 +73,9 @@ def article_groups(errors: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:
 
 def wilson_interval(percent: float, n: int) -> tuple[float, float]:
     """Return the 95% interval, in percent, of a rate among n (Wilson 1927), good at 0 and 100."""
-    p, z2 = percent / 100, _Z * _Z
+    p, z2 = percent / 100, Z95 * Z95
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 

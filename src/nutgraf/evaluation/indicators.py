@@ -219,14 +219,14 @@ def missed_key_facts(article: str, reference: str, summary: str) -> list[Span]:
     return sorted((fact.start, fact.end, "missing_key_facts") for fact in missing)
 
 
-def copied_spans(article: str, summary: str, shortest: int = COPIED) -> list[Span]:
-    """Return where the summary has fragments of at least `shortest` tokens of the article."""
+def copied_spans(article: str, summary: str) -> list[Span]:
+    """Return where the summary has fragments of at least `COPIED` tokens of the article."""
     tokens = token_spans(summary)
     fragments = extractive_fragments(split_tokens(article), [token for token, _, _ in tokens])
     return [
         (tokens[at][1], tokens[at + length - 1][2], "copied")
         for at, _, length in fragments
-        if length >= shortest
+        if length >= COPIED
     ]
 
 

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from nutgraf.config import ModelConfig
 from nutgraf.data.sentences import split_tokens
+from nutgraf.evaluation.bootstrap import Z95
 from nutgraf.evaluation.evidence import Passages, Place
 from nutgraf.evaluation.indicators import extractive_fragments
 
@@ -45,12 +46,11 @@ NOT_DOUBTED = Judged(218, 227)  # of right ones: specificity
 
 @dataclass(frozen=True)
 class Reading:
-    """How the tokens of one sentence were read behind its passages, arrays [tokens].
+    """How the tokens of one sentence were read behind its passages.
 
-    `likely` are log-likelihoods (nats), `rank` is how many words were likelier.
+    `rank` is how many words were likelier than each, [tokens].
     """
 
-    likely: np.ndarray
     rank: np.ndarray
 
 
@@ -162,5 +162,5 @@ def wrong_rate(counts: Sequence[tuple[int, int]], model: ModelConfig) -> Rate:
     youden = DOUBTED.rate + NOT_DOUBTED.rate - 1
     rate = min(max((share + NOT_DOUBTED.rate - 1) / youden, 0.0), 1.0)
     deviation = math.sqrt(spread + rate**2 * of_se + (1 - rate) ** 2 * of_sp) / youden
-    low, high = rate - 1.959964 * deviation, rate + 1.959964 * deviation
+    low, high = rate - Z95 * deviation, rate + Z95 * deviation
     return Rate(rate, max(low, 0.0), min(high, 1.0))

@@ -20,6 +20,7 @@ from nutgraf.data.names import find_column, no_column
 from nutgraf.data.rows import Article
 from nutgraf.data.text import clean_text
 from nutgraf.modeling.batching import length_batches
+from nutgraf.modeling.losses import guard_memory
 from nutgraf.modeling.suitability import check_no_adapter
 
 Row = dict[str, Any]
@@ -142,7 +143,8 @@ class Seq2SeqRival:
         inputs = self._tokenizer(
             texts, truncation=True, max_length=self._limit, padding=True, return_tensors="pt"
         ).to(self.device)
-        with torch.no_grad():
+        knob = f"lower rivals.{self.name}.batch_size (now {self.rival.batch_size})"
+        with torch.no_grad(), guard_memory(len(articles), self._limit, knob):
             out = self._model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
             )

@@ -1,4 +1,4 @@
-"""Summaries that are sentences of the article: lead-3, TextRank, and the oracle."""
+"""Summarize by sentences of the article: lead-3, TextRank, and the oracle."""
 
 from __future__ import annotations
 

@@ -99,6 +99,4 @@ def load_reader(config: ModelConfig) -> Reader:
 
 def _reading(logits: torch.Tensor, ids: Sequence[int]) -> Reading:
     of_token = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])
-    likely = of_token[:, 0] - logits.logsumexp(-1)
-    rank = (logits > of_token).sum(1)
-    return Reading(*(part.cpu().numpy().astype(np.float64) for part in (likely, rank)))
+    return Reading((logits > of_token).sum(1).cpu().numpy().astype(np.float64))

@@ -1,4 +1,4 @@
-"""Rules of decoding: what may not be repeated, and how short a summary may be."""
+"""Rule out what may not be written: repetitions, and an end that comes too soon."""
 
 from __future__ import annotations
 

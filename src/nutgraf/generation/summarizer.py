@@ -1,4 +1,4 @@
-"""A saved model that summarizes new articles, with the base, prompt and decoding of its study."""
+"""Summarize new articles with a saved model, and the base, prompt and decoding of its study."""
 
 from __future__ import annotations
 

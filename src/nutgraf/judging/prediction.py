@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nutgraf.evaluation.bootstrap import Z95
+
 # What is known of every summary: ROUGE of its reference, and indicators.
 FEATURES = (
     "rougeLsum", "words", "coverage", "novel_2grams", "least_support", "missing_key_facts",
@@ -16,7 +18,6 @@ MIN_CLICKS = 30  # below it, neither a prediction nor a normal interval is worth
 _FOLDS = 10
 _PENALTY = 10.0  # of the ridge regression: as if so many articles said that nothing predicts
 _SEED = 1
-_Z = 1.959963984540054  # 95% of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ def prediction_powered(
         together = float(np.cov(scores, predicted)[0, 1])
         weight = min(max(together / (variance * (1 + n / unjudged)), 0.0), 1.0)
     mean, error = float(np.mean(scores)), float(np.var(scores, ddof=1)) / n
-    plain = _Z * math.sqrt(error)
+    plain = Z95 * math.sqrt(error)
     if weight:
         mean += weight * float(elsewhere.mean() - predicted.mean())
         error = float(np.var(scores - weight * predicted, ddof=1)) / n
         error += weight**2 * float(elsewhere.var(ddof=1)) / unjudged
-    half = _Z * math.sqrt(error)
+    half = Z95 * math.sqrt(error)
     middle = float(np.mean(scores))
     worth = (plain / half) ** 2 if half else 1.0
     return Powered(

@@ -1,4 +1,4 @@
-"""Keys and values that are not copied at each step.
+"""Keep keys and values without copying them at each step.
 
 transformers' cache is copied at every step, and its keys are cast in every layer, since they leave
 the rotary embedding in fp32 (docs/log.md).

@@ -1,4 +1,4 @@
-"""Layers with weights in 4 bits, without torch's compiler until one of their functions is used.
+"""Import layers with weights in 4 bits, without torch's compiler until a function needs it.
 
 bitsandbytes calls torch.compile on a few functions while it is imported, which loads the compiler:
 0.6 s at the start of every process, also for a base that is not quantized (docs/log.md).

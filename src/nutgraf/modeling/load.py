@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from nutgraf.config import ModelConfig
 from nutgraf.core.environment import ignore_launchers
-from nutgraf.core.errors import UserError
+from nutgraf.core.errors import Failure, UserError, one_line
 from nutgraf.core.files import read_json
 from nutgraf.modeling.base_files import (
     base_revision,
@@ -261,10 +261,18 @@ def _contiguous(output: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[t
 
 @contextlib.contextmanager
 def load_errors(config: ModelConfig) -> Iterator[None]:
-    """Raise `load_failure` for anything that transformers raises if it cannot load the base."""
+    """Raise `load_failure` for anything that transformers raises if it cannot load the base.
+
+    Raises Failure if the device has too little memory for it.
+    """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, UserError):
+    except (MemoryError, UserError):
         raise
+    except torch.OutOfMemoryError as error:
+        raise Failure(
+            f"no memory on the device for model.base {config.base!r} ({one_line(error, 120)}): "
+            "free some, set model.quantization to nf4, or model.device to cpu"
+        ) from None
     except Exception as error:  # a damaged file can make the libraries raise anything
         raise load_failure(config, error) from error

@@ -46,10 +46,13 @@ def join_cluster(settings: RayConfig, folder: Path | None = None) -> Iterator[Cl
     Raise UserError if there is none, and for a node that lacks one of both; without a folder nodes
     are not looked at.
     """
-    problem = UserError(
-        f"no Ray cluster at ray.address {settings.address!r} (REASON): start one with "
-        "`ray start --head`, or correct the address"
-    )
+
+    def problem(reason: str) -> UserError:
+        return UserError(
+            f"no Ray cluster at ray.address {settings.address!r} ({reason}): start one with "
+            "`ray start --head`, or correct the address"
+        )
+
     # A study given from outside is a task of the cluster, which is connected already.
     inside = ray.is_initialized()
     with contextlib.nullcontext() if inside else session(problem, str(settings.address)):
@@ -168,12 +171,15 @@ class Cluster:
         rows: Sequence[Row],
         *,
         rows_per_process: int,
-        processes: int | None = None,
         progress: str | None = None,
     ) -> list[Result]:
-        """Return `function` of each row in order, as `process_pool.map_rows`, on the cluster."""
+        """Return `function` of each row in order, computed on the cluster.
+
+        It is called as `process_pool.map_rows` is; here a worker more costs nothing, so
+        `rows_per_process` is not needed.
+        """
         cpus = self.settings.cpus_per_worker
-        workers = processes or self.settings.workers or self.capacity(cpus, 0)
+        workers = self.settings.workers or self.capacity(cpus, 0)
         size = min(_CHUNK, max(1, math.ceil(len(rows) / max(1, workers))))
         chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
         results: list[list[Result]] = [[] for _ in chunks]

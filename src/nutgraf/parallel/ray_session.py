@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nutgraf.core.errors import Failure, NutgrafError, UserError, one_line
@@ -53,11 +53,14 @@ _LONGEST_PLACE = 36  # bytes: Ray adds up to 70, and the system takes 107 for a 
 def local_ray(cpus: int, gpus: float) -> Iterator[None]:
     """Run Ray on this machine alone, on the loopback address. Raise Failure if it cannot start."""
     options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": None if gpus else 0}
-    problem = Failure(
-        "Ray could not start (REASON): free memory and space in /dev/shm and /tmp (RAY_TMPDIR "
-        "names another folder), stop other Ray processes with `ray stop`, or let programs end that "
-        "keep all processors busy"
-    )
+
+    def problem(reason: str) -> Failure:
+        return Failure(
+            f"Ray could not start ({reason}): free memory and space in /dev/shm and /tmp "
+            "(RAY_TMPDIR names another folder), stop other Ray processes with `ray stop`, or let "
+            "programs end that keep all processors busy"
+        )
+
     place = tempfile.gettempdir()
     with contextlib.ExitStack() as stack:
         if "RAY_TMPDIR" not in os.environ and len(os.fsencode(place)) > _LONGEST_PLACE:
@@ -77,22 +80,24 @@ def connect_client(address: str) -> Iterator[None]:
 
     The log of its nodes is printed here. Raise UserError if it cannot be reached.
     """
-    problem = UserError(
-        f"no Ray cluster at ray.address {address!r} (REASON): correct it, open its port of clients "
-        "(10001), and install ray[client] on both sides"
-    )
+
+    def problem(reason: str) -> UserError:
+        return UserError(
+            f"no Ray cluster at ray.address {address!r} ({reason}): correct it, open its port of "
+            "clients (10001), and install ray[client] on both sides"
+        )
+
     with session(problem, address, log_to_driver=True):
         yield
 
 
 @contextlib.contextmanager
-def session(problem: NutgrafError, address: str, **options: Any) -> Iterator[None]:
-    """Connect to Ray, and disconnect after the block; if that fails raise `problem`."""
+def session(problem: Callable[[str], NutgrafError], address: str, **options: Any) -> Iterator[None]:
+    """Connect to Ray, and disconnect after the block; if that fails raise `problem(reason)`."""
     try:
         _connect(address, {"log_to_driver": False, "logging_level": logging.ERROR, **options})
     except Exception as error:  # Ray raises many kinds; each means that there is no Ray
-        reason = one_line(str(error), 200)
-        raise type(problem)(str(problem).replace("REASON", reason)) from error
+        raise problem(one_line(str(error), 200)) from error
     restore_handlers()  # else SIGTERM would end it with a trace of Ray's, and leave Ray's processes
     try:
         yield

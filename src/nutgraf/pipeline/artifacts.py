@@ -13,7 +13,7 @@ import yaml
 
 from nutgraf.config import Config, effects, systems
 from nutgraf.config.load import with_overrides
-from nutgraf.core.errors import Failure, UserError, one_line
+from nutgraf.core.errors import UserError, library_errors
 from nutgraf.core.files import file_hash, files_in
 from nutgraf.judging.record import FOLDER
 from nutgraf.modeling.base_files import base_fingerprint, hash_parts, is_local
@@ -233,11 +233,7 @@ def _generation_settings(system: str, config: Config) -> dict[str, Any]:
     if rival.file:
         settings[f"{begin}file"] = file_hash(Path(rival.file))
     elif rival.model and Path(rival.model).is_dir():
-        try:
+        fact = f"{begin}model {rival.model!r} could not be read"
+        with library_errors(fact, "give a folder with weights in safetensors"):
             settings[f"{begin}model"] = hash_parts(rival.model, None, *_WEIGHTS, *_DECODING)
-        except (OSError, ValueError) as error:
-            raise Failure(
-                f"{begin}model {rival.model!r} could not be read ({one_line(error, 300)}): give a "
-                "folder with weights in safetensors"
-            ) from error
     return settings

@@ -60,14 +60,14 @@ def summaries_of(
     """Return the summaries of a finished study by a system, or its final model, and its base.
 
     A row has the system, the article and the summary. Raises UserError for a system that the study
-    does not have, Failure if it has written nothing yet.
+    does not have, Failure if it has not written of the present test articles yet.
     """
     config, folder = load_config(find_config(None, path), {}, run=str(path)), RunFolder(path)
     name = system or final_system(config)
     if name not in measured_systems(config):
         names = ", ".join(measured_systems(config))
         raise UserError(f"--system is {name!r}: choose one of this study: {names}")
-    folder.manifest(f"summaries/{name}")  # raises if it has not been made
+    folder.check_made_from(f"summaries/{name}", "data:test")
     test, written = article_store.read_split(folder.data("test")), folder.summaries(name)
     pairs = zip(test, read_records(written), strict=True)
     return [(name, article, row["text"]) for article, row in pairs], config.model

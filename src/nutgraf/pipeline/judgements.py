@@ -36,7 +36,8 @@ def open_session(run: Path, systems: Sequence[str]) -> Iterator[Session]:
 def load_pair(folder: RunFolder, systems: Sequence[str]) -> Pair:
     """Return two systems of a study with the test articles.
 
-    Raises UserError for a system that the study lacks, Failure if it has not scored them.
+    Raises UserError for a system that the study lacks, Failure if it has not scored them, or other
+    test articles.
     """
     scored = [name.partition("/")[2] for name in folder.manifests() if name.startswith("scores/")]
     if not scored:
@@ -49,6 +50,9 @@ def load_pair(folder: RunFolder, systems: Sequence[str]) -> Pair:
             )
     if len(set(systems)) != 2:
         raise UserError(f"--systems is {' '.join(systems)}: give two different ones")
+    for kind in ("summaries", "scores"):
+        for system in systems:
+            folder.check_made_from(f"{kind}/{system}", "data:test")
     articles = read_split(folder.data("test"))
     ids = Counter(article.id for article in articles)
     texts = [[row["text"] for row in read_records(folder.summaries(name))] for name in systems]
@@ -71,12 +75,20 @@ def load_pair(folder: RunFolder, systems: Sequence[str]) -> Pair:
 def describe_judgements(folder: RunFolder) -> list[dict[str, Any]]:
     """Return what the report says of each pair of systems that was judged, in their first order.
 
-    Pairs of which the study has lost a system, and clicks on summaries that have changed, count no
-    more; of the latter the number is in `changed`.
+    Pairs of which the study has lost a system, or has it from other test articles only, and clicks
+    on summaries that have changed, count no more; of the latter the number is in `changed`.
     """
     rows = {path.stem: read_record(path) for path in sorted((folder / FOLDER).glob("*.jsonl"))}
     lines = reversed(list(itertools.chain(*rows.values())))
     judged = {frozenset(line["systems"]): tuple(line["systems"]) for line in lines}
-    there = [pair for pair in judged.values() if all(folder.has(f"scores/{s}") for s in pair)]
+    there = [pair for pair in judged.values() if all(_is_scored(folder, name) for name in pair)]
     described = [describe(load_pair(folder, pair), rows) for pair in sorted(there)]
     return [pair for pair in described if pair]
+
+
+def _is_scored(folder: RunFolder, system: str) -> bool:
+    """Return whether the study has summaries of the present test articles by it, with scores."""
+    return all(
+        folder.has(name) and folder.is_made_from(name, "data:test")
+        for name in (f"summaries/{system}", f"scores/{system}")
+    )

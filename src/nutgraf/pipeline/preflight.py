@@ -106,7 +106,7 @@ def _trackers(config: Config) -> None:
 def _warmup(config: Config) -> None:
     """Refuse a rise that takes all of a training: of the baseline, or a trial with large steps."""
     batch = ("micro_batch_size", "gradient_accumulation_steps")
-    largest = _largest(config, "train.warmup_steps", *(f"train.{name}" for name in batch))
+    largest = config.search.largest("train.warmup_steps", *(f"train.{name}" for name in batch))
     trial = with_overrides(config, largest)
     checked = [(config.train, ""), (trial.train, " with the largest of search.space")]
     if config.train.rounds:
@@ -120,12 +120,6 @@ def _warmup(config: Config) -> None:
                 f"step{'s' * (steps > 1)}{where}: the learning rate would never reach its peak; "
                 "lower it, or raise train.max_examples or train.max_steps"
             )
-
-
-def _largest(config: Config, *names: str) -> dict[str, float]:
-    """Return the largest values in search.space of those settings that are searched."""
-    domains = {name: config.search.space[name] for name in names if name in config.search.space}
-    return {n: max(d.choices) if isinstance(d, Choices) else d.high for n, d in domains.items()}
 
 
 def _devices(config: Config) -> None:
@@ -149,7 +143,7 @@ def _base(config: Config) -> None:
         check_folder("model.base", base_source(config.model), gguf=True)
     domain = config.search.space.get("lora.target_modules")
     choices = domain.choices if isinstance(domain, Choices) else ()
-    largest = _largest(config, "lora.r")
+    largest = config.search.largest("lora.r")
     for targets in (config.lora.target_modules, *choices):
         lora = with_overrides(config, {"lora.target_modules": targets, **largest}).lora
         dims = read_dims(config.model, lora)

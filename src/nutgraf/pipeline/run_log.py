@@ -51,6 +51,14 @@ class RunLog(logging.Handler):
             self._full = True
             _LOGGER.warning(f"{self.path} gets no more lines: {error.strerror or error}")
 
+    def end_torn_line(self) -> None:
+        """End the last line if an earlier process could write only a part of it."""
+        with contextlib.suppress(OSError), self.path.open("r+b") as file:  # or there is no log yet
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Take all messages from INFO on in the block; others get those that they would without.
@@ -74,6 +82,7 @@ class RunLog(logging.Handler):
 def logged(folder: Path) -> Iterator[RunLog]:
     """Write what is logged in the block, and what ends it, to the log of a run folder."""
     log = RunLog(folder / NAME)
+    log.end_torn_line()
     log.add("info", f"{BEGINS}{os.getpid()} on {socket.gethostname()}, nutgraf {__version__}")
     try:
         with log.listening():

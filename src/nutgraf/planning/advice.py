@@ -34,8 +34,9 @@ def settings_advice(config: Config) -> Iterator[str]:
     evaluations = len(evaluation_steps(config.train))
     if evaluations <= search.grace_evaluations:
         yield (
-            f"train.eval_every {config.train.eval_every}: {evaluations} evaluation of each trial, "
-            f"so none is stopped early: the search costs {search.trials} whole trainings"
+            f"train.eval_every {config.train.eval_every}: {evaluations} evaluation"
+            f"{'s' * (evaluations > 1)} of each trial, so none is stopped early: the search costs "
+            f"{search.trials} whole trainings"
         )
     if search.parallel_trials < search.concurrent:
         yield (

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from nutgraf.config import Config
+from nutgraf.config.load import with_overrides
 from nutgraf.data.examples import Example
 from nutgraf.modeling.dims import ModelDims
 from nutgraf.modeling.load import Device, choose_device
@@ -63,7 +64,8 @@ def forecast(
         torch.cuda.mem_get_info()[0] if device.name == "cuda" else psutil.virtual_memory().available
     )
     machine = Machine(device.name, device.dtype != torch.float32, torch.get_num_threads(), free)
-    dims = read_dims(config.model, config.lora)
+    searched = with_overrides(config, config.search.largest("lora.r"))
+    dims = read_dims(config.model, searched.lora)
     if lengths is None:
         lengths = row_lengths([(len(row.ids), row.prompt_tokens) for row in rows])
         lengths = replace(lengths, padded=_padded(config, rows))

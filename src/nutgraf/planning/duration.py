@@ -49,7 +49,7 @@ INDICATOR_RATE = 1_350  # summaries searched for indicators of errors
 EXTRACT_RATE = 1_000  # articles summarized by TextRank or the oracle
 BOOTSTRAP_RATE = 1e8  # articles drawn by the bootstrap
 LOAD_RATE = 5e8  # bytes of weights loaded: an estimate
-SUMMARIES_PER_PROCESS = 600  # from so many on, scoring starts a second process (stages.score)
+SUMMARIES_PER_PROCESS = 600  # whose scores take about as long as starting a process
 # An adapter's small products make a step of generation longer: a model with merged weights takes
 # this share (100 summaries: 5.9 s with merged weights, 7.4 s with the adapter; docs/log.md).
 MERGED_SHARE = 0.8

@@ -14,7 +14,6 @@ from typing import Any
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
 from nutgraf.config.systems import trained_models
-from nutgraf.config.types import Choices
 from nutgraf.modeling.dims import (
     ATTENTION_SCORE_LIMIT,
     EVAL_BATCH_SIZE,
@@ -104,9 +103,7 @@ def training_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: M
 
     If micro-batches are searched, the largest counts.
     """
-    searched = config.search.space.get("train.micro_batch_size")
-    if isinstance(searched, Choices):
-        config = with_overrides(config, {"train.micro_batch_size": max(searched.choices)})
+    config = with_overrides(config, config.search.largest("train.micro_batch_size"))
     train = config.train
     resident = base_bytes(config, dims, machine) + ADAPTER_BYTES * dims.adapter
     step = activation_bytes(config, dims, rows, machine)
@@ -197,7 +194,7 @@ def suggest_changes(
     """
     train = config.train
     options: dict[str, list[Any]] = {  # the present value first, then smaller ones
-        "train.micro_batch_size": _halvings(train.micro_batch_size),
+        "train.micro_batch_size": _divisors(train.micro_batch_size),
         "search.concurrent": _halvings(config.search.concurrent),
         "train.activation_checkpointing": sorted({train.activation_checkpointing, True}),
         "model.quantization": list(dict.fromkeys([config.model.quantization, "nf4"])),
@@ -214,12 +211,17 @@ def suggest_changes(
         changes = {name: (values[0], values[level]) for (name, values), level in pairs if level}
         changed = with_overrides(config, {name: then for name, (_, then) in changes.items()})
         if max(bytes_by_stage(changed, dims, rows, machine).values()) <= machine.free:
-            if "train.micro_batch_size" in changes:  # the effective batch stays as it is
+            if "train.micro_batch_size" in changes:
                 now = train.gradient_accumulation_steps
                 then = train.micro_batch_size * now // changed.train.micro_batch_size
                 changes["train.gradient_accumulation_steps"] = (now, then)
             return changes
     return None
+
+
+def _divisors(number: int) -> list[int]:
+    """Return what divides `number`, the largest first: so the effective batch can stay as it is."""
+    return [n for n in range(number, 0, -1) if number % n == 0]
 
 
 def _halvings(number: int) -> list[int]:

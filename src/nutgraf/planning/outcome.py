@@ -11,7 +11,7 @@ ARTEFACTS = {
     "search": ("search",),
     "train": ("models/",),
     "generate": ("summaries/",),
-    "score": ("scores/",),
+    "score": ("scores/", "facts"),
     "compare": ("comparison", "final_best_model"),
 }
 

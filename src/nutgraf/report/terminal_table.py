@@ -10,6 +10,7 @@ import pandas as pd
 
 from nutgraf.config import Config
 from nutgraf.evaluation.bootstrap import MIN_VALUES
+from nutgraf.evaluation.published import TEST_ARTICLES
 from nutgraf.report.describe import SYNTHETIC, is_synthetic
 
 
@@ -56,7 +57,8 @@ def render_table(path: Path, config: Config) -> str:
             )
     other = "" if stemmed else "; another tokenizer, not to be compared"
     lines.append(
-        f"published, on CNN/DailyMail's 11,490 test articles (R-L as printed is R-Lsum{other}):"
+        f"published, on CNN/DailyMail's {TEST_ARTICLES:,} test articles (R-L as printed is "
+        f"R-Lsum{other}):"
     )
     for row in table[table["source"] == "published"].itertuples():
         lines.append(

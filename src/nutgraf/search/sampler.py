@@ -38,10 +38,9 @@ class Sampler:
     """
 
     def __init__(self, search: SearchConfig, concurrent: int | None = None) -> None:
-        self.startup = STARTUP
         self.space = {name: _distribution(name, d) for name, d in search.space.items()}
         self.concurrent = concurrent or search.concurrent
-        sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=self.startup)
+        sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=STARTUP)
         self.study = optuna.create_study(sampler=sampler)
         self.proposals: list[optuna.Trial] = []
         self.proposed_by: list[str] = []
@@ -56,13 +55,13 @@ class Sampler:
         out of turn. Waiting for half of these would leave processes idle (docs/log.md).
         """
         last = len(self.proposals) - 2 * (self.concurrent - 1)
-        return range(1, last + 1) if last >= self.startup else range(0)
+        return range(1, last + 1) if last >= STARTUP else range(0)
 
     def next(self, trials: Mapping[int, Trial]) -> dict[str, Any]:
         """Return the next settings, by dotted name; `trials` holds all that are `needed`."""
         for number in self.needed[self._reported :]:
             self._report(number, trials[number])
-        self.proposed_by.append("tpe" if self._successes >= self.startup else "random")
+        self.proposed_by.append("tpe" if self._successes >= STARTUP else "random")
         self.proposals.append(self.study.ask(self.space))
         values = self.proposals[-1].params
         return {k: json.loads(v) if isinstance(v, str) else v for k, v in values.items()}

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.config import Config, load
-from nutgraf.core.files import is_full, read_json, write_json
+from nutgraf.core.errors import is_full
+from nutgraf.core.files import read_json, write_json
 from nutgraf.search.halving import Halving, TrialProgress, Verdict
 from nutgraf.search.ledger import Ledger
 from nutgraf.search.sampler import Sampler
@@ -216,7 +217,7 @@ class TrialScheduler:
     def remove_scratch(self) -> None:
         """Delete everything of a finished search but records, adapters, tracebacks and ROUGE."""
         self.ledger.close()
-        if self.errors:
+        if self.errors or (self.out / _ERRORS).exists():  # which may hold those of before
             write_json(self.out / _ERRORS, self.errors)
         for trial in self.results():
             for path in (self.out / str(trial.number)).iterdir():

@@ -46,7 +46,7 @@ class Trial:
     row_nll: list[float] = field(default_factory=list)  # per validation row, at its best evaluation
     row_tokens: list[int] = field(default_factory=list)
     rouge: dict[str, float] = field(default_factory=dict)
-    proposed_by: str = "random"  # or tpe, or a person
+    proposed_by: str = "random"  # or `tpe`, or `person`
 
     @property
     def completed(self) -> bool:

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ray import tune
 
-from nutgraf.core.errors import Failure, UserError
+from nutgraf.core.errors import Failure, UserError, is_full
 from nutgraf.core.fast_import import fast_imports
-from nutgraf.core.files import is_full
 from nutgraf.search.trial import HANG, SearchInputs, Trial, time_limit
 
 if TYPE_CHECKING:
@@ -77,6 +76,7 @@ def run_trial(
 def _run_locked(folder: Path, training: Training, minutes: float | None) -> None:
     trial = Trial.read(folder)
     assert trial is not None  # the search has written its settings
+    (folder / "error.txt").unlink(missing_ok=True)  # of an earlier run: it is tried again
     try:
         with _trial_time_limit(folder, minutes, trial.seconds):
             _train(trial, folder, training)

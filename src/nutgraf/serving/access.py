@@ -9,6 +9,7 @@ because everybody can send them.
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -29,15 +30,18 @@ class Access:
 
         Args:
             host: What the server was started with: a name or an address.
-            address: The address at which it listens. On a loopback address, requests have to name
-                this machine or an allowed origin in their Host header.
+            address: The address at which it listens. Requests have to name this machine or an
+                allowed origin in their Host header; on a loopback address only by a loopback name.
             allowed: Addresses at which proxies show the server, like `https://a.example/path/`.
 
         Raises:
             UserError: An allowed address has no origin.
         """
         self.local = _is_loopback(address)
-        self._names = {host.lower()}
+        self._names = {host.lower(), "localhost"}
+        if not self.local:
+            own = socket.gethostname().lower()
+            self._names |= {own, f"{own}.local", socket.getfqdn().lower()}
         self._origins: set[str] = set()
         self._prefixes: list[str] = []
         for url in allowed:
@@ -60,12 +64,14 @@ class Access:
     def refusal(self, headers: Headers) -> RequestError | None:
         """Return why the request is not let in, if it is not."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self.local and not self._is_own_name(host):
-            return RequestError(
-                403,
-                f"Host is {host[:80]!r} and this server is for this machine only: ask for "
-                f"127.0.0.1 or localhost, or start it with --host; {_NAME_IT}",
+        if not self._is_own_name(host):
+            ask = (
+                "this server is for this machine only: ask for 127.0.0.1 or localhost, or start it "
+                "with --host"
+                if self.local
+                else "that is no name of this machine: ask for its address"
             )
+            return RequestError(403, f"Host is {host[:80]!r} and {ask}; {_NAME_IT}")
         if origin is None or (known := _origin(origin)) in self._origins:
             return None
         if known is None or known != _origin(f"{urlsplit(origin).scheme}://{host}"):
@@ -81,7 +87,17 @@ class Access:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        return name in self._names or name == "localhost" or _is_loopback(name)
+        if name in self._names or _is_loopback(name):
+            return True
+        return not self.local and _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(address: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from nutgraf.config.systems import BUILT_IN_SYSTEMS, EngineName
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import read_json
+from nutgraf.core.paths import expand
 from nutgraf.data.text import clean_text
 from nutgraf.evaluation.support import worth
 from nutgraf.generation import extractive
@@ -124,7 +125,7 @@ def loaded(
         return
     uses_llama_cpp(saved, engine)  # which has no adapters
     base, tokenizer = load_base(saved.model), load_tokenizer(saved.model, saved.tokenizer)
-    paths = {DEFAULT: saved.adapter, **_baseline(Path(model), saved)}
+    paths = {DEFAULT: saved.adapter, **_baseline(expand(model), saved)}
     with with_adapters(base, paths) as activate:
         device = choose_device(saved.model)
         best = Transformers(activate(DEFAULT), tokenizer, device, saved.ends)

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 _FINISH_SECONDS, _REFUSE_SECONDS = 4.0, 2
 
 
-class Ends(Protocol):
-    """What has to end with a server."""
+class Stoppable(Protocol):
+    """Work in the background that has to end with a server."""
 
     def stop(self) -> None:
         """Begin nothing new."""
@@ -41,7 +41,7 @@ class Ends(Protocol):
 class HttpServer(uvicorn.Server):
     """An HTTP server that ends in order: nothing new, what is being written, then refusals."""
 
-    def __init__(self, app: ASGIApp, worker: Ends | None = None) -> None:
+    def __init__(self, app: ASGIApp, background: Stoppable | None = None) -> None:
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -54,13 +54,13 @@ class HttpServer(uvicorn.Server):
             timeout_graceful_shutdown=int(_FINISH_SECONDS) + _REFUSE_SECONDS,
         )
         super().__init__(config)
-        self._worker = worker
+        self._background = background
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer all requests, and close."""
-        if self._worker:
-            self._worker.stop()
-            asyncio.get_running_loop().call_later(_FINISH_SECONDS, self._worker.refuse_running)
+        if self._background:
+            self._background.stop()
+            asyncio.get_running_loop().call_later(_FINISH_SECONDS, self._background.refuse_running)
         await super().shutdown(sockets)
 
 

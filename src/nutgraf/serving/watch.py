@@ -166,7 +166,7 @@ def run(
         streams = Streams(watcher)
         access = Access(host, sock.getsockname()[0], origins)
         server = HttpServer(
-            Guard(create_app(streams, token, judging), limits, metrics, access), worker=streams
+            Guard(create_app(streams, token, judging), limits, metrics, access), streams
         )
         if with_parent:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()

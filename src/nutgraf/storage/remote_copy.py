@@ -210,8 +210,13 @@ class RemoteCopy:
 
 
 def read_index(store: RemoteFiles, name: str) -> tuple[bytes, dict[str, str]]:
-    """Return a manifest or index and the hashes in it, by names that stay in the folder."""
-    content = store.read(name) or b""
+    """Return a manifest or index and the hashes in it, by names that stay in the folder.
+
+    Raises FileNotFoundError if it is there no more, Failure if it is damaged.
+    """
+    content = store.read(name)
+    if content is None:
+        raise FileNotFoundError(f"{name} of storage {store.uri}")
     try:
         index = json.loads(content)
         files = {str(file): str(expected) for file, expected in index["files"].items()}

@@ -53,17 +53,18 @@ class Lease:
         that does.
         """
         previous = self._wait_until_free(own)
-        self._write()
-        time.sleep(SETTLE)
-        self.check()
         ended = threading.Event()
         thread = threading.Thread(target=self._beat, args=(ended,), daemon=True)
-        thread.start()
+        self._write()
         try:
+            time.sleep(SETTLE)
+            self.check()
+            thread.start()
             yield previous
         finally:
             ended.set()
-            thread.join()
+            if thread.ident:
+                thread.join()
             with contextlib.suppress(Unreachable):  # then it expires
                 self._update(released=True)
 

@@ -40,22 +40,27 @@ class RemoteView:
         for name in sorted(names):
             if name in _SINGLE:
                 self._keep(name)
-            elif is_index(name, UNFINISHED):
-                artefact = PurePosixPath(name).stem
-                for file, hashed in read_index(self._files, name)[1].items():
-                    place = f"{UNFINISHED}/{artefact}"
-                    self._fetch(f"{place}/{hashed}", f"{place}/{file}", hashed)
-            elif is_index(name, MANIFESTS):
-                content, files = read_index(self._files, name)
-                for file, hashed in files.items():
-                    self._fetch(file, file, hashed)
-                if self._had.get(name) != content:
-                    write_text(self._folder / name, content.decode())
-                    self._had[name] = content
+            elif is_index(name, UNFINISHED) or is_index(name, MANIFESTS):
+                with contextlib.suppress(FileNotFoundError):  # the study goes on meanwhile
+                    self._fetch_listed(name)
         for path in (self._folder / UNFINISHED).glob("*"):
             if f"{UNFINISHED}/{path.name}.json" not in names:
                 shutil.rmtree(path)
                 self._had = {n: v for n, v in self._had.items() if f"/{path.name}/" not in n}
+
+    def _fetch_listed(self, index: str) -> None:
+        """Fetch what a manifest or index lists. Raises FileNotFoundError if it is there no more."""
+        content, files = read_index(self._files, index)
+        if is_index(index, UNFINISHED):
+            place = f"{UNFINISHED}/{PurePosixPath(index).stem}"
+            for file, hashed in files.items():
+                self._fetch(f"{place}/{hashed}", f"{place}/{file}", hashed)
+            return
+        for file, hashed in files.items():
+            self._fetch(file, file, hashed)
+        if self._had.get(index) != content:
+            write_text(self._folder / index, content.decode())
+            self._had[index] = content
 
     def holder(self) -> str | None:
         """Return who runs the study, by the lease that changes as long as they live."""

@@ -43,7 +43,7 @@ class RunFolder:
         return read_json(path) if path.exists() else None
 
     def model(self, name: str) -> Path:
-        """Return the folder of the adapter of `baseline` or `best`."""
+        """Return the folder of a trained model's adapter."""
         return self.path / "models" / name
 
     def summaries(self, system: str) -> Path:
@@ -96,6 +96,21 @@ class RunFolder:
                 f"{self.path / name} has not been made: run `nutgraf run --run {self.path}` "
                 "or the stage before"
             ) from None
+
+    def check_made_from(self, name: str, source: str) -> None:
+        """Raise Failure unless the artefact was made, from the `source` that is there now."""
+        if not self.is_made_from(name, source):
+            raise Failure(
+                f"{self.path / name} was made from another {source}: run `nutgraf run --run "
+                f"{self.path}`, which makes it again"
+            )
+
+    def is_made_from(self, name: str, source: str) -> bool:
+        """Return whether a finished artefact was made from the `source` that is there now.
+
+        Raises Failure if one of both has not been made.
+        """
+        return bool(self.manifest(name)["inputs"].get(source) == self.digest(source))
 
     def has(self, name: str) -> bool:
         """Return whether the artefact was ever finished, from any inputs."""

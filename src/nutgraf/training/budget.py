@@ -7,7 +7,7 @@ import random
 
 from nutgraf.config import Config, TrainConfig
 from nutgraf.config.load import with_overrides
-from nutgraf.config.types import Choices, Space
+from nutgraf.config.types import Space
 
 ROWS_A_STEP = 4  # of a round: two pairs
 
@@ -61,8 +61,8 @@ def max_examples_seen(train: TrainConfig, space: Space) -> int:
     """Return a number of examples that no training with settings of `space` exceeds."""
     batch = 1
     for name in ("micro_batch_size", "gradient_accumulation_steps"):
-        domain = space.get(f"train.{name}", Choices(choices=(getattr(train, name),)))
-        batch *= int(max(domain.choices) if isinstance(domain, Choices) else domain.high)
+        domain = space.get(f"train.{name}")
+        batch *= int(domain.largest if domain else getattr(train, name))
     if train.max_steps is not None:
         return train.max_steps * batch
     assert train.max_examples is not None

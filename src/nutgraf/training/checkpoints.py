@@ -99,22 +99,22 @@ class Checkpoints:
     def finish(self, record: Mapping[str, Any]) -> None:
         """Record that `out` is whole, with a record of the training; delete the checkpoints."""
         sync_all(self.out)
-        done = {"claim": self.claim, "files": _hashes(self.out), "record": record}
-        write_json(self._record, done)
+        whole = {"claim": self.claim, "files": _hashes(self.out), "record": record}
+        write_json(self._record, whole)
         shutil.rmtree(self.folder)
 
     def finished(self) -> dict[str, Any] | None:
         """Return the record of `finish` if this training was finished and its files are whole."""
         try:
-            done = read_json(self._record)
+            whole = read_json(self._record)
         except (FileNotFoundError, ValueError):
             return None
-        mismatch = work_claim.describe_changes(done["claim"], self.claim)
-        if mismatch or _changes(self.out, done["files"]):
+        mismatch = work_claim.describe_changes(whole["claim"], self.claim)
+        if mismatch or _changes(self.out, whole["files"]):
             return None
         shutil.rmtree(self.folder, ignore_errors=True)
         logger.info(f"{self.title}: trained before, with the same settings and rows")
-        return dict(done["record"])
+        return dict(whole["record"])
 
     def _existing(self) -> list[Path]:
         """Return all checkpoints, newest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -196,7 +197,8 @@ def peak_memory(device: Device) -> int:
     """Return the peak memory so far, in bytes: of the GPU, or of this process without one."""
     if device.name == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class TrainingResult(BaseModel, arbitrary_types_allowed=True, frozen=True):

@@ -1,4 +1,4 @@
-"""The description of one training, the same for every way in which it is carried out."""
+"""Describe one training, the same for every way in which it is carried out."""
 
 from __future__ import annotations
 

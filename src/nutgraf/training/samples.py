@@ -5,14 +5,19 @@ It decides nothing: greedy decoding draws no random number, and changes no weigh
 
 from __future__ import annotations
 
+import logging
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.data.prompts import Renderer, summary_text
 from nutgraf.generation.decoding import generate_batch
 from nutgraf.generation.draft import decode_summary
 from nutgraf.modeling.load import Device
+from nutgraf.modeling.losses import DeviceMemoryError
 from nutgraf.training.history import History
 from nutgraf.training.job import TrainingJob
+
+logger = logging.getLogger(__name__)
 
 
 def add_samples(
@@ -25,14 +30,19 @@ def add_samples(
     """Add to the history what the model writes now of the first `train.samples` evaluated articles.
 
     It is decoded greedily from the prompts of their training rows, and cut as the study cuts. The
-    model must be in eval mode. Raises DeviceMemoryError if there is no memory for it.
+    model must be in eval mode. If there is no memory for it, that is logged, and nothing is added.
     """
     rows = job.evaluated_rows[: job.config.train.samples]
     if not rows:
         return
     settings = job.config.generate.model_copy(update={"num_beams": 1, "batch_size": len(rows)})
     prompts = [row.input_ids[: row.prompt_tokens] for row in rows]
-    written = generate_batch(model, tokenizer, prompts, settings, device)
+    try:
+        written = generate_batch(model, tokenizer, prompts, settings, device)
+    except DeviceMemoryError:
+        number = f"train.samples {len(rows)}"
+        logger.warning(f"{number}: no memory on the device to write so many; a training needs none")
+        return
     texts = [decode_summary(tokenizer, new.ids, new.finish_reason, settings)[0] for new in written]
     frame = Renderer(tokenizer, job.config.prompt).recipe()
     head, tail = len(frame["head"]), len(frame["tail"])

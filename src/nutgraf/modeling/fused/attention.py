@@ -1,4 +1,4 @@
-"""Causal attention in blocks of queries: products and a softmax, none of it beyond the diagonal.
+"""Attend in blocks of queries: products and a softmax, none of it beyond the diagonal.
 
 The heads that share keys and values are rows of one product. Of each block the attention weights
 are stored for the backward pass, two bytes a score, or computed again.

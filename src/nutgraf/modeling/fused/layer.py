@@ -1,4 +1,4 @@
-"""One decoder layer of the Llama family with LoRA adapters as one autograd function.
+"""Compute a decoder layer of the Llama family with LoRA adapters as one autograd function.
 
 The backward pass is derived by hand, as Unsloth does for GPUs (github.com/unslothai/unsloth):
 little is stored, sums of gradients are formed in the products, and frozen weights get none.

@@ -1,4 +1,4 @@
-"""Cross-entropy at the output layer, whose logits are never kept for the backward pass."""
+"""Compute cross-entropy at the output layer; its logits are not kept for the backward pass."""
 
 from __future__ import annotations
 

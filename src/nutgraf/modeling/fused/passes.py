@@ -1,4 +1,4 @@
-"""The element-by-element passes of a decoder layer, with as few fresh tensors as possible.
+"""Compute a decoder layer's element-by-element passes, with as few fresh tensors as possible.
 
 Activations are [tokens, width]. The residual stream and all sums are in fp32, what enters a product
 is in the format of the products.

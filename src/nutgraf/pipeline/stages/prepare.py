@@ -99,6 +99,7 @@ def _write(
         splits[name] = replace(
             drawn,
             articles=written,
+            spare=(),  # else the temporary copy of all drawn texts stays
             rows_read=max(drawn.rows_read, tried),  # the newswire gives what is asked of it
             rejected=drawn.rejected + rejected,
             usable=max(drawn.usable, tried) - len(rejected),

@@ -18,10 +18,9 @@ from nutgraf.evaluation.indicators import SummaryJudge
 from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
 from nutgraf.pipeline import facts
+from nutgraf.planning.duration import SUMMARIES_PER_PROCESS
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
-
-_SUMMARIES_PER_PROCESS = 600  # they take about as long as starting a process
 
 Record = dict[str, Any]
 
@@ -47,7 +46,7 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         rows = (cluster.map_rows if cluster else map_rows)(
             functools.partial(_scores, tokenizer=config.score.tokenizer),
             list(zip(test, *summaries, strict=True)),
-            rows_per_process=math.ceil(_SUMMARIES_PER_PROCESS / len(systems)),
+            rows_per_process=math.ceil(SUMMARIES_PER_PROCESS / len(systems)),
             progress="scores",
         )
         by_system = zip(*rows, strict=True)

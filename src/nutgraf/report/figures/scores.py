@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nutgraf.evaluation.published import Published
+from nutgraf.evaluation.published import TEST_ARTICLES, Published
 from nutgraf.report.figures import canvas
 from nutgraf.report.formatting import ROUGE_NAMES
 
@@ -136,7 +136,7 @@ def relative_performance(table: pd.DataFrame, data: str, published: Published | 
     figure, axes = canvas.new_figure(
         "ROUGE-Lsum relative to others",
         f"Percent; mean over {_n(rows)} of {data}. Whiskers: the system's own 95% interval "
-        "as a share. Published: CNN/DailyMail test, n = 11,490."
+        f"as a share. Published: CNN/DailyMail test, n = {TEST_ARTICLES:,}."
         + (f" No share of it is given: {published}." if isinstance(published, str) else ""),
         columns=2,
         height=1.6 + 0.3 * len(rows),
