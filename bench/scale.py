@@ -23,7 +23,7 @@ from devices import SAVED, Device, of_reader, of_run, row_bytes
 from simulated import Searched
 
 from nutgraf.config import Config, load
-from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, MODEL_SYSTEMS
+from nutgraf.config.systems import EXTRACTIVE_SYSTEMS, model_systems
 from nutgraf.planning import duration, speeds
 from nutgraf.training.budget import effective_batch_size
 
@@ -76,10 +76,10 @@ def study(config: Config, device: Device, devices: int, options: Any, luck: int)
     alone = simulated.training(config, device, 1, options.network)
     processes = min(devices, effective_batch_size(config.train))
     shared = simulated.training(config, device, processes, options.network)
-    models, n = len(MODEL_SYSTEMS), options.test
+    models, n = len(model_systems(config)), options.test
     starts = device.starting + (models - 1) * device.loading
     written = sum(simulated.writing(config, device, devices, n, luck + i) for i in range(models))
-    scored = scoring(n)
+    scored = scoring(models, n)
     return Study(
         devices,
         found,
@@ -101,9 +101,9 @@ def study(config: Config, device: Device, devices: int, options: Any, luck: int)
     )
 
 
-def scoring(articles: int) -> float:
+def scoring(models: int, articles: int) -> float:
     """Seconds of one core, for the extracts and for all systems' ROUGE and indicators."""
-    systems = len(EXTRACTIVE_SYSTEMS) + len(MODEL_SYSTEMS)
+    systems = len(EXTRACTIVE_SYSTEMS) + models
     return articles * (
         len(EXTRACTIVE_SYSTEMS) / duration.EXTRACT_RATE
         + 1 / duration.ARTICLE_RATE
@@ -113,7 +113,7 @@ def scoring(articles: int) -> float:
 
 def one_process(config: Config, options: Any) -> float:
     """Seconds of what no further device makes faster: prepare, the bootstraps, the report."""
-    systems = len(EXTRACTIVE_SYSTEMS) + len(MODEL_SYSTEMS)
+    systems = len(EXTRACTIVE_SYSTEMS) + len(model_systems(config))
     drawn = (
         (4 * systems + 3 * (systems - 2))
         * config.score.resamples
@@ -159,6 +159,7 @@ def budget(config: Config, options: argparse.Namespace) -> dict[str, Any]:
         "train.max_steps": None,
         "train.eval_every": math.ceil(options.articles / options.evaluations),
         "search.trials": options.trials,
+        "train.rounds": 0,
     }
 
 
