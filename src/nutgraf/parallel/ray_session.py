@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 _CONNECTION_ATTEMPTS = 3  # before a cluster counts as missing, or Ray as unable to start
 _LATE = "timed out during startup"  # what Ray says of a node that it has started
 _CONNECTION_TIMEOUT = 10.0  # seconds
+# Of named actors. With Ray's own, a new one each time, what a killed run left would not be found.
+_NAMESPACE = "nutgraf"
 _LONGEST_PLACE = 36  # bytes: Ray adds up to 70, and the system takes 107 for a socket
 
 
@@ -95,7 +97,8 @@ def connect_client(address: str) -> Iterator[None]:
 def session(problem: Callable[[str], NutgrafError], address: str, **options: Any) -> Iterator[None]:
     """Connect to Ray, and disconnect after the block; if that fails raise `problem(reason)`."""
     try:
-        _connect(address, {"log_to_driver": False, "logging_level": logging.ERROR, **options})
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        _connect(address, {"namespace": _NAMESPACE, **quiet, **options})
     except Exception as error:  # Ray raises many kinds; each means that there is no Ray
         raise problem(one_line(str(error), 200)) from error
     restore_handlers()  # else SIGTERM would end it with a trace of Ray's, and leave Ray's processes

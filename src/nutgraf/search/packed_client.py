@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ray.exceptions import RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nutgraf.core.errors import Failure
 from nutgraf.search.packed_engine import Engine
 from nutgraf.search.trial import SearchInputs
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from nutgraf.search.trial_worker import Training
 
 
-PREFIX = "engine-"  # of an actor's name; the node and the number of its device there follow
+PREFIX = "engine-"  # of an actor's name; its study, node and the number of its device there follow
 _ANSWER = 60.0  # seconds that an engine has to say how many it trains; it may be starting
 
 
@@ -80,24 +82,40 @@ def _find_engine(folder: str, work: Any, out: Path, search: SearchConfig) -> Any
     Trials that begin at the same moment see the same loads: their numbers tell them apart.
     """
     local, loads = _local_engines(work, out, search), {}
-    running = {name for name in list_named_actors() if name.startswith(PREFIX)}
+    running = {name for name in list_named_actors() if name.startswith(_prefix(out))}
     for name in sorted({*running, *local}):
         with contextlib.suppress(ValueError, RayError):  # gone with its node
             engine = local.get(name) or ray.get_actor(name)
             loads[name] = ray.get(engine.load.remote(folder), timeout=_ANSWER)
             if loads[name] is None:
                 return engine
-    least = min(loads[name] for name in local)
-    free = [engine for name, engine in local.items() if loads[name] == least]
+    answered = {name: loads[name] for name in local if name in loads}
+    if not answered:
+        raise Failure(
+            f"no engine for trials together answered within {_ANSWER:.0f} s: free the GPU or the "
+            "processors, or set search.together to off"
+        )
+    least = min(answered.values())
+    free = [local[name] for name, load in answered.items() if load == least]
     return free[int(Path(folder).name) % len(free)]
 
 
 def _local_engines(work: Any, out: Path, search: SearchConfig) -> dict[str, Any]:
-    """Return this node's engines, one a GPU or one for all cores; the first call starts them."""
+    """Return this node's engines, one a GPU or one for all cores; the first call starts them.
+
+    Raises Failure on a node without a GPU if trials need one.
+    """
     node = ray.get_runtime_context().get_node_id()
     resources = next(other["Resources"] for other in ray.nodes() if other["NodeID"] == node)
     gpus = 1 if search.gpus_per_trial else 0
-    names = [f"{PREFIX}{node}-{k}" for k in range(int(resources.get("GPU", 0)) if gpus else 1)]
+    names = [
+        f"{_prefix(out)}{node}-{k}" for k in range(int(resources.get("GPU", 0)) if gpus else 1)
+    ]
+    if not names:
+        raise Failure(
+            f"search.gpus_per_trial is {search.gpus_per_trial:g}, and this node of the cluster has "
+            "no GPU for trials together: set search.together to off, or join it with --num-cpus 0"
+        )
     options = {
         "get_if_exists": True,
         "lifetime": "detached",  # its own, not that of the trial that comes first
@@ -120,10 +138,15 @@ def _local_engines(work: Any, out: Path, search: SearchConfig) -> dict[str, Any]
     }
 
 
+def _prefix(out: Path) -> str:
+    """Return how the names of the engines of the search in `out` begin: others share the cluster."""
+    return f"{PREFIX}{hashlib.sha256(str(out).encode()).hexdigest()[:12]}-"
+
+
 def _end_engines(out: Path) -> None:
-    """End all engines, and delete their notes in `out`."""
+    """End the engines of this search, those of a killed run too, and delete their notes in `out`."""
     for name in list_named_actors():
-        if name.startswith(PREFIX):
+        if name.startswith(_prefix(out)):
             ray.kill(ray.get_actor(name))
     for notes in out.glob(f".{PREFIX}*"):
         notes.unlink()

@@ -183,10 +183,13 @@ class Watcher:
         losses = [(r["examples"], r["validation_loss"]) for r in rows if r["validation_loss"]]
         pairs = start_of_round(name) is not None
         own = round_config(config, config.preference.articles) if pairs else config
+        seen = rows[-1]["examples"] if rows else 0
+        # A round has fewer rows than planned if candidates of an article are equally good.
+        finished = (self.folder / "models" / name / "train.json").exists()
         return {
             "points": thinned(losses, _POINTS),
-            "seen": rows[-1]["examples"] if rows else 0,
-            "of": total_examples(own.train) if rows else 0,
+            "seen": seen,
+            "of": seen if finished else total_examples(own.train) if rows else 0,
             "pairs": pairs,
             "written": len(self._model_samples(name).get("evaluations", ())),
         }
