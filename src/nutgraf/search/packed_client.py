@@ -139,12 +139,12 @@ def _local_engines(work: Any, out: Path, search: SearchConfig) -> dict[str, Any]
 
 
 def _prefix(out: Path) -> str:
-    """Return how the names of the engines of the search in `out` begin: others share the cluster."""
+    """Return how the names of this search's engines begin, since others share the cluster."""
     return f"{PREFIX}{hashlib.sha256(str(out).encode()).hexdigest()[:12]}-"
 
 
 def _end_engines(out: Path) -> None:
-    """End the engines of this search, those of a killed run too, and delete their notes in `out`."""
+    """End this search's engines, those of a killed run too, and delete their notes in `out`."""
     for name in list_named_actors():
         if name.startswith(_prefix(out)):
             ray.kill(ray.get_actor(name))
