@@ -16,11 +16,9 @@ import httpx2
 import openai
 import pytest
 from helpers.serving import Fake, Server, serving
-from starlette.datastructures import Headers
 
 from nutgraf.core.errors import UserError
 from nutgraf.modeling.losses import DeviceMemoryError
-from nutgraf.serving.access import Access
 from nutgraf.serving.limits import Limits, parse_limits
 
 JSON = {"Content-Type": "application/json"}
@@ -390,29 +388,6 @@ def test_an_origin_that_was_named_can_ask_and_no_other_can(server):
             assert not [name for name in answer.headers if name.startswith("access-control")]
     for headers in own[:4]:
         refusal(server.client.post("/summaries", json={"articles": ["a b"]}, headers=headers), 403)
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["*", "https://*.app.example", "null", "proxy.example", "ftp://a.example", "https://", "http://[",
-     "https://me:word@a.example", "https://a.example/?b", "http://a.example:x", ""],
-)  # fmt: skip
-def test_an_origin_that_names_no_one_page_is_refused(url):
-    with pytest.raises(UserError, match=r"--allow-origin is '.*': give the address at which"):
-        Access("127.0.0.1", "127.0.0.1", [url])
-
-
-@pytest.mark.parametrize(
-    ("host", "address", "local"),
-    [("::1", "::1", True), ("here", "127.0.1.1", True), ("x", "::ffff:127.0.0.1", True),
-     ("0.0.0.0", "0.0.0.0", False), ("::", "::", False)],
-)  # fmt: skip
-def test_the_address_decides_whether_a_server_is_for_this_machine_only(host, address, local):
-    access = Access(host, address)
-    assert access.local == local
-    for name in ("[::1]:80", f"[{host}]" if ":" in host else host):
-        assert access.refusal(Headers({"Host": name})) is None
-    assert (access.refusal(Headers({"Host": "evil.example"})) is not None) == local
 
 
 def test_a_path_in_front_works_whether_the_proxy_takes_it_off_or_not():
