@@ -20,7 +20,7 @@ def reader() -> Reader:
     return load_reader(ModelConfig())
 
 
-def test_likelihood_and_rank_are_those_of_the_model_whatever_is_read_beside() -> None:
+def test_ranks_are_those_of_the_model_whatever_is_read_beside() -> None:
     reader = load_reader(ModelConfig(dtype="fp32"))
     passages = "The council of Norwick met on Monday. It spoke of roads."
     texts = ["The council met.", "It spoke of roads and of nothing else on that day."]
@@ -31,7 +31,6 @@ def test_likelihood_and_rank_are_those_of_the_model_whatever_is_read_beside() ->
         with torch.inference_mode():
             logits = reader._model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
         own = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])
-        np.testing.assert_allclose(reading.likely, own[:, 0], atol=0.01)
         rank = (logits.log_softmax(-1) > own).sum(1).numpy()
         np.testing.assert_allclose(np.log1p(reading.rank), np.log1p(rank), atol=0.01)
 
