@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import command
 from helpers.snippets import blocks, run_snippet
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -211,6 +212,28 @@ def test_what_cannot_be_exported_is_said(
     with pytest.raises(UserError, match=r"has no convert_hf_to_gguf\.py: give a copy"):
         run(merged, tmp_path / "new", "gguf", llama_cpp=tmp_path)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        ("--format merged --llama-cpp here", "--llama-cpp here is for --format gguf, this is"),
+        ("--format adapter --llama-cpp here", "--llama-cpp here is for --format gguf, this is"),
+        ("--format merged --author me", "--author me is for --format gguf without --llama-cpp"),
+        ("--format adapter --author me", "--author me is for --format gguf without --llama-cpp"),
+        ("--format gguf --llama-cpp here --author me", "--author me is for --format gguf without"),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_format_is_refused_before_any_work(
+    final_best_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, fact: str
+) -> None:
+    for work in ("_copy_adapter", "load_tokenizer", "recipe"):
+        monkeypatch.delattr(export, work)  # a traceback, if it came so far
+    to = ("--model", str(final_best_model), "--to", str(tmp_path / "new"))
+    said = command.run("export", *to, *words.split(), status=2).stderr
+    assert said.startswith(f"nutgraf: {fact}")
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_without_scores_is_told_before_anything_is_made(

@@ -290,6 +290,16 @@ def test_export_takes_its_words(monkeypatch):
     assert calls == [(("m", Path("out"), "gguf"), asked)]
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "-inf", "much", ""])
+def test_a_tolerance_that_no_loss_could_exceed_or_keep_is_refused(
+    capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    words = ["export", "--model", "m", "--to", "out", "--format", "merged"]
+    assert main.main([*words, f"--tolerance={number}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument --tolerance: {number!r} is no number from 0 on" in line
+
+
 # Help.
 
 
