@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nutgraf.cli.check_facts import reading_model
 from nutgraf.cli.main import main
 
 ARTICLE = "The council of Norwick met on Monday. It spoke of roads. Nobody was hurt, police said."
@@ -46,6 +47,34 @@ def test_as_json_every_sentence_has_its_probability(
     assert own["text"] == first["summary"]
     assert 0.5 < own["probability"] < 1
     assert own["passages"][-1] == "It spoke of roads."
+
+
+def test_rows_behind_those_asked_for_are_not_read(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = {"text": ARTICLE, "summary": None}
+    with rows.open("a") as file:
+        file.write(f"\n{json.dumps(bad)}\nno JSON")
+    assert main(["check-facts", str(rows), "--base", "pocket", "--rows", "2"]) == 0
+    assert "1 of 3 sentences are doubted." in capsys.readouterr().out
+    assert main(["check-facts", str(rows), "--base", "pocket"]) == 2
+    assert "row 3: the summary in column 'summary' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("base", ["../bases/tiny", "~/bases/tiny"])
+def test_a_base_is_a_path_from_here_or_from_home(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "bases" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert reading_model(base).base == str(tmp_path / "bases" / "tiny")
+
+
+def test_a_base_that_is_no_path_stays_as_it_is() -> None:
+    for base in ("smollm2", "pocket", "owner/name"):
+        assert reading_model(base).base == base
 
 
 def test_a_column_that_is_not_there_is_one_line(

@@ -304,6 +304,30 @@ def test_rows_with_flagged_spans_go_to_a_file(capsys, file, tmp_path, suffix):
     assert "x.csv cannot be written (File exists): give another" in capsys.readouterr().err
 
 
+def test_as_json_what_the_doubts_are_worth_goes_to_the_log(
+    capsys: pytest.CaptureFixture[str], file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = (*COLUMNS, "--article", "story", "--check-facts", "--base", "pocket")
+    with caplog.at_level("INFO", "nutgraf"):
+        assert "facts" in scored(capsys, file, *words)
+    assert main.main(["score", str(file), *words]) == 0
+    (line,) = (line for line in caplog.messages if "sentences are doubted" in line)
+    assert line == capsys.readouterr().out.splitlines()[-1]
+
+
+def test_paths_may_begin_at_home(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("ours", "A cat sat.\n"), ("gold", "A cat sat.\n"), ("news", "A cat.\n")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ("~/gold.txt", "--article", "~/news.txt", "--out", "~/rows.jsonl")
+    found = scored(capsys, tmp_path / "ours.txt", *words)
+    assert found["rouge1"]["mean"] == 100
+    assert "indicators" in found
+    assert (tmp_path / "rows.jsonl").is_file()
+
+
 def test_another_script_is_refused_and_the_unicode_tokenizer_offered(capsys, tmp_path):
     rows = [{"gold": "Сухопутные войска РФ в 2015 году.", "ours": "Цены на нефть в 2015 году."}]
     path = write(tmp_path / "outputs.jsonl", rows)

@@ -179,6 +179,14 @@ def test_the_base_comes_back_bare(folder):
     assert not any("lora_" in name for name, _ in base.named_parameters())
 
 
+def test_a_baseline_is_found_beside_a_model_at_home(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    with loaded(f"~/{folder.name}") as models:
+        assert list(models.systems) == ["best", "baseline", "zero_shot", "lead3"]
+
+
 def test_a_model_taken_away_has_no_baseline(folder):
     with loaded(str(folder / "final_best_model")) as models:
         assert list(models.systems) == ["best", "zero_shot", "lead3"]
