@@ -90,6 +90,20 @@ def test_several_summaries_are_those_of_one_at_a_time_and_streamed(runs: Path) -
             first.stream(ARTICLE, sentences=0)
 
 
+def test_a_closed_summarizer_says_so_and_may_be_closed_again(runs: Path) -> None:
+    with nutgraf.Summarizer("runs/mine") as summarizer:
+        pass
+    summarizer.close()
+    for write in (summarizer.summarize, summarizer.stream):
+        with pytest.raises(nutgraf.UserError, match=r"^this Summarizer is closed: make"):
+            write(ARTICLE)
+
+
+def test_flags_without_articles_are_refused() -> None:
+    with pytest.raises(nutgraf.UserError, match=r"^flags is True and there are no articles: give"):
+        nutgraf.score(["A road."], ["A road."], flags=True)
+
+
 def test_scores_are_typed_and_without_articles_there_are_no_indicators() -> None:
     scores = nutgraf.score(["A new road opened."], ["A new road opened."])
     assert (scores.n, scores.rouge1.mean, scores.indicators) == (1, 100.0, {})
