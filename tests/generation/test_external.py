@@ -42,6 +42,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
         ({"best": {"file": "y"}}, "'best' cannot be a rival's name"),
         ({"reference": {"file": "y"}}, "'reference' cannot be a rival's name"),
         ({"best-seed-2": {"file": "y"}}, "'best-seed-2' cannot be a rival's name"),
+        ({"nan": {"file": "y"}}, "'nan' cannot be a rival's name"),  # no name in a table
+        ({"null": {"file": "y"}}, "'null' cannot be a rival's name"),
         ({"../x": {"file": "y"}}, "'../x' cannot be a rival's name"),
         ({"bart": {"modell": "x"}}, "'rivals.bart.modell' is not a setting"),
     ],
@@ -160,6 +162,23 @@ def test_a_checkpoint_decodes_by_its_own_settings(
         # An end that was forced in the ninth place is no end of the model's own.
         assert row["finish_reason"] == ("length" if out.shape[1] == 9 else "stop")
         assert row["decoding"]["num_beams"] == 3
+
+
+def test_a_rival_without_memory_names_its_own_batch_size(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    folder = _checkpoint(tmp_path / "bart", "bart", tiny_base)
+    rival = external.load_rival("mine", RivalConfig(model=folder, batch_size=3), "cpu")
+
+    def full(**_: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(rival._model, "generate", full)
+    with pytest.raises(Failure, match=r"lower rivals\.mine\.batch_size \(now 3\)$") as error:
+        list(rival.summaries(TEST))
+    assert "no memory on the device for 3 rows" in str(error.value)
 
 
 def test_a_decoder_is_no_rival_checkpoint(tiny_base: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nutgraf.config import Config, LoraSettings, ModelConfig
-from nutgraf.core.errors import UserError
+from nutgraf.core.errors import Failure, UserError
 from nutgraf.modeling import adapters, base_identity, load
 from nutgraf.modeling import adapters as adapter
 from nutgraf.modeling.base_files import base_fingerprint
@@ -36,6 +36,21 @@ def test_nf4_holds_linear_layers_in_4_bits_and_keeps_the_output_close(tiny_base:
     with torch.no_grad():
         a, b = plain(input_ids=ids).logits, packed(input_ids=ids).logits
     assert 0 < (a - b).abs().mean() < 0.2 * a.abs().mean()
+
+
+def test_a_base_too_large_for_the_device_names_what_to_set(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(Failure) as error:
+        load.load_weights(ModelConfig(base=str(tiny_base)))
+    assert str(error.value) == (
+        f"no memory on the device for model.base {str(tiny_base)!r} (CUDA out of memory. Tried to "
+        "allocate 20 GiB): free some, set model.quantization to nf4, or model.device to cpu"
+    )
 
 
 def test_all_linear_leaves_the_output_layer_out(tiny_base: Path) -> None:
