@@ -351,6 +351,16 @@ def test_both_pages_tell_the_whole_story(study: Study) -> None:
             assert fact in text.replace(r"\_", "_")
 
 
+def test_what_the_base_doubts_is_in_words_without_marks_of_markdown(study: Study) -> None:
+    doubts = {"system": "best", "articles": 60, "sentences": 150, "doubted": 12.0,
+              "wrong": 7.0, "low": 2.0, "high": 14.0}  # fmt: skip
+    for text in render(dataclasses.replace(study, facts=[doubts])):
+        words = text[text.index("The untrained base reads 60 of the articles") :]
+        words = words[: words.index("It is no verdict on a sentence")]
+        assert "Wrong" in words
+        assert "*" not in words
+
+
 def test_markdown_tables_are_whole(study: Study) -> None:
     _, plain = render(study)
     tables = re.findall(r"(?:^\|.*\|\n)+", plain, re.M)
