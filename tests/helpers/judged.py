@@ -28,7 +28,8 @@ def write_study(path: Path, articles: Sequence[Article], texts: dict[str, list[s
         scores = [dict.fromkeys(FEATURES, 0) | {"rougeLsum": len(text)} for text in summaries]
         for kind, content in (("summaries", rows), ("scores", scores)):
             file = f"{kind}/{system}.jsonl"
-            with folder.artefact(f"{kind}/{system}", outputs=[file]).writing() as scratch:
+            artefact = folder.artefact(f"{kind}/{system}", outputs=[file], inputs=["data:test"])
+            with artefact.writing() as scratch:
                 write_records(scratch / file, content)
     return folder
 

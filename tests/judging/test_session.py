@@ -13,7 +13,7 @@ from helpers.judged import write_study
 
 from nutgraf.config.load import build_config
 from nutgraf.core.errors import Failure, UserError
-from nutgraf.core.files import Journal
+from nutgraf.core.files import Journal, write_records
 from nutgraf.data.rows import Article
 from nutgraf.judging.record import read_record
 from nutgraf.judging.session import Session
@@ -220,3 +220,34 @@ def test_clicks_on_summaries_that_have_changed_count_no_more(
     assert later.view("Ann")["judged"] == 10 - changed
     (pair,) = describe_judgements(folder)
     assert pair["changed"] == changed
+
+
+def test_summaries_of_other_test_articles_are_refused_and_the_report_leaves_their_pair_out(
+    folder: RunFolder, session: Session
+) -> None:
+    judge(session, "Ann", 10, prefers_best)
+    news = [Article(f"new-{i}", f"News {i}.", f"Reference {i}.") for i in range(N)]
+    write_study(folder.path, news, {"lead3": texts("lead3"), "theirs": texts("best")})
+    said = (
+        r"^\S+/summaries/best was made from another data:test: run `nutgraf run --run \S+`, which"
+    )
+    with pytest.raises(Failure, match=said):
+        load_pair(folder, SYSTEMS)
+    assert describe_judgements(folder) == []
+    judge(Session(load_pair(folder, ("lead3", "theirs")), folder.path), "Bob", 10, "left")
+    assert [pair["systems"] for pair in describe_judgements(folder)] == [("lead3", "theirs")]
+
+
+def test_scores_of_other_test_articles_are_refused_beside_new_summaries(
+    folder: RunFolder, session: Session
+) -> None:
+    judge(session, "Ann", 10, prefers_best)
+    write_study(folder.path, [Article(f"{i}", f"News {i}.", "It is.") for i in range(N)], {})
+    for system in SYSTEMS:
+        file = f"summaries/{system}.jsonl"
+        artefact = folder.artefact(f"summaries/{system}", outputs=[file], inputs=["data:test"])
+        with artefact.writing() as scratch:
+            write_records(scratch / file, [{"text": text} for text in texts(system)])
+    with pytest.raises(Failure, match=r"/scores/best was made from another data:test"):
+        load_pair(folder, SYSTEMS)
+    assert describe_judgements(folder) == []

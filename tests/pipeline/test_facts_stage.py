@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from helpers.judged import write_study
 
 from nutgraf.config.load import build_config
 from nutgraf.config.systems import model_systems
+from nutgraf.core.errors import Failure
 from nutgraf.core.files import read_records, write_records
 from nutgraf.data.rows import Article
 from nutgraf.evaluation.support import Checked
@@ -60,3 +62,21 @@ def test_a_stop_while_the_base_reads_loses_no_article(
     table = facts.table(config, folder).set_index("system")
     assert (table.loc["best", "doubted"], table.loc["best", "sentences"]) == (100, 4)
     assert (table.loc["reference", "doubted"], table.loc["reference", "sentences"]) == (0, 0)
+
+
+def test_summaries_are_read_with_the_articles_that_they_are_of_and_no_others(
+    tmp_path: Path,
+) -> None:
+    old, new = (
+        [Article(f"{name}-{i}", f"{name} {i}.", f"Reference {i}.") for i in range(3)]
+        for name in ("old", "new")
+    )
+    write_study(tmp_path, old, {"best": ["One.", "Two.", "Three."]})
+    rows, _ = facts.summaries_of(tmp_path, None)
+    assert rows == [("best", *row) for row in zip(old, ("One.", "Two.", "Three."), strict=True)]
+    write_study(tmp_path, new, {})
+    said = (
+        r"^\S+/summaries/best was made from another data:test: run `nutgraf run --run \S+`, which"
+    )
+    with pytest.raises(Failure, match=said):
+        facts.summaries_of(tmp_path, "best")

@@ -51,6 +51,19 @@ def test_changed_input_makes_what_follows_stale(tmp_path: Path) -> None:
     assert not folder.artefact("scores", outputs=["s.json"], inputs=["data"]).is_current
 
 
+def test_what_was_made_from_another_input_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    make(folder, "one")
+    with folder.artefact("scores", outputs=["s.json"], inputs=["data:a"]).writing() as out:
+        (out / "s.json").write_text("1")
+    folder.check_made_from("scores", "data:a")
+    make(folder, "two")
+    with pytest.raises(Failure, match=r"^\S+scores was made from another data:a: run `nutgraf run"):
+        folder.check_made_from("scores", "data:a")
+    with pytest.raises(Failure, match=r"models/best has not been made: run `nutgraf run"):
+        folder.check_made_from("models/best", "data:a")
+
+
 def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     make(folder, "good")
