@@ -44,6 +44,14 @@ SPACE = {"choices": ["all-linear", ["no_such_proj"]]}
             {"search.space.train.warmup_steps": {"low": 1, "high": 500}},
             "train.warmup_steps is 500 and a training has 56 steps with the largest of",
         ),
+        (
+            {"search.space.train.warmup_steps": {"choices": ["9", "500"]}},
+            "train.warmup_steps is 500 and a training has 56 steps with the largest of",
+        ),
+        (
+            {"search.space.train.warmup_steps": {"choices": [500, "5e-2"]}},
+            "train.warmup_steps is 500 and a training has 56 steps with the largest of",
+        ),
         ({"tracking.to": ["wandb"]}, "tracking.to names wandb, which is not installed"),
     ],
 )
