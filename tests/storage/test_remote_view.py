@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from helpers.watched import TRIALS, write_search, write_trial
 
 from nutgraf.storage import remote_lease
-from nutgraf.storage.remote_copy import RemoteCopy
+from nutgraf.storage.remote_copy import RemoteCopy, read_index
 from nutgraf.storage.remote_files import RemoteFiles
 from nutgraf.storage.remote_view import RemoteView
 from nutgraf.storage.run_folder import RunFolder
@@ -50,3 +51,35 @@ def test_a_study_in_a_storage_is_seen_as_in_its_folder(tmp_path: Path) -> None:
     view.update()
     assert watcher._take()["stages"][1]["state"] == "finished"
     assert not (here / ".making" / "search").exists()
+
+
+def test_what_is_gone_between_listing_and_reading_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, there, here = (tmp_path / name for name in ("run", "storage", "here"))
+    write_search(run)
+    shutil.rmtree(run / "manifests")
+    for name in ("data", "comparison"):
+        with RunFolder(run).artefact(name).writing() as out:
+            (out / name).mkdir()
+            (out / name / "card.json").write_text("{}")
+    assert RemoteCopy(str(there), run).push()
+    read = RemoteFiles.read
+
+    def gone(files: RemoteFiles, name: str) -> bytes | None:
+        """As if the study had deleted these since they were listed."""
+        if name in (".making/search.json", "manifests/comparison.json"):
+            files.delete(name)
+        return read(files, name)
+
+    monkeypatch.setattr(RemoteFiles, "read", gone)
+    view = RemoteView(str(there), here)
+    view.update()
+    assert [path.name for path in (here / "manifests").iterdir()] == ["data.json"]
+    assert not (here / ".making" / "search").exists()
+    view.update()
+
+
+def test_an_index_that_is_gone_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^manifests/data\.json of storage "):
+        read_index(RemoteFiles(str(tmp_path)), "manifests/data.json")
