@@ -13,8 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from nutgraf.cli import check
 from nutgraf.cli.main import main
+from nutgraf.core import priority
 from nutgraf.core.errors import UserError
 from nutgraf.parallel.background_jobs import run_jobs
 from nutgraf.parallel.process_pool import map_rows
@@ -64,6 +67,18 @@ def test_what_computes_for_long_has_low_priority(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {
         "check": [own], "stage": [low], "jobs": [low], "pool": [low, low], "watch": [19],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["abc", "", "1.5"])
+def test_a_niceness_that_is_no_whole_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", text)
+    own = os.nice(0)
+    with pytest.raises(UserError) as caught:
+        priority.lower_priority()
+    assert str(caught.value) == f"RAY_worker_niceness is {text!r}: set it to a whole number"
+    assert os.nice(0) == own
 
 
 if __name__ == "__main__":

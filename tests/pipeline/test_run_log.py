@@ -77,3 +77,28 @@ def test_a_log_that_cannot_grow_stops_no_study(
         LOGGER.warning("one")
         LOGGER.warning("two")
     assert caplog.text.count("log.jsonl gets no more lines: Is a directory") == 1
+
+
+@pytest.mark.parametrize("torn", [1, 9], ids=["its end", "a part of its text"])
+def test_a_line_that_a_kill_tore_takes_none_of_the_next_session_with_it(
+    tmp_path: Path, torn: int
+) -> None:
+    path = tmp_path / "log.jsonl"
+    with logged(tmp_path):
+        LOGGER.warning("careful")
+    before = path.read_bytes()[:-torn]
+    path.write_bytes(before)
+    with logged(tmp_path):
+        pass
+    assert path.read_bytes().startswith(before + b"\n")
+    begin, end = map(json.loads, path.read_bytes()[len(before) + 1 :].splitlines())
+    assert begin["text"].startswith("begins: process ")
+    assert end["text"].startswith("ends: ")
+
+
+def test_a_log_with_whole_lines_gets_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").touch()
+    for _ in range(2):
+        with logged(tmp_path):
+            pass
+    assert len(lines(tmp_path)) == 4
