@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def searching(name: str, **domain: Any) -> Config:
     ],
 )
 def test_a_text_among_choices_is_the_value_that_the_setting_makes_of_it(
-    name: str, choices: list[Any], values: tuple[Any, ...], tmp_path: Any
+    name: str, choices: list[Any], values: tuple[Any, ...], tmp_path: Path
 ) -> None:
     config = searching(name, choices=choices)
     domain = config.search.space[name]

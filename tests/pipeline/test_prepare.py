@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from nutgraf.config import Config
 from nutgraf.config.load import build_config
 from nutgraf.core.errors import UserError
 from nutgraf.core.files import read_json, read_records
-from nutgraf.data import article_store, sources
+from nutgraf.data import article_store, data_card, load, sources
 from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.load import load_tokenizer
@@ -122,6 +123,31 @@ def test_an_article_is_tokenized_once(tmp_path, base, monkeypatch):
     run_stage("prepare", config, folder)
     drawn = [a.article for s in sources.SPLITS for a in article_store.read_split(folder.data(s))]
     assert sorted(tokenized) == sorted(drawn)
+
+
+def test_what_was_drawn_is_on_the_disk_twice_for_one_split_at_a_time(tmp_path, base, monkeypatch):
+    config, folder = study(tmp_path, base)
+    copies: weakref.WeakSet[article_store.Spool] = weakref.WeakSet()
+    there: list[int] = []
+    build = data_card.build_card
+
+    def spool(place: Path | None) -> article_store.Spool:
+        there.append(len(copies))
+        copy = article_store.Spool(place)
+        copies.add(copy)
+        return copy
+
+    def card(splits: dict[str, load.Split]) -> dict[str, object]:
+        there.append(len(copies))
+        return build(splits)
+
+    monkeypatch.setattr(load, "Spool", spool)
+    monkeypatch.setattr(data_card, "build_card", card)
+    run_stage("prepare", config, folder)
+    first, *later, end = there
+    assert (first, end) == (0, 0)
+    assert len(later) == 2
+    assert max(later) <= 1
 
 
 def test_another_tokenizer_or_prompt_makes_other_ids(tmp_path, base):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nutgraf.config import Config, load
 from nutgraf.core.errors import Failure
+from nutgraf.core.files import read_json
 from nutgraf.search.scheduler import TrialScheduler
 from nutgraf.search.trial import Trial
 
@@ -213,6 +214,19 @@ def test_a_finished_search_keeps_records_adapters_and_tracebacks(
     for trial in undisturbed:
         found = {path.name for path in (out / str(trial.number)).iterdir()}
         assert found == {"trial.json"} | kept[trial.status]
+
+
+def test_errors_of_an_earlier_search_are_forgotten_if_no_trial_fails(
+    folder: Path, undisturbed: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder / "mended"
+    shutil.copytree(folder / "undisturbed", out)
+    failed = [str(trial.number) for trial in undisturbed if trial.status == "error"]
+    assert [*read_json(out / "errors.json")] == failed
+    monkeypatch.setattr(sys.modules[__name__], "broken", lambda trial: False)
+    other = load.with_overrides(CONFIG, {"search.seed": CONFIG.search.seed + 1})
+    assert "error" not in {trial.status for trial in Machine(out, 0, 0, config=other).search()}
+    assert read_json(out / "errors.json") == {}
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"values": {}, "more": 1}', b"\xff"])
