@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nutgraf.config import Config
 from nutgraf.config.load import build_config, with_overrides
-from nutgraf.config.systems import BUILT_IN_SYSTEMS
+from nutgraf.config.systems import BUILT_IN_SYSTEMS, measured_systems
 from nutgraf.modeling import attention
 from nutgraf.modeling.adapters import fresh_adapter
 from nutgraf.modeling.fused.model import FusedModel
@@ -203,6 +203,28 @@ def test_as_few_settings_change_as_can_be_and_steps_stay_the_same():
     assert max(memory.bytes_by_stage(larger, POCKET, ROWS, there).values()) > there.free
 
 
+def test_the_largest_micro_batch_that_is_searched_counts() -> None:
+    def held(micro: int, **domain: object) -> float:
+        space = {"train.micro_batch_size": domain} if domain else {"lora.r": {"choices": [8]}}
+        settings = {"train": {"micro_batch_size": micro}, "search": {"space": space}}
+        return memory.training_bytes(build_config(settings), POCKET, ROWS, CPU)
+
+    assert held(4, low=4, high=64) == held(4, choices=[4, 64, 8]) == held(64) > held(4)
+
+
+def test_an_odd_micro_batch_is_divided_so_that_the_effective_batch_stays_the_same() -> None:
+    steps = "train.gradient_accumulation_steps"
+    config = with_overrides(Config(), {"train.micro_batch_size": 5, steps: 1})
+
+    def peak(micro: int) -> int:
+        smaller = with_overrides(config, {"train.micro_batch_size": micro})
+        return int(max(memory.bytes_by_stage(smaller, POCKET, ROWS, CPU).values()))
+
+    there = dataclasses.replace(CPU, free=peak(2) + 1)  # two would fit, and five are not twos
+    changes = memory.suggest_changes(config, POCKET, ROWS, there)
+    assert changes == {"train.micro_batch_size": (5, 1), steps: (1, 5)}
+
+
 def manifests(**spans: tuple[float, float]) -> dict[str, dict[str, float]]:
     return {
         name.replace("__", "/"): {
@@ -233,12 +255,26 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
     assert rows["search"]["planned"] == planned().stages[1].seconds
 
 
+def test_reading_sentences_is_among_what_scoring_took() -> None:
+    config = with_overrides(Config(), {"facts.articles": 20})
+    record = planned(config).record(time=100.0)
+    scores = {f"scores__{name}": (331.0, 333.0) for name in measured_systems(config)}
+    made = manifests(facts=(300, 330), **scores)
+    made["scores/lead3"]["carried_on"] = False
+    (row,) = outcome.planned_vs_actual(record, made, 0)
+    assert (row["what"], row["measured"]) == ("score", 32)
+    assert row["planned"] == record["stages"][4]["seconds"]
+    del made["facts"]  # not all that it makes
+    assert not [*outcome.planned_vs_actual(record, made, 0)]
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"data.test_examples": 20}, "data.test_examples 20: the 95% interval"),
         ({"data.train_examples": 400}, "data.train_examples 400: each article is seen 2.2 times"),
         ({"train.eval_every": 896}, "train.eval_every 896: 1 evaluation of each trial, so none"),
+        ({"search.grace_evaluations": 4}, "train.eval_every 224: 4 evaluations of each trial, so"),
         ({"search.concurrent": 1000}, "search.concurrent 1000: with 1 cores a trial"),
         ({"generate.num_beams": 3}, "generate.num_beams 3: writing takes about 3 times"),
         ({"lora.r": 256}, "lora.r 256: "),
