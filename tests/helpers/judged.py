@@ -26,9 +26,11 @@ def write_study(path: Path, articles: Sequence[Article], texts: dict[str, list[s
     for system, summaries in texts.items():
         rows = [{"id": a.id, "text": text} for a, text in zip(articles, summaries, strict=True)]
         scores = [dict.fromkeys(FEATURES, 0) | {"rougeLsum": len(text)} for text in summaries]
+        inputs = ["data:test"]
         for kind, content in (("summaries", rows), ("scores", scores)):
             file = f"{kind}/{system}.jsonl"
-            artefact = folder.artefact(f"{kind}/{system}", outputs=[file], inputs=["data:test"])
+            artefact = folder.artefact(f"{kind}/{system}", outputs=[file], inputs=[*inputs])
+            inputs.append(artefact.name)
             with artefact.writing() as scratch:
                 write_records(scratch / file, content)
     return folder

@@ -229,7 +229,7 @@ def test_summaries_of_other_test_articles_are_refused_and_the_report_leaves_thei
     news = [Article(f"new-{i}", f"News {i}.", f"Reference {i}.") for i in range(N)]
     write_study(folder.path, news, {"lead3": texts("lead3"), "theirs": texts("best")})
     said = (
-        r"^\S+/summaries/best was made from another data:test: run `nutgraf run --run \S+`, which"
+        r"^\S+/summaries/best was made from other test articles: run `nutgraf run --run \S+`, which"
     )
     with pytest.raises(Failure, match=said):
         load_pair(folder, SYSTEMS)
@@ -238,7 +238,7 @@ def test_summaries_of_other_test_articles_are_refused_and_the_report_leaves_thei
     assert [pair["systems"] for pair in describe_judgements(folder)] == [("lead3", "theirs")]
 
 
-def test_scores_of_other_test_articles_are_refused_beside_new_summaries(
+def test_scores_of_other_summaries_are_refused_beside_new_ones(
     folder: RunFolder, session: Session
 ) -> None:
     judge(session, "Ann", 10, prefers_best)
@@ -248,6 +248,6 @@ def test_scores_of_other_test_articles_are_refused_beside_new_summaries(
         artefact = folder.artefact(f"summaries/{system}", outputs=[file], inputs=["data:test"])
         with artefact.writing() as scratch:
             write_records(scratch / file, [{"text": text} for text in texts(system)])
-    with pytest.raises(Failure, match=r"/scores/best was made from another data:test"):
+    with pytest.raises(Failure, match=r"/scores/best was made from other summaries/best"):
         load_pair(folder, SYSTEMS)
     assert describe_judgements(folder) == []

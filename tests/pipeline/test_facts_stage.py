@@ -76,7 +76,7 @@ def test_summaries_are_read_with_the_articles_that_they_are_of_and_no_others(
     assert rows == [("best", *row) for row in zip(old, ("One.", "Two.", "Three."), strict=True)]
     write_study(tmp_path, new, {})
     said = (
-        r"^\S+/summaries/best was made from another data:test: run `nutgraf run --run \S+`, which"
+        r"^\S+/summaries/best was made from other test articles: run `nutgraf run --run \S+`, which"
     )
     with pytest.raises(Failure, match=said):
         facts.summaries_of(tmp_path, "best")

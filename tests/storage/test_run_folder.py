@@ -58,7 +58,7 @@ def test_what_was_made_from_another_input_is_refused_in_one_line(tmp_path: Path)
         (out / "s.json").write_text("1")
     folder.check_made_from("scores", "data:a")
     make(folder, "two")
-    with pytest.raises(Failure, match=r"^\S+scores was made from another data:a: run `nutgraf run"):
+    with pytest.raises(Failure, match=r"^\S+scores was made from other data:a: run `nutgraf run"):
         folder.check_made_from("scores", "data:a")
     with pytest.raises(Failure, match=r"models/best has not been made: run `nutgraf run"):
         folder.check_made_from("models/best", "data:a")

@@ -50,9 +50,9 @@ def load_pair(folder: RunFolder, systems: Sequence[str]) -> Pair:
             )
     if len(set(systems)) != 2:
         raise UserError(f"--systems is {' '.join(systems)}: give two different ones")
-    for kind in ("summaries", "scores"):
-        for system in systems:
-            folder.check_made_from(f"{kind}/{system}", "data:test")
+    for system in systems:
+        for name, source in _sources(system):
+            folder.check_made_from(name, source)
     articles = read_split(folder.data("test"))
     ids = Counter(article.id for article in articles)
     texts = [[row["text"] for row in read_records(folder.summaries(name))] for name in systems]
@@ -88,7 +88,11 @@ def describe_judgements(folder: RunFolder) -> list[dict[str, Any]]:
 
 def _is_scored(folder: RunFolder, system: str) -> bool:
     """Return whether the study has summaries of the present test articles by it, with scores."""
-    return all(
-        folder.has(name) and folder.is_made_from(name, "data:test")
-        for name in (f"summaries/{system}", f"scores/{system}")
-    )
+    sources = _sources(system)
+    return all(folder.has(name) and folder.is_made_from(name, source) for name, source in sources)
+
+
+def _sources(system: str) -> list[tuple[str, str]]:
+    """Return the artefacts that a pair is read from, each with what it has to be made from."""
+    summaries = f"summaries/{system}"
+    return [(summaries, "data:test"), (f"scores/{system}", summaries)]

@@ -55,8 +55,8 @@ class Lease:
         previous = self._wait_until_free(own)
         ended = threading.Event()
         thread = threading.Thread(target=self._beat, args=(ended,), daemon=True)
-        self._write()
         try:
+            self._write()
             time.sleep(SETTLE)
             self.check()
             thread.start()

@@ -100,8 +100,9 @@ class RunFolder:
     def check_made_from(self, name: str, source: str) -> None:
         """Raise Failure unless the artefact was made, from the `source` that is there now."""
         if not self.is_made_from(name, source):
+            other = {"data:test": "test articles"}.get(source, source)
             raise Failure(
-                f"{self.path / name} was made from another {source}: run `nutgraf run --run "
+                f"{self.path / name} was made from other {other}: run `nutgraf run --run "
                 f"{self.path}`, which makes it again"
             )
 
