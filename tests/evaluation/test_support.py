@@ -21,7 +21,7 @@ ARTICLE = (
 def test_what_is_copied_and_foreseen_is_supported_and_what_is_neither_is_doubted() -> None:
     judge, copied = SupportJudge(ARTICLE), "She had trained in Bergen for 12 years."
     text = f"{copied} Foss lost a match."
-    sure, unsure = Reading(np.full(9, -0.1), np.zeros(9)), Reading(np.full(5, -7.0), np.full(5, 99))
+    sure, unsure = Reading(np.zeros(9)), Reading(np.full(5, 99))
     first = judge.check(text, 0, len(copied), sure)
     second = judge.check(text, len(copied) + 1, len(text), unsure)
     assert first["probability"] > 0.95
@@ -39,7 +39,7 @@ def test_a_sentence_is_judged_by_the_nearest_passages_and_what_stands_before() -
     )
     assert judge.passages("She trained for 12 years.") == f"{before} {best}"
     assert judge.passages("Zebras sleep.") == before  # news leads with its point
-    nearest = judge.check("She trained for 12 years.", 0, 25, Reading(np.zeros(1), np.zeros(1)))
+    nearest = judge.check("She trained for 12 years.", 0, 25, Reading(np.zeros(1)))
     assert [ARTICLE[p["start"] : p["end"]] for p in nearest["passages"]] == [before, best]
 
 

@@ -77,7 +77,7 @@ class Fake:
             on_event(i, SummaryResult(text, 10, 0, 5, reason, 0.1, candidates=rated, facts=facts))
 
     def _facts(self, article: str, text: str) -> list[Checked]:
-        judge, read = SupportJudge(article), Reading(np.full(9, -2.0), np.full(9, 0.8))
+        judge, read = SupportJudge(article), Reading(np.full(9, 0.8))
         return [judge.check(text, start, end, read) for _, start, end in sentence_spans(text)]
 
     def _wait(self) -> None:
