@@ -329,14 +329,18 @@ def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
     (sentence,) = [line for line in said.splitlines() if "as the model to take away does" in line]
     for points in compared.loc[compared["metric"] == "rougeLsum", "difference"]:
         assert f"{points:+.2f}".replace("-", "−") in sentence
-    article = article_store.read_split(folder.data("test"))[0]
-    words = ("summarize", "--model", str(folder / "final_best_model"), "--json", "-")
-    served = json.loads(command.run(*words, stdin=article.article).stdout)
-    for ours, theirs in (("summary", "text"), ("finish_reason", "finish_reason")):
-        assert served[ours] == chosen[0][theirs]
     reasons = {c["finish_reason"] for row in best for c in row["candidates"]}
     assert "sentences" in reasons
-    assert [c["text"] for c in served["candidates"]] == [c["text"] for c in best[0]["candidates"]]
+    # All in one batch, as in the study: in bf16 what is drawn at a near tie depends on the batch.
+    files = [tmp_path / f"{number}.txt" for number in range(len(best))]
+    for file, article in zip(files, article_store.read_split(folder.data("test")), strict=True):
+        file.write_text(article.article)
+    words = ("summarize", "--model", str(folder / "final_best_model"), "--json", *map(str, files))
+    served = [json.loads(line) for line in command.run(*words).stdout.splitlines()]
+    for row, one, written in zip(served, chosen, best, strict=True):
+        assert (row["summary"], row["finish_reason"]) == (one["text"], one["finish_reason"])
+        texts = [candidate["text"] for candidate in written["candidates"]]
+        assert [candidate["text"] for candidate in row["candidates"]] == texts
 
 
 def test_again_all_is_done_in_seconds(first: tuple[RunFolder, str, str]) -> None:
