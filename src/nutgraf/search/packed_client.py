@@ -114,7 +114,7 @@ def _local_engines(work: Any, out: Path, search: SearchConfig) -> dict[str, Any]
     if not names:
         raise Failure(
             f"search.gpus_per_trial is {search.gpus_per_trial:g}, and this node of the cluster has "
-            "no GPU for trials together: set search.together to off, or join it with --num-cpus 0"
+            "no GPU for trials together: set search.together to off"
         )
     options = {
         "get_if_exists": True,

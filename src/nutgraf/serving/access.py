@@ -87,25 +87,20 @@ class Access:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        if name in self._names or _is_loopback(name):
-            return True
-        return not self.local and _is_address(name)
+        of_this_machine = _is_loopback(name) if self.local else _ip(name) is not None
+        return name in self._names or of_this_machine
 
 
-def _is_address(name: str) -> bool:
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _is_loopback(address: str) -> bool:
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+    ip = _ip(address)
+    return ip is not None and (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 def _origin(url: str) -> str | None:
