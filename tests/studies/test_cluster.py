@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +19,7 @@ from helpers.nodes import SECOND, Nodes, refused, slowly, started
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # nodes of one machine; what docs/scale.md says is else
 
-from nutgraf.config import Config
+from nutgraf.config import Config, RayConfig
 from nutgraf.config.load import build_config, with_overrides
 from nutgraf.core.errors import UserError
 from nutgraf.data.examples import Example
@@ -27,7 +30,7 @@ from nutgraf.modeling.losses import RowLoss
 from nutgraf.parallel.ray_cluster import Cluster, join_cluster, run_task
 from nutgraf.parallel.ray_session import connect_client
 from nutgraf.pipeline import runner
-from nutgraf.search import ray_tune
+from nutgraf.search import packed_client, ray_tune
 from nutgraf.training.budget import round_config
 from nutgraf.training.distributed.ray_train import fit_on_workers
 from nutgraf.training.fit import fit_adapter
@@ -246,6 +249,29 @@ def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(
             )
         ours = [r.getMessage() for r in caplog.records if r.name.startswith("nutgraf.")]
         assert ours[0].startswith("cluster: room for 2 trials at a time")
+
+
+def test_the_engine_of_a_killed_run_is_ended_by_the_next_and_that_of_another_study_stays(
+    head: Nodes, tmp_path: Path
+) -> None:
+    ours, theirs = packed_client._prefix(tmp_path), packed_client._prefix(tmp_path / "other")
+    leave = (
+        "import os, sys\nfrom nutgraf.parallel.ray_session import session\nimport ray\n"
+        "class Left:\n    def ping(self): pass\n"
+        "with session(RuntimeError, sys.argv[1]):\n"
+        "    for name in sys.argv[2:]:\n"
+        "        options = {'name': name, 'lifetime': 'detached', 'num_cpus': 0}\n"
+        "        ray.get(ray.remote(Left).options(**options).remote().ping.remote())\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    words = [sys.executable, "-c", leave, head.address, f"{ours}node-0", f"{theirs}node-0"]
+    assert subprocess.run(words, capture_output=True).returncode == -signal.SIGKILL
+    with join_cluster(RayConfig(address=head.address)):
+        from ray.util import list_named_actors
+
+        assert set(list_named_actors()) == {f"{ours}node-0", f"{theirs}node-0"}
+        packed_client._end_engines(tmp_path)
+        assert set(list_named_actors()) == {f"{theirs}node-0"}
 
 
 def test_a_study_is_given_from_outside_and_fetched(head: Nodes, tmp_path: Path) -> None:
