@@ -44,7 +44,7 @@ from nutgraf.data.examples import IGNORED, Example
 from nutgraf.data.prompts import Renderer
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.evaluation.significance import paired_difference
-from nutgraf.generation.choose import agreement
+from nutgraf.generation.candidate_features import agreement
 from nutgraf.generation.decoding import generate
 from nutgraf.modeling import adapters
 from nutgraf.modeling.adapters import with_adapter

@@ -81,8 +81,8 @@ def test_a_changed_setting_makes_again_what_it_decides_and_nothing_else(name: st
     budget["rounds"] = 1
     raw = {"run": "run", "model": pinned, "search": space, "train": budget}
     raw["facts"] = {"articles": 8}
-    of_candidates = name.rpartition(".")[2] in effects.OF_CANDIDATES
-    decoding = {"candidates": 3} if of_candidates else {"num_beams": 2}
+    of_beams = name in ("generate.num_beams", "generate.length_penalty")
+    decoding = {"num_beams": 2} if of_beams else {"candidates": 3, "choose": "fitted"}
     config = build_config({**raw, "generate": decoding})
     if name in ("data.validation", "data.test"):
         config = with_setting(config, "data.train")
@@ -221,3 +221,36 @@ def test_a_file_that_is_not_there_is_not_taken_for_other_data(tmp_path):
     (missing,) = artifacts.prepare(build_config({"data": {"source": "/none/rows.csv"}}), folder)
     (newswire,) = artifacts.prepare(build_config({}), folder)
     assert missing.settings == newswire.settings | {"data.source": "/none/rows.csv"}
+
+
+def test_a_choice_is_fitted_on_a_round_s_candidates_or_on_such_as_a_round_writes() -> None:
+    fitted = {"candidates": 3, "choose": "fitted"}
+    inputs = {
+        rounds: {a.name: a.inputs for a in artifacts.generate(
+            build_config({"train": {"rounds": rounds}, "generate": fitted}), RunFolder("run"))}
+        for rounds in (0, 1)
+    }  # fmt: skip
+    assert inputs[0]["choice"] == ("data:train", "models/best")
+    assert inputs[1]["choice"] == ("data:train", "models/best_round1", "models/best")
+    for rounds, final in ((0, "best"), (1, "best_round1")):
+        assert inputs[rounds]["summaries/best_chosen"] == (
+            "data:test", f"summaries/{final}", "choice",
+        )  # fmt: skip
+        assert inputs[rounds]["summaries/best_oracle"] == ("data:test", f"summaries/{final}")
+        assert "choice" not in inputs[rounds][f"summaries/{final}"]
+    # Nothing that only a round or a fitted choice uses decides what has neither.
+    plain, other = study(), study(preference={"articles": 9, "candidates": 4, "temperature": 0.9})
+    assert plain == other
+    assert study(generate=fitted)["choice"] != study(
+        generate=fitted, preference={"articles": 9}
+    )["choice"]  # fmt: skip
+    told = "\n".join(
+        effects.idle(build_config({"generate": fitted, "preference": {"articles": 9, "beta": 1.0}}))
+    )
+    assert "preference.beta 1.0 has no effect" in told
+    assert "articles" not in told
+
+
+def test_a_choice_cannot_be_fitted_for_a_single_summary() -> None:
+    with pytest.raises(ConfigError, match=r"'fitted' and generate\.candidates 1: .* raise the sec"):
+        build_config({"generate": {"choose": "fitted"}})

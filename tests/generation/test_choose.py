@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nutgraf.evaluation.rouge import score_rouge
-from nutgraf.generation.choose import agreement, choose, rate
+from nutgraf.generation.candidate_features import agreement
+from nutgraf.generation.choose import choose, rate
 
 TEXTS = [
     "The council voted for 2,500 new homes on Monday.",

@@ -38,6 +38,9 @@ class Fake:
         self.open.set()
         self.error: Exception | None = None
 
+    def expected(self, candidate: int) -> float | None:
+        return None
+
     def text(self, system: str, article: str) -> str:
         return f"{system}: {' '.join(article.split()[:5])}."
 
@@ -70,7 +73,7 @@ class Fake:
             others = (f"Not {text}", text) * candidates
             others = others[: candidates if candidates > 1 else 0]
             rated = tuple(
-                RatedSummary(other, 50.0 + n, n % 2, reason, 4 + n % 2)
+                RatedSummary(other, 50.0 + n, n % 2, self.expected(n), reason, 4 + n % 2)
                 for n, other in enumerate(others)
             )
             facts = self._facts(articles[i], text) if self.reads and checked[i] else None

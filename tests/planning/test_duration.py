@@ -322,6 +322,27 @@ def test_a_round_is_planned_by_its_articles_candidates_and_pairs() -> None:
     assert next(s for s in planned(build_config(half)).stages if s.name == "train").artefacts == 3
 
 
+def test_a_fitted_choice_is_planned_with_the_candidates_that_no_round_has_written() -> None:
+    several = {"candidates": 4}
+    plain, fitted = (
+        {
+            rounds: seconds(build_config({"train": {"rounds": rounds}, "generate": generate}))
+            for rounds in (0, 1)
+        }
+        for generate in (several, several | {"choose": "fitted"})
+    )
+    more = [fitted[rounds]["generate"] - plain[rounds]["generate"] for rounds in (0, 1)]
+    assert fitted[1]["train"] == plain[1]["train"]
+    assert 5 < more[1] < 15  # seconds, of 320 x 8 candidates that are measured
+    assert more[0] > more[1] + 5
+    (stage,) = [
+        s
+        for s in planned(build_config({"generate": several | {"choose": "fitted"}})).stages
+        if s.name == "generate"
+    ]
+    assert stage.artefacts == 9
+
+
 def test_a_round_may_need_more_memory_than_the_trainings_before_it() -> None:
     small = {"micro_batch_size": 1, "gradient_accumulation_steps": 8}
     none, one = (

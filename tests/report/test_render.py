@@ -111,6 +111,7 @@ def study(svgs: dict[str, str]) -> Study:
         data="the embedded synthetic newswire",
         decoding="greedily, at most 96 tokens",
         candidates="",
+        choice=None,
         seconds={"baseline": 0.126},
         timing="Seconds a summary are wall time.",
         cuts="",

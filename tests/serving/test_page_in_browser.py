@@ -80,7 +80,7 @@ class Person:
     def presses(self, *keys: str, modifiers: int = 0) -> None:
         for key in keys:
             text = {"Enter": "\r", " ": " "}.get(key)
-            code = {"Enter": 13, "Tab": 9, " ": 32, "Escape": 27}[key]
+            code = {"Enter": 13, "Tab": 9, " ": 32, "Escape": 27, "ArrowRight": 39}[key]
             known: dict[str, Any] = {"key": key, "windowsVirtualKeyCode": code}
             typed = {"text": text} if text and not modifiers else {}
             for kind in ("keyDown", "keyUp"):
@@ -228,9 +228,7 @@ def test_candidates_are_shown_with_why_one_was_chosen(person: Person, writer: Wr
     person.opens()
     assert "one summary" in person.page.run("document.getElementById('cost').textContent")
     person.page.run("document.getElementById('candidates').focus()")
-    for _ in range(3):
-        person.page.send("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight",
-                         windowsVirtualKeyCode=39)  # fmt: skip
+    person.presses(*["ArrowRight"] * 3)
     person.waits_for("document.getElementById('cost').textContent.startsWith('writes 4 ')")
     person.summarizes(ARTICLE)
     assert person.page.run("document.querySelector('.others summary').textContent") == (
@@ -240,6 +238,20 @@ def test_candidates_are_shown_with_why_one_was_chosen(person: Person, writer: Wr
     assert [line.split(" ")[1].rstrip(",") for line in shown] == ["53", "52", "51", "50"]
     assert "1 not in the article" in shown[0]
     assert person.page.run("document.querySelectorAll('.others .chosen').length") == 1
+
+
+def test_candidates_of_a_fitted_choice_are_shown_by_what_is_expected_of_them(
+    person: Person, writer: Writer
+) -> None:
+    writer.expected = [0.51, -1.24][:].__getitem__  # type: ignore[method-assign]
+    person.opens()
+    person.page.run("document.getElementById('candidates').focus()")
+    person.presses("ArrowRight")
+    person.waits_for("document.getElementById('cost').textContent.startsWith('writes 2 ')")
+    person.summarizes(ARTICLE)
+    shown = person.page.run("[...document.querySelectorAll('.others li')].map(e => e.textContent)")
+    assert shown[0].startswith("+0.5 expected, agreement 50, the likeliest words")
+    assert shown[1].startswith("−1.2 expected, agreement 51, 1 not in the article")
 
 
 def test_a_summary_appears_as_it_is_written_and_can_be_stopped(

@@ -10,16 +10,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers import command
 
 from nutgraf.config import Config, GenerateConfig, TrainConfig
+from nutgraf.config.load import load_config
 from nutgraf.config.systems import system_names
 from nutgraf.core.files import read_json, read_records
 from nutgraf.data import article_store
 from nutgraf.evaluation.rouge import score_rouge
+from nutgraf.generation.candidate_features import FEATURES
+from nutgraf.generation.choose import choose, rate
 from nutgraf.generation.draft import cut_sentences
+from nutgraf.pipeline.choice import fit_choice
 from nutgraf.pipeline.runner import STAGES
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.watching.snapshot import Watcher
@@ -279,6 +284,65 @@ def test_a_round_trains_best_on_pairs_of_its_own_and_its_model_is_the_one_to_tak
     report = " ".join((folder / "report.md").read_text().replace("\\", "").split())
     assert "the best model (best_round1) reaches ROUGE-Lsum" in report
     assert "Beside ROUGE that changed, against best:" in report
+
+
+def test_a_fitted_choice_is_fitted_without_the_test_and_travels_with_the_model(
+    first: tuple[RunFolder, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "fitted")
+    shutil.copytree(first[0].path, folder.path)
+    fitted = {"generate__candidates": "3", "generate__choose": "fitted"}
+    of_training = {"preference__articles": "24", "preference__temperature": "1.2"}
+    done = study(folder.path, **fitted, **of_training, train__rounds="0")
+    assert "train    unchanged, skipped" in done.stderr
+    assert "choice fitted on candidates of" in done.stderr
+    choice = read_json(folder / "choice.json")
+    assert tuple(choice["weights"]) == tuple(FEATURES)
+    assert 10 <= choice["articles"] <= 24
+    test = [row.article for row in article_store.read_split(folder.data("test"))]
+    written = read_records(folder.summaries("best"))
+    chosen = read_records(folder.summaries("best_chosen"))
+    for article, row, one in zip(test, written, chosen, strict=True):
+        texts = [candidate["text"] for candidate in row["candidates"]]
+        rated = rate(article, texts, choice["weights"])
+        assert one["candidate"] == choose(rated, "fitted")
+        expected = [rating["expected"] for rating in one["ratings"]]
+        assert expected == pytest.approx([r.expected for r in rated], abs=0.01)
+    report = " ".join((folder / "report.md").read_text().split())
+    assert f"fitted on candidates of {choice['articles']} training articles" in report
+    # The model to take away has the weights, in a folder of its own too.
+    alone = shutil.copytree(folder / "final_best_model", tmp_path / "alone")
+    files = [tmp_path / f"{number}.txt" for number in range(len(test))]
+    for file, article in zip(files, test, strict=True):
+        file.write_text(article)
+    words = ("summarize", "--model", str(alone), "--json", *map(str, files))
+    served = [json.loads(line) for line in command.run(*words).stdout.splitlines()]
+    for row, one in zip(served, chosen, strict=True):
+        assert row["summary"] == one["text"]
+        ratings = [(c["agreement"], c["expected"]) for c in row["candidates"]]
+        recorded = [(r["agreement"], r["expected"]) for r in one["ratings"]]
+        assert np.array(ratings) == pytest.approx(np.array(recorded), abs=0.01)
+    about = read_json(alone / "nutgraf.json")
+    del about["choice"]
+    (alone / "nutgraf.json").write_text(json.dumps(about))
+    refused = command.run("summarize", "--model", str(alone), str(files[0]), status=2)
+    assert "nutgraf.json is damaged (KeyError: 'choice')" in refused.stderr
+
+    # A round has written the candidates: none are written for the choice.
+    study(folder.path, **fitted, **of_training)
+    of_round = read_records(folder.model("best_round1") / "candidates.jsonl")
+    pairs = read_records(folder.model("best_round1") / "pairs.jsonl")
+    texts_of = {row["id"]: row["candidates"] for row in of_round}
+    assert len(of_round) == 24
+    assert all({p["better"], p["worse"]} <= set(texts_of[p["id"]]) for p in pairs)
+    manifest = read_json(folder / "manifests" / "choice.json")
+    assert set(manifest["inputs"]) == {"data:train", "models/best", "models/best_round1"}
+    again, config = read_json(folder / "choice.json"), load_config(folder.config)
+    with monkeypatch.context() as patch:
+        patch.delattr("nutgraf.pipeline.choice.write_candidates")
+        assert fit_choice(config, folder, tmp_path, None) == again
+    (folder.model("best_round1") / "candidates.jsonl").unlink()  # of an earlier version
+    assert fit_choice(config, folder, tmp_path, None) == again
 
 
 def test_one_of_several_candidates_is_chosen_and_the_choice_measured(

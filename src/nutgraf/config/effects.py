@@ -8,6 +8,7 @@ from typing import Any
 
 from nutgraf.config.evaluation import RivalConfig
 from nutgraf.config.study import Config
+from nutgraf.config.systems import fits_choice
 
 # The artefacts that each setting decides; the others follow from these, if they come out different.
 # Empty: it changes speed, memory or places, and results at most in the last bits of their numbers.
@@ -34,11 +35,12 @@ DECIDES: dict[str, str] = {
     "prompt.template": "data",
     "prompt.max_tokens": "data",
     "prompt.max_article_tokens": "data",
-    "model.base": "data search models rounds summaries facts",  # by what is in it, if it is local
-    "model.revision": "data search models rounds summaries facts",
-    "model.quantization": "search models rounds summaries facts",
-    "model.double_quantization": "search models rounds summaries facts",  # of nf4
-    "model.dtype": "search models rounds summaries facts",
+    # A local base decides by what is in it.
+    "model.base": "data search models rounds summaries facts choice",
+    "model.revision": "data search models rounds summaries facts choice",
+    "model.quantization": "search models rounds summaries facts choice",
+    "model.double_quantization": "search models rounds summaries facts choice",  # of nf4
+    "model.dtype": "search models rounds summaries facts choice",
     "model.device": "",
     # Of `lora` and `train`, those that are searched decide no trial, nor the best model.
     "lora.r": "search models",
@@ -60,9 +62,9 @@ DECIDES: dict[str, str] = {
     "train.activation_checkpointing": "",
     "train.seeds": "search models",  # the search and each model: its own
     "train.rounds": "rounds",  # how many there are; each has an artefact of its own
-    "preference.articles": "rounds",
-    "preference.candidates": "rounds",
-    "preference.temperature": "rounds",
+    "preference.articles": "rounds choice",
+    "preference.candidates": "rounds choice",
+    "preference.temperature": "rounds choice",
     "preference.reward": "rounds",
     "preference.learning_rate": "rounds",
     "preference.beta": "rounds",
@@ -79,21 +81,21 @@ DECIDES: dict[str, str] = {
     "search.finalists": "search",
     "search.rouge_examples": "search",
     "search.seed": "search",
-    "generate.max_new_tokens": "search rounds summaries",
-    "generate.min_new_tokens": "search rounds summaries",
-    "generate.no_repeat_ngram": "search rounds summaries",
-    "generate.max_sentences": "search rounds summaries",
-    "generate.whole_sentences": "search rounds summaries",
+    "generate.max_new_tokens": "search rounds summaries choice",
+    "generate.min_new_tokens": "search rounds summaries choice",
+    "generate.no_repeat_ngram": "search rounds summaries choice",
+    "generate.max_sentences": "search rounds summaries choice",
+    "generate.whole_sentences": "search rounds summaries choice",
     "generate.num_beams": "search summaries",
     "generate.length_penalty": "search summaries",  # of several beams
     "generate.candidates": "summaries",
     "generate.temperature": "summaries",
-    "generate.top_p": "rounds summaries",
-    "generate.seed": "rounds summaries",
-    "generate.choose": "summaries",  # of best_chosen, and of the model to take away
+    "generate.top_p": "rounds summaries choice",
+    "generate.seed": "rounds summaries choice",
+    "generate.choose": "summaries choice",  # of best_chosen, and of the model to take away
     "generate.batch_size": "",
     # Of summaries those of extracts alone.
-    "score.tokenizer": "data search rounds summaries scores comparison",
+    "score.tokenizer": "data search rounds summaries choice scores comparison",
     "score.resamples": "comparison",
     "score.seed": "comparison",
     "facts.articles": "facts comparison",
@@ -134,8 +136,10 @@ def deciding(config: Config, artefact: str) -> dict[str, Any]:
     if config.generate.candidates == 1 and not in_rounds:
         for name in OF_CANDIDATES:
             settings.pop(f"generate.{name}", None)
-    if artefact == "any" and not in_rounds:
-        settings = {n: v for n, v in settings.items() if DECIDES[_row(n)] != "rounds"}
+    if artefact == "any":
+        idle_kinds = {"rounds"} if not in_rounds else set()
+        idle_kinds |= {"choice"} if not fits_choice(config) else set()
+        settings = {n: v for n, v in settings.items() if not _decides_only(n, idle_kinds)}
     if artefact == "rounds":
         del settings["train.rounds"]  # the first does not depend on the second
     if artefact == "search":
@@ -187,10 +191,18 @@ def _row(name: str) -> str:
     return f"rivals.NAME.{name.split('.')[2]}" if name.startswith("rivals.") else name
 
 
+def _decides_only(name: str, kinds: set[str]) -> bool:
+    """Return whether a setting decides nothing but artefacts of these kinds."""
+    return set(DECIDES[_row(name)].split()) <= kinds
+
+
 def idle(config: Config) -> Iterator[str]:
     """Yield a line for each setting that is given, and has no effect beside another."""
     data, model, rounds = config.data, config.model, config.train.rounds
     drawn = [n for n in OF_CANDIDATES[1:] if not (rounds and "rounds" in DECIDES[f"generate.{n}"])]
+    preferred = list(type(config.preference).model_fields)
+    if fits_choice(config):
+        preferred = [n for n in preferred if "choice" not in DECIDES[f"preference.{n}"]]
     files = ["name", "revision", "split_column"]
     columns = ["id_column", "article_column", "summary_column", "allow_overlap"]
     newswire = data.source == "newswire" and not data.train
@@ -204,7 +216,7 @@ def idle(config: Config) -> Iterator[str]:
         (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),
         (config.generate.num_beams == 1, "generate", ["length_penalty"], "num_beams is 1"),
         (config.generate.candidates == 1, "generate", drawn, "candidates is 1"),
-        (rounds == 0, "preference", [*type(config.preference).model_fields], "train.rounds is 0"),
+        (rounds == 0, "preference", preferred, "train.rounds is 0"),
     ]
     for rival, own in config.rivals.items():
         section = f"rivals.{rival}"

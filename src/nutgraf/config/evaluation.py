@@ -19,7 +19,7 @@ from nutgraf.config.types import (
 
 RougeTokenizer = Literal["rouge-score", "unicode"]
 MAX_CANDIDATES = 16
-Choice = Literal["consensus", "support"]
+Choice = Literal["consensus", "support", "fitted"]
 
 
 class GenerateConfig(Section):
@@ -65,7 +65,8 @@ class GenerateConfig(Section):
     choose: Choice = Field(
         "consensus",
         description="The candidate that is taken: `consensus` agrees most with the others, "
-        "`support` has the fewest names and numbers that the article lacks, then agrees most.",
+        "`support` has the fewest names and numbers that the article lacks, then agrees most, "
+        "`fitted` is best by weights fitted on candidates of training articles.",
     )
     batch_size: Count = Field(50, description="Articles decoded together.")
 

@@ -14,7 +14,9 @@ class PreferenceConfig(Section):
     """A round: candidates of training articles, of which the better is preferred to the worse."""
 
     articles: Count = Field(
-        320, description="Training articles of a round, of which candidates are written."
+        320,
+        description="Training articles of a round, of which candidates are written; "
+        "`generate.choose: fitted` is fitted on them.",
     )
     candidates: Annotated[Count, Field(ge=2, le=MAX_CANDIDATES)] = Field(
         8, description="Summaries of each of them, of which the best and the worst make a pair."

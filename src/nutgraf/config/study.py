@@ -75,4 +75,9 @@ class Config(Section):
                 f"ray.fsdp is true and model.quantization {self.model.quantization!r}: a base in 4 "
                 "bits is not shared out; set the first to false or the second to none"
             )
+        if self.generate.choose == "fitted" and self.generate.candidates == 1:
+            raise ValueError(
+                "generate.choose is 'fitted' and generate.candidates 1: there is nothing to choose "
+                "from; raise the second, or leave out the first"
+            )
         return self

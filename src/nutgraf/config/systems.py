@@ -64,6 +64,11 @@ def model_systems(config: Config) -> tuple[str, ...]:
     return ("zero_shot", *trained_systems(config))
 
 
+def fits_choice(config: Config) -> bool:
+    """Return whether weights are fitted to choose one of the final model's candidates."""
+    return config.generate.choose == "fitted"
+
+
 def system_names(config: Config) -> tuple[str, ...]:
     """Return every system of a study, in the order of its tables."""
     chosen = CHOSEN_SYSTEMS if config.generate.candidates > 1 else ()

@@ -6,17 +6,14 @@ Machine Translation"; with samples: Eikema & Aziz 2022, arXiv:2108.04718.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nutgraf.config.evaluation import Choice
-from nutgraf.data.rouge_tokens import ngram_fmeasure, ngrams, rouge_tokens
-from nutgraf.evaluation.facts import Facts
+from nutgraf.generation.candidate_features import FEATURES, agreement, features, unsupported
+from nutgraf.generation.fitted_choice import expected_gain
 
-UTILITY_GRAMS = (1, 2)  # ROUGE-1 and ROUGE-2
+_AGREEMENT, _UNSUPPORTED = (list(FEATURES).index(name) for name in ("agreement", "unsupported"))
 
 
 @dataclass(frozen=True)
@@ -24,51 +21,49 @@ class Rated:
     """A candidate, and what it was rated by.
 
     `agreement` is with the others, 0 to 100; `unsupported` counts its names and numbers that the
-    article lacks.
+    article lacks. `expected` are the points of ROUGE above the mean of the candidates that fitted
+    weights expect, None without weights.
     """
 
     text: str
     agreement: float
     unsupported: int
+    expected: float | None
 
 
-def rate(article: str, candidates: Sequence[str]) -> list[Rated]:
-    """Return the ratings of an article's candidates, in their order."""
-    known = Facts(article)
-    unsupported = []
-    for text in candidates:
-        facts = Facts(text, known)
-        unsupported.append(sum(not known.supports(f) for f in (*facts.names, *facts.numbers)))
-    rated = zip(candidates, agreement(candidates).tolist(), unsupported, strict=True)
-    return [Rated(*row) for row in rated]
+def rate(
+    article: str, candidates: Sequence[str], weights: Mapping[str, float] | None = None
+) -> list[Rated]:
+    """Return the ratings of an article's candidates, in their order.
+
+    `weights` are those of `fitted_choice.fit`.
+    """
+    if weights is None:
+        rows = zip(
+            candidates,
+            agreement(candidates).tolist(),
+            unsupported(article, candidates),
+            strict=True,
+        )
+        return [Rated(*row, None) for row in rows]
+    measured = features(article, candidates)
+    expected = expected_gain(measured, weights).tolist()
+    return [
+        Rated(text, float(row[_AGREEMENT]), int(row[_UNSUPPORTED]), gain)
+        for text, row, gain in zip(candidates, measured, expected, strict=True)
+    ]
 
 
 def choose(rated: Sequence[Rated], by: Choice) -> int:
-    """Return the index of the best candidate; of equal ones the first."""
+    """Return the index of the best candidate; of equal ones the first.
+
+    Raises ValueError if candidates that were rated without weights are chosen by `fitted`.
+    """
+    if by == "fitted" and any(row.expected is None for row in rated):
+        raise ValueError("candidates that were rated without weights cannot be chosen by them")
     keys = {
         "consensus": lambda row: row.agreement,
         "support": lambda row: (-row.unsupported, row.agreement),
+        "fitted": lambda row: (bool(row.text), row.expected),  # an empty one is no candidate
     }
     return max(range(len(rated)), key=lambda i: (keys[by](rated[i]), -i))
-
-
-def agreement(candidates: Sequence[str]) -> NDArray[np.float64]:
-    """Return how much each candidate agrees with the others, 0 to 100.
-
-    It is the mean of ROUGE-1 and ROUGE-2 (F-measures, of unstemmed words of any language) against
-    each other candidate: the expected utility, if the true summary is as likely to be one of them
-    as another. Equal candidates support each other. A single candidate agrees with itself.
-    """
-    counts = [
-        [ngrams(words, n) for n in UTILITY_GRAMS]
-        for words in (rouge_tokens(text, "unicode") for text in candidates)
-    ]
-    n = len(candidates)
-    pairs = np.full((n, n), 100.0)
-    for i in range(n):
-        for j in range(i):
-            shares = [ngram_fmeasure(a, b) for a, b in zip(counts[i], counts[j], strict=True)]
-            pairs[i, j] = pairs[j, i] = 100.0 * float(np.mean(shares))
-    if n == 1:
-        return np.array([100.0])
-    return (pairs.sum(1) - pairs.diagonal()) / (n - 1)

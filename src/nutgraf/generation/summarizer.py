@@ -56,7 +56,7 @@ class Summarizer:
     def __init__(
         self, engine: Engine, tokenizer: PreTrainedTokenizerBase, saved: SavedModel
     ) -> None:
-        self._engine, self._settings = engine, saved.generate
+        self._engine, self._settings, self._weights = engine, saved.generate, saved.choice
         self._renderer = Renderer(tokenizer, saved.prompt, saved.frame)
 
     @property
@@ -193,13 +193,13 @@ class Summarizer:
             cut_sentences(self._renderer.text(new.ids), new.finish_reason, settings)
             for new in written
         ]
-        rated = rate(article, [text for text, _ in cut]) if len(cut) > 1 else []
+        rated = rate(article, [text for text, _ in cut], self._weights) if len(cut) > 1 else []
         index = choose(rated, settings.choose) if rated else 0
         text, reason = cut[index]
         result = _result(text, prompt, written[index].ids, reason, seconds)
         endings = [(reason, len(new.ids)) for (_, reason), new in zip(cut, written, strict=True)]
         candidates = tuple(
-            RatedSummary(row.text, row.agreement, row.unsupported, *ending)
+            RatedSummary(row.text, row.agreement, row.unsupported, row.expected, *ending)
             for row, ending in zip(rated, endings if rated else [], strict=True)
         )
         return dataclasses.replace(result, candidates=candidates)

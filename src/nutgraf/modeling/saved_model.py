@@ -35,7 +35,8 @@ class SavedModel:
 
     `about` is all of `nutgraf.json`: the model's settings, and how it was trained and measured.
     `tokenizer` is the folder of its own one, `frame` the fixed text of its prompts and `ends` the
-    tokens that end a summary. Models of earlier versions have none and take the base's.
+    tokens that end a summary. Models of earlier versions have none and take the base's. `choice`
+    are the weights by which one of several candidates is chosen, if they were fitted.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class SavedModel:
     tokenizer: Path | None = None
     frame: Frame | None = None
     ends: tuple[int, ...] = ()
+    choice: Mapping[str, float] | None = None
 
 
 def find_model(model: str) -> Path:
@@ -90,6 +92,9 @@ def read_saved_model(model: str) -> SavedModel:
         decoding = GenerateConfig.model_validate(raw["generate"])
         frame = Frame(*map(str, raw["frame"])) if "frame" in raw else None
         ends = tuple(int(end) for end in raw.get("recipe", {}).get("ends", {}).values())
+        choice = None
+        if decoding.choose == "fitted":
+            choice = {str(name): float(w) for name, w in raw["choice"]["weights"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -98,8 +103,9 @@ def read_saved_model(model: str) -> SavedModel:
         ) from None
     if gguf.is_file():
         whole = base.model_copy(update={"base": str(gguf.absolute()), "revision": None})
-        return SavedModel(folder, None, whole, prompt, decoding, raw, None, frame, ends)
-    own = (raw, folder if (folder / "tokenizer_config.json").is_file() else None, frame, ends)
+        return SavedModel(folder, None, whole, prompt, decoding, raw, None, frame, ends, choice)
+    tokenizer = folder if (folder / "tokenizer_config.json").is_file() else None
+    own = (raw, tokenizer, frame, ends, choice)
     if (folder / "config.json").is_file() and not (folder / _ADAPTER).is_file():
         merged = base.model_copy(update={"base": str(folder), "revision": None})
         return SavedModel(folder, None, merged, prompt, decoding, *own)

@@ -83,8 +83,8 @@ def train(config: Config, folder: RunFolder) -> list[Artefact]:
 
 
 def generate(config: Config, folder: RunFolder) -> list[Artefact]:
-    """Return one artefact a system, in the order of `measured_systems`."""
-    return [
+    """Return one artefact a system, in the order of `measured_systems`, after a fitted choice."""
+    return [_choice(config, folder)] * systems.fits_choice(config) + [
         folder.artefact(
             f"summaries/{system}",
             outputs=[f"summaries/{system}.jsonl"],
@@ -130,7 +130,12 @@ def compare(config: Config, folder: RunFolder) -> list[Artefact]:
         ),
         folder.artefact(
             "final_best_model",  # its card describes the study
-            inputs=["data", "comparison", f"models/{systems.final_system(config)}"],
+            inputs=[
+                "data",
+                "comparison",
+                f"models/{systems.final_system(config)}",
+                *["choice"] * systems.fits_choice(config),
+            ],
             settings={
                 **effects.deciding(config, "any"),
                 **base_fingerprint(config.model, *_WEIGHTS, *_DECODING),
@@ -151,6 +156,7 @@ def report(config: Config, folder: RunFolder) -> list[Artefact]:
             outputs=["figures", "report.html", "report.md"],
             inputs=[
                 "data", "search", *models, *(f"scores/{name}" for name in records), "comparison",
+                *["choice"] * systems.fits_choice(config),
             ],
             settings=effects.deciding(config, "any") | effects.deciding(config, "report") | judged,
         )
@@ -185,8 +191,23 @@ def training_configs(config: Config, folder: RunFolder) -> dict[str, Config]:
 
 def system_config(system: str, config: Config) -> Config:
     """Return the configuration with which a system writes: the final one alone, candidates."""
-    final = system == systems.final_system(config)
-    return config if final else with_overrides(config, {"generate.candidates": 1})
+    if system == systems.final_system(config):
+        return config
+    one = {"generate.candidates": 1, "generate.choose": "consensus"}  # which is the default
+    return with_overrides(config, one)
+
+
+def _choice(config: Config, folder: RunFolder) -> Artefact:
+    """Return the weights of a fitted choice, from candidates of the last round, or like those."""
+    final = systems.final_system(config)
+    start = systems.start_of_round(final)
+    return folder.artefact(
+        "choice",
+        outputs=["choice.json"],
+        inputs=["data:train", f"models/{final}", *([f"models/{start}"] if start else [])],
+        settings=_deciding(config, "choice", *_WEIGHTS, *_DECODING),
+        recorded=effects.undecisive(config),
+    )
 
 
 def _deciding(config: Config, artefact: str, *parts: str) -> dict[str, Any]:
@@ -210,7 +231,8 @@ def _file_hashes(setting: str, path: Path) -> dict[str, str]:
 def _written_with(system: str, config: Config) -> list[str]:
     """Return the artefact that a system's summaries are made from, if there is one."""
     if system in systems.CHOSEN_SYSTEMS:
-        return [f"summaries/{systems.final_system(config)}"]
+        fitted = system == "best_chosen" and systems.fits_choice(config)
+        return [f"summaries/{systems.final_system(config)}", *["choice"] * fitted]
     return [f"models/{system}"] if system in systems.trained_models(config) else []
 
 

@@ -1,7 +1,4 @@
-"""Make the pairs of a round: a model's candidates of training articles, the better and the worse.
-
-They are drawn from the articles that the model was trained on, those of each round other ones.
-"""
+"""Make the pairs of a round: of candidates of a training article the better and the worse."""
 
 from __future__ import annotations
 
@@ -13,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nutgraf.config import Config
-from nutgraf.config.systems import ROUND_SYSTEMS, base_system
 from nutgraf.core.errors import Failure
-from nutgraf.data import article_store
 from nutgraf.data.examples import Example
 from nutgraf.data.prompts import Frame, Renderer
 from nutgraf.data.rows import Article
-from nutgraf.data.token_store import TokenFile
 from nutgraf.generation.backends import open_backend
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.parallel.process_pool import map_rows
-from nutgraf.pipeline.batches import collect, summary_of
+from nutgraf.pipeline.batches import collect
+from nutgraf.pipeline.candidates import write_candidates
 from nutgraf.storage.run_folder import RunFolder
-from nutgraf.training.budget import candidates_config, draw_examples
+from nutgraf.training.budget import candidates_config
 from nutgraf.training.preference import best_and_worst
 
 if TYPE_CHECKING:
@@ -40,12 +35,14 @@ _ARTICLES_PER_PROCESS = 100  # whose rewards take about as long as starting a pr
 class Pairs:
     """The rows of a round, each better one before the worse, and their nats at its start.
 
-    `records` says the same in words, a row a pair.
+    `records` says the same in words, a row a pair; `candidates` has all that were written, a row an
+    article.
     """
 
     rows: list[Example]
     start_nll: list[float]
     records: list[dict[str, Any]]
+    candidates: list[dict[str, Any]]
 
 
 def make_pairs(
@@ -68,23 +65,11 @@ def make_pairs(
         Failure: No article has two candidates of which one is better.
     """
     tokenizer = load_tokenizer(config.model)
-    articles = _articles(config, folder, start)
-    stored = TokenFile(folder.tokens("train")).select(articles)
-    encoded = [stored[i] for i in articles]
     with open_backend(candidates_config(config), folder.model(start), cluster) as model:
-        written = collect(
-            scratch / "candidates.part",
-            f"{start}, candidates",
-            len(encoded),
-            lambda done: model.summaries_and_losses(encoded, done),
-        )
-        texts = [
-            [summary_of(new, tokenizer, config.generate)["text"] for new in written[i]["written"]]
-            for i in range(len(encoded))
-        ]
-        records = _choose(config, list(articles.values()), texts)
+        articles, candidates = write_candidates(config, folder, start, model, tokenizer, scratch)
+        records = _choose(config, articles, [row["candidates"] for row in candidates])
         renderer = Renderer(tokenizer, config.prompt, Frame(*folder.frame))
-        by_id = {article.id: article.article for article in articles.values()}
+        by_id = {article.id: article.article for article in articles}
         rows = [
             renderer.example(by_id[record["id"]], record[side])
             for record in records
@@ -96,16 +81,7 @@ def make_pairs(
             len(rows),
             lambda done: model.losses(rows, done),
         )
-    return Pairs(rows, [losses[i]["nll"] for i in range(len(rows))], records)
-
-
-def _articles(config: Config, folder: RunFolder, start: str) -> dict[int, Article]:
-    """Return the training articles of a round by index, in the order in which they are drawn."""
-    earlier = ["best", *ROUND_SYSTEMS].index(base_system(start))  # rounds before this one
-    train = article_store.read_split(folder.data("train"))
-    wanted = min(config.preference.articles, len(train))
-    drawn = draw_examples(len(train), wanted * (earlier + 1), config.train.seed)
-    return {i: train[i] for i in drawn[wanted * earlier :]}
+    return Pairs(rows, [losses[i]["nll"] for i in range(len(rows))], records, candidates)
 
 
 def _choose(

@@ -17,6 +17,7 @@ from nutgraf.config import Config
 from nutgraf.config.systems import (
     EXTRACTIVE_SYSTEMS,
     compared_pairs,
+    fits_choice,
     measured_systems,
     start_of_round,
     trained_models,
@@ -30,6 +31,7 @@ from nutgraf.planning.speeds import (
     TRAINING_SECONDS,
     Speeds,
     candidate_seconds,
+    choice_seconds,
     facts_seconds,
     forward_operations,
     generation_seconds,
@@ -151,6 +153,7 @@ def plan_study(
     training += samples
     generated = generation_seconds(config, dims, rows, n, speeds) * (models - 1 + MERGED_SHARE)
     generated += candidate_seconds(config, dims, n, speeds)
+    generated += choice_seconds(config, dims, rows, speeds, articles["train"])
     # A CPU without beams reads a prompt once, for the summary and for the loss of its reference.
     once = machine.device == "cpu" and config.generate.num_beams == 1
     tokens = rows.summary if once else rows.row
@@ -177,7 +180,7 @@ def plan_study(
             "generate",
             load + generated + losses + len(EXTRACTIVE_SYSTEMS) * n / EXTRACT_RATE,
             memory=peaks["generate"],
-            artefacts=systems,
+            artefacts=systems + fits_choice(config),
         ),
         Stage(
             "score",

@@ -13,7 +13,7 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
-from nutgraf.config.systems import trained_models
+from nutgraf.config.systems import fits_choice, trained_models
 from nutgraf.modeling.dims import (
     ATTENTION_SCORE_LIMIT,
     EVAL_BATCH_SIZE,
@@ -166,18 +166,17 @@ def bytes_by_stage(
     parent = context or (PROCESS_BYTES if trainings > 1 else 0)
     one = training_bytes(config, dims, rows, machine) + context
     train = trainings * one + parent
+    generate = generation_bytes(config, dims, rows, machine) + context
+    writer = generation_bytes(candidates_config(config), dims, rows, machine) + context
     if config.train.rounds:
-        writer = candidates_config(config)
         own = round_config(config, config.preference.articles)
-        train = max(
-            train,
-            generation_bytes(writer, dims, rows, machine) + context,
-            training_bytes(own, dims, rows, machine) + context,
-        )
+        train = max(train, writer, training_bytes(own, dims, rows, machine) + context)
+    elif fits_choice(config):
+        generate = max(generate, writer)
     peaks = {
         "search": trials * one + (context or PROCESS_BYTES),
         "train": train,
-        "generate": generation_bytes(config, dims, rows, machine) + context,
+        "generate": generate,
     }
     if config.facts.articles:
         peaks["score"] = facts_bytes(config, dims, machine) + context

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nutgraf.config import Config, TrainConfig
-from nutgraf.config.systems import model_systems
+from nutgraf.config.systems import fits_choice, model_systems
 from nutgraf.modeling.dims import ModelDims
 from nutgraf.planning.memory import RowLengths
 from nutgraf.training.budget import (
@@ -22,6 +22,7 @@ from nutgraf.training.budget import (
 # Measured on two cores of an AMD EPYC (docs/benchmarks.md, Planner and Scoring).
 TRAINING_SECONDS = 1.0  # of a training before its first step and after its last
 ROUGE_RATE = 570  # summaries a second scored with ROUGE, of one process
+FITTED_RATE = 250  # candidates a second scored and measured for a fitted choice, of one process
 # A token of a few samples takes this share of one of a full batch of summaries (the pocket model: 5
 # ms for 3 rows, 12 for 48, one thread, n = 1 each).
 FEW_SHARE = 0.45
@@ -100,14 +101,34 @@ def round_seconds(
 ) -> float:
     """Return the seconds of a round: candidates, losses of the pairs, and a training on them."""
     n = min(config.preference.articles, articles)
-    writer = candidates_config(config)
-    candidates = generation_seconds(writer, dims, rows, n, speeds)
-    candidates += candidate_seconds(writer, dims, n, speeds)
     losses = forward_operations(dims, 2 * n, rows.row, rows.summary) / speeds.looking
     own = round_config(config, n)
     training = training_seconds(own.train, dims, rows, speeds.alone) + TRAINING_SECONDS
     training += samples_seconds(own, dims, rows, speeds)
-    return candidates + n * config.preference.candidates / ROUGE_RATE + losses + training
+    scored = n * config.preference.candidates / ROUGE_RATE
+    return training_candidates_seconds(config, dims, rows, speeds, n) + scored + losses + training
+
+
+def training_candidates_seconds(
+    config: Config, dims: ModelDims, rows: RowLengths, speeds: Speeds, n: int
+) -> float:
+    """Return the seconds in which a model writes candidates of n training articles."""
+    writer = candidates_config(config)
+    seconds = generation_seconds(writer, dims, rows, n, speeds)
+    return seconds + candidate_seconds(writer, dims, n, speeds)
+
+
+def choice_seconds(
+    config: Config, dims: ModelDims, rows: RowLengths, speeds: Speeds, articles: int
+) -> float:
+    """Return the seconds of fitting a choice; a round has written its candidates before."""
+    if not fits_choice(config):
+        return 0.0
+    n = min(config.preference.articles, articles)
+    fitting = n * config.preference.candidates / FITTED_RATE
+    if config.train.rounds:
+        return fitting
+    return training_candidates_seconds(config, dims, rows, speeds, n) + fitting
 
 
 def generation_seconds(

@@ -8,6 +8,11 @@ from typing import Any
 
 from nutgraf.config import Config, GenerateConfig
 
+_CHOICES = {
+    "consensus": "consensus",
+    "support": "support",
+    "fitted": "weights that were fitted on candidates of training articles",
+}
 SYNTHETIC = (
     "These scores are of a synthetic newswire, made by nutgraf's own generator: they say nothing "
     "about CNN/DailyMail or any other real news."
@@ -51,7 +56,7 @@ def describe_candidates(generate: GenerateConfig) -> str:
     return (
         f"{generate.candidates} summaries are written of each article, the first greedily, the "
         f"others drawn at temperature {generate.temperature:g} and top-p {generate.top_p:g}, and "
-        f"one is taken by {generate.choose}"
+        f"one is taken by {_CHOICES[generate.choose]}"
     )
 
 

@@ -51,6 +51,7 @@ class Study:
     data: str  # the articles, in words
     decoding: str  # how models wrote their summaries, in words
     candidates: str  # how one of several was chosen, in words; empty if there was one
+    choice: Record | None  # choice.json, if the weights of the choice were fitted
     seconds: Mapping[str, float]  # a summary, by system; of models whose time is known
     timing: str  # what these seconds are, in words; empty if there are none
     cuts: str  # what cuts at sentences do to the comparison; empty if there are none
@@ -202,6 +203,18 @@ def _chosen(study: Study) -> Iterator[str]:
                 f"ROUGE-Lsum is {number(row['rougeLsum'])}"
                 + (f": {compared}." if compared else ".")
             )
+    if study.choice:
+        gains = [
+            f"{signed(gain['mean'])} ({interval(gain['low'], gain['high'], signed)}) against {what}"
+            for what, gain in zip(
+                ("the greedy candidate", "consensus"), study.choice["gains"].values(), strict=True
+            )
+        ]
+        yield (
+            "The weights of the choice were fitted on candidates of "
+            f"{study.choice['articles']:,} training articles. On those held out it gains "
+            f"{' and '.join(gains)}, in points of mean ROUGE-1, -2 and -Lsum."
+        )
 
 
 def caveat(study: Study) -> str:

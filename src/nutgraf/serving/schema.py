@@ -111,6 +111,10 @@ class Candidate(BaseModel):
     text: str
     agreement: float = Field(description="With the other candidates, 0 to 100.")
     unsupported: int = Field(description="Its names and numbers that the article lacks.")
+    expected: float | None = Field(
+        description="Points of ROUGE above the mean of the candidates that the weights of a "
+        "`fitted` choice expect of it; null without weights."
+    )
     finish_reason: str
     new_tokens: int
 
@@ -163,7 +167,9 @@ class Models(BaseModel):
     candidates: int = Field(
         description="Summaries that a model writes of each article if a request does not say."
     )
-    choose: str = Field(description="What one of several is chosen by: `consensus`, `support`.")
+    choose: str = Field(
+        description="What one of several is chosen by: `consensus`, `support`, `fitted`."
+    )
     facts: str | None = Field(
         description="What the base's doubts are worth; null if this server does not check facts."
     )

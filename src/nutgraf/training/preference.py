@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from nutgraf.config import Config
 from nutgraf.evaluation.rouge import score_rouge
-from nutgraf.generation.choose import agreement, rate
+from nutgraf.generation.candidate_features import agreement, unsupported
 
 
 def best_and_worst(
@@ -42,7 +42,8 @@ def _rewards(
         return [(row["rouge1"] + row["rouge2"] + row["rougeLsum"],) for row in scores]
     if config.preference.reward == "consensus":
         return [(value,) for value in agreement(texts).tolist()]
-    return [(-row.unsupported, row.agreement) for row in rate(article, texts)]
+    rows = zip(unsupported(article, texts), agreement(texts).tolist(), strict=True)
+    return [(-missing, value) for missing, value in rows]
 
 
 def preference_losses(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nutgraf.config import Config
-from nutgraf.config.systems import measured_systems, trained_models
+from nutgraf.config.systems import fits_choice, measured_systems, trained_models
 from nutgraf.pipeline.runner import STAGES
 from nutgraf.planning.outcome import elapsed_seconds
 from nutgraf.storage.artefact import UNFINISHED
@@ -24,7 +24,7 @@ def artefacts(config: Config) -> dict[str, list[str]]:
         "prepare": ["data"],
         "search": ["search"],
         "train": [f"models/{name}" for name in trained_models(config)],
-        "generate": [f"summaries/{name}" for name in systems],
+        "generate": ["choice"] * fits_choice(config) + [f"summaries/{name}" for name in systems],
         "score": ["facts"] * (config.facts.articles > 0) + [f"scores/{n}" for n in systems],
         "compare": ["comparison", "final_best_model"],
         "report": ["report"],

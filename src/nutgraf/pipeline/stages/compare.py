@@ -176,6 +176,7 @@ def _final_model(config: Config, folder: RunFolder, out: Path) -> None:
         "recipe": recipe(tokenizer, config.prompt, ends, frame),
         "train": train,
         "rounds": [{**config.preference.model_dump(), "pairs": r["pairs"]} for r in rounds],
+        **({"choice": read_json(folder / "choice.json")} if systems.fits_choice(config) else {}),
         "study": model_card.study_record(
             config,
             table_records(pd.read_csv(folder / artifacts.TABLE)),

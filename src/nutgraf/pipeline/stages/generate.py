@@ -14,8 +14,9 @@ from nutgraf.config.systems import (
     MODEL_SYSTEMS,
     base_system,
     final_system,
+    fits_choice,
 )
-from nutgraf.core.files import Journal, read_records, write_records
+from nutgraf.core.files import Journal, read_json, read_records, write_json, write_records
 from nutgraf.data import article_store
 from nutgraf.data.examples import Encoded
 from nutgraf.data.rows import Article
@@ -28,6 +29,7 @@ from nutgraf.parallel.executor import open_executor
 from nutgraf.parallel.process_pool import map_rows
 from nutgraf.pipeline.artifacts import system_config
 from nutgraf.pipeline.batches import collect, summary_of
+from nutgraf.pipeline.choice import fit_choice
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 
@@ -40,7 +42,7 @@ _CHOICES_PER_PROCESS = 100  # they take about as long as starting a process
 
 
 def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None:
-    """Make summaries/<system>.jsonl, one row an article.
+    """Make summaries/<system>.jsonl, one row an article, and before them a fitted choice.
 
     Models also leave the loss of the reference there: `reference_nll` (nats, summed over the
     summary's tokens) and `reference_tokens`. What their writing took is in the manifest.
@@ -50,6 +52,11 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         for artefact in outdated:
             system = artefact.name.removeprefix("summaries/")
             with artefact.writing(resume=True) as scratch:
+                if artefact.name == "choice":
+                    write_json(
+                        scratch / "choice.json", fit_choice(config, folder, scratch, cluster)
+                    )
+                    continue
                 rows = _summaries(system, config, folder, test, scratch, cluster)
                 write_records(scratch / "summaries" / f"{system}.jsonl", rows)
                 if (journal := scratch / _WRITTEN).exists():
@@ -71,9 +78,7 @@ def _summaries(
             encoded = TokenFile(folder.tokens("test")).first()
             return _by_model(system, config, test, encoded, journal, model)
     if system in CHOSEN_SYSTEMS:
-        return _by_choice(
-            system, config, test, read_records(folder.summaries(final_system(config)))
-        )
+        return _by_choice(system, config, folder, test)
     if system in EXTRACTIVE_SYSTEMS:
         return _by_extract(system, config, test)
     rival = config.rivals[system]
@@ -180,14 +185,16 @@ def _measured(config: Config, journal: Journal, cluster: Cluster | None) -> dict
 
 
 def _by_choice(
-    system: str, config: Config, test: Sequence[Article], written: Sequence[Row]
+    system: str, config: Config, folder: RunFolder, test: Sequence[Article]
 ) -> list[Row]:
     """Return a row an article with one of the candidates that the final model wrote of it."""
+    written = read_records(folder.summaries(final_system(config)))
+    weights = read_json(folder / "choice.json")["weights"] if fits_choice(config) else None
     work = [
         (article, [candidate["text"] for candidate in row["candidates"]])
         for article, row in zip(test, written, strict=True)
     ]
-    of_one = functools.partial(_choose, system=system, config=config)
+    of_one = functools.partial(_choose, system=system, config=config, weights=weights)
     chosen = map_rows(of_one, work, rows_per_process=_CHOICES_PER_PROCESS, progress=system)
     rows = []
     for row, (index, ratings) in zip(written, chosen, strict=True):
@@ -197,7 +204,7 @@ def _by_choice(
 
 
 def _choose(
-    work: tuple[Article, list[str]], system: str, config: Config
+    work: tuple[Article, list[str]], system: str, config: Config, weights: dict[str, float] | None
 ) -> tuple[int, dict[str, Any]]:
     """Return the index of a candidate, and the ratings of all if it was chosen by them."""
     article, texts = work
@@ -205,6 +212,10 @@ def _choose(
         tokenizer = config.score.tokenizer
         scores = [score_rouge(article.reference, text, tokenizer)["rougeLsum"] for text in texts]
         return max(range(len(texts)), key=lambda i: (scores[i], -i)), {}
-    rated = choose.rate(article.article, texts)
-    ratings = [{"agreement": round(r.agreement, 2), "unsupported": r.unsupported} for r in rated]
+    rated = choose.rate(article.article, texts, weights)
+    ratings = [
+        {"agreement": round(r.agreement, 2), "unsupported": r.unsupported}
+        | ({} if r.expected is None else {"expected": round(r.expected, 2)})
+        for r in rated
+    ]
     return choose.choose(rated, config.generate.choose), {"ratings": ratings}

@@ -17,6 +17,7 @@ from nutgraf.config.systems import (
     BUILT_IN_SYSTEMS,
     CHOSEN_SYSTEMS,
     final_system,
+    fits_choice,
     model_systems,
     trained_systems,
 )
@@ -108,6 +109,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         data=describe_data(config),
         decoding=describe_decoding(config.generate),
         candidates=describe_candidates(config.generate),
+        choice=read_json(folder / "choice.json") if fits_choice(config) else None,
         seconds=seconds,
         timing=timing,
         cuts=describe_cuts(config.generate),

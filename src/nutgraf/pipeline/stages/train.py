@@ -23,7 +23,7 @@ from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.base_identity import base_identity
 from nutgraf.parallel.background_jobs import run_jobs
 from nutgraf.parallel.executor import open_executor
-from nutgraf.pipeline import artifacts
+from nutgraf.pipeline import artifacts, candidates
 from nutgraf.pipeline.pairs import make_pairs
 from nutgraf.planning.packing import Choice, choose_packing
 from nutgraf.search.trial import ADAPTER
@@ -67,8 +67,9 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     """Make models/baseline and models/best, then the rounds, and all once more a further seed.
 
     Each holds the adapter, history.csv and train.json, with `train.samples` samples.json, and that
-    of a round pairs.jsonl. The best is the chosen trial of the search, which was the same training;
-    if it is not there any more, or was trained otherwise, it is trained again.
+    of a round pairs.jsonl and candidates.jsonl. The best is the chosen trial of the search, which
+    was the same training; if it is not there any more, or was trained otherwise, it is trained
+    again.
     """
     configs = artifacts.training_configs(config, folder)
     first: list[_Training] = []
@@ -156,6 +157,7 @@ def _train_round(training: _Training) -> None:
             )
             _write(job, _fit(job, cluster), curves)
             write_records(job.out / "pairs.jsonl", pairs.records)
+            write_records(job.out / candidates.FILE, pairs.candidates)
 
 
 def _train_packed(trainings: Sequence[_Training], max_packed: int | None) -> None:

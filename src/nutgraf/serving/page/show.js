@@ -27,9 +27,12 @@ export function pieces(points, start, end, spans, wrap) {
 const NAMES = { best: "Best", baseline: "Baseline", zero_shot: "Zero-shot", lead3: "Lead-3" };
 export const label = (system) => NAMES[system] ?? system;
 
+const signed = (points) => `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)}`;
+
 const WHY = {
   consensus: "that agrees most with the others",
   support: "with the fewest names and numbers that the article lacks",
+  fitted: "from which fitted weights expect the most",
 };
 export const why = (choose) => WHY[choose] ?? "that is chosen";
 
@@ -122,15 +125,17 @@ export class Card {
   showCandidates({ text, candidates = [] }) {
     this.others.hidden = candidates.length < 2;
     const chosen = candidates.findIndex((candidate) => candidate.text === text);
-    const best = [...candidates.keys()].sort((a, b) => candidates[b].agreement - candidates[a].agreement);
+    const value = ({ expected, agreement }) => expected ?? agreement;
+    const best = [...candidates.keys()].sort((a, b) => value(candidates[b]) - value(candidates[a]));
     this.others.replaceChildren(
       element("summary", {}, `Of ${candidates.length} the one ${why(this.choose)}`),
       element("ol", {}, ...best.map((i) => {
-        const { text: own, agreement, unsupported } = candidates[i];
+        const { text: own, agreement, unsupported, expected } = candidates[i];
+        const points = expected === null ? "" : `${signed(expected)} expected, `;
         const missing = unsupported ? `, ${unsupported} not in the article` : "";
         const first = i === 0 ? ", the likeliest words" : "";
         return element("li", { class: i === chosen ? "chosen" : "" },
-          element("span", { class: "soft" }, `agreement ${agreement.toFixed(0)}${missing}${first}`), " ", own);
+          element("span", { class: "soft" }, `${points}agreement ${agreement.toFixed(0)}${missing}${first}`), " ", own);
       })),
     );
   }
