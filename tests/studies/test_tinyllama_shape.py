@@ -30,6 +30,8 @@ def test_the_shipped_configuration_runs_on_the_real_shape(shared: Path, tmp_path
         "train.eval-every": "2",
         "train.eval-examples": "1",
         "train.rounds": "0",  # nothing tells candidates of random weights apart
+        "generate.candidates": "1",
+        "generate.choose": "consensus",
         "search.trials": "1",
         "search.concurrent": "1",
         "search.finalists": "1",
