@@ -6,7 +6,6 @@ Every assumption is a constant here with its source. `benchmark` measures times;
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from nutgraf.config.systems import fits_choice, trained_models
 from nutgraf.modeling.dims import (
     ATTENTION_SCORE_LIMIT,
     EVAL_BATCH_SIZE,
-    LENGTH_MULTIPLE,
     PASSAGE_TOKENS,
     READ_ROWS,
     SENTENCE_TOKENS,
@@ -25,7 +23,7 @@ from nutgraf.modeling.dims import (
     attention_score_bytes,
     fused_score_bytes,
 )
-from nutgraf.training.budget import candidates_config, round_config, total_steps
+from nutgraf.training.budget import candidates_config, round_config
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,9 @@ class Machine:
 PROCESS_BYTES = 620_000_000  # Python with torch, transformers, peft and trl, without a model
 CUDA_CONTEXT_BYTES = 500_000_000  # an estimate, not measured
 CUDA_FRAGMENTATION = 1.1  # an estimate
-# On a CPU oneDNN compiles each product for its shape and caches it: bytes for each length in tokens
-# that a micro-batch has had (measured: 1.2 GB in 56 steps of the newswire).
-COMPILED_BYTES = 15_000_000
-MAX_COMPILED = 100  # lengths in that cache
+# On a CPU oneDNN compiles each product for its shape, and keeps 64 (`nutgraf/__init__.py`), of about
+# a megabyte each (measured).
+COMPILED_BYTES = 64_000_000
 
 # What autograd saves of a layer, in bytes a token, times these widths; products are in 2 bytes a
 # number. Least squares over 15 shapes of Llama, adapters on all linear layers: within 1%.
@@ -114,13 +111,7 @@ def training_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: M
         return (resident + max(step, evaluation)) * CUDA_FRAGMENTATION
     if _block_attention(train.micro_batch_size, dims, rows, machine):
         evaluation += attention_score_bytes(1, dims.heads, EVAL_BATCH_SIZE, rows.longest_row, 4)
-    # The longest row of a micro-batch is seldom below the mean.
-    lengths = 2 * (rows.longest_row - int(rows.row)) + 1
-    if _fused(config, dims, machine):
-        lengths = math.ceil(lengths / LENGTH_MULTIPLE)
-    lengths = min(MAX_COMPILED, lengths)
-    batches = total_steps(train) * train.gradient_accumulation_steps
-    compiled = min(lengths, batches) * COMPILED_BYTES if machine.half else 0
+    compiled = COMPILED_BYTES if machine.half else 0
     # An evaluation finds little room in the blocks that a step has left.
     return PROCESS_BYTES + resident + step + evaluation + compiled
 

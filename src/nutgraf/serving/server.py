@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -87,9 +86,6 @@ def run(
     Raises:
         UserError: An address cannot be used, or `models.loaded` raises it.
     """
-    # Before torch computes: on a CPU oneDNN caches compiled products of 1,024 shapes, and articles
-    # have many lengths (docs/log.md).
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     with fast_imports():
         from nutgraf.serving.api import create_app
         from nutgraf.serving.batching import Worker
