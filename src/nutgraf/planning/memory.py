@@ -58,7 +58,7 @@ class Machine:
 PROCESS_BYTES = 620_000_000  # Python with torch, transformers, peft and trl, without a model
 CUDA_CONTEXT_BYTES = 500_000_000  # an estimate, not measured
 CUDA_FRAGMENTATION = 1.1  # an estimate
-# On a CPU oneDNN compiles each product for its shape, and keeps 64 (`nutgraf/__init__.py`), of about
+# On a CPU oneDNN compiles each product for its shape, and keeps 64 (`nutgraf/__init__.py`) of about
 # a megabyte each (measured).
 COMPILED_BYTES = 64_000_000
 
