@@ -16,7 +16,7 @@ import pytest
 from helpers import command
 
 from nutgraf.config import Config, GenerateConfig, TrainConfig
-from nutgraf.config.load import load_config
+from nutgraf.config.load import load_config, with_overrides
 from nutgraf.config.systems import system_names
 from nutgraf.core.files import read_json, read_records
 from nutgraf.data import article_store
@@ -39,7 +39,7 @@ SMALL = {
     "train.eval-examples": "4",
     "train.samples": "2",
     "train.rounds": "1",
-    "preference.articles": "8",
+    "preference.articles": "16",
     "preference.candidates": "4",
     "search.trials": "3",
     # In one process; test_chaos.py has trials, and trainings, side by side.
@@ -254,7 +254,7 @@ def test_a_round_trains_best_on_pairs_of_its_own_and_its_model_is_the_one_to_tak
     folder, printed, _ = first
     pairs = read_records(folder.model("best_round1") / "pairs.jsonl")
     trained_on = {a.id: a for a in article_store.read_split(folder.data("train"))}
-    assert 1 <= len(pairs) <= 8
+    assert 1 <= len(pairs) <= 16
     assert len({pair["id"] for pair in pairs}) == len(pairs)
     for pair in pairs:
         reference = trained_on[pair["id"]].reference
@@ -291,16 +291,13 @@ def test_a_fitted_choice_is_fitted_without_the_test_and_travels_with_the_model(
 ) -> None:
     folder = RunFolder(tmp_path / "fitted")
     shutil.copytree(first[0].path, folder.path)
-    fitted = {"generate__candidates": "3", "generate__choose": "fitted"}
-    of_training = {"preference__articles": "24", "preference__temperature": "1.2"}
-    done = study(folder.path, **fitted, **of_training, train__rounds="0")
+    done = study(folder.path, generate__candidates="3", generate__choose="fitted")
     assert "train    unchanged, skipped" in done.stderr
-    assert "choice fitted on candidates of" in done.stderr
-    choice = read_json(folder / "choice.json")
+    choice, config = read_json(folder / "choice.json"), load_config(folder.config)
     assert tuple(choice["weights"]) == tuple(FEATURES)
-    assert 10 <= choice["articles"] <= 24
+    assert 10 <= choice["articles"] <= 16
     test = [row.article for row in article_store.read_split(folder.data("test"))]
-    written = read_records(folder.summaries("best"))
+    written = read_records(folder.summaries("best_round1"))
     chosen = read_records(folder.summaries("best_chosen"))
     for article, row, one in zip(test, written, chosen, strict=True):
         texts = [candidate["text"] for candidate in row["candidates"]]
@@ -310,6 +307,12 @@ def test_a_fitted_choice_is_fitted_without_the_test_and_travels_with_the_model(
         assert expected == pytest.approx([r.expected for r in rated], abs=0.01)
     report = " ".join((folder / "report.md").read_text().split())
     assert f"fitted on candidates of {choice['articles']} training articles" in report
+    pairs = read_records(folder.model("best_round1") / "pairs.jsonl")
+    of_round = read_records(folder.model("best_round1") / "candidates.jsonl")
+    texts_of = {row["id"]: row["candidates"] for row in of_round}
+    assert len(of_round) == 16
+    assert all({p["better"], p["worse"]} <= set(texts_of[p["id"]]) for p in pairs)
+
     # The model to take away has the weights, in a folder of its own too.
     alone = shutil.copytree(folder / "final_best_model", tmp_path / "alone")
     files = [tmp_path / f"{number}.txt" for number in range(len(test))]
@@ -328,21 +331,13 @@ def test_a_fitted_choice_is_fitted_without_the_test_and_travels_with_the_model(
     refused = command.run("summarize", "--model", str(alone), str(files[0]), status=2)
     assert "nutgraf.json is damaged (KeyError: 'choice')" in refused.stderr
 
-    # A round has written the candidates: none are written for the choice.
-    study(folder.path, **fitted, **of_training)
-    of_round = read_records(folder.model("best_round1") / "candidates.jsonl")
-    pairs = read_records(folder.model("best_round1") / "pairs.jsonl")
-    texts_of = {row["id"]: row["candidates"] for row in of_round}
-    assert len(of_round) == 24
-    assert all({p["better"], p["worse"]} <= set(texts_of[p["id"]]) for p in pairs)
-    manifest = read_json(folder / "manifests" / "choice.json")
-    assert set(manifest["inputs"]) == {"data:train", "models/best", "models/best_round1"}
-    again, config = read_json(folder / "choice.json"), load_config(folder.config)
+    # A round has written the candidates. Without one, or after one of an earlier version, the model
+    # that the round started from writes them: the same ones.
     with monkeypatch.context() as patch:
         patch.delattr("nutgraf.pipeline.choice.write_candidates")
-        assert fit_choice(config, folder, tmp_path, None) == again
-    (folder.model("best_round1") / "candidates.jsonl").unlink()  # of an earlier version
-    assert fit_choice(config, folder, tmp_path, None) == again
+        assert fit_choice(config, folder, tmp_path, None) == choice
+    without_round = with_overrides(config, {"train.rounds": 0})
+    assert fit_choice(without_round, folder, tmp_path, None) == choice
 
 
 def test_one_of_several_candidates_is_chosen_and_the_choice_measured(
