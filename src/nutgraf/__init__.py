@@ -22,9 +22,9 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# On a CPU oneDNN keeps so many compiled products instead of 1,024, each with room for its result:
-# logits of ever other numbers of tokens would take gigabytes (docs/log.md).
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# On a CPU oneDNN keeps so many compiled products instead of 1,024, of about a megabyte each
+# (docs/log.md).
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 # bitsandbytes tries to fetch an optional CPU kernel when imported and logs that it could not.
 logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)

@@ -19,13 +19,13 @@ UTILITY_GRAMS = (1, 2)  # ROUGE-1 and ROUGE-2
 Grams: TypeAlias = Sequence[Counter[tuple[str, ...]]]  # of a text, of each of these lengths
 
 # The columns of `features`, in their order.
-FEATURES = {
-    "agreement": "agreement with the other candidates, 0 to 100 (ROUGE-1 and ROUGE-2)",
-    "lead": "likeness to the article's first three sentences, 0 to 100 (ROUGE-1 and ROUGE-2)",
-    "words": "words",
-    "words_squared": "words squared, in hundreds",
-    "unsupported": "names and numbers that the article lacks",
-}
+FEATURES = (
+    "agreement",  # with the other candidates, 0 to 100
+    "lead",  # likeness to the article's first three sentences, 0 to 100
+    "words",
+    "words_squared",  # in hundreds
+    "unsupported",  # names and numbers that the article lacks
+)
 
 
 def agreement(candidates: Sequence[str]) -> NDArray[np.float64]:
@@ -41,8 +41,8 @@ def agreement(candidates: Sequence[str]) -> NDArray[np.float64]:
 def unsupported(article: str, candidates: Sequence[str]) -> list[int]:
     """Return how many names and numbers of each candidate the article lacks."""
     known = Facts(article)
-    found = (Facts(text, known) for text in candidates)
-    return [sum(not known.supports(f) for f in (*facts.names, *facts.numbers)) for facts in found]
+    stated = (Facts(text, known) for text in candidates)
+    return [sum(not known.supports(f) for f in (*own.names, *own.numbers)) for own in stated]
 
 
 def features(article: str, candidates: Sequence[str]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from nutgraf.config.evaluation import Choice
 from nutgraf.generation.candidate_features import FEATURES, agreement, features, unsupported
 from nutgraf.generation.fitted_choice import expected_gain
 
-_AGREEMENT, _UNSUPPORTED = (list(FEATURES).index(name) for name in ("agreement", "unsupported"))
+_AGREEMENT, _UNSUPPORTED = (FEATURES.index(name) for name in ("agreement", "unsupported"))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from nutgraf.generation.candidate_features import FEATURES
 _PENALTY = 30.0
 _FOLDS = 10
 MIN_ARTICLES = _FOLDS
-_AGREEMENT = list(FEATURES).index("agreement")
+_AGREEMENT = FEATURES.index("agreement")
 
 
 @dataclass(frozen=True)

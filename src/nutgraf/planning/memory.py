@@ -58,9 +58,9 @@ class Machine:
 PROCESS_BYTES = 620_000_000  # Python with torch, transformers, peft and trl, without a model
 CUDA_CONTEXT_BYTES = 500_000_000  # an estimate, not measured
 CUDA_FRAGMENTATION = 1.1  # an estimate
-# On a CPU oneDNN compiles each product for its shape, and keeps 64 (`nutgraf/__init__.py`) of about
+# On a CPU oneDNN compiles a product for its shape, and keeps 256 (`nutgraf/__init__.py`), of about
 # a megabyte each (measured).
-COMPILED_BYTES = 64_000_000
+COMPILED_BYTES = 256_000_000
 
 # What autograd saves of a layer, in bytes a token, times these widths; products are in 2 bytes a
 # number. Least squares over 15 shapes of Llama, adapters on all linear layers: within 1%.

@@ -204,11 +204,11 @@ def _chosen(study: Study) -> Iterator[str]:
                 + (f": {compared}." if compared else ".")
             )
     if study.choice:
+        rivals = {"greedy": "the greedy candidate", "consensus": "consensus"}
         gains = [
-            f"{signed(gain['mean'])} ({interval(gain['low'], gain['high'], signed)}) against {what}"
-            for what, gain in zip(
-                ("the greedy candidate", "consensus"), study.choice["gains"].values(), strict=True
-            )
+            f"{signed(gain['mean'])} ({interval(gain['low'], gain['high'], signed)}) against "
+            f"{rivals[name]}"
+            for name, gain in study.choice["gains"].items()
         ]
         yield (
             "The weights of the choice were fitted on candidates of "

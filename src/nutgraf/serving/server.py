@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -86,6 +87,9 @@ def run(
     Raises:
         UserError: An address cannot be used, or `models.loaded` raises it.
     """
+    # Before torch is loaded, in place of the 256 of other commands: articles have many lengths, and
+    # a server runs for days (docs/log.md).
+    os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
     with fast_imports():
         from nutgraf.serving.api import create_app
         from nutgraf.serving.batching import Worker
