@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -563,6 +564,7 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
         assert "planned 1 min 40 s" in shown
         assert "1 in the queue" in shown or "1 queued" in shown
         person.waits_for("document.querySelectorAll('#curves figure').length > 0")
+        person.waits_for("document.getElementById('samples-note').textContent !== ''")
         person.points_at("th[data-by=loss] button", click=True)
         assert page.run(rows) == "14325"  # who has no loss comes last
         person.presses("Enter")
@@ -668,6 +670,35 @@ def test_a_study_is_watched_as_it_goes(chromium: Browser, tmp_path: Path) -> Non
         assert person.heard("complaints") == []
     person.waits_for("document.getElementById('problem').textContent !== ''")  # the server ended
     assert page.run(rows) == "12345"
+
+
+def test_samples_that_come_while_a_button_is_pressed_do_not_push_it_away(
+    chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_search(tmp_path)
+    may_answer, answered_once = threading.Event(), threading.Event()
+    samples = Watcher.samples
+
+    def late(self: Watcher, name: str) -> dict[str, Any]:
+        assert may_answer.wait(PATIENCE)
+        answered_once.set()
+        return samples(self, name)
+
+    monkeypatch.setattr(Watcher, "samples", late)
+    with watching(tmp_path) as address, held(tmp_path):
+        person = Person(chromium, SimpleNamespace(address=address))  # type: ignore[arg-type]
+        person.page.open(f"{address}/?#token={WATCH_TOKEN}", 1280, "light")
+        person.waits_for("document.querySelectorAll('#curves figure').length > 0")
+        # However slow the machine is, the press is not taken for one without a release.
+        person.page.run("setTimeout = (real => (f, ms) => real(f, ms === 1000 ? 1e9 : ms))(setTimeout)")
+
+        def arrive() -> None:
+            may_answer.set()
+            assert answered_once.wait(PATIENCE)
+            time.sleep(0.3)
+
+        person.points_at("[aria-label='curves of trial 4']", click=True, meanwhile=arrive)
+        person.waits_for("document.querySelectorAll('#curves figure').length === 3")
 
 
 def test_a_cell_of_a_notebook_has_the_page_and_news_change_nothing_that_is_chosen(

@@ -27,8 +27,8 @@ let written = ""; // the same of the samples
 let redrawOne = null; // draws these again, for another width
 let pressed = false; // whether a button of the mouse, a pen or a finger is down
 let held = null; // the timer that ends this, whatever happens
-const waiting = []; // what has come meanwhile
-const LONGEST_PRESS = 1000; // milliseconds that news waits for a click
+const waiting = []; // what has come meanwhile, as functions that show it
+const LONGEST_PRESS = 1000; // milliseconds that it waits for a click
 const table = new TrialTable($("table"), choose, (what, trial) => steer({ do: what, trial }));
 new AddForm($("add"), () => now, steer);
 
@@ -50,8 +50,7 @@ async function listen() {
         if (ended) continue;
         $("problem").textContent = "";
         wait = 1;
-        if (pressed || waiting.length) waiting.push(news);
-        else take(news);
+        afterPress(() => take(news));
       }
     } catch (error) {
       $("problem").textContent = error.message;
@@ -63,12 +62,16 @@ async function listen() {
   }
 }
 
-// What is replaced between press and release loses its click, so news waits for the click. Of a
-// release on a scroll bar or in a menu the page hears nothing.
+// What is replaced or pushed away between press and release loses its click, so whatever comes
+// waits for the click. Of a release on a scroll bar or in a menu the page hears nothing.
+function afterPress(show) {
+  if (pressed || waiting.length) waiting.push(show);
+  else show();
+}
 function release() {
   pressed = false;
   clearTimeout(held);
-  setTimeout(() => pressed || waiting.splice(0).forEach(take));
+  setTimeout(() => pressed || waiting.splice(0).forEach((show) => show()));
 }
 addEventListener("pointerdown", (event) => {
   if (event.button !== 0) return;
@@ -282,13 +285,15 @@ async function showOne() {
   $("one-title").textContent = `Curves: ${title}`;
   try {
     const rows = await (await post("curves", { name })).json();
-    if (current === version) drawOne(title, record, rows);
+    afterPress(() => current === version && drawOne(title, record, rows));
   } catch (error) {
-    if (current !== version) return;
-    version = ""; // the next news asks again
-    redrawOne = null;
-    $("curves").replaceChildren(); // they may be of another training
-    $("one-note").textContent = error.message;
+    afterPress(() => {
+      if (current !== version) return;
+      version = ""; // the next news asks again
+      redrawOne = null;
+      $("curves").replaceChildren(); // they may be of another training
+      $("one-note").textContent = error.message;
+    });
   }
 }
 
@@ -299,21 +304,26 @@ async function showTexts(name, record) {
   const ofTraining = `Samples: what ${now.trials?.[name] ? `trial ${name}` : name} writes at each evaluation`;
   try {
     const samples = await (await post("samples", { name })).json();
-    if (current !== written) return;
-    $("samples-title").textContent = ofTraining;
-    const none = !samples.evaluations?.length;
-    $("samples-note").textContent = !none ? ""
-      : record.points.length ? "None were written: train.samples says of how many articles. A base that is sharded (ray.fsdp) writes none."
-        : "There has been no evaluation yet.";
-    $("texts").hidden = none;
-    showSamples($("texts"), samples, record.pairs ? "summaries" : "articles");
+    afterPress(() => current === written && writeSamples(ofTraining, record, samples));
   } catch (error) {
-    if (current !== written) return;
-    written = "";
-    $("samples-title").textContent = ofTraining;
-    $("texts").hidden = true;
-    $("samples-note").textContent = error.message;
+    afterPress(() => {
+      if (current !== written) return;
+      written = "";
+      $("samples-title").textContent = ofTraining;
+      $("texts").hidden = true;
+      $("samples-note").textContent = error.message;
+    });
   }
+}
+
+function writeSamples(title, record, samples) {
+  $("samples-title").textContent = title;
+  const none = !samples.evaluations?.length;
+  $("samples-note").textContent = !none ? ""
+    : record.points.length ? "None were written: train.samples says of how many articles. A base that is sharded (ray.fsdp) writes none."
+      : "There has been no evaluation yet.";
+  $("texts").hidden = none;
+  showSamples($("texts"), samples, record.pairs ? "summaries" : "articles");
 }
 
 function drawOne(title, record, rows) {
