@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
+from nutgraf.core.errors import UserError
 from nutgraf.generation.candidate_features import FEATURES, agreement, features
 from nutgraf.generation.choose import choose, rate
 from nutgraf.generation.fitted_choice import Candidates, expected_gain, fit, held_out_gains
+from nutgraf.generation.summarizer import load_summarizer
+from nutgraf.modeling.saved_model import SavedModel
 
 WORTH = {"agreement": 0.4, "lead": 0.1, "words": 0.2, "words_squared": -0.1, "unsupported": -3.0}
 ARTICLE = (
@@ -94,3 +100,11 @@ def test_the_candidate_of_which_most_is_expected_is_chosen_but_no_empty_one() ->
     assert [row.expected for row in rate(ARTICLE, texts)] == [None] * 3
     with pytest.raises(ValueError, match="rated without weights"):
         choose(rate(ARTICLE, texts), "fitted")
+
+
+def test_a_choice_by_features_of_another_version_is_refused_in_a_line(tmp_path: Path) -> None:
+    model, settings = ModelConfig(), GenerateConfig(candidates=2, choose="fitted")
+    own = (None, None, (), {"agreement": 0.3, "mood": 1.0})
+    saved = SavedModel(tmp_path, None, model, PromptConfig(), settings, {}, *own)
+    with pytest.raises(UserError, match=r"by agreement, mood, and this version .*nutgraf run"):
+        load_summarizer(saved).__enter__()

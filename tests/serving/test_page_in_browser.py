@@ -690,7 +690,9 @@ def test_samples_that_come_while_a_button_is_pressed_do_not_push_it_away(
         person.page.open(f"{address}/?#token={WATCH_TOKEN}", 1280, "light")
         person.waits_for("document.querySelectorAll('#curves figure').length > 0")
         # However slow the machine is, the press is not taken for one without a release.
-        person.page.run("setTimeout = (real => (f, ms) => real(f, ms === 1000 ? 1e9 : ms))(setTimeout)")
+        person.page.run(
+            "setTimeout = (real => (f, ms) => real(f, ms === 1000 ? 1e9 : ms))(setTimeout)"
+        )
 
         def arrive() -> None:
             may_answer.set()

@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from nutgraf.config import GenerateConfig
 from nutgraf.config.systems import EngineName
+from nutgraf.core.errors import UserError
 from nutgraf.data.examples import Prompt
 from nutgraf.data.prompts import Renderer
 from nutgraf.data.sentences import article_sentences
+from nutgraf.generation.candidate_features import FEATURES
 from nutgraf.generation.choose import choose, rate
 from nutgraf.generation.decoding import Candidates, Generated
 from nutgraf.generation.draft import Draft, at_most, cut_sentences, within
@@ -36,9 +38,14 @@ def load_summarizer(
 ) -> Iterator[Summarizer]:
     """Yield the summarizer of a saved model, loaded until the end of the block.
 
-    llama.cpp has room for so many `articles` at once, ROWS at most. Raises as `uses_llama_cpp` and
-    `LlamaCpp`.
+    llama.cpp has room for so many `articles` at once, ROWS at most. Raises UserError if its choice
+    goes by other features than this version measures, and as `uses_llama_cpp` and `LlamaCpp`.
     """
+    if saved.choice is not None and saved.choice.keys() != set(FEATURES):
+        raise UserError(
+            f"{saved.folder} chooses among candidates by {', '.join(saved.choice)}, and this "
+            f"version measures {', '.join(FEATURES)}: run its study again with `nutgraf run`"
+        )
     tokenizer = load_tokenizer(saved.model, saved.tokenizer)
     if uses_llama_cpp(saved, engine):
         yield Summarizer(LlamaCpp(saved, tokenizer, articles), tokenizer, saved)
