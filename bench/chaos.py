@@ -175,8 +175,8 @@ class Study:
             return ENDED, ""  # nothing was left to stop, or Python itself was ending
         if stage == "start" and status:  # Python itself is starting, and does not listen yet
             return stage, ""
-        told = said.startswith(f"nutgraf: stopped by {how.name}") and said.endswith(CARRIES_ON)
-        return stage, "" if told and status == 128 + how else f"status {status}, said {said!r}"
+        said_so = said.startswith(f"nutgraf: stopped by {how.name}") and said.endswith(CARRIES_ON)
+        return stage, "" if said_so and status == 128 + how else f"status {status}, said {said!r}"
 
     def wait_for(self, stage: str) -> bool:
         """Wait until the stage has begun; whether it has before the end of the process."""
@@ -221,13 +221,15 @@ def killed(
         print(f"  ended with {status}: {study.log[-1]}", flush=True)
 
 
-def differences(expected: Path, found: Path) -> list[str]:
+def differences(expected: Path, actual: Path) -> list[str]:
     """The files in which two run folders differ, times aside."""
     differing = []
     for pattern in (*SAME, *TABLES):
-        names = {str(p.relative_to(root)) for root in (expected, found) for p in root.glob(pattern)}
+        names = {
+            str(p.relative_to(root)) for root in (expected, actual) for p in root.glob(pattern)
+        }
         for name in sorted(names):
-            one, other = expected / name, found / name
+            one, other = expected / name, actual / name
             if not (one.exists() and other.exists()):
                 differing.append(f"{name} is missing")
             elif pattern in TABLES:
@@ -275,9 +277,9 @@ def main() -> None:
                 different += bool(wrong)
                 print(f"round {rounds}: {how} in {stage} {wrong}".rstrip(), flush=True)
             studies += 1
-            found = differences(Path(scratch) / "undisturbed", folder)
-            different += len(found)
-            print(f"study {studies}: {', '.join(found) or 'no difference'}", flush=True)
+            actual = differences(Path(scratch) / "undisturbed", folder)
+            different += len(actual)
+            print(f"study {studies}: {', '.join(actual) or 'no difference'}", flush=True)
     print(f"\n{rounds} rounds, {studies} studies compared, {different} differences")
     for stage in sorted(kills, key=kills.__getitem__, reverse=True):
         print(f"{stage:<12}{kills[stage]:>4} kills")

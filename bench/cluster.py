@@ -63,11 +63,11 @@ def settings(examples: int, test: int) -> dict[str, str]:
 class Study:
     """The command in a folder; `when` words come, something is done, once."""
 
-    def __init__(self, nodes: Nodes, folder: Path, given: dict[str, str]) -> None:
+    def __init__(self, nodes: Nodes, folder: Path, options: dict[str, str]) -> None:
         self.nodes, self.folder = nodes, folder
         self.words = [sys.executable, "-m", "nutgraf", "run", "configs/pocket.yaml"]
         self.words += ["--run", str(folder), "--ray.address", nodes.address]
-        self.words += [word for name, value in given.items() for word in (f"--{name}", value)]
+        self.words += [word for name, value in options.items() for word in (f"--{name}", value)]
 
     def run(self, when: dict[str, Callable[[subprocess.Popen[bytes]], None]]) -> tuple[int, float]:
         """Exit status and seconds."""
@@ -107,8 +107,8 @@ def _pieces(stream: TextIO) -> Iterator[str]:
     yield text
 
 
-def disturbed(nodes: Nodes, folder: Path, given: dict[str, str]) -> None:
-    study = Study(nodes, folder, given)
+def disturbed(nodes: Nodes, folder: Path, options: dict[str, str]) -> None:
+    study = Study(nodes, folder, options)
     second = FAR[1] if nodes.head == FAR[0] else SECOND
 
     def kill(name: str) -> Callable[[subprocess.Popen[bytes]], None]:
@@ -232,16 +232,16 @@ def main() -> None:
         os.execvp("ip", ["ip", "netns", "exec", NAMES[0], sys.executable, *sys.argv])
     head, second = FAR if args.namespaces else (HEAD, SECOND)
     before = {second: ["ip", "netns", "exec", NAMES[1]]} if args.namespaces else {}
-    given = settings(args.examples, args.test)
+    options = settings(args.examples, args.test)
     with tempfile.TemporaryDirectory() as scratch, started(Path(scratch), head, before) as nodes:
         nodes.start(second)
         nodes.wait(2)
         whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
         print("undisturbed")
-        status, seconds = Study(nodes, whole, given).run({})
+        status, seconds = Study(nodes, whole, options).run({})
         print(f"  ended with {status} after {seconds:.0f} s")
         if args.only != "efficiency":
-            disturbed(nodes, broken, given)
+            disturbed(nodes, broken, options)
             compare(whole, broken)
         if args.only != "kills":
             nodes.start(second)

@@ -60,9 +60,9 @@ def of_run(folder: Path, config: Config, row: int, summary: int) -> tuple[Device
         for path in (folder / "manifests").glob("*.json")
     }
     longer = {
-        found["what"]: found["measured"] / found["planned"]
-        for found in planned_vs_actual(planned, manifests, 0)
-        if found["unit"] == "s"
+        entry["what"]: entry["measured"] / entry["planned"]
+        for entry in planned_vs_actual(planned, manifests, 0)
+        if entry["unit"] == "s"
     }
     whole = forward_operations(shape, 1, row, summary)
     batch = config.generate.batch_size

@@ -190,10 +190,10 @@ def main() -> None:
     parser.add_argument("--base", default=support.CALIBRATED)
     parser.add_argument("--articles", type=int, default=40, help="of SummEval and HaluEval")
     parser.add_argument("--seconds", type=float, default=1e9, help="of reading")
-    given = parser.parse_args()
-    every = list(sentences(given.articles, seed=1))
+    options = parser.parse_args()
+    every = list(sentences(options.articles, seed=1))
     pairs = [(judge.passages(text), text) for _, judge, text in every]
-    known = read_all(pairs, given.base, given.cache, given.seconds)
+    known = read_all(pairs, options.base, options.cache, options.seconds)
     rows = [
         {**row, **judge.measures(text, known[pair]), "density": density(judge, text)}
         for (row, judge, text), pair in zip(every, pairs, strict=True)

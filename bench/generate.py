@@ -65,8 +65,8 @@ def main() -> None:
 
     def ways(model: Any) -> tuple[Callable[..., list[int]], Callable[..., list[int]]]:
         def streamed(i: int, guesses: int) -> list[int]:
-            found = stream_tokens(model, tokenizer, prompts[i], recipe.generate, device, guesses)
-            return list(found)
+            tokens = stream_tokens(model, tokenizer, prompts[i], recipe.generate, device, guesses)
+            return list(tokens)
 
         return lambda i, n=None: plainly(model, prompts[i], n), streamed
 
@@ -102,8 +102,8 @@ def _waits(
     for guesses in GUESSES:
         for name, way in (("transformers' lookup", transformers), ("nutgraf", streamed)):
             if guesses or way is streamed:
-                took, found = _timed(lambda n=guesses, w=way: [w(i, n) for i in range(SINGLE)])
-                same = sum(b in (a, a[:-1]) for a, b in zip(first, found, strict=True))
+                took, written = _timed(lambda n=guesses, w=way: [w(i, n) for i in range(SINGLE)])
+                same = sum(b in (a, a[:-1]) for a, b in zip(first, written, strict=True))
                 title = f"{name}, {guesses} tokens, {same} of {SINGLE} the same"
                 waits[title] = took / SINGLE
     return waits
@@ -111,8 +111,8 @@ def _waits(
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
-    found = work()
-    return time.perf_counter() - started, found
+    result = work()
+    return time.perf_counter() - started, result
 
 
 if __name__ == "__main__":

@@ -105,9 +105,9 @@ def search(trials: int, tokens: int) -> float:
     rows = [example for _, example in _rows(16, 512)]
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        found = ray_tune.run_search(settings, rows, rows[:4], Path(scratch) / "trials")
+        trials_run = ray_tune.run_search(settings, rows, rows[:4], Path(scratch) / "trials")
         seconds = time.perf_counter() - started
-    assert [trial.status for trial in found] == ["completed"] * trials, found
+    assert [trial.status for trial in trials_run] == ["completed"] * trials, trials_run
     return seconds
 
 
@@ -156,12 +156,12 @@ def main() -> None:
         for size in SIZES[options.by]:
             command = [sys.executable, __file__, options.by, "--only", stage, str(size)]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found = json.loads(printed.strip().splitlines()[-1])
-            result.setdefault(stage, {})[size] = found
+            measured = json.loads(printed.strip().splitlines()[-1])
+            result.setdefault(stage, {})[size] = measured
             each = LONG_ROWS * size / 1_000 if options.by == "length" else size
             print(
-                f"{stage:<10}{size:>10,}{found['seconds']:10.1f}"
-                f"{1_000 * found['seconds'] / each:20.1f}{found['peak_mb']:9.0f}",
+                f"{stage:<10}{size:>10,}{measured['seconds']:10.1f}"
+                f"{1_000 * measured['seconds'] / each:20.1f}{measured['peak_mb']:9.0f}",
                 flush=True,
             )
     print(json.dumps(result))

@@ -79,7 +79,7 @@ def calibrate(n: int | None, seed: int) -> dict[str, Any]:
     print(f"\nShare of all numbers that are unsupported\n\n{share.round(4).to_string()}")
     numbers = number_tokens(n, seed)
     print("\nNumbers of the references, by the README's rule and by ours")
-    print("".join(f"\n{kind}: {found:,}" for kind, found in numbers.items()))
+    print("".join(f"\n{kind}: {n:,}" for kind, n in numbers.items()))
     return {
         "documents": count,
         "numbers of the references": numbers,
@@ -105,9 +105,9 @@ def measured(n: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
             ("lead3", extractive.lead3(row.article)),
         ]
     ]
-    found = map_rows(_measure, pairs, rows_per_process=200, progress="calibration")
+    measured = map_rows(_measure, pairs, rows_per_process=200, progress="calibration")
     systems = [pair[0] for pair in pairs]
-    ours, plain = (pd.DataFrame([both[i] for both in found]) for i in (0, 1))
+    ours, plain = (pd.DataFrame([both[i] for both in measured]) for i in (0, 1))
     return ours.assign(system=systems), plain.assign(system=systems)
 
 
@@ -140,8 +140,8 @@ def number_tokens(n: int | None, seed: int) -> dict[str, int]:
     the article has) judge the numbers of the references."""
     rows = rows_of(n, seed)
     texts = list(zip(rows["article"], rows["highlights"], strict=True))
-    found = map_rows(_number_tokens, texts, rows_per_process=500, progress="numbers")
-    return dict(sorted(sum(found, Counter[str]()).items()))
+    counts = map_rows(_number_tokens, texts, rows_per_process=500, progress="numbers")
+    return dict(sorted(sum(counts, Counter[str]()).items()))
 
 
 def _number_tokens(texts: tuple[str, str]) -> Counter[str]:
@@ -212,8 +212,8 @@ def judged() -> tuple[pd.DataFrame, list[str]]:
     rows = pd.read_parquet(DATA / "summeval.parquet").sort_values(["system", "id"])
     rows = rows.rename(columns={f"human_{quality}": quality for quality in QUALITIES})
     texts = list(rows[["article", "highlights", "summary"]].itertuples(index=False, name=None))
-    found = map_rows(_judge, texts, rows_per_process=200, progress="SummEval")
-    own, tried = (pd.DataFrame([both[i] for both in found], index=rows.index) for i in (0, 1))
+    judged = map_rows(_judge, texts, rows_per_process=200, progress="SummEval")
+    own, tried = (pd.DataFrame([both[i] for both in judged], index=rows.index) for i in (0, 1))
     keys = rows[["system", "id", *QUALITIES]]
     return pd.concat([keys, own, tried], axis=1).reset_index(drop=True), [*map(str, tried)]
 
@@ -246,14 +246,14 @@ def _tried(article: str, summary: str) -> dict[str, float]:
                 "order": sum(b[1] < a[1] for a, b in itertools.pairwise(copied)),
             }
         )
-    found = pd.DataFrame(rows)
+    rated = pd.DataFrame(rows)
     return {
-        "density of the least copied sentence": found["sentence_density"].min(),
-        "fragments a sentence": found["fragments"].mean(),
-        "novel 2-grams of the worst sentence": found["novel_2grams"].max(),
-        "novel content words of the worst sentence": found["novel_content"].max(),
-        "neighbouring content words never close in the article": found["pairs_apart"].mean(),
-        "fragments out of the article's order": found["order"].sum(),
+        "density of the least copied sentence": rated["sentence_density"].min(),
+        "fragments a sentence": rated["fragments"].mean(),
+        "novel 2-grams of the worst sentence": rated["novel_2grams"].max(),
+        "novel content words of the worst sentence": rated["novel_content"].max(),
+        "neighbouring content words never close in the article": rated["pairs_apart"].mean(),
+        "fragments out of the article's order": rated["order"].sum(),
     }
 
 
@@ -276,34 +276,34 @@ def correlate(resamples: int, seed: int) -> dict[str, Any]:
     rho = ranks.levels(grid, people)
     drawn = ranks.resampled(grid, people, resamples, seed)
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)  # a draw may lack a rare fault
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for at, level in enumerate(("pooled", "within systems", "of system means")):
         cells = np.stack([rho[at], low[at], high[at]], axis=-1)
-        found[level] = pd.DataFrame(cells.round(3).tolist(), index=list(scores), columns=QUALITIES)
-        text = found[level].map(lambda cell: "{:+.3f} [{:+.2f}, {:+.2f}]".format(*cell))
+        result[level] = pd.DataFrame(cells.round(3).tolist(), index=list(scores), columns=QUALITIES)
+        text = result[level].map(lambda cell: "{:+.3f} [{:+.2f}, {:+.2f}]".format(*cell))
         print(f"\nSpearman, {level}\n\n{text.to_string()}")
 
     weak = frame.groupby("system")["consistency"].mean().nsmallest(2).index
     others = ~frame["system"].isin(weak).to_numpy()
     without = ranks.spearman(values[others], human[others])
-    found["pooled without two systems"] = pd.DataFrame(without, list(scores), QUALITIES).round(3)
+    result["pooled without two systems"] = pd.DataFrame(without, list(scores), QUALITIES).round(3)
     print(f"\nPooled without {', '.join(weak)}, the two of lowest consistency\n")
-    print(found["pooled without two systems"].to_string())
+    print(result["pooled without two systems"].to_string())
     place = {name: at for at, name in enumerate(scores)}
     for name in METHODS:
         one, density = place[f"{name}, other articles"], place["density"]
         gains = drawn[:, 0, one, 0] - drawn[:, 0, density, 0]
         gain = [rho[0, one, 0] - rho[0, density, 0], *np.percentile(gains, [2.5, 97.5])]
-        found[f"gain of {name} over density"] = np.round(gain, 3).tolist()
-    found["ceiling"] = {
+        result[f"gain of {name} over density"] = np.round(gain, 3).tolist()
+    result["ceiling"] = {
         quality: round(ranks.ceiling(column), 3)
         for quality, column in zip(QUALITIES, human.T, strict=True)
     }
-    kept = [ranks.chosen(x[folds != f], y[folds != f], MOST) for f in range(FOLDS)]
-    found["chosen without each fold"] = [[usable[at] for at, _ in one] for one in kept]
-    found["chosen on all"] = [(usable[at], sign) for at, sign in ranks.chosen(x, y, MOST)]
+    selections = [ranks.chosen(x[folds != f], y[folds != f], MOST) for f in range(FOLDS)]
+    result["chosen without each fold"] = [[usable[at] for at, _ in one] for one in selections]
+    result["chosen on all"] = [(usable[at], sign) for at, sign in ranks.chosen(x, y, MOST)]
     flagged = frame[["unsupported_numbers", "unsupported_names"]].gt(0).any(axis=1)
-    found["with an unsupported fact"] = {
+    result["with an unsupported fact"] = {
         "summaries": int(flagged.sum()),
         "mean consistency": round(float(frame.loc[flagged, "consistency"].mean()), 2),
         "mean consistency of the others": round(
@@ -311,10 +311,10 @@ def correlate(resamples: int, seed: int) -> dict[str, Any]:
         ),
         "systems": frame.loc[flagged, "system"].value_counts().to_dict(),
     }
-    for name, value in found.items():
+    for name, value in result.items():
         if not isinstance(value, pd.DataFrame):
             print(f"\n{name}: {value}")
-    return {k: v.T.to_dict() if isinstance(v, pd.DataFrame) else v for k, v in found.items()}
+    return {k: v.T.to_dict() if isinstance(v, pd.DataFrame) else v for k, v in result.items()}
 
 
 def folds_of(frame: pd.DataFrame, seed: int) -> np.ndarray:
@@ -328,11 +328,11 @@ def main() -> None:
     parser.add_argument("--articles", type=int, help="documents for the calibration (all)")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     pd.set_option("display.width", 200, "display.max_rows", 200)
     result = {
-        "calibration": calibrate(given.articles, given.seed),
-        "correlation": correlate(given.resamples, given.seed),
+        "calibration": calibrate(options.articles, options.seed),
+        "correlation": correlate(options.resamples, options.seed),
     }
     print(json.dumps(result, allow_nan=False))
 

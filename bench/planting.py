@@ -83,7 +83,7 @@ class Article:
     def mentioned(self, sentence: str) -> list[_Mention]:
         """Return the names and numbers of a sentence in order."""
         facts = Facts(sentence, self.facts)
-        found = []
+        mentions = []
         for fact in sorted([*facts.names, *facts.numbers], key=lambda fact: fact.start):
             text = sentence[fact.start : fact.end]
             if isinstance(fact, Name):
@@ -93,8 +93,8 @@ class Article:
                     continue
                 before, after = sentence[: fact.start], sentence[fact.end :]
                 self._places[text] += 2 * bool(_PLACE.search(before)) - bool(_SPEAKER.match(after))
-            found.append(_Mention(fact, text, ""))
-        return found
+            mentions.append(_Mention(fact, text, ""))
+        return mentions
 
     def others(self, mention: _Mention, sentence: str) -> list[str]:
         """Return what the article has of the same kind, and this sentence does not mention."""

@@ -52,8 +52,8 @@ def make(n: int, path: Path) -> None:
         with path.open("w") as file:
             file.writelines(json.dumps(row) + "\n" for row in articles(n))
     else:
-        found = articles(n)
-        parts = iter(lambda: list(itertools.islice(found, 10_000)), [])
+        rows = articles(n)
+        parts = iter(lambda: list(itertools.islice(rows, 10_000)), [])
         table = pa.concat_tables([pa.Table.from_pylist(part) for part in parts])
         pq.write_table(table, path, row_group_size=len(table))
 
@@ -136,15 +136,15 @@ def main() -> None:
         before: tuple[int, float] | None = None
         for n in options.sizes:
             in_a_process("--make", str(n), str(path))
-            found = json.loads(in_a_process("--only", str(path), base).strip().splitlines()[-1])
-            assert found["drawn"] == n, found
+            measured = json.loads(in_a_process("--only", str(path), base).strip().splitlines()[-1])
+            assert measured["drawn"] == n, measured
             more = ""
             if before:
-                more = f"{1e6 * (found['peak_mb'] - before[1]) / (n - before[0]):,.0f}"
-            before = n, found["peak_mb"]
+                more = f"{1e6 * (measured['peak_mb'] - before[1]) / (n - before[0]):,.0f}"
+            before = n, measured["peak_mb"]
             print(
-                f"{n:>16,}{found['words']:7.0f}{path.stat().st_size / 1e6:9,.0f}"
-                f"{found['seconds']:9,.0f}{found['processor']:13,.0f}{found['peak_mb']:9,.0f}"
+                f"{n:>16,}{measured['words']:7.0f}{path.stat().st_size / 1e6:9,.0f}"
+                f"{measured['seconds']:9,.0f}{measured['processor']:13,.0f}{measured['peak_mb']:9,.0f}"
                 f"{more:>24}",
                 flush=True,
             )

@@ -46,29 +46,29 @@ def resampled(x: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> np.nda
     return np.stack([levels(x[:, draw], y[:, draw]) for draw in draws])
 
 
-def chosen(x: np.ndarray, y: np.ndarray, most: int) -> list[tuple[int, float]]:
+def chosen(x: np.ndarray, y: np.ndarray, limit: int) -> list[tuple[int, float]]:
     """Columns and signs whose mean of ranks goes best with y: one by one, up to `most`, while
     rho grows by more than 0.002."""
     signs = np.sign(np.nan_to_num(spearman(x, y[:, None])[:, 0]))
     ranks = _places(x, x) * signs
-    best, kept = 0.0, list[int]()
-    while len(kept) < most:
-        sums = ranks[:, kept].sum(1, keepdims=True) + ranks
-        found = spearman(sums, y[:, None])[:, 0]
-        found[kept] = 0
-        if found.max() < best + 0.002:
+    best, columns = 0.0, list[int]()
+    while len(columns) < limit:
+        sums = ranks[:, columns].sum(1, keepdims=True) + ranks
+        correlations = spearman(sums, y[:, None])[:, 0]
+        correlations[columns] = 0
+        if correlations.max() < best + 0.002:
             break
-        best = found.max()
-        kept.append(int(found.argmax()))
-    return [(at, float(signs[at])) for at in kept]
+        best = correlations.max()
+        columns.append(int(correlations.argmax()))
+    return [(at, float(signs[at])) for at in columns]
 
 
-def mean_of_ranks(most: int) -> Fit:
+def mean_of_ranks(limit: int) -> Fit:
     """The indicators that `chosen` takes, as the mean of their ranks among the training rows."""
 
     def fit(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        kept = chosen(x, y, most)
-        return lambda new: np.mean([s * _places(x, new)[:, at] for at, s in kept], axis=0)
+        columns = chosen(x, y, limit)
+        return lambda new: np.mean([s * _places(x, new)[:, at] for at, s in columns], axis=0)
 
     return fit
 

@@ -72,7 +72,7 @@ class Study:
 
 def study(config: Config, device: Device, devices: int, options: Any, luck: int) -> Study:
     config = load.with_overrides(config, {"search.concurrent": devices})
-    found = simulated.search(config, device, luck)
+    simulation = simulated.search(config, device, luck)
     alone = simulated.training(config, device, 1, options.network)
     processes = min(devices, effective_batch_size(config.train))
     shared = simulated.training(config, device, processes, options.network)
@@ -82,16 +82,16 @@ def study(config: Config, device: Device, devices: int, options: Any, luck: int)
     scored = scoring(models, n)
     return Study(
         devices,
-        found,
+        simulation,
         {
-            "search": duration.RAY_SECONDS + device.starting + found.seconds,
+            "search": duration.RAY_SECONDS + device.starting + simulation.seconds,
             "train": min(alone, shared) + starts,
             "generate": written + starts,
             "score": scored / devices,
             "one process": one_process(config, options),
         },
         {
-            "search": found.busy - found.past,
+            "search": simulation.busy - simulation.past,
             "train": alone,
             "generate": models * n * device.written,
             "score": scored,
@@ -142,14 +142,14 @@ def main() -> None:
     if options.spread is not None:
         device = replace(device, spread=options.spread)
         origin += f"; spread set to {options.spread:g}"
-    found = {
+    studies = {
         devices: sorted(
             (study(config, device, devices, options, luck) for luck in range(options.draws)),
             key=lambda one: one.together,
         )
         for devices in options.devices
     }
-    tell(config, device, origin, found, options)
+    tell(config, device, origin, studies, options)
 
 
 def budget(config: Config, options: argparse.Namespace) -> dict[str, Any]:
@@ -167,10 +167,10 @@ def tell(
     config: Config,
     device: Device,
     origin: str,
-    found: dict[int, list[Study]],
+    by_devices: dict[int, list[Study]],
     options: argparse.Namespace,
 ) -> None:
-    usual = {devices: studies[len(studies) // 2] for devices, studies in found.items()}
+    usual = {devices: studies[len(studies) // 2] for devices, studies in by_devices.items()}
     print(f"\nspeeds: {origin}")
     print(
         f"a device: {3600 / device.row:,.0f} articles an hour in training, "
@@ -188,7 +188,7 @@ def tell(
     for what in next(iter(usual.values())).lost():
         cells = (100 * one.lost()[what] / (n * one.together) for n, one in usual.items())
         print(f"{what:<26}" + "".join(f"{max(0.0, cell):9.1f}" for cell in cells))
-    for devices, studies in found.items():
+    for devices, studies in by_devices.items():
         print(f"\n{devices} device{'s' if devices > 1 else ''}")
         for line in sentences(config, device, studies, options):
             print(f"- {line}")
@@ -255,7 +255,7 @@ def served(device: Device, options: argparse.Namespace) -> list[str]:
     a_second = options.served / DAY
     prompt, summary = (options.row - options.summary) * a_second, options.summary * a_second
     own = options.served * device.written / DAY
-    told = (
+    comparison = (
         f"{math.ceil(options.peak * (prompt + summary) / options.replica_tokens):,} replicas at "
         f"{options.replica_tokens:,.0f} tokens a second each"
         if options.replica_tokens
@@ -264,7 +264,7 @@ def served(device: Device, options: argparse.Namespace) -> list[str]:
     return [
         f"{options.served:,} articles a day are {a_second:.1f} a second: {prompt:,.0f} tokens read "
         f"and {summary:,.0f} written a second in the mean, {options.peak:g} times at the peak.",
-        f"vLLM behind Ray Serve: {told}.",
+        f"vLLM behind Ray Serve: {comparison}.",
         f"nutgraf's own loop, in batches, losses included: {own:,.1f} devices, always busy.",
     ]
 
@@ -296,8 +296,8 @@ def _options() -> argparse.Namespace:
     add("--peak", type=float, default=3.0, help="busiest moment, times the mean: an assumption")
     add("--replica-tokens", type=float, help="tokens a second, read and written, of one replica")
     options = parser.parse_args()
-    given = (options.training, options.reading, options.summaries, options.adapter)
-    if not Path(options.source).is_dir() and None in given:
+    own_speeds = (options.training, options.reading, options.summaries, options.adapter)
+    if not Path(options.source).is_dir() and None in own_speeds:
         parser.error("a configuration needs --training, --reading, --summaries and --adapter")
     return options
 

@@ -60,8 +60,10 @@ def main() -> None:
     library, expected = plainly(references, summaries)
     timed = {"rouge_score, 1 process": library}
     for processes in sorted({1, cores}):
-        timed[f"nutgraf, {processes} process(es)"], found = ours(references, summaries, processes)
-        assert found == expected, "nutgraf and rouge_score differ"
+        timed[f"nutgraf, {processes} process(es)"], measured = ours(
+            references, summaries, processes
+        )
+        assert measured == expected, "nutgraf and rouge_score differ"
     print(f"{n:,} pairs, {cores} cores\n{'':<26}{'seconds':>9}{'pairs/s':>9}{'times':>7}")
     for name, seconds in timed.items():
         print(f"{name:<26}{seconds:9.1f}{n / seconds:9.0f}{library / seconds:7.2f}")

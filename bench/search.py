@@ -82,22 +82,22 @@ def ours(trials: int, examples: int, reuse: bool = True) -> float:
     tune = ray_tune.tune
     study = _study(trials, examples)
     train, validation = _rows(study)
-    kept = tune.TuneConfig
+    plain_config = tune.TuneConfig
 
     def without_reuse(**settings: Any) -> tune.TuneConfig:
-        return kept(**{**settings, "reuse_actors": reuse})
+        return plain_config(**{**settings, "reuse_actors": reuse})
 
     tune.TuneConfig = without_reuse  # type: ignore[assignment,misc]
     try:
         with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
-            found = ray_tune.run_search(
+            results = ray_tune.run_search(
                 load.build_config(study), train, validation, Path(scratch) / "trials"
             )
             seconds = time.perf_counter() - started
     finally:
-        tune.TuneConfig = kept  # type: ignore[misc]
-    assert [trial.status for trial in found] == ["completed"] * trials, found
+        tune.TuneConfig = plain_config  # type: ignore[misc]
+    assert [trial.status for trial in results] == ["completed"] * trials, results
     return seconds
 
 

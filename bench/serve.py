@@ -132,16 +132,16 @@ class Burst:
             if field == "event":
                 name = value
             elif field == "data":
-                told = json.loads(value)
+                event = json.loads(value)
                 if name == "piece":
                     if not pieces:
                         self.first.append(time.perf_counter() - self._started)
-                    pieces.append(told["text"])
+                    pieces.append(event["text"])
                 elif name == "summary":
-                    self.texts[i] = told["text"]
+                    self.texts[i] = event["text"]
                 else:
                     same = self.texts.get(i) == "".join(pieces)
-                    return f"{name} {told}" if told else "200" if same else "other text"
+                    return f"{name} {event}" if event else "200" if same else "other text"
         return "cut"
 
 
@@ -270,10 +270,10 @@ def main() -> int:
         "memory_mb": {"settled": round(max(settled[:5])), "end": round(max(settled[-5:]))},
         "memory_growth": round(growth, 3),
     }
-    for name, told in (("one client", one), (f"{options.clients} clients", many)):
+    for name, measured in (("one client", one), (f"{options.clients} clients", many)):
         print(
-            f"{name:11} {told['per_second']:6.2f} summaries/s   p50 {told['p50']:5.2f} s   "
-            f"p95 {told['p95']:5.2f} s   {told['statuses']}"
+            f"{name:11} {measured['per_second']:6.2f} summaries/s   p50 {measured['p50']:5.2f} s   "
+            f"p95 {measured['p95']:5.2f} s   {measured['statuses']}"
         )
     good = set(many["statuses"]) | set(one["statuses"]) <= {"200", "429"}
     passed = good and result["times"] >= TIMES and growth <= GROWTH

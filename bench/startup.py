@@ -19,12 +19,12 @@ NUTGRAF = Path(sys.executable).with_name("nutgraf")
 
 def seconds(command: list[str], repeats: int) -> float:
     """The median wall time of a command."""
-    found = []
+    times = []
     for _ in range(repeats):
         started = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True, env=os.environ)
-        found.append(time.perf_counter() - started)
-    return sorted(found)[repeats // 2]
+        times.append(time.perf_counter() - started)
+    return sorted(times)[repeats // 2]
 
 
 def main() -> None:
