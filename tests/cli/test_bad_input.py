@@ -27,7 +27,7 @@ from nutgraf.data.text import clean_text
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.pipeline.stages import prepare
 
-Told = Callable[..., str]
+ErrorLine = Callable[..., str]
 
 
 def row(i: int, **changes: Any) -> dict[str, Any]:
@@ -64,17 +64,19 @@ def prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
             "validation": validation or jsonl(tmp_path / "ok-v.jsonl", [row(n) for n in (90, 91)]),
             "test": test or jsonl(tmp_path / "ok-t.jsonl", [row(n) for n in (95, 96)]),
         }
-        given = [word for split, path in files.items() for word in (f"--data.{split}", str(path))]
-        status = main.main(["prepare", "--run", str(tmp_path / "run"), *given, *words])
-        told = capsys.readouterr()
-        assert status == 0, told.err
+        data_options = [
+            word for split, path in files.items() for word in (f"--data.{split}", str(path))
+        ]
+        status = main.main(["prepare", "--run", str(tmp_path / "run"), *data_options, *words])
+        output = capsys.readouterr()
+        assert status == 0, output.err
         return tmp_path / "run" / "data"
 
     return run
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
+def error_line(capsys: pytest.CaptureFixture[str]) -> ErrorLine:
     """The one line that a command which must fail leaves; nothing is printed as a result."""
 
     def run(*words: str, status: int = 2) -> str:
@@ -165,19 +167,19 @@ BAD_TABLES: list[tuple[str, Callable[[Path], object], str]] = [
 @pytest.mark.parametrize(("name", "make", "expected"), BAD_TABLES, ids=lambda v: str(v)[:20])
 @pytest.mark.parametrize("command", ["prepare", "score"])
 def test_a_file_that_cannot_be_used_is_told_in_one_line(
-    told: Told, tmp_path: Path, command: str, name: str, make: Callable[[Path], object],
+    error_line: ErrorLine, tmp_path: Path, command: str, name: str, make: Callable[[Path], object],
     expected: str,
 ) -> None:  # fmt: skip
     path = tmp_path / name
     make(path)
     if command == "score":
-        line = told(
+        line = error_line(
             "score", str(path), "--reference", "highlights", "--summary", "highlights",
             "--article", "article",
         )  # fmt: skip
     else:
         good = str(jsonl(tmp_path / "good.jsonl", [row(1)]))
-        line = told(
+        line = error_line(
             "prepare", "--run", str(tmp_path / "run"), "--data.train", str(path),
             "--data.validation", good, "--data.test", str(jsonl(tmp_path / "t.jsonl", [row(2)])),
         )  # fmt: skip
@@ -188,14 +190,14 @@ def test_a_file_that_cannot_be_used_is_told_in_one_line(
 
 @pytest.mark.parametrize("command", ["prepare", "score", "summarize"])
 def test_a_nul_in_a_name_is_told_in_one_line(
-    told: Told, tmp_path: Path, model: Path, command: str
+    error_line: ErrorLine, tmp_path: Path, model: Path, command: str
 ) -> None:
     words = {
         "prepare": ["--run", str(tmp_path), "--data.source", "a\0.jsonl"],
         "score": ["a\0.jsonl", "--reference", "highlights", "--summary", "highlights"],
         "summarize": ["--model", str(model), "a\0.txt"],
     }[command]
-    assert "a\\x00" in told(command, *words)
+    assert "a\\x00" in error_line(command, *words)
 
 
 BAD_ARTICLES: list[tuple[Callable[[Path], object], str]] = [
@@ -216,11 +218,15 @@ BAD_ARTICLES: list[tuple[Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("make", "expected"), BAD_ARTICLES, ids=[e for _, e in BAD_ARTICLES])
 def test_an_article_that_cannot_be_used_is_told_in_one_line(
-    told: Told, tmp_path: Path, model: Path, make: Callable[[Path], object], expected: str
+    error_line: ErrorLine,
+    tmp_path: Path,
+    model: Path,
+    make: Callable[[Path], object],
+    expected: str,
 ) -> None:
     path = tmp_path / "story\x1b[2J.txt"
     make(path)
-    line = told("summarize", "--model", str(model), str(path))
+    line = error_line("summarize", "--model", str(model), str(path))
     assert expected in line
     assert "story\\x1b[2J.txt" in line
 
@@ -230,10 +236,10 @@ def test_an_article_that_cannot_be_used_is_told_in_one_line(
     [(b"", "- is empty"), (b"caf\xe9", "- is not UTF-8: unexpected end of data at byte 3")],
 )
 def test_standard_input_that_cannot_be_used(
-    told: Told, monkeypatch: pytest.MonkeyPatch, model: Path, raw: bytes, expected: str
+    error_line: ErrorLine, monkeypatch: pytest.MonkeyPatch, model: Path, raw: bytes, expected: str
 ) -> None:
     monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(raw), encoding="ascii"))
-    assert expected in told("summarize", "--model", str(model), "-")
+    assert expected in error_line("summarize", "--model", str(model), "-")
 
 
 def test_standard_input_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,14 +249,16 @@ def test_standard_input_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"base": 1}'])
-def test_a_damaged_recipe_of_a_model(told: Told, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_recipe_of_a_model(error_line: ErrorLine, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "nutgraf.json").write_bytes(content)
-    line = told("summarize", "--model", str(tmp_path), "a.txt")
+    line = error_line("summarize", "--model", str(tmp_path), "a.txt")
     assert f"{tmp_path}/nutgraf.json is damaged" in line
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 99, None])
-def test_a_damaged_adapter(told: Told, model: Path, tmp_path: Path, content: bytes | None) -> None:
+def test_a_damaged_adapter(
+    error_line: ErrorLine, model: Path, tmp_path: Path, content: bytes | None
+) -> None:
     from safetensors.torch import save_file
     from torch import zeros
 
@@ -263,7 +271,7 @@ def test_a_damaged_adapter(told: Told, model: Path, tmp_path: Path, content: byt
     else:
         weights.write_bytes(content)
     (tmp_path / "a.txt").write_text("News.")
-    line = told("summarize", "--model", str(model), str(tmp_path / "a.txt"))
+    line = error_line("summarize", "--model", str(model), str(tmp_path / "a.txt"))
     assert f"{model} is damaged or of another base" in line
 
 
@@ -304,8 +312,8 @@ def test_rows_left_out_are_listed_with_number_id_and_reason(tmp_path, prepared):
     data = prepared(path, "--data.max-rejected", "0.3")
     left_out = read_records(data / "rejects.jsonl")
     expected = [("train", 41 + n, name, reason) for n, (_, name, reason) in enumerate(bad)]
-    found = [(r["split"], r["row"], r["id"], r["reason"]) for r in left_out]
-    assert sorted(found, key=lambda r: r[1]) == expected
+    listed = [(r["split"], r["row"], r["id"], r["reason"]) for r in left_out]
+    assert sorted(listed, key=lambda r: r[1]) == expected
     details = {r["reason"]: r["detail"] for r in left_out}
     assert details["row not UTF-8"] == "line 49: invalid continuation byte (byte 30)"
     assert details["row not JSON"].startswith("line 50: Unterminated string")
@@ -345,14 +353,14 @@ def test_parquet_rows_that_are_not_utf8_or_out_of_range_are_left_out(tmp_path, p
     assert left_out == [(6, "row not UTF-8"), (40, "row out of range")]
 
 
-def test_more_than_a_twentieth_stops_and_the_setting_allows_more(tmp_path, prepared, told):
+def test_more_than_a_twentieth_stops_and_the_setting_allows_more(tmp_path, prepared, error_line):
     path = jsonl(
         tmp_path / "a.jsonl", [row(n, **({"article": ""} if n < 3 else {})) for n in range(40)]
     )
     data = prepared(path, "--data.max-rejected", "0.075")
     assert len(article_store.read_split(data / "train.parquet")) == 37
     words = [w for split in SPLITS for w in (f"--data.{split}", str(path))]
-    line = told("prepare", "--run", str(tmp_path / "other"), *words)
+    line = error_line("prepare", "--run", str(tmp_path / "other"), *words)
     assert "3 of 40 rows of" in line
     assert "more than 5%: 3 article empty; the first is row 1 ('r0')" in line
     assert "raise data.max_rejected (now 0.05)" in line
@@ -362,13 +370,13 @@ def test_one_file_with_a_split_column_counts_what_says_no_split_once(tmp_path):
     rows = [row(n) | {"split": split} for n, split in enumerate([*SPLITS, "", None, "spare"] * 9)]
     path = jsonl(tmp_path / "a.jsonl", [r | {"id": None} for r in rows])
     data = Config().data.model_copy(update={"source": str(path), "max_rejected": 0.9})
-    found = {split: load.load_articles(data, split) for split in SPLITS}
-    assert [len(found[split].articles) for split in SPLITS] == [9, 9, 9]
-    assert [len(found[split].rejected) for split in SPLITS] == [18, 0, 0]
-    assert found["train"].rejected[0].row == 4
-    assert [len(found[split].removed) for split in SPLITS] == [9, 0, 0]
-    assert found["train"].removed[0].reason == "row of another split"
-    assert found["train"].notes == ("column 'split' names other splits, left out: 9 'spare'",)
+    splits = {split: load.load_articles(data, split) for split in SPLITS}
+    assert [len(splits[split].articles) for split in SPLITS] == [9, 9, 9]
+    assert [len(splits[split].rejected) for split in SPLITS] == [18, 0, 0]
+    assert splits["train"].rejected[0].row == 4
+    assert [len(splits[split].removed) for split in SPLITS] == [9, 0, 0]
+    assert splits["train"].removed[0].reason == "row of another split"
+    assert splits["train"].notes == ("column 'split' names other splits, left out: 9 'spare'",)
 
 
 # Overlap.
@@ -396,8 +404,8 @@ def test_articles_of_the_test_are_removed_and_the_next_ones_take_their_places(tm
 
 def test_a_removed_article_leaves_the_draw_of_the_others_as_it_is(tmp_path):
     path = str(jsonl(tmp_path / "all.jsonl", [row(n) for n in range(60)]))
-    given = dict.fromkeys(SPLITS, path) | {"train_examples": None, "test_examples": 10}
-    data = Config(data=given).data
+    settings = dict.fromkeys(SPLITS, path) | {"train_examples": None, "test_examples": 10}
+    data = Config(data=settings).data
     test = load.load_articles(data, "test")
     alone = load.load_articles(data, "train").articles
     beside = load.load_articles(data, "train", others={"test": test}).articles
@@ -407,10 +415,10 @@ def test_a_removed_article_leaves_the_draw_of_the_others_as_it_is(tmp_path):
     assert load.load_articles(fewer, "train", others={"test": test}).articles == beside[:20]
 
 
-def test_nothing_left_to_train_on_names_the_setting_that_keeps_it(tmp_path, prepared, told):
+def test_nothing_left_to_train_on_names_the_setting_that_keeps_it(tmp_path, prepared, error_line):
     path = jsonl(tmp_path / "all.jsonl", [row(n) for n in range(5)])
     words = [w for split in SPLITS for w in (f"--data.{split}", str(path))]
-    line = told("prepare", "--run", str(tmp_path / "run"), *words)
+    line = error_line("prepare", "--run", str(tmp_path / "run"), *words)
     assert "no usable row for validation: 5 read, removed 5 article in test too" in line
     assert "give each split articles of its own, or set data.allow_overlap to true" in line
     data = prepared(path, "--data.allow-overlap", "true", validation=path, test=path)
@@ -446,8 +454,8 @@ def test_texts_of_every_kind_are_kept_word_for_word_and_scored(
     text = TEXTS[kind]
     path = jsonl(tmp_path / "a.jsonl", [row(1, article=text, highlights=text)])
     folder = prepared(path, "--score.tokenizer", "unicode")
-    (found,) = article_store.read_split(folder / "train.parquet")
-    assert (found.article, found.reference) == (text, text)
+    (article,) = article_store.read_split(folder / "train.parquet")
+    assert (article.article, article.reference) == (text, text)
     renderer = Renderer(tokenizer, PromptConfig())
     plain, rendered = renderer.example("x", "y").input_ids, renderer.example(text, text).input_ids
     for special in tokenizer.all_special_ids:
@@ -463,12 +471,12 @@ def test_marks_and_control_characters_go_and_nothing_that_is_printed_obeys_them(
     tmp_path, prepared, capsys, tokenizer
 ):
     dirty = "\ufeffA\x00B\x1b[31m \x9b2J red\r\nnews\ud800 12."
-    kept = "AB[31m 2J red\nnews\ufffd 12."
+    clean = "AB[31m 2J red\nnews\ufffd 12."
     path = jsonl(tmp_path / "a.jsonl", [row(1, article=dirty, highlights=dirty)])
-    (found,) = article_store.read_split(prepared(path) / "train.parquet")
-    assert (found.article, found.reference) == (kept, kept)
+    (article,) = article_store.read_split(prepared(path) / "train.parquet")
+    assert (article.article, article.reference) == (clean, clean)
     renderer = Renderer(tokenizer, PromptConfig())
-    assert renderer.prompt(dirty).ids == renderer.prompt(kept).ids
+    assert renderer.prompt(dirty).ids == renderer.prompt(clean).ids
     written = tokenizer("A\x1b[31m B\x9b.", add_special_tokens=False)["input_ids"]
     assert renderer.text(written) == clean_text("A\x1b[31m B\x9b.") == "A[31m B."
     assert main.main(["score", str(path), "--reference", "highlights", "--summary", "article"]) == 0
@@ -490,8 +498,10 @@ TOKEN = "hf_" + "Ab3dEf9hIj" * 3 + "kLmN"
         ["--lora.target-modules", f"[{TOKEN}]"],
     ],
 )
-def test_a_setting_with_a_token_or_a_password_is_refused_and_not_repeated(told, tmp_path, words):
-    line = told("prepare", "--run", str(tmp_path / "run"), *words)
+def test_a_setting_with_a_token_or_a_password_is_refused_and_not_repeated(
+    error_line, tmp_path, words
+):
+    line = error_line("prepare", "--run", str(tmp_path / "run"), *words)
     name = words[0].removeprefix("--").replace("-", "_")
     assert f"{name} holds a token or a password" in line
     assert "HF_TOKEN" in line
@@ -500,7 +510,7 @@ def test_a_setting_with_a_token_or_a_password_is_refused_and_not_repeated(told, 
     assert not (tmp_path / "run").exists()
 
 
-def test_no_error_and_no_file_tells_a_token(told, monkeypatch, tmp_path, prepared):
+def test_no_error_and_no_file_tells_a_token(error_line, monkeypatch, tmp_path, prepared):
     def hub(*args: object, **kwargs: object) -> None:
         raise OSError(
             f"401 for https://x:{TOKEN}@huggingface.co, Authorization: Bearer {TOKEN}; plain-s3cret"
@@ -508,7 +518,7 @@ def test_no_error_and_no_file_tells_a_token(told, monkeypatch, tmp_path, prepare
 
     monkeypatch.setenv("HF_TOKEN", "plain-s3cret")
     monkeypatch.setattr("datasets.load_dataset", hub)
-    line = told("prepare", "--run", str(tmp_path / "run"), "--data.source", "a/b", status=1)
+    line = error_line("prepare", "--run", str(tmp_path / "run"), "--data.source", "a/b", status=1)
     assert "401 for https://…@huggingface.co" in line
     assert "Hub did not give 'a/b'" in line
     path = jsonl(

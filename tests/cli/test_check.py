@@ -41,9 +41,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def printed(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> str:
     """What `nutgraf check` prints with the pocket study's settings and these words."""
     assert main.main(["check", *words]) == status
-    told = capsys.readouterr()
-    assert "nutgraf: " not in told.err
-    return told.out
+    output = capsys.readouterr()
+    assert "nutgraf: " not in output.err
+    return output.out
 
 
 def test_the_pocket_study_is_ready(capsys, monkeypatch, tmp_path):
@@ -67,17 +67,17 @@ def test_what_does_not_fit_is_told_with_the_setting_to_change(capsys, monkeypatc
     monkeypatch.setattr(psutil, "virtual_memory", lambda: ram)
     text = printed(capsys, 2, "--train.micro-batch-size", "256")
     *_, micro, accumulation = text.splitlines()
-    told = re.fullmatch(
+    change = re.fullmatch(
         r"change: train.micro_batch_size 256 → (\d+) \(search needs ([\d.]+) GB, 6.0 GB there\)",
         micro,
     )
-    assert told
-    assert float(told[2]) > 6
+    assert change
+    assert float(change[2]) > 6
     assert accumulation.startswith(
-        f"change: train.gradient_accumulation_steps 2 → {512 // int(told[1])} "
+        f"change: train.gradient_accumulation_steps 2 → {512 // int(change[1])} "
     )
-    changed = ["--train.micro-batch-size", told[1], "--train.gradient-accumulation-steps"]
-    assert "ready" in printed(capsys, 0, *changed, str(512 // int(told[1])))
+    changed = ["--train.micro-batch-size", change[1], "--train.gradient-accumulation-steps"]
+    assert "ready" in printed(capsys, 0, *changed, str(512 // int(change[1])))
 
 
 def test_a_configuration_and_a_run_folder_are_read_as_for_run(capsys, tmp_path, quick):
@@ -134,16 +134,16 @@ def test_pieces_are_the_tokens_that_are_trained_on(renderer):
     text = "".join(piece.text for piece in pieces)
     assert "Zoë paid €5 🙂🙂 in Ōtāhuhu." in text
     assert text.endswith("\n\nSummary: She paid € 5.\nNaïve 🙂.</s>")
-    told = "".join(piece.text for piece in pieces if piece.trained_on)
-    assert told == " She paid € 5.\nNaïve 🙂.</s>"
+    trained_text = "".join(piece.text for piece in pieces if piece.trained_on)
+    assert trained_text == " She paid € 5.\nNaïve 🙂.</s>"
 
 
 def test_what_is_trained_on_is_green_and_the_rest_red(capsys, monkeypatch, quick, renderer):
     monkeypatch.setenv("FORCE_COLOR", "1")
     text = printed(capsys, 0)
-    found = COLOUR.findall(text[text.index("One training row") : text.index("Plan")])
-    green = [line.strip() for colour, line in found if colour == "32"]
-    red = [line.strip() for colour, line in found if colour == "31"]
+    coloured_lines = COLOUR.findall(text[text.index("One training row") : text.index("Plan")])
+    green = [line.strip() for colour, line in coloured_lines if colour == "32"]
+    red = [line.strip() for colour, line in coloured_lines if colour == "31"]
     story = load.newswire_sample(Config().data, "train", 1)[0]
     assert " ".join(green).replace("⏎", "") == " ".join(f"{story.reference}</s>".split("\n"))
     assert red[0].startswith("<s>Summarize: ")

@@ -73,16 +73,16 @@ def test_the_adapter_is_added_in_full_precision(final_best_model: Path, merged: 
     adapter = load_file(final_best_model / "adapter_model.safetensors")
     down, up = (adapter[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
     expected = base[f"{name}.weight"].float() + 8 / 4 * up @ down  # alpha / r
-    found = load_file(merged / "model.safetensors")[f"{name}.weight"]
-    assert torch.equal(found, expected.half())
+    merged_weight = load_file(merged / "model.safetensors")[f"{name}.weight"]
+    assert torch.equal(merged_weight, expected.half())
 
 
 def test_what_merging_changed_is_measured_and_kept(merged: Path) -> None:
-    told = json.loads((merged / "nutgraf.json").read_text())["merged"]
-    assert told["sample"] == "2 articles of the newswire"
-    assert told["loss_before"] > 0.5
-    assert abs(told["loss_before"] - told["loss_after"]) < 0.01
-    assert f"from {told['loss_before']:.4f} to" in (merged / "README.md").read_text()
+    record = json.loads((merged / "nutgraf.json").read_text())["merged"]
+    assert record["sample"] == "2 articles of the newswire"
+    assert record["loss_before"] > 0.5
+    assert abs(record["loss_before"] - record["loss_after"]) < 0.01
+    assert f"from {record['loss_before']:.4f} to" in (merged / "README.md").read_text()
 
 
 def test_a_merged_model_can_be_moved_and_its_snippet_runs(
@@ -103,10 +103,12 @@ def test_a_base_in_4_bits_is_merged_in_full_precision(
     about["model"]["quantization"] = "nf4"
     (model / "nutgraf.json").write_text(json.dumps(about))
     run(model, tmp_path / "merged", "merged", tolerance=1.0)
-    told = json.loads((tmp_path / "merged" / "nutgraf.json").read_text())
-    assert told["model"]["quantization"] == "none"
-    assert told["merged"]["quantization"] == "nf4"
-    assert told["merged"]["loss_before"] != pytest.approx(told["merged"]["loss_after"], abs=1e-4)
+    record = json.loads((tmp_path / "merged" / "nutgraf.json").read_text())
+    assert record["model"]["quantization"] == "none"
+    assert record["merged"]["quantization"] == "nf4"
+    assert record["merged"]["loss_before"] != pytest.approx(
+        record["merged"]["loss_after"], abs=1e-4
+    )
     weights = load_file(tmp_path / "merged" / "model.safetensors")
     base = load_file(Path(load_base(ModelConfig()).name_or_path) / "model.safetensors")
     same = [name for name in base if torch.equal(base[name], weights[name])]
@@ -119,9 +121,9 @@ def test_a_merge_that_changes_too_much_leaves_nothing(
 ) -> None:
     merge = adapters.merge_adapter
 
-    def spoiled(*given: object) -> None:
-        merge(*given)  # type: ignore[arg-type]
-        file = Path(str(given[2])) / "model.safetensors"
+    def spoiled(*arguments: object) -> None:
+        merge(*arguments)  # type: ignore[arg-type]
+        file = Path(str(arguments[2])) / "model.safetensors"
         weights = load_file(file)
         weights["model.layers.0.mlp.up_proj.weight"] *= 1.5
         save_file(weights, file, metadata={"format": "pt"})

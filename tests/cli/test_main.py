@@ -39,11 +39,11 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
 def complaint(capsys: pytest.CaptureFixture[str], status: int, *argv: str) -> str:
     """The one line that a command which must fail with `status` leaves on standard error."""
     assert main.main(argv) == status
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("nutgraf: ")
-    assert told.err.count("\n") == 1
-    return told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("nutgraf: ")
+    assert output.err.count("\n") == 1
+    return output.err
 
 
 # Settings.
@@ -98,9 +98,9 @@ def test_a_run_folder_brings_its_own_configuration(studies, tmp_path):
 
 def test_a_configuration_counts_more_than_that_of_the_run_folder(studies, tmp_path):
     (tmp_path / "config.yaml").write_text("train: {seeds: [7]}\n")
-    given = tmp_path / "given.yaml"
-    given.write_text("train: {seeds: [8]}\n")
-    main.main(["train", str(given), "--run", str(tmp_path)])
+    config_file = tmp_path / "given.yaml"
+    config_file.write_text("train: {seeds: [8]}\n")
+    main.main(["train", str(config_file), "--run", str(tmp_path)])
     config = studies[0].config
     assert (config.train.seed, config.run) == (8, str(tmp_path))
 
@@ -255,7 +255,7 @@ def test_summarize_takes_a_model_of_before_weights_were_looked_at(capsys, model,
 
 def test_summarize_takes_its_words(monkeypatch):
     calls: list[tuple] = []
-    app = SimpleNamespace(run=lambda *given, **words: calls.append((given, words)))
+    app = SimpleNamespace(run=lambda *arguments, **words: calls.append((arguments, words)))
     monkeypatch.setattr(nutgraf.cli, "summarize", app, raising=False)
     main.main(["summarize", "--model", "m"])
     plain = {"as_json": False, "columns": Columns("article", None), "sentences": None}
@@ -277,7 +277,7 @@ def test_summarize_takes_a_number_of_sentences_above_0(capsys):
 
 def test_export_takes_its_words(monkeypatch):
     calls: list[tuple] = []
-    app = SimpleNamespace(run=lambda *given, **words: calls.append((given, words)))
+    app = SimpleNamespace(run=lambda *arguments, **words: calls.append((arguments, words)))
     monkeypatch.setattr(nutgraf.cli, "export", app, raising=False)
     main.main(["export", "--model", "m", "--to", "out", "--format", "merged"])
     plain = {"push_to_hub": None, "llama_cpp": None, "tolerance": 0.05, "quantize": "",
@@ -343,9 +343,9 @@ def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         main.main([command, "--help"])
     assert stopped.value.code == 0
-    told = capsys.readouterr()
-    assert told.out.startswith(f"usage: nutgraf {command} ")
-    assert told.err == ""
+    output = capsys.readouterr()
+    assert output.out.startswith(f"usage: nutgraf {command} ")
+    assert output.err == ""
 
 
 def test_the_version_is_the_package_s(capsys):

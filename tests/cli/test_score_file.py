@@ -59,11 +59,11 @@ def scored(capsys: pytest.CaptureFixture[str], path: Path, *words: str) -> dict:
 def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line that a mistake leaves on standard error; nothing is printed as a result."""
     assert main.main(["score", *words]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    line = told.err.splitlines()[-1]
+    output = capsys.readouterr()
+    assert output.out == ""
+    line = output.err.splitlines()[-1]
     assert line.startswith("nutgraf: ")
-    assert "Traceback" not in told.err
+    assert "Traceback" not in output.err
     return line
 
 
@@ -71,60 +71,60 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_json_holds_scores_intervals_indicators_and_the_signature(capsys, file):
-    found = scored(capsys, file, *COLUMNS, "--article", "story")
-    assert list(found) == [
+    record = scored(capsys, file, *COLUMNS, "--article", "story")
+    assert list(record) == [
         "n", *rouge.ROUGE_TYPES, "without_words", "letters_counted", "indicators",
         "reference_indicators", "signature",
     ]  # fmt: skip
-    assert (found["n"], found["without_words"]) == (6, 2)
+    assert (record["n"], record["without_words"]) == (6, 2)
     for kind in rouge.ROUGE_TYPES:
         values = [rouge.score_rouge(row["gold"], row["ours"])[kind] for row in ROWS]
-        assert found[kind]["mean"] == pytest.approx(np.mean(values), abs=1e-4)
-        assert found[kind]["low"] < found[kind]["mean"] < found[kind]["high"]
+        assert record[kind]["mean"] == pytest.approx(np.mean(values), abs=1e-4)
+        assert record[kind]["low"] < record[kind]["mean"] < record[kind]["high"]
         matches = [rouge.match(row["gold"], row["ours"])[kind] for row in ROWS]
         for end in ("precision", "recall"):
             mean = np.mean([getattr(match, end) for match in matches])
-            assert found[kind][end] == pytest.approx(mean, abs=1e-4)
+            assert record[kind][end] == pytest.approx(mean, abs=1e-4)
     assert (
-        list(found["indicators"])
-        == list(found["reference_indicators"])
+        list(record["indicators"])
+        == list(record["reference_indicators"])
         == list(indicators.MEANINGS)
     )
     # One summary of three has a number that its article lacks, two do not end; no reference does.
-    assert found["indicators"]["unsupported_numbers"] == pytest.approx(1 / 3, abs=1e-4)
-    assert found["indicators"]["unfinished"] == pytest.approx(2 / 3, abs=1e-4)
-    assert found["reference_indicators"]["unsupported_numbers"] == 0
-    assert found["reference_indicators"]["length_ratio"] == 1
-    assert found["signature"] == rouge.rouge_signature(seed=42, resamples=10_000)
+    assert record["indicators"]["unsupported_numbers"] == pytest.approx(1 / 3, abs=1e-4)
+    assert record["indicators"]["unfinished"] == pytest.approx(2 / 3, abs=1e-4)
+    assert record["reference_indicators"]["unsupported_numbers"] == 0
+    assert record["reference_indicators"]["length_ratio"] == 1
+    assert record["signature"] == rouge.rouge_signature(seed=42, resamples=10_000)
 
 
 def test_without_articles_there_are_no_indicators(capsys, file):
-    found = scored(capsys, file, *COLUMNS)
-    assert "indicators" not in found
+    record = scored(capsys, file, *COLUMNS)
+    assert "indicators" not in record
 
 
 def test_every_kind_of_file_gives_the_same(capsys, tmp_path):
     words = (*COLUMNS, "--article", "story")
-    found = [
+    records = [
         scored(capsys, write(tmp_path / f"outputs{suffix}", ROWS), *words)
         for suffix in (".jsonl", ".csv", ".parquet")
     ]
-    assert found[0] == found[1] == found[2]
+    assert records[0] == records[1] == records[2]
 
 
 def test_the_table_says_the_same_as_json(capsys, file):
-    found = scored(capsys, file, *COLUMNS, "--article", "story")
+    record = scored(capsys, file, *COLUMNS, "--article", "story")
     assert main.main(["score", str(file), *COLUMNS, "--article", "story"]) == 0
-    told = capsys.readouterr()
-    lines = {line.split()[0]: line for line in told.out.splitlines()}
+    output = capsys.readouterr()
+    lines = {line.split()[0]: line for line in output.out.splitlines()}
     assert lines["6"].startswith(f"6 summaries of {file}: ROUGE F1, 0 to 100")
     for kind in rouge.ROUGE_TYPES:
-        mean, low, high = (found[kind][name] for name in ("mean", "low", "high"))
+        mean, low, high = (record[kind][name] for name in ("mean", "low", "high"))
         assert lines[kind].split() == [kind, f"{mean:.2f}", f"{low:.2f}", "to", f"{high:.2f}"]
     for name, meaning in indicators.MEANINGS.items():
         assert lines[name].endswith(meaning)
     assert "rouge-score" in lines["package"]
-    assert told.err == ""  # no bar: it is no terminal
+    assert output.err == ""  # no bar: it is no terminal
 
 
 def test_published_outputs_score_as_the_library_says(capsys, shared, tmp_path):
@@ -132,7 +132,7 @@ def test_published_outputs_score_as_the_library_says(capsys, shared, tmp_path):
     path = tmp_path / "sample.csv"
     half.sample(100, random_state=42).to_csv(path, index=False)
     words = ("--reference", "highlights", "--summary", "pgn_cov", "--article", "article")
-    found = scored(capsys, path, *words)
+    record = scored(capsys, path, *words)
     scorer = RougeScorer(list(rouge.ROUGE_TYPES), use_stemmer=True)
     direct = [
         scorer.score(*("\n".join(sentences.split_sentences(text)) for text in pair))
@@ -141,11 +141,13 @@ def test_published_outputs_score_as_the_library_says(capsys, shared, tmp_path):
     published = {"rouge1": 39.27, "rouge2": 17.27, "rougeL": 26.75, "rougeLsum": 36.18}
     for kind, known in published.items():
         mean = 100 * np.mean([score[kind].fmeasure for score in direct])
-        assert found[kind]["mean"] == pytest.approx(mean, abs=1e-4)
+        assert record[kind]["mean"] == pytest.approx(mean, abs=1e-4)
         # Of another sample of the same articles: within three standard errors.
-        assert abs(found[kind]["mean"] - known) < 1.53 * (found[kind]["high"] - found[kind]["low"])
-    assert found["indicators"]["coverage"] == pytest.approx(0.999, rel=0.02)
-    assert found["reference_indicators"]["coverage"] == pytest.approx(0.886, rel=0.05)
+        assert abs(record[kind]["mean"] - known) < 1.53 * (
+            record[kind]["high"] - record[kind]["low"]
+        )
+    assert record["indicators"]["coverage"] == pytest.approx(0.999, rel=0.02)
+    assert record["reference_indicators"]["coverage"] == pytest.approx(0.886, rel=0.05)
 
 
 def test_processes_measure_the_same_and_name_the_row(tmp_path):
@@ -157,10 +159,10 @@ def test_processes_measure_the_same_and_name_the_row(tmp_path):
     done = subprocess.run(
         [*words, "--article", "story"], capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)
-    assert found["n"] == 240
+    record = json.loads(done.stdout)
+    assert record["n"] == 240
     scores = [rouge.score_rouge(row["gold"], row["ours"])["rouge2"] for row in rows]
-    assert found["rouge2"]["mean"] == pytest.approx(np.mean(scores), abs=1e-4)
+    assert record["rouge2"]["mean"] == pytest.approx(np.mean(scores), abs=1e-4)
     write(path, [*rows, {"story": "Rain.", "gold": "—", "ours": "Rain."}])
     done = subprocess.run(
         [*words, "--article", "story"], capture_output=True, text=True, check=False
@@ -196,10 +198,10 @@ def test_text_files_with_other_counts_or_an_empty_reference(capsys, tmp_path):
     line = complaint(capsys, str(ours), str(write(tmp_path / "gold.jsonl", ROWS)))
     assert "gold.jsonl is a table: give it alone" in line
     gold.write_text("One.\nTwo.\nThree.\n")
-    found = scored(capsys, ours, str(gold))
-    assert (found["n"], found["without_words"]) == (3, 1)
-    assert scored(capsys, ours, "--tokenizer", "rouge-score", str(gold)) == found
-    assert found["rouge1"]["low"] is found["rouge1"]["high"] is None  # too few for an interval
+    record = scored(capsys, ours, str(gold))
+    assert (record["n"], record["without_words"]) == (3, 1)
+    assert scored(capsys, ours, "--tokenizer", "rouge-score", str(gold)) == record
+    assert record["rouge1"]["low"] is record["rouge1"]["high"] is None  # too few for an interval
     assert main.main(["score", str(ours), str(gold)]) == 0
     printed = capsys.readouterr().out
     assert "with 95% bootstrap intervals, none below 6 rows" in printed
@@ -215,19 +217,19 @@ def test_of_several_references_the_best_counts_and_the_mean_is_beside_it(capsys,
     listed = write(
         tmp_path / "a.jsonl", [{"gold": gold, "ours": summary} for gold, summary in pairs]
     )
-    found = scored(capsys, listed, *COLUMNS)
+    record = scored(capsys, listed, *COLUMNS)
     for kind in rouge.ROUGE_TYPES:
         best = [scorer.score_multi(gold, summary)[kind] for gold, summary in pairs]
         for end, name in (("mean", "fmeasure"), ("precision",) * 2, ("recall",) * 2):
             mean = 100 * np.mean([getattr(score, name) for score in best])
-            assert found[kind][end] == pytest.approx(mean, abs=1e-4)
+            assert record[kind][end] == pytest.approx(mean, abs=1e-4)
         of_rows = [
             np.mean([scorer.score(text, summary)[kind].fmeasure for text in gold])
             for gold, summary in pairs
         ]
-        mean = found["mean_of_references"][kind]["mean"]
+        mean = record["mean_of_references"][kind]["mean"]
         assert mean == pytest.approx(100 * np.mean(of_rows), abs=1e-4)
-    assert found["signature"]["references"] == "the best by F1"
+    assert record["signature"]["references"] == "the best by F1"
     flat = [
         {"gold_1": gold[0], "gold_2": gold[-1] if gold[1:] else "", "ours": summary}
         for gold, summary in pairs
@@ -246,14 +248,14 @@ def test_of_several_references_the_best_counts_and_the_mean_is_beside_it(capsys,
     texts = [tmp_path / name for name in ("ours.txt", "gold1.txt", "gold2.txt")]
     for path, column in zip(texts, ("ours", "gold_1", "gold_2"), strict=True):
         path.write_text("".join(row[column] + "\n" for row in flat))
-    assert found == scored(capsys, numbered, *COLUMNS)
+    assert record == scored(capsys, numbered, *COLUMNS)
     for path in in_cells:
-        assert found == scored(capsys, path, *COLUMNS)
-    assert found == scored(
+        assert record == scored(capsys, path, *COLUMNS)
+    assert record == scored(
         capsys, numbered, "--reference", "gold_1", "--reference", "gold_2", "--summary", "ours"
     )
-    assert found == scored(capsys, texts[0], *map(str, texts[1:]))
-    assert nutgraf.score(ours, golds).record() == found
+    assert record == scored(capsys, texts[0], *map(str, texts[1:]))
+    assert nutgraf.score(ours, golds).record() == record
     assert main.main(["score", str(listed), *COLUMNS]) == 0
     assert "of several references the best counts above; the mean" in capsys.readouterr().out
     write(listed, [{"gold": [], "ours": "One."}])
@@ -266,7 +268,7 @@ def test_of_several_references_the_best_counts_and_the_mean_is_beside_it(capsys,
 def test_rows_with_flagged_spans_go_to_a_file(capsys, file, tmp_path, suffix):
     out = tmp_path / f"rows{suffix}"
     words = (*COLUMNS, "--article", "story", "--check-facts", "--base", "pocket")
-    found = scored(capsys, file, *words, "--out", str(out))
+    record = scored(capsys, file, *words, "--out", str(out))
     rows = list(tables.read_rows(out))
     for row, n in zip(rows, [1, 1, 0] * 2, strict=True):
         assert int(float(row["sentences"])) == n >= int(float(row["doubted"]))
@@ -274,19 +276,19 @@ def test_rows_with_flagged_spans_go_to_a_file(capsys, file, tmp_path, suffix):
         assert 0 < float(lowest) < 1 if n else lowest in (None, "") or np.isnan(lowest)
     doubted = sum(int(float(row["doubted"])) for row in rows)
     lowest = [float(row["lowest_probability"]) for row in rows[:2]]
-    assert found["facts"] == pytest.approx(
+    assert record["facts"] == pytest.approx(
         {"doubted": doubted / 6, "sentences": 4 / 6, "lowest_probability": np.mean(lowest)},
         abs=1e-3,
     )
     assert main.main(["score", str(file), *words]) == 0
     *_, mean, _, last = capsys.readouterr().out.splitlines()
-    assert mean.split() == ["lowest_probability", f"{found['facts']['lowest_probability']:.3f}"]
+    assert mean.split() == ["lowest_probability", f"{record['facts']['lowest_probability']:.3f}"]
     assert last.startswith(f"{doubted} of 4 sentences are doubted. How often its doubts are right")
     assert [row["id"] for row in rows] == ["a", "b", "c"] * 2
     for kind in rouge.ROUGE_TYPES:
         for name, mean in ((kind, "mean"), (f"{kind}_precision", "precision")):
             values = [float(row[name]) for row in rows]
-            assert np.mean(values) == pytest.approx(found[kind][mean], abs=1e-3)
+            assert np.mean(values) == pytest.approx(record[kind][mean], abs=1e-3)
     row = rows[1]
     flags = json.loads(row["flags"]) if suffix == ".csv" else row["flags"]
     assert [(flag["kind"], flag["text"]) for flag in flags] == [
@@ -322,9 +324,9 @@ def test_paths_may_begin_at_home(
         (tmp_path / f"{name}.txt").write_text(text)
     monkeypatch.setenv("HOME", str(tmp_path))
     words = ("~/gold.txt", "--article", "~/news.txt", "--out", "~/rows.jsonl")
-    found = scored(capsys, tmp_path / "ours.txt", *words)
-    assert found["rouge1"]["mean"] == 100
-    assert "indicators" in found
+    record = scored(capsys, tmp_path / "ours.txt", *words)
+    assert record["rouge1"]["mean"] == 100
+    assert "indicators" in record
     assert (tmp_path / "rows.jsonl").is_file()
 
 
@@ -333,14 +335,14 @@ def test_another_script_is_refused_and_the_unicode_tokenizer_offered(capsys, tmp
     path = write(tmp_path / "outputs.jsonl", rows)
     line = complaint(capsys, str(path), *COLUMNS)
     assert "0.0% of the references' letters (80% at least): set --tokenizer unicode" in line
-    found = scored(capsys, path, *COLUMNS, "--tokenizer", "unicode")
-    assert found["rouge1"]["mean"] == pytest.approx(100 * 6 / 12)
-    assert found["signature"]["tokenizer"].startswith("unicode ")
-    assert found["signature"]["stemmer"] is False
+    record = scored(capsys, path, *COLUMNS, "--tokenizer", "unicode")
+    assert record["rouge1"]["mean"] == pytest.approx(100 * 6 / 12)
+    assert record["signature"]["tokenizer"].startswith("unicode ")
+    assert record["signature"]["stemmer"] is False
     with pytest.raises(nutgraf.UserError, match="set tokenizer='unicode'"):
         nutgraf.score([rows[0]["ours"]], [rows[0]["gold"]])
     again = nutgraf.score([rows[0]["ours"]], [rows[0]["gold"]], tokenizer="unicode")
-    assert again.record() == found
+    assert again.record() == record
     # Some letters of French do not count: said, with the share.
     write(path, [{"gold": "L'été à Genève.", "ours": "Un été."}] + [ROWS[0]] * 5)
     letters = scored(capsys, path, *COLUMNS)["letters_counted"]
@@ -356,9 +358,9 @@ def test_marks_of_generators_are_cleaned_and_counted(capsys, tmp_path):
         "<t> a cat sat . </t> <t> it &#39;s late . </t>\nRain fell.<n>It stopped.\n<n>\n"
     )
     gold.write_text("A cat sat.<q>It's late.\nIt stopped.<q>Rain fell.\nA dog.\n")
-    found = scored(capsys, ours, str(gold))
-    assert found["rougeLsum"]["mean"] == pytest.approx(200 / 3, abs=1e-4)
-    assert (found["marks_cleaned"]["<q>"], found["without_words"]) == (2, 1)
+    record = scored(capsys, ours, str(gold))
+    assert record["rougeLsum"]["mean"] == pytest.approx(200 / 3, abs=1e-4)
+    assert (record["marks_cleaned"]["<q>"], record["without_words"]) == (2, 1)
     assert main.main(["score", str(ours), str(gold)]) == 0
     assert "marks of generators, cleaned: " in capsys.readouterr().out
     text = "Smith &amp; Sons -LRB- AP -RRB- sent 2 @,@ 500 people home .<n>It &#39;s over ."
@@ -383,7 +385,7 @@ def test_a_column_that_is_not_there(capsys, file):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"gold": ""}, "row 2: the reference in column 'gold' is empty: correct it or leave"),
         ({"gold": " \n"}, "row 2: the reference in column 'gold' is empty"),
@@ -396,10 +398,10 @@ def test_a_column_that_is_not_there(capsys, file):
         ({"story": " "}, "row 2: the article in column 'story' is empty"),
     ],
 )
-def test_a_row_that_cannot_be_measured_is_named(capsys, tmp_path, change, told):
+def test_a_row_that_cannot_be_measured_is_named(capsys, tmp_path, change, message):
     path = write(tmp_path / "outputs.jsonl", [ROWS[0], {**ROWS[1], **change}, ROWS[2]])
     line = complaint(capsys, str(path), *COLUMNS, "--article", "story")
-    assert line.startswith(f"nutgraf: {path} {told}")
+    assert line.startswith(f"nutgraf: {path} {message}")
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.csv", "header.csv", "none.parquet"])
@@ -426,7 +428,7 @@ def test_a_file_that_cannot_be_read(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["FILE"], "FILE: name its columns with --reference COL and --summary COL"),
         (["FILE", "--reference", "gold"], "name its columns with --reference COL"),
@@ -442,14 +444,14 @@ def test_a_file_that_cannot_be_read(capsys, tmp_path):
         (["nowhere.yaml"], "nowhere.yaml does not exist: give the path of a YAML file"),
     ],
 )
-def test_the_file_and_the_study_do_not_mix(capsys, file, words, told):
-    assert told.replace("FILE:", f"{file}:") in complaint(
+def test_the_file_and_the_study_do_not_mix(capsys, file, words, message):
+    assert message.replace("FILE:", f"{file}:") in complaint(
         capsys, *(str(file) if word == "FILE" else word for word in words)
     )
 
 
 @pytest.mark.parametrize(
-    ("summaries", "told"),
+    ("summaries", "message"),
     [
         ("A cat.", "summaries is one text, 'A cat.'"),
         ({"a": "A cat."}, "summaries is a dict"),
@@ -458,8 +460,8 @@ def test_the_file_and_the_study_do_not_mix(capsys, file, words, told):
         ([float("nan")], "row 1: the summary is missing"),
     ],
 )
-def test_what_is_no_list_of_texts_is_named(summaries, told):
-    with pytest.raises(nutgraf.UserError, match=told):
+def test_what_is_no_list_of_texts_is_named(summaries, message):
+    with pytest.raises(nutgraf.UserError, match=message):
         nutgraf.score(summaries, ["A cat."])
 
 

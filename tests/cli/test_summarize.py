@@ -63,8 +63,10 @@ def saved(tmp_path: Path) -> Path:
     return folder
 
 
-def streamed(summarizer: Summarizer, article: str, **given: int) -> tuple[list[str], SummaryResult]:
-    *pieces, written = summarizer.stream(article, **given)
+def streamed(
+    summarizer: Summarizer, article: str, **options: int
+) -> tuple[list[str], SummaryResult]:
+    *pieces, written = summarizer.stream(article, **options)
     assert isinstance(written, SummaryResult)
     assert all(isinstance(piece, str) for piece in pieces)
     return [str(piece) for piece in pieces], written
@@ -285,9 +287,9 @@ def test_what_to_look_at_is_told_on_standard_error(
     raw["generate"]["max_new_tokens"] = 8
     (saved / saved_model.FILE).write_text(json.dumps(raw))
     summarize.run(str(saved), [str(long)], as_json=False)
-    told = capsys.readouterr()
-    assert "tokens were not read: --long map-reduce reads all" in told.err
-    assert "the summary was cut at the limit of tokens" in told.err
+    output = capsys.readouterr()
+    assert "tokens were not read: --long map-reduce reads all" in output.err
+    assert "the summary was cut at the limit of tokens" in output.err
     summarize.run(str(saved), [str(long)], as_json=False, long="map-reduce", sentences=1)
     assert "were not read" not in capsys.readouterr().err
 
@@ -304,10 +306,10 @@ def test_what_cannot_be_read_is_left_out_and_ends_the_command(
         Failure, match=r"2 of 3 articles were left out: the first: .*b\.html is HTML"
     ):
         summarize.run(str(saved), [str(pages), gone], as_json=False)
-    told = capsys.readouterr()
-    assert told.out.strip()
-    assert told.err.splitlines()[0].startswith(f"left out: {pages / 'b.html'} is HTML in which")
-    assert told.err.splitlines()[1].startswith(f"left out: {gone} is not a file")
+    output = capsys.readouterr()
+    assert output.out.strip()
+    assert output.err.splitlines()[0].startswith(f"left out: {pages / 'b.html'} is HTML in which")
+    assert output.err.splitlines()[1].startswith(f"left out: {gone} is not a file")
     with pytest.raises(UserError, match=r"none of 2 articles can be read: the first: .*gone\.txt"):
         summarize.run(str(saved), [gone, str(pages / "b.html")], as_json=False)
 
@@ -335,7 +337,9 @@ def test_a_model_may_lie_in_a_run_folder_or_be_moved(saved: Path, tmp_path: Path
 
 def test_a_hub_id_is_downloaded(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple] = []
-    monkeypatch.setattr(saved_model.hub, "download", lambda *given: asked.append(given) or saved)
+    monkeypatch.setattr(
+        saved_model.hub, "download", lambda *arguments: asked.append(arguments) or saved
+    )
     assert saved_model.read_saved_model("someone/news").folder == saved
     assert saved_model.read_saved_model("someone/news@v2").folder == saved
     assert asked == [("someone/news", None), ("someone/news", "v2")]
@@ -346,7 +350,7 @@ def test_what_is_no_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         saved_model.read_saved_model(str(tmp_path))
     with pytest.raises(UserError, match="holds no model"):
         saved_model.read_saved_model("../nowhere/at/all")
-    monkeypatch.setattr(saved_model.hub, "download", lambda *given: tmp_path)
+    monkeypatch.setattr(saved_model.hub, "download", lambda *arguments: tmp_path)
     with pytest.raises(UserError, match=r"on the Hub has no nutgraf\.json"):
         saved_model.read_saved_model("someone/other")
 
@@ -355,6 +359,6 @@ def test_the_hub_out_of_reach_is_told_in_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         Failure, match="someone/nothing is no folder here, and could not be taken"
-    ) as told:
+    ) as failure:
         saved_model.read_saved_model("someone/nothing")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(failure.value)

@@ -420,9 +420,9 @@ def test_several_mistakes_are_told_at_once():
 
 
 def test_every_field_has_a_sentence_and_a_default():
-    found = list(setting_fields())
-    assert len({name for name, _, _ in found}) == len(found) > 50
-    for name, sentence, _ in found:
+    fields = list(setting_fields())
+    assert len({name for name, _, _ in fields}) == len(fields) > 50
+    for name, sentence, _ in fields:
         assert sentence.endswith("."), name
         assert len(sentence.split()) >= 2, name
     flat = yaml.safe_load(to_yaml(Config()))
@@ -431,8 +431,8 @@ def test_every_field_has_a_sentence_and_a_default():
         for section, values in flat.items()
         for field in (values if isinstance(values, dict) else [""])
     }
-    rivals = {name for name, _, _ in found if name.startswith("rivals.NAME.")}
-    assert names - {"rivals"} == {name for name, _, _ in found} - rivals
+    rivals = {name for name, _, _ in fields if name.startswith("rivals.NAME.")}
+    assert names - {"rivals"} == {name for name, _, _ in fields} - rivals
     assert rivals == {f"rivals.NAME.{field}" for field in RivalConfig.model_fields}
 
 

@@ -123,8 +123,8 @@ def test_a_searched_setting_decides_neither_trials_nor_the_best() -> None:
 def test_micro_batches_decide_a_result_by_their_product_and_their_dropout() -> None:
     def models(micro_batch: int, accumulated: int, dropout: float) -> Any:
         train = {"micro_batch_size": micro_batch, "gradient_accumulation_steps": accumulated}
-        made = study(train=train, lora={"dropout": dropout}, search={"space": {}})
-        return {name: made[name] for name in ("search", "models/best", "report")}
+        by_artefact = study(train=train, lora={"dropout": dropout}, search={"space": {}})
+        return {name: by_artefact[name] for name in ("search", "models/best", "report")}
 
     assert models(4, 2, 0.0) == models(2, 4, 0.0)
     for one, other in (
@@ -244,11 +244,11 @@ def test_a_choice_is_fitted_on_a_round_s_candidates_or_on_such_as_a_round_writes
     assert study(generate=fitted)["choice"] != study(
         generate=fitted, preference={"articles": 9}
     )["choice"]  # fmt: skip
-    told = "\n".join(
+    notes = "\n".join(
         effects.idle(build_config({"generate": fitted, "preference": {"articles": 9, "beta": 1.0}}))
     )
-    assert "preference.beta 1.0 has no effect" in told
-    assert "articles" not in told
+    assert "preference.beta 1.0 has no effect" in notes
+    assert "articles" not in notes
 
 
 def test_a_choice_cannot_be_fitted_for_a_single_summary() -> None:

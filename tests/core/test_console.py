@@ -20,9 +20,9 @@ logger = logging.getLogger("nutgraf.test_console")
 def test_a_message_is_one_line_that_drives_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     logger.info("read \x1b[2J\nand %s", "hf_" + "a" * 30)
     logger.warning("100% of it")
-    told = capsys.readouterr()
-    assert told.err == "read \\x1b[2J\\nand …\n100% of it\n"
-    assert told.out == ""
+    output = capsys.readouterr()
+    assert output.err == "read \\x1b[2J\\nand …\n100% of it\n"
+    assert output.out == ""
 
 
 def test_an_article_keeps_its_spaces_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

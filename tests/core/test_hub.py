@@ -109,15 +109,15 @@ def hub() -> Iterator[Hub]:
             path = self.path.split("?")[0]
             public = path.startswith(("/objects/", "/api/validate-yaml"))
             if not public and self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                status, found = 401, {"error": "Invalid username or password."}
+                status, content = 401, {"error": "Invalid username or password."}
             else:
-                status, found = here.answer(self.command, path, body)
-            data = found if isinstance(found, bytes) else json.dumps(found).encode()
+                status, content = here.answer(self.command, path, body)
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", f'"{_etag(data)}"')
             self.send_header("X-Repo-Commit", COMMIT)
-            if not isinstance(found, bytes):
+            if not isinstance(content, bytes):
                 self.send_header("Content-Type", "application/json")
             self.end_headers()
             if self.command != "HEAD":
@@ -193,7 +193,9 @@ def test_export_pushes_what_it_made(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     pushed: list[tuple] = []
-    monkeypatch.setattr(export.hub, "upload", lambda *given: pushed.append(given) or "its address")
+    monkeypatch.setattr(
+        export.hub, "upload", lambda *arguments: pushed.append(arguments) or "its address"
+    )
     export.run(final_best_model, tmp_path / "out", "adapter", push_to_hub="someone/news")
     assert pushed == [(tmp_path / "out", "someone/news")]
     assert capsys.readouterr().out == f"Model: {tmp_path / 'out'}\nPushed: its address\n"

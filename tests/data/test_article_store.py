@@ -27,20 +27,20 @@ def some(n: int) -> list[Article]:
 def test_a_file_of_many_pieces_reads_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, characters: int
 ) -> None:
-    kept = some(20)
-    article_store.write_split(kept, tmp_path / "whole.parquet")
+    articles = some(20)
+    article_store.write_split(articles, tmp_path / "whole.parquet")
     monkeypatch.setattr(article_store, "GROUP_ROWS", rows)
     monkeypatch.setattr(article_store, "GROUP_CHARACTERS", characters)
-    article_store.write_split(iter(kept), tmp_path / "pieces.parquet")
+    article_store.write_split(iter(articles), tmp_path / "pieces.parquet")
     pieces = pq.ParquetFile(tmp_path / "pieces.parquet").metadata.num_row_groups
     assert pq.ParquetFile(tmp_path / "whole.parquet").metadata.num_row_groups == 1 < pieces
     read = article_store.read_split(tmp_path / "pieces.parquet")
-    assert read == article_store.read_split(tmp_path / "whole.parquet") == kept
+    assert read == article_store.read_split(tmp_path / "whole.parquet") == articles
     shuffled = random.Random(1).sample(range(-20, 20), 40)
-    assert [read[i] for i in shuffled] == [kept[i] for i in shuffled]
-    assert (read[5:11], read[::-3], read[:99]) == (kept[5:11], kept[::-3], kept)
-    assert read != kept[:-1]
-    assert read != [*kept[:-1], kept[0]]
+    assert [read[i] for i in shuffled] == [articles[i] for i in shuffled]
+    assert (read[5:11], read[::-3], read[:99]) == (articles[5:11], articles[::-3], articles)
+    assert read != articles[:-1]
+    assert read != [*articles[:-1], articles[0]]
     with pytest.raises(IndexError):
         read[20]
 
@@ -48,11 +48,11 @@ def test_a_file_of_many_pieces_reads_as_one(
 def test_a_spool_gives_what_was_put_into_it_by_key_and_of_equal_keys_the_earlier(
     tmp_path: Path,
 ) -> None:
-    spool, kept = Spool(tmp_path), some(6)
-    for number, (key, article) in enumerate(zip([5, 1, 5, 0.5, 1, 7], kept, strict=True), 1):
+    spool, articles = Spool(tmp_path), some(6)
+    for number, (key, article) in enumerate(zip([5, 1, 5, 0.5, 1, 7], articles, strict=True), 1):
         spool.add(key, 10 * number, article)
     assert list(spool.sorted_by_key()) == [3, 1, 4, 0, 2, 5]
-    assert StoredArticles(spool.read, range(6)) == kept
+    assert StoredArticles(spool.read, range(6)) == articles
     assert list(spool.rows) == [10, 20, 30, 40, 50, 60]
     assert not list(tmp_path.iterdir())  # nothing stays behind, however it ends
 

@@ -40,8 +40,8 @@ from nutgraf.evaluation.indicators import indicators
     ],
 )
 def test_what_a_generator_leaves_is_cleaned_and_counted(text, clean):
-    found, marks = without_marks(text)
-    assert found == (clean or 'A man died.\nHe was 40.\nIt "ended" in a café.')
+    cleaned, marks = without_marks(text)
+    assert cleaned == (clean or 'A man died.\nHe was 40.\nIt "ended" in a café.')
     assert marks
 
 
@@ -72,8 +72,8 @@ def test_marks_are_no_words_numbers_or_ends_of_a_summary():
     text = "The mayor of Kent left .<q>It&#39;s over .</s>"
     article = "The mayor of Kent left. It's over."
     clean, marks = without_marks(text)
-    found = indicators(article, article, clean)
-    assert (found["unfinished"], found["unsupported_numbers"], found["words"]) == (0, 0, 7)
+    counts = indicators(article, article, clean)
+    assert (counts["unfinished"], counts["unsupported_numbers"], counts["words"]) == (0, 0, 7)
     assert marks_line(marks, 1, "s.jsonl") == (
         "s.jsonl: marks of a generator cleaned in 1 (<q> 1, &#39; 1, </s> 1)"
     )

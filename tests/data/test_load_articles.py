@@ -34,8 +34,8 @@ def rows(n: int, start: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def jsonl(path: Path, found: list[Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+def jsonl(path: Path, records: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in records), encoding="utf-8")
     return str(path)
 
 
@@ -45,23 +45,23 @@ def of(path: str, **settings: Any) -> DataConfig:
 
 @pytest.mark.parametrize("suffix", tables.SUFFIXES)
 def test_each_kind_of_file_gives_the_same_articles(tmp_path, suffix):
-    found = rows(7)
-    found[2]["article"] = 'He said, "yes",\nand left.'
+    records = rows(7)
+    records[2]["article"] = 'He said, "yes",\nand left.'
     path = tmp_path / f"a{suffix}"
     if suffix in (".jsonl", ".json"):
-        jsonl(path, found)
+        jsonl(path, records)
     elif suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(found), path)
+        pq.write_table(pa.Table.from_pylist(records), path)
     else:
         with path.open("w", newline="", encoding="utf-8") as file:
             delimiter = "\t" if suffix == ".tsv" else ","
             names = ["id", "article", "highlights"]
             writer = csv.DictWriter(file, names, delimiter=delimiter)
             writer.writeheader()
-            writer.writerows(found)
+            writer.writerows(records)
     split = load.load_articles(of(str(path)), "train")
     assert sorted(a.id for a in split.articles) == [f"r{i}" for i in range(7)]
-    assert {a.id: a.article for a in split.articles}["r2"] == found[2]["article"]
+    assert {a.id: a.article for a in split.articles}["r2"] == records[2]["article"]
     assert (split.rows_read, split.requested, split.rejected) == (
         7,
         DataConfig().train_examples,
@@ -129,10 +129,10 @@ def test_commas_in_names_part_no_columns_beside_semicolons(tmp_path):
     (row,) = tables.read_rows(tmp_path / "a.csv")
     assert row == {"id": "1", "text": "A, b, c", "score, mean, of, 3": "0,5"}
     (tmp_path / "a.csv").write_text('"The\ntext";"Its\nid"\nA, b;1\nx\n')
-    found = list(tables.read_rows_or_broken(tmp_path / "a.csv"))
-    assert found[0] == {"The\ntext": "A, b", "Its\nid": "1"}
-    assert str(found[1]).startswith("line 5 is ragged")
-    assert names.find_column("its id", found[0]) == "Its\nid"
+    records = list(tables.read_rows_or_broken(tmp_path / "a.csv"))
+    assert records[0] == {"The\ntext": "A, b", "Its\nid": "1"}
+    assert str(records[1]).startswith("line 5 is ragged")
+    assert names.find_column("its id", records[0]) == "Its\nid"
     assert names.find_column("r\u00e9sum\u00e9", ["Re\u0301sume\u0301"])
     (tmp_path / "a.csv").write_text('a,b\n1,2\n"He said \\"no\\", twice",x\n')
     with pytest.raises(UserError, match=r"a.csv line 3 is not CSV: .* in a quoted text, \" is"):
@@ -145,8 +145,8 @@ def test_rows_one_after_another_are_all_read(tmp_path):
     (tmp_path / "joined.jsonl").write_text(f"\ufeff{LINE}\n\ufeff{LINE}\n", encoding="utf-8")
     assert list(tables.read_rows(tmp_path / "joined.jsonl")) == [ROW, ROW]
     (tmp_path / "b.json").write_text(json.dumps({"train": [ROW], "dev": [ROW]}))
-    found = list(tables.read_rows(tmp_path / "b.json"))
-    assert found == [{"split": "train", **ROW}, {"split": "dev", **ROW}]
+    records = list(tables.read_rows(tmp_path / "b.json"))
+    assert records == [{"split": "train", **ROW}, {"split": "dev", **ROW}]
 
 
 def test_the_draw_is_seeded_random_and_longer_draws_begin_with_shorter_ones(tmp_path):
@@ -193,16 +193,16 @@ def test_unusable_rows_are_counted_by_reason(tmp_path):
 
 
 def test_rows_without_an_id_are_numbered_by_their_place(tmp_path):
-    found = [{"article": f"a {i}", "highlights": "s"} for i in range(3)]
-    split = load.load_articles(of(jsonl(tmp_path / "a.jsonl", found)), "validation")
+    records = [{"article": f"a {i}", "highlights": "s"} for i in range(3)]
+    split = load.load_articles(of(jsonl(tmp_path / "a.jsonl", records)), "validation")
     assert {a.id: a.article for a in split.articles} == {
         f"validation-{i + 1:06d}": f"a {i}" for i in range(3)
     }
 
 
 def test_one_file_with_a_split_column(tmp_path):
-    found = [row | {"part": split} for split in SPLITS for row in rows(4)]
-    path = jsonl(tmp_path / "a.jsonl", found)
+    records = [row | {"part": split} for split in SPLITS for row in rows(4)]
+    path = jsonl(tmp_path / "a.jsonl", records)
     config = DataConfig(source=path, split_column="part")
     assert [load.load_articles(config, split).rows_read for split in SPLITS] == [4, 4, 4]
     with pytest.raises(UserError, match=r"no column 'split'.*it has id, .*data\.split_column"):
@@ -219,21 +219,21 @@ WORDS = {
     "unlabelled": ["unlabelled", "test2", "0"],
 }
 LOADERS = {
-    "a.csv": lambda path, found: pd.DataFrame(found).to_csv(path, index=False),
-    "a.json": lambda path, found: path.write_text(json.dumps({"data": found})),
+    "a.csv": lambda path, records: pd.DataFrame(records).to_csv(path, index=False),
+    "a.json": lambda path, records: path.write_text(json.dumps({"data": records})),
     "a.jsonl": jsonl,
-    "a.parquet": lambda path, found: pq.write_table(pa.Table.from_pylist(found), path),
+    "a.parquet": lambda path, records: pq.write_table(pa.Table.from_pylist(records), path),
 }
 
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_every_row_is_counted_once_whatever_names_its_split(tmp_path, name):
     words = [word for group in WORDS.values() for word in group]
-    found = [row | {"Split": words[i % len(words)]} for i, row in enumerate(rows(90))]
-    found[0]["highlights"] = ""
-    found[20]["article"] = found[21]["article"]
+    records = [row | {"Split": words[i % len(words)]} for i, row in enumerate(rows(90))]
+    records[0]["highlights"] = ""
+    records[20]["article"] = records[21]["article"]
     path = tmp_path / name
-    LOADERS[name](path, found)
+    LOADERS[name](path, records)
     data = DataConfig(source=str(path), train_examples=5, max_rejected=0.5)
     splits: dict[str, load.Split] = {}
     for split in reversed(SPLITS):
@@ -255,11 +255,11 @@ def test_every_row_is_counted_once_whatever_names_its_split(tmp_path, name):
         13,
         {"summary empty": 1},
     )
-    for told in (
+    for warning in (
         "train: column 'Split' names other splits, left out: 5 'unlabelled', 5 'test2', 5 '0'",
         "validation: rows of 5 'valid', 5 'val', 5 'Dev', 5 'development', 5 'eval', … are taken",
     ):
-        assert any(line.startswith(told) for line in card["warnings"])
+        assert any(line.startswith(warning) for line in card["warnings"])
 
 
 def test_columns_by_their_usual_names_are_taken_and_named(tmp_path):
@@ -270,16 +270,16 @@ def test_columns_by_their_usual_names_are_taken_and_named(tmp_path):
         ("Article Text", "reference_summary"),
         ("dialogue", "reference"),
     ):
-        found = [{"ID": n, article: f"a {n}", summary: f"s {n}"} for n in range(3)]
-        split = load.load_articles(of(jsonl(tmp_path / "a.jsonl", found)), "test")
+        records = [{"ID": n, article: f"a {n}", summary: f"s {n}"} for n in range(3)]
+        split = load.load_articles(of(jsonl(tmp_path / "a.jsonl", records)), "test")
         assert sorted(a.id for a in split.articles) == ["0", "1", "2"]
         assert {a.reference for a in split.articles} == {"s 0", "s 1", "s 2"}
         note = f"column {article!r} is taken for data.article_column ('article' is not there)"
         assert note in split.notes
         assert f"test: {note}" in data_card.build_card({"test": split})["warnings"]
-    found = [{"text": "a", "body": "b", "summary": "s"}]
+    records = [{"text": "a", "body": "b", "summary": "s"}]
     with pytest.raises(UserError, match=r"no column 'article' .*it has text, body, summary"):
-        load.load_articles(of(jsonl(tmp_path / "a.jsonl", found)), "test")
+        load.load_articles(of(jsonl(tmp_path / "a.jsonl", records)), "test")
 
 
 def test_files_of_a_folder_are_splits_by_their_names(tmp_path):
@@ -288,15 +288,15 @@ def test_files_of_a_folder_are_splits_by_their_names(tmp_path):
     data = DataConfig(source=str(tmp_path))
     pd.DataFrame(rows(2, 30)).to_csv(tmp_path / "Held_Out.TSV", sep="\t", index=False)
     jsonl(tmp_path / "more.jsonl", rows(2, 40))
-    found = {split: load.load_articles(data, split) for split in SPLITS}
-    assert [split.rows_read for split in found.values()] == [6, 3, 2]
+    splits = {split: load.load_articles(data, split) for split in SPLITS}
+    assert [split.rows_read for split in splits.values()] == [6, 3, 2]
     note = f"1 files of {tmp_path} name none of the splits: more.jsonl"
-    assert all(note in split.notes for split in found.values())
+    assert all(note in split.notes for split in splits.values())
 
 
 def test_other_column_names(tmp_path):
-    found = [{"uid": i, "body": f"b {i}", "tldr": f"t {i}"} for i in range(3)]
-    path = jsonl(tmp_path / "a.jsonl", found)
+    records = [{"uid": i, "body": f"b {i}", "tldr": f"t {i}"} for i in range(3)]
+    path = jsonl(tmp_path / "a.jsonl", records)
     named = {"article_column": "body", "summary_column": "tldr", "id_column": "uid"}
     drawn = load.load_articles(of(path, **named), "train").articles
     assert sorted(drawn, key=lambda a: a.id)[1] == Article("1", "b 1", "t 1")
@@ -343,8 +343,8 @@ def test_cleaning_leaves_wording_alone():
         "cooperate Wales 10 000 m"
     )
     assert clean_text("Nor\u034fwick\ufffc \u206aAB\U000e0041") == "Norwick AB"
-    kept = "Tab\there, “quotes” — naïve  spaces, e\u0301, 你好 \U0001f600 \u200d."
-    assert clean_text(kept) == kept
+    text = "Tab\there, “quotes” — naïve  spaces, e\u0301, 你好 \U0001f600 \u200d."
+    assert clean_text(text) == text
 
 
 @pytest.mark.parametrize(
@@ -444,9 +444,9 @@ def test_the_newswire_gives_what_is_asked():
 
 
 def test_what_is_written_reads_back_equal(tmp_path):
-    kept = [Article("1", "a\nb\t“c”", "s\nt"), Article("2", "\U0001f600", "x")]
-    article_store.write_split(kept, tmp_path / "data" / "train.parquet")
-    assert article_store.read_split(tmp_path / "data" / "train.parquet") == kept
+    articles = [Article("1", "a\nb\t“c”", "s\nt"), Article("2", "\U0001f600", "x")]
+    article_store.write_split(articles, tmp_path / "data" / "train.parquet")
+    assert article_store.read_split(tmp_path / "data" / "train.parquet") == articles
     columns = pq.read_schema(tmp_path / "data" / "train.parquet").names
     assert columns == ["id", "article", "highlights"]
 
@@ -455,11 +455,11 @@ def test_what_is_written_reads_back_equal(tmp_path):
 def test_real_articles_keep_their_wording():
     path = SHARED / "cnndm-train-100.parquet"
     split = load.load_articles(of(str(path), train_examples=None), "train")
-    given = {row["id"]: row for row in pq.read_table(path).to_pylist()}
+    originals = {row["id"]: row for row in pq.read_table(path).to_pylist()}
     assert len(split.articles) == 100
     for a in split.articles:
-        assert a.article.split() == given[a.id]["article"].split()
-        assert a.reference == given[a.id]["highlights"].replace("\xa0", " ").strip()
+        assert a.article.split() == originals[a.id]["article"].split()
+        assert a.reference == originals[a.id]["highlights"].replace("\xa0", " ").strip()
 
 
 def test_neither_torch_nor_datasets_is_imported_for_local_files(tmp_path):

@@ -24,8 +24,8 @@ LONG = (
 )
 
 
-def read(*sources: str | Path, **given: object) -> list[NewArticle]:
-    return list(new_articles.read_sources([str(source) for source in sources], **given))  # type: ignore[arg-type]
+def read(*sources: str | Path, **options: object) -> list[NewArticle]:
+    return list(new_articles.read_sources([str(source) for source in sources], **options))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_a_folder_gives_its_files_of_known_kinds(
 def test_standard_input_is_utf_8_whatever_the_machine_s_encoding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = SimpleNamespace(buffer=io.BytesIO("Café.".encode()), encoding="ascii")
-    monkeypatch.setattr(sys, "stdin", given)
+    stdin = SimpleNamespace(buffer=io.BytesIO("Café.".encode()), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", stdin)
     assert read("-") == [NewArticle("-", "Café.")]
 
 
@@ -186,8 +186,8 @@ def test_what_cannot_be_read_is_named_and_the_others_are_read(
     monkeypatch.setattr(new_articles, "fetch_article", fetched)
     failed: list[NutgrafError] = []
     sources = [folder, tmp_path / "gone.txt", tmp_path / "list"]
-    found = read(*sources, fetch=True, failed=failed)
-    assert [article.text for article in found] == [
+    articles = read(*sources, fetch=True, failed=failed)
+    assert [article.text for article in articles] == [
         LONG.strip(),
         LONG.strip(),
         "One.",
@@ -196,7 +196,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_read(
         "Mailed.",
         "Web.",
     ]
-    told = "\n".join(map(str, failed))
+    complaints = "\n".join(map(str, failed))
     for name, reason in (
         ("b.html", "is HTML in which no article was found"),
         ("d.txt", "is empty"),
@@ -208,7 +208,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_read(
         ("n.test/2", "could not be fetched: 404"),
         ("list: 'n.test/3'", "is no http or https address"),
     ):
-        assert re.search(f"{re.escape(name)}.* {re.escape(reason)}", told)
+        assert re.search(f"{re.escape(name)}.* {re.escape(reason)}", complaints)
     assert len(failed) == 9
 
 
@@ -217,8 +217,8 @@ def test_rows_on_standard_input_are_rows(monkeypatch: pytest.MonkeyPatch) -> Non
         '{"article": "One."}\n{"article": "Two."}\n',
         '[{"text": "One."}, {"text": "Two."}]',
     ):
-        given = SimpleNamespace(buffer=io.BytesIO(rows.encode()))
-        monkeypatch.setattr(sys, "stdin", given)
+        stdin = SimpleNamespace(buffer=io.BytesIO(rows.encode()))
+        monkeypatch.setattr(sys, "stdin", stdin)
         assert [row.text for row in read("-")] == ["One.", "Two."]
 
 

@@ -94,13 +94,13 @@ def spoken(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("most", [1, 60, 400, 736, 825])
-def test_every_real_row_keeps_its_summary_and_shares_its_prompt(llama, rows, template, most):
-    config = PromptConfig(template=template, max_tokens=1024, max_article_tokens=most)
+@pytest.mark.parametrize("limit", [1, 60, 400, 736, 825])
+def test_every_real_row_keeps_its_summary_and_shares_its_prompt(llama, rows, template, limit):
+    config = PromptConfig(template=template, max_tokens=1024, max_article_tokens=limit)
     renderer = Renderer(llama, config)
     gap = " " if template == "plain" else ""
     cut = 0
-    for row in rows[:: 1 if most in (60, 825) else 5]:
+    for row in rows[:: 1 if limit in (60, 825) else 5]:
         prompt = renderer.prompt(row["article"])
         example = renderer.example(row["article"], row["highlights"])
         labels = example.labels[example.prompt_tokens :]
@@ -113,7 +113,7 @@ def test_every_real_row_keeps_its_summary_and_shares_its_prompt(llama, rows, tem
         assert llama.eos_token_id not in labels[:-1]
         assert renderer.text(labels) == clean_text(row["highlights"])
         assert example.input_ids[: example.prompt_tokens] == prompt.ids
-        assert prompt.article_tokens <= most
+        assert prompt.article_tokens <= limit
         cut += example.trimmed_tokens > 0
     assert cut > 0
 
@@ -269,12 +269,12 @@ def test_a_chat_template_that_begins_the_sequence_does_so_once(byte_level):
 @given(
     article=st.text(max_size=300) | st.sampled_from(HOSTILE),
     summary=st.text(max_size=80) | st.sampled_from(HOSTILE),
-    most=st.integers(1, 80),
+    limit=st.integers(1, 80),
     beside=st.integers(1, 60),
     template=st.sampled_from(TEMPLATES),
 )
-def test_any_text_fits_or_is_a_prompt_error(tokenizer, article, summary, most, beside, template):
-    config = PromptConfig(template=template, max_tokens=most + beside, max_article_tokens=most)
+def test_any_text_fits_or_is_a_prompt_error(tokenizer, article, summary, limit, beside, template):
+    config = PromptConfig(template=template, max_tokens=limit + beside, max_article_tokens=limit)
     try:
         renderer = Renderer(tokenizer, config)
         prompt = renderer.prompt(article)
@@ -282,7 +282,7 @@ def test_any_text_fits_or_is_a_prompt_error(tokenizer, article, summary, most, b
     except PromptError:
         return
     assert len(prompt.ids) <= config.max_tokens
-    assert 1 <= prompt.article_tokens <= most
+    assert 1 <= prompt.article_tokens <= limit
     assert len(example.input_ids) == len(example.labels) <= config.max_tokens
     masked = list(itertools.takewhile(lambda label: label == IGNORED, example.labels))
     assert len(masked) == example.prompt_tokens

@@ -95,8 +95,10 @@ def test_a_study_of_another_script_is_refused_at_once_or_takes_the_unicode_token
     path = tmp_path / "rows.jsonl"
     data = DataConfig(**dict.fromkeys(("train", "validation", "test"), str(path)))
     path.write_text("\n".join(RUSSIAN))
-    told = r"counts only the letters a-z, 0\.0% of the references' letters .*: set score\.tokenizer"
-    with pytest.raises(UserError, match=told):
+    reason = (
+        r"counts only the letters a-z, 0\.0% of the references' letters .*: set score\.tokenizer"
+    )
+    with pytest.raises(UserError, match=reason):
         load.load_articles(data, "test")
     split = load.load_articles(data, "test", tokenizer="unicode")
     assert (len(split.articles), split.letters) == (10, 1)

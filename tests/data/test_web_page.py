@@ -40,11 +40,11 @@ PAGE = f"""<!DOCTYPE html>
 
 
 def test_the_article_is_taken_out_of_a_page() -> None:
-    found = web_page.extract_article(PAGE.encode(), "page.html")
+    article = web_page.extract_article(PAGE.encode(), "page.html")
     for paragraph in STORY:
-        assert paragraph in found.splitlines()
+        assert paragraph in article.splitlines()
     for other in ("Sport", "cookies", "scandal", "newsletter"):
-        assert other not in found
+        assert other not in article
 
 
 def test_a_page_in_another_encoding_is_read_by_what_it_says_of_itself() -> None:
@@ -55,7 +55,9 @@ def test_a_page_in_another_encoding_is_read_by_what_it_says_of_itself() -> None:
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def extraction_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
     """Extract an article and return what is said of it."""
     monkeypatch.setattr(logging.getLogger("nutgraf"), "propagate", True)
     caplog.set_level("INFO")
@@ -68,8 +70,8 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
     return extract
 
 
-def test_what_was_taken_is_said(told: Callable[..., str]) -> None:
-    assert told(PAGE) == (
+def test_what_was_taken_is_said(extraction_log: Callable[..., str]) -> None:
+    assert extraction_log(PAGE) == (
         "page.html: 53 words taken: Schools close The council of Oslo … half of what they once had."
     )
 
@@ -90,8 +92,8 @@ def saved(page: str, encoding: str = "quoted-printable") -> bytes:
 def test_a_page_saved_in_one_file_is_read(encoding: str) -> None:
     content = saved(PAGE.replace("Oslo", "Tromsø"), encoding)
     assert web_page.is_html(content)
-    found = web_page.extract_article(content, "page.mhtml")
-    assert STORY[0].replace("Oslo", "Tromsø") in found.splitlines()
+    article = web_page.extract_article(content, "page.mhtml")
+    assert STORY[0].replace("Oslo", "Tromsø") in article.splitlines()
     mail = EmailMessage()
     mail.set_content("\n".join(STORY))
     assert web_page.extract_article(mail.as_bytes(), "a.eml").strip() == "\n".join(STORY)
@@ -107,13 +109,13 @@ HALF = f"""<html><body><main><div class="story-body">{paragraphs("one")}</div>
 <div class="lower">{paragraphs("two")}</div></main></body></html>"""
 
 
-def test_a_page_that_may_have_more_is_named(told: Callable[..., str]) -> None:
-    said = told(HALF)
+def test_a_page_that_may_have_more_is_named(extraction_log: Callable[..., str]) -> None:
+    said = extraction_log(HALF)
     assert (
         "page.html: 207 words taken: The council of Oslo voted on … It was item 2 of one." in said
     )
     assert re.search(r"another extractor finds (39|40|41)\d words: look whether", said)
-    assert "extractor" not in told(PAGE)
+    assert "extractor" not in extraction_log(PAGE)
 
 
 @pytest.mark.parametrize(
@@ -146,40 +148,40 @@ def test_a_notice_is_no_article(title: str, text: str, expected: str) -> None:
 
 
 def test_what_says_that_it_is_an_article_is_one_though_it_speaks_of_cookies_or_errors(
-    told: Callable[..., str],
+    extraction_log: Callable[..., str],
 ) -> None:
     head = '<head><meta property="og:type" content="article"></head>'
     page = "<html>{}<body><article><p>{}</p></article></body></html>"
     text = "Error 404 is a show in Oslo. " + "All like it, and nobody said that it was bad. " * 6
-    assert "67 words taken" in told(page.format(head, text))
+    assert "67 words taken" in extraction_log(page.format(head, text))
     with pytest.raises(UserError, match="is an error"):
-        told(page.format("", text))
+        extraction_log(page.format("", text))
 
 
 def test_text_whose_words_are_not_spaced_is_counted_in_characters(
-    told: Callable[..., str],
+    extraction_log: Callable[..., str],
 ) -> None:
     text = "".join(f"第{n}座磨坊被大火烧毁，没有人受伤。" for n in range(10, 40))
-    said = told(f"<html><body><article><p>{text}</p></article></body></html>")
+    said = extraction_log(f"<html><body><article><p>{text}</p></article></body></html>")
     assert said == f"page.html: {len(text)} characters taken: {text[:20]} … {text[-20:]}"
 
 
-def test_pages_of_another_kind_are_named(told: Callable[..., str]) -> None:
+def test_pages_of_another_kind_are_named(extraction_log: Callable[..., str]) -> None:
     teasers = "".join(
         f"<article><h2><a href='/{n}'>The council voted on its school {n}</a></h2>"
         f"<p>{STORY[n % 3]}</p></article>"
         for n in range(8)
     )
-    assert "a list of articles, such as a front page" in told(
+    assert "a list of articles, such as a front page" in extraction_log(
         f"<html><body>{teasers}</body></html>"
     )
     wall = PAGE.replace("<footer>", "<div>Subscribe to continue reading</div><footer>")
-    assert "behind a paywall" in told(wall)
+    assert "behind a paywall" in extraction_log(wall)
     wall = PAGE.replace("</head>", '<script type="application/ld+json">{"@type": "NewsArticle", '
                         '"isAccessibleForFree": false}</script></head>')  # fmt: skip
-    assert "behind a paywall" in told(wall)
+    assert "behind a paywall" in extraction_log(wall)
     video = PAGE.replace("<h1>", "<video src='a.mp4'></video><h1>")
-    assert "the page of a video, with 53 words of text" in told(video)
+    assert "the page of a video, with 53 words of text" in extraction_log(video)
 
 
 def test_a_page_without_an_article_is_told() -> None:
@@ -273,8 +275,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     def resolve(host: str, port: int, **_: object) -> list[tuple]:
         looked_up.append(host)
         # The second answer leads inside: what was checked has to be what is connected to.
-        found = known.get(host, [host]) if looked_up.count(host) == 1 else ["10.0.0.7"]
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in found]
+        addresses = known.get(host, [host]) if looked_up.count(host) == 1 else ["10.0.0.7"]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in addresses]
 
     monkeypatch.setattr(fetch.socket, "getaddrinfo", resolve)
     monkeypatch.setattr(fetch, "is_public", lambda a: a == ipaddress.ip_address("127.0.0.1"))
@@ -345,9 +347,9 @@ def test_a_certificate_has_to_be_the_host_s(
 def test_one_private_address_among_public_ones_is_refused(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, site.port))
-             for a in ("127.0.0.1", "192.168.0.9")]  # fmt: skip
-    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: found)
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, site.port))
+                 for a in ("127.0.0.1", "192.168.0.9")]  # fmt: skip
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: addresses)
     with pytest.raises(UserError, match=r"news\.test is at 192\.168\.0\.9"):
         fetch.fetch_article(f"http://news.test:{site.port}/")
     assert site.asked == []
@@ -355,8 +357,8 @@ def test_one_private_address_among_public_ones_is_refused(
 
 def test_redirects_have_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     here = f"http://127.0.0.1:{site.port}/"
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", site.port))]
-    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: found)
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", site.port))]
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: addresses)
     site.pages["/"] = answer("", status=302, Location=here)
     with pytest.raises(Failure, match="redirects more than 5 times"):
         fetch.fetch_article(here)

@@ -40,8 +40,8 @@ def test_what_went_in_is_no_indicator(errors: pd.DataFrame) -> None:
 
 
 def test_groups_are_thirds_by_length_and_trimmed_or_whole(errors: pd.DataFrame) -> None:
-    found = {name: list(ids) for name, ids in error_rates.article_groups(errors)}
-    assert found == {
+    groups = {name: list(ids) for name, ids in error_rates.article_groups(errors)}
+    assert groups == {
         "all articles": list("123456789"),
         "articles of up to 36 words": list("123"),
         "37 to 63 words": list("456"),
@@ -68,13 +68,13 @@ def test_articles_of_one_length_make_one_group(errors: pd.DataFrame) -> None:
     assert names == ["all articles", "articles of up to 50 words"]
 
 
-@pytest.mark.parametrize(("found", "n"), [(0, 10), (3, 10), (10, 10), (17, 250)])
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (10, 10), (17, 250)])
 def test_the_interval_of_a_rate_is_where_the_score_test_would_not_reject(
-    found: int, n: int
+    count: int, n: int
 ) -> None:
-    rate = found / n
+    rate = count / n
     low, high = (end / 100 for end in error_rates.wilson_interval(100 * rate, n))
-    for end, reached in ((low, found == 0), (high, found == n)):
+    for end, reached in ((low, count == 0), (high, count == n)):
         if reached:
             assert end == pytest.approx(rate)
         else:

@@ -28,23 +28,26 @@ FIRE = (
 
 def sources(summary: str, article: str = FIRE) -> list[list[str]]:
     """The passages behind each sentence."""
-    told = evidence(article, summary)["sentences"]
-    return [[article[p["start"] : p["end"]] for p in row["sources"]] for row in told]
+    sentences = evidence(article, summary)["sentences"]
+    return [[article[p["start"] : p["end"]] for p in row["sources"]] for row in sentences]
 
 
 def test_what_the_article_lacks_is_named_with_its_place() -> None:
     summary = "Ann Lee met 40 voters with Bo Dahl in Oslo."
-    found = evidence(ARTICLE, summary)["unsupported"]
-    assert [(row["text"], row["kind"]) for row in found] == [("40", "number"), ("Bo Dahl", "name")]
-    assert all(summary[row["start"] : row["end"]] == row["text"] for row in found)
+    unsupported = evidence(ARTICLE, summary)["unsupported"]
+    assert [(row["text"], row["kind"]) for row in unsupported] == [
+        ("40", "number"),
+        ("Bo Dahl", "name"),
+    ]
+    assert all(summary[row["start"] : row["end"]] == row["text"] for row in unsupported)
 
 
 def test_a_sentence_has_its_sources_and_its_copied_words() -> None:
     summary = "Ann Lee of Oslo met voters. The mayor had been ill since Sunday! Prices fell."
     rows = evidence(ARTICLE, summary)["sentences"]
-    told = [summary[row["start"] : row["end"]] for row in rows]
-    assert told == ["Ann Lee of Oslo met voters.", "The mayor had been ill since Sunday!",
-                    "Prices fell."]  # fmt: skip
+    sentences = [summary[row["start"] : row["end"]] for row in rows]
+    assert sentences == ["Ann Lee of Oslo met voters.", "The mayor had been ill since Sunday!",
+                         "Prices fell."]  # fmt: skip
     first, second, third = sources(summary, ARTICLE)
     assert first[0].startswith("OSLO (AP)")
     assert first[0].endswith("paper said.")
@@ -65,8 +68,8 @@ def test_each_sentence_has_the_passages_that_share_its_words() -> None:
 
 
 def test_a_sentence_put_together_has_several_sources_the_most_telling_first() -> None:
-    (found,) = sources("Alba Renn leads firefighters at a furniture mill in Norwick.")
-    assert [passage.split()[0] for passage in found] == ["Nobody", "Fire"]
+    (passages,) = sources("Alba Renn leads firefighters at a furniture mill in Norwick.")
+    assert [passage.split()[0] for passage in passages] == ["Nobody", "Fire"]
 
 
 def test_one_shared_word_is_chance() -> None:
@@ -77,13 +80,13 @@ def test_one_shared_word_is_chance() -> None:
 
 
 def test_a_sentence_from_elsewhere_has_none() -> None:
-    told = evidence(FIRE, "Bonds fell as traders sold shares.")["sentences"]
-    assert [(row["sources"], row["support"]) for row in told] == [([], 0.0)]
+    sentences = evidence(FIRE, "Bonds fell as traders sold shares.")["sentences"]
+    assert [(row["sources"], row["support"]) for row in sentences] == [([], 0.0)]
 
 
 def test_support_is_the_share_of_content_words_that_the_sources_have() -> None:
-    (told,) = evidence(FIRE, "Fire destroyed two mills in Norwick.")["sentences"]
-    assert told["support"] == 0.8  # all but two; mills is the mill
+    (sentence,) = evidence(FIRE, "Fire destroyed two mills in Norwick.")["sentences"]
+    assert sentence["support"] == 0.8  # all but two; mills is the mill
 
 
 def test_fewer_than_four_tokens_are_no_copy() -> None:
@@ -95,40 +98,42 @@ def test_fewer_than_four_tokens_are_no_copy() -> None:
 
 def test_what_is_said_twice_has_its_place() -> None:
     summary = "The mayor did not come. The mayor did not come."
-    found = evidence(ARTICLE, summary)["repeated"]
-    assert found
-    assert all(place["start"] >= len(summary) // 2 for place in found)
+    repeated = evidence(ARTICLE, summary)["repeated"]
+    assert repeated
+    assert all(place["start"] >= len(summary) // 2 for place in repeated)
 
 
 def test_it_is_for_json_and_empty_for_an_empty_summary() -> None:
-    found = evidence(ARTICLE, "Ann Lee of Oslo met 40 voters.")
-    assert json.loads(json.dumps(found)) == found
+    record = evidence(ARTICLE, "Ann Lee of Oslo met 40 voters.")
+    assert json.loads(json.dumps(record)) == record
     assert evidence(ARTICLE, " ") == {"unsupported": [], "sentences": [], "repeated": []}
 
 
 def test_it_agrees_with_what_the_report_counts() -> None:
     news = stories("test", 20, seed=5)
     for story, other in itertools.pairwise(news):
-        found = evidence(story.article, other.reference)["unsupported"]
+        unsupported = evidence(story.article, other.reference)["unsupported"]
         counted = indicators.indicators(story.article, other.reference, other.reference)
         for kind in ("number", "name"):
-            assert sum(row["kind"] == kind for row in found) == counted[f"unsupported_{kind}s"]
+            assert (
+                sum(row["kind"] == kind for row in unsupported) == counted[f"unsupported_{kind}s"]
+            )
 
 
 def test_most_key_facts_of_newswire_references_stand_in_the_sources() -> None:
-    stated = found = 0
+    stated = sourced = 0
     read = 0.0
     news = stories("test", 40, seed=5)
     for story in news:
-        told = evidence(story.article, story.reference)["sentences"]
-        for sentence, shown in zip(told, sources(story.reference, story.article), strict=True):
-            read += sum(map(len, shown)) / len(story.article) / len(told)
+        sentences = evidence(story.article, story.reference)["sentences"]
+        for sentence, shown in zip(sentences, sources(story.reference, story.article), strict=True):
+            read += sum(map(len, shown)) / len(story.article) / len(sentences)
             text = story.reference[sentence["start"] : sentence["end"]]
             for fact in (story.facts[name] for name in story.key_facts):
                 if fact in text and fact in story.article:
                     stated += 1
-                    found += fact in " ".join(shown)
-    assert found / stated > 0.9
+                    sourced += fact in " ".join(shown)
+    assert sourced / stated > 0.9
     assert read / len(news) < 0.2
 
 

@@ -23,10 +23,10 @@ def written(*texts: str) -> tuple[list[Article], list[dict], list[dict]]:
 def test_examples_run_from_worst_to_best_and_have_their_marks() -> None:
     test, rows, scores = written(*["Bo Dahl met 12 voters on Monday."] * 21)
     summaries = {"lead3": rows, "best": rows}
-    found = examples.examples_by_score(test, summaries, scores, "best", count=3)
-    assert [row["id"] for row in found] == ["test-20", "test-10", "test-0"]
-    assert found[0]["why"] == "rank 1 of 21 by ROUGE-Lsum of best (30.0), from the worst"
-    text, flags = found[0]["summaries"]["best"], found[0]["flags"]
+    chosen = examples.examples_by_score(test, summaries, scores, "best", count=3)
+    assert [row["id"] for row in chosen] == ["test-20", "test-10", "test-0"]
+    assert chosen[0]["why"] == "rank 1 of 21 by ROUGE-Lsum of best (30.0), from the worst"
+    text, flags = chosen[0]["summaries"]["best"], chosen[0]["flags"]
     assert [(text[a:b], kind) for a, b, kind in flags["best"]] == [
         ("Bo Dahl", "unsupported_names"),
         ("met 12 voters on Monday", "copied"),
@@ -47,8 +47,8 @@ def test_few_articles_are_all_shown() -> None:
 def test_worst_have_most_of_a_kind_and_typical_stand_at_the_median() -> None:
     counts = [0, 1, 1, 1, 1, 2, 2, 2, 3, 9, 0, 5]
     test, rows, scores = written(*[f"{'Bo Dahl met 7 voters. ' * n}Ann." for n in counts])
-    found = examples.examples_by_fault(test, rows, scores, "best", count=2)
-    names = [row for row in found if row["kind"] == "unsupported_numbers"]
+    chosen = examples.examples_by_fault(test, rows, scores, "best", count=2)
+    names = [row for row in chosen if row["kind"] == "unsupported_numbers"]
     assert [row["place"] for row in names] == ["worst", "worst", "typical", "typical"]
     assert [row["value"] for row in names] == [9, 5, 2, 2]
     assert [row["id"] for row in names[2:]] == ["test-5", "test-6"]  # nearer to the median ROUGE
@@ -60,11 +60,11 @@ def test_worst_have_most_of_a_kind_and_typical_stand_at_the_median() -> None:
 
 def test_of_equals_the_worst_has_the_lowest_score_and_no_summary_stands_twice() -> None:
     test, rows, scores = written(*["Ann Lee met 12 voters in Oslo"] * 7)
-    found = examples.examples_by_fault(test, rows, scores, "best")
-    assert {row["kind"] for row in found} == {"unfinished"}
-    assert [row["id"] for row in found[:2]] == ["test-6", "test-5"]
-    assert [row["place"] for row in found] == ["worst"] * 5 + ["typical"] * 2
-    assert len({row["id"] for row in found}) == 7
+    chosen = examples.examples_by_fault(test, rows, scores, "best")
+    assert {row["kind"] for row in chosen} == {"unfinished"}
+    assert [row["id"] for row in chosen[:2]] == ["test-6", "test-5"]
+    assert [row["place"] for row in chosen] == ["worst"] * 5 + ["typical"] * 2
+    assert len({row["id"] for row in chosen}) == 7
 
 
 def test_what_is_missing_is_marked_in_the_reference() -> None:

@@ -161,8 +161,8 @@ def supported(claim, article=ARTICLE):
     ],
 )
 def test_numbers_have_values(text, values):
-    found = [{value for _, value in number.values} for number in Facts(text).numbers]
-    assert found == [set(map(Decimal, map(str, expected))) for expected in values]
+    parsed = [{value for _, value in number.values} for number in Facts(text).numbers]
+    assert parsed == [set(map(Decimal, map(str, expected))) for expected in values]
 
 
 @pytest.mark.parametrize(
@@ -298,8 +298,8 @@ def test_a_name_is_supported_only_if_it_is_there(claim, article, answer):
 def test_names_and_numbers_keep_their_places_in_the_text():
     text = "He saw O\u200bba\ufeffma, Erdog\u0306an and Straße for £5\u00a0000."
     facts = Facts(text, Facts("Nobody."))
-    found = [text[fact.start : fact.end] for fact in [*facts.names, *facts.numbers]]
-    assert found == ["O\u200bba\ufeffma", "Erdog\u0306an", "Straße", "£5\u00a0000"]
+    spans = [text[fact.start : fact.end] for fact in [*facts.names, *facts.numbers]]
+    assert spans == ["O\u200bba\ufeffma", "Erdog\u0306an", "Straße", "£5\u00a0000"]
 
 
 def test_the_pronoun_is_not_the_country():

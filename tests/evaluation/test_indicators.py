@@ -25,8 +25,8 @@ FINISHED = (
 )  # fmt: skip
 
 
-def indicators(summary, **given):
-    return errors.indicators(ARTICLE, REFERENCE, summary, **given)
+def indicators(summary, **options):
+    return errors.indicators(ARTICLE, REFERENCE, summary, **options)
 
 
 def marked(summary, kind, article=ARTICLE):
@@ -37,18 +37,20 @@ def marked(summary, kind, article=ARTICLE):
 
 def test_every_indicator_is_a_number_with_a_meaning():
     for summary in (REFERENCE, "", "…", "no full stop"):
-        found = indicators(summary)
-        assert list(found) == list(errors.MEANINGS)
-        assert all(math.isfinite(value) for value in found.values())
+        figures = indicators(summary)
+        assert list(figures) == list(errors.MEANINGS)
+        assert all(math.isfinite(value) for value in figures.values())
     assert all(meaning.endswith(".") for meaning in errors.MEANINGS.values())
 
 
 def test_the_reference_of_a_sound_article_has_no_slip():
-    found = indicators(REFERENCE)
-    assert found["unsupported_names"] == found["unsupported_numbers"] == 0
-    assert found["missing_key_facts"] == found["unfinished"] == found["repeated_sentences"] == 0
-    assert found["length_ratio"] == 1
-    assert found["key_facts"] == 5  # John Smith, Senate, Monday, 2,500, Alan Brown
+    figures = indicators(REFERENCE)
+    assert figures["unsupported_names"] == figures["unsupported_numbers"] == 0
+    assert (
+        figures["missing_key_facts"] == figures["unfinished"] == figures["repeated_sentences"] == 0
+    )
+    assert figures["length_ratio"] == 1
+    assert figures["key_facts"] == 5  # John Smith, Senate, Monday, 2,500, Alan Brown
     assert errors.flagged_spans(ARTICLE, REFERENCE) == []
 
 
@@ -73,9 +75,9 @@ def test_unfinished(summary, reason, unfinished):
 
 def test_repetition_is_counted_and_marked():
     summary = "Sheep died in Kent.\nA farmer spoke.\nSheep died in Kent."
-    found = indicators(summary)
-    assert found["repeated_sentences"] == 1
-    assert found["repeated_trigrams"] == pytest.approx(3 / 12)
+    figures = indicators(summary)
+    assert figures["repeated_sentences"] == 1
+    assert figures["repeated_trigrams"] == pytest.approx(3 / 12)
     assert marked(summary, "repeated_sentences") == ["Sheep died in Kent."]
     assert marked(summary, "repeated_trigrams") == ["Sheep died in Kent."]
     assert summary.rindex("Sheep") == errors.flagged_spans(ARTICLE, summary)[0][0]
@@ -90,10 +92,10 @@ def test_where_an_unfinished_summary_stops_is_marked():
 
 def test_what_a_summary_misses_is_marked_in_the_reference():
     def missed(summary):
-        found = errors.missed_key_facts(ARTICLE, REFERENCE, summary)
-        assert len(found) == indicators(summary)["missing_key_facts"]
-        assert all(kind == "missing_key_facts" for _, _, kind in found)
-        return [REFERENCE[start:end] for start, end, _ in found]
+        spans = errors.missed_key_facts(ARTICLE, REFERENCE, summary)
+        assert len(spans) == indicators(summary)["missing_key_facts"]
+        assert all(kind == "missing_key_facts" for _, _, kind in spans)
+        return [REFERENCE[start:end] for start, end, _ in spans]
 
     assert missed(REFERENCE) == []
     assert missed("Smith told the Senate.") == ["Monday", "2,500", "Alan Brown"]
@@ -102,8 +104,8 @@ def test_what_a_summary_misses_is_marked_in_the_reference():
 
 def test_copied_fragments_are_marked_from_four_tokens_on():
     summary = "A farmer said the loss came to much, John Smith told Ann."
-    found = [(summary[a:b], kind) for a, b, kind in errors.copied_spans(ARTICLE, summary)]
-    assert found == [("said the loss came to", "copied")]  # `A farmer`: two, `John Smith`: two
+    copied = [(summary[a:b], kind) for a, b, kind in errors.copied_spans(ARTICLE, summary)]
+    assert copied == [("said the loss came to", "copied")]  # `A farmer`: two, `John Smith`: two
 
 
 def test_many_rows_are_as_one_by_one():
@@ -119,13 +121,13 @@ def test_an_article_s_summaries_are_judged_as_each_is_alone():
 
 def test_copying_by_hand():
     # Grusky et al. 2018: fragments `a b` and `c d e` of six tokens.
-    found = errors.indicators("a b x c d e y y y y y y", "a", "a b c d e z")
-    assert found["coverage"] == pytest.approx(5 / 6)
-    assert found["density"] == pytest.approx((4 + 9) / 6)
-    assert found["compression"] == 2
-    assert found["novel_1grams"] == pytest.approx(1 / 6)
-    assert found["novel_2grams"] == pytest.approx(2 / 5)
-    assert found["novel_4grams"] == 1
+    figures = errors.indicators("a b x c d e y y y y y y", "a", "a b c d e z")
+    assert figures["coverage"] == pytest.approx(5 / 6)
+    assert figures["density"] == pytest.approx((4 + 9) / 6)
+    assert figures["compression"] == 2
+    assert figures["novel_1grams"] == pytest.approx(1 / 6)
+    assert figures["novel_2grams"] == pytest.approx(2 / 5)
+    assert figures["novel_4grams"] == 1
 
 
 def test_where_copied_tokens_come_from():
@@ -147,18 +149,18 @@ def test_least_support_is_that_of_the_sentence_least_at_home_in_one_stretch():
         ("Nobody swam.", 0),
         ("", 0),
     ]:
-        found = errors.indicators(article, "A.", summary)["least_support"]
-        assert found == pytest.approx(support), summary
+        least = errors.indicators(article, "A.", summary)["least_support"]
+        assert least == pytest.approx(support), summary
 
 
 def test_fragments_are_the_longest_and_cover_what_is_copied():
     rng = random.Random(0)
     for _ in range(50):
         article, summary = rng.choices("abcdef", k=60), rng.choices("abcdefgh", k=20)
-        found = errors.extractive_fragments(article, summary)
-        for at, source, length in found:
+        fragments = errors.extractive_fragments(article, summary)
+        for at, source, length in fragments:
             assert summary[at : at + length] == article[source : source + length]
-        covered = {at + i for at, _, length in found for i in range(length)}
+        covered = {at + i for at, _, length in fragments for i in range(length)}
         assert covered == {at for at, token in enumerate(summary) if token in article}
 
 
@@ -170,25 +172,25 @@ def test_tokenized_and_plain_text_have_the_same_tokens():
 
 def test_what_the_article_lacks_is_counted_and_marked():
     summary = "John Brown told the House on Friday that 3,500 sheep died."
-    found = indicators(summary)
-    assert (found["unsupported_names"], found["unsupported_numbers"]) == (3, 1)
+    figures = indicators(summary)
+    assert (figures["unsupported_names"], figures["unsupported_numbers"]) == (3, 1)
     assert marked(summary, "unsupported_names") == ["John Brown", "House", "Friday"]
     assert marked(summary, "unsupported_numbers") == ["3,500"]
-    assert found["missing_key_facts"] == 5
+    assert figures["missing_key_facts"] == 5
 
 
 def test_lower_cased_text_says_that_it_hides_its_names():
-    found = errors.indicators(ARTICLE.lower(), REFERENCE.lower(), "obama met 3 sheep .")
-    assert (found["cased"], found["names"], found["unsupported_names"]) == (0, 0, 0)
-    assert found["unsupported_numbers"] == 1
-    assert found["key_facts"] == 1  # 2,500: numbers are seen all the same
+    figures = errors.indicators(ARTICLE.lower(), REFERENCE.lower(), "obama met 3 sheep .")
+    assert (figures["cased"], figures["names"], figures["unsupported_names"]) == (0, 0, 0)
+    assert figures["unsupported_numbers"] == 1
+    assert figures["key_facts"] == 1  # 2,500: numbers are seen all the same
 
 
 def test_capitals_after_full_stops_only_hide_the_names_too():
     recased = "John smith told the senate on monday that 2,500 sheep died .\nAlan brown agreed ."
-    found = indicators(recased)
-    assert found["cased"] == 0
-    assert found["missing_key_facts"] == 0
+    figures = indicators(recased)
+    assert figures["cased"] == 0
+    assert figures["missing_key_facts"] == 0
     assert indicators("Smith told the Senate on Monday.")["cased"] == 1
     assert indicators("Sheep died.")["cased"] == 1
     # One common word that a name of the article has too does not make a text lower-cased.
@@ -211,14 +213,14 @@ def test_a_surname_is_enough_in_text_that_hides_its_names():
 def test_known_figures_of_real_systems(shared, system, known):
     """Within the sampling error: 250 articles here, 2,000 others behind the known figures."""
     rows = pd.read_parquet(shared / "cnndm-test-a.parquet").sample(250, random_state=1)
-    found = pd.DataFrame(
+    figures = pd.DataFrame(
         errors.indicators(row.article, row.highlights, getattr(row, system))
         for row in rows.itertuples()
     )
     names = ["coverage", "density", "compression", *(f"novel_{n}grams" for n in (1, 2, 3, 4))]
     for name, value in zip(names, known, strict=True):
-        noise = found[name].std() * math.sqrt(1 / 250 + 1 / 2000)
-        assert abs(found[name].mean() - value) < 3 * noise + 0.005, name
+        noise = figures[name].std() * math.sqrt(1 / 250 + 1 / 2000)
+        assert abs(figures[name].mean() - value) < 3 * noise + 0.005, name
 
 
 @pytest.fixture(scope="module")
@@ -256,12 +258,12 @@ def test_a_swapped_name_or_number_is_flagged(newswire):
         for value in named(story):
             number = isinstance(Facts(value).numbers[:1] and Facts(value).numbers[0], Number)
             wrong = "7,777,777" if number else re.sub(r"\b(\w)\w*", r"\1ottleby", value)
-            found = errors.indicators(
+            figures = errors.indicators(
                 story.article, story.reference, story.reference.replace(value, wrong)
             )
             swapped += 1
-            flagged += found["unsupported_names"] + found["unsupported_numbers"] > 0
-            missed += found["missing_key_facts"] > 0
+            flagged += figures["unsupported_names"] + figures["unsupported_numbers"] > 0
+            missed += figures["missing_key_facts"] > 0
     assert swapped > 300
     # A single unknown name that opens a sentence cannot be told from a common word.
     assert flagged / swapped > 0.9

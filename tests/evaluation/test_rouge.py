@@ -66,8 +66,8 @@ def test_equal_to_the_library_called_directly(half):
         direct = ["\n".join(sentences.split_sentences(text)) for text in (reference, summary)]
         assert rouge.score_rouge(reference, summary) == library(*direct)
         scores = RougeScorer(list(rouge.ROUGE_TYPES), use_stemmer=True).score(*direct)
-        for kind, found in rouge.match(reference, summary).items():
-            assert tuple(found) == tuple(100 * value for value in scores[kind])
+        for kind, match in rouge.match(reference, summary).items():
+            assert tuple(match) == tuple(100 * value for value in scores[kind])
 
 
 def test_the_longest_common_sequence_is_the_library_s_and_long_texts_take_no_table():
@@ -126,11 +126,11 @@ def test_processes_keep_the_order():
 
 def test_interval_agrees_with_the_normal_approximation():
     values = np.random.default_rng(5).normal(36, 12, 400)
-    found = bootstrap.bootstrap(values, resamples=4000, seed=1)
-    assert found.mean == pytest.approx(values.mean())
+    interval = bootstrap.bootstrap(values, resamples=4000, seed=1)
+    assert interval.mean == pytest.approx(values.mean())
     half_width = 1.96 * values.std(ddof=1) / math.sqrt(400)
-    assert (found.high - found.low) / 2 == pytest.approx(half_width, rel=0.05)
-    assert found.low < found.mean < found.high
+    assert (interval.high - interval.low) / 2 == pytest.approx(half_width, rel=0.05)
+    assert interval.low < interval.mean < interval.high
 
 
 def test_few_values_have_a_mean_and_no_interval():
@@ -171,14 +171,14 @@ def test_perplexity():
 
 
 def test_signature_names_what_a_figure_depends_on():
-    found = rouge.rouge_signature(seed=42, resamples=10_000)
-    assert found["package"] == "rouge-score"
-    assert (found["tokenizer"], found["stemmer"]) == ("rouge-score", True)
+    signature = rouge.rouge_signature(seed=42, resamples=10_000)
+    assert signature["package"] == "rouge-score"
+    assert (signature["tokenizer"], signature["stemmer"]) == ("rouge-score", True)
     other = rouge.rouge_signature(seed=42, resamples=10_000, tokenizer="unicode")
     assert str(other["tokenizer"]).startswith("unicode ")
     assert other["stemmer"] is False
-    assert "sentencex" in str(found["splitter"])
-    assert (found["bootstrap_seed"], found["bootstrap_resamples"]) == (42, 10_000)
+    assert "sentencex" in str(signature["splitter"])
+    assert (signature["bootstrap_seed"], signature["bootstrap_resamples"]) == (42, 10_000)
 
 
 def test_half_widths_agree_with_scipy() -> None:

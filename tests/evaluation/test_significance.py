@@ -31,24 +31,28 @@ def every_resample(sample: np.ndarray) -> np.ndarray:
 def test_paired_agrees_with_all_resamples_of_a_small_sample(seed):
     a, b = np.random.default_rng(seed).normal(0.5, 1, (2, 6))
     means = every_resample(a - b)
-    found = paired_difference(a, b, resamples=40_000, seed=7)
-    assert (found.n, found.mean) == (6, pytest.approx(np.mean(a - b)))
-    assert found.sd == pytest.approx(statistics.stdev(a - b))
-    assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.06)
+    difference = paired_difference(a, b, resamples=40_000, seed=7)
+    assert (difference.n, difference.mean) == (6, pytest.approx(np.mean(a - b)))
+    assert difference.sd == pytest.approx(statistics.stdev(a - b))
+    assert (difference.low, difference.high) == pytest.approx(
+        np.percentile(means, [2.5, 97.5]), abs=0.06
+    )
     exact = 2 * min((means <= 0).mean(), (means >= 0).mean())
-    assert found.p == pytest.approx(max(exact, 2**-5), abs=0.01)
+    assert difference.p == pytest.approx(max(exact, 2**-5), abs=0.01)
 
 
 def test_paired_sees_what_two_intervals_hide():
     rng = np.random.default_rng(0)
     hard = rng.normal(36, 12, 200)  # how hard the articles are
     a, b = hard + 1 + rng.normal(0, 2, 200), hard + rng.normal(0, 2, 200)
-    found = paired_difference(a, b, 2000, seed=1)
-    assert 0 < found.low < found.mean < found.high
-    assert found.p < 0.01
+    difference = paired_difference(a, b, 2000, seed=1)
+    assert 0 < difference.low < difference.mean < difference.high
+    assert difference.p < 0.01
     assert bootstrap.bootstrap(a, 2000, 1).low < bootstrap.bootstrap(b, 2000, 1).high
     back = paired_difference(b, a, 2000, seed=1)
-    assert (back.mean, back.low, back.p) == pytest.approx((-found.mean, -found.high, found.p))
+    assert (back.mean, back.low, back.p) == pytest.approx(
+        (-difference.mean, -difference.high, difference.p)
+    )
 
 
 def test_false_alarms_are_as_rare_as_promised():
@@ -58,10 +62,10 @@ def test_false_alarms_are_as_rare_as_promised():
 
 
 def test_equal_scores_are_never_significant():
-    found = paired_difference(np.arange(20.0), np.arange(20.0), 100, seed=1)
-    assert found.p == 1
-    assert articles_needed(found) is None
-    assert verdict(found, 1.0) == "no significant difference at n = 20"
+    difference = paired_difference(np.arange(20.0), np.arange(20.0), 100, seed=1)
+    assert difference.p == 1
+    assert articles_needed(difference) is None
+    assert verdict(difference, 1.0) == "no significant difference at n = 20"
 
 
 def test_few_articles_prove_little_even_where_they_agree():
@@ -113,22 +117,22 @@ def test_so_many_articles_do_show_the_difference_four_times_in_five():
 
 
 def test_more_comparisons_need_more_articles():
-    found = Difference(50, mean=1.0, low=0, high=0, sd=4.0, p=0.1)
+    difference = Difference(50, mean=1.0, low=0, high=0, sd=4.0, p=0.1)
     # The normal quantile of 1 - 0.05 / 18, in place of that of 1 - 0.05 / 2.
-    assert articles_needed(found, comparisons=9) == math.ceil((2.772943 + 0.841621) ** 2 * 16)
-    assert "about 210 articles" in verdict(found, 0.9, comparisons=9)
-    assert "about 130 articles" in verdict(found, 0.9)
+    assert articles_needed(difference, comparisons=9) == math.ceil((2.772943 + 0.841621) ** 2 * 16)
+    assert "about 210 articles" in verdict(difference, 0.9, comparisons=9)
+    assert "about 130 articles" in verdict(difference, 0.9)
 
 
 def test_more_articles_are_needed_than_did_not_show_it():
     rng = np.random.default_rng(5)
     asked = 0
     for n in [4, 8, 20, 100] * 60:
-        found = paired_difference(rng.gamma(1, 1, n), rng.gamma(0.9, 1, n), 500, seed=1)
-        p_holm = holm_correction([found.p, 0.001, 0.6])[0]
+        difference = paired_difference(rng.gamma(1, 1, n), rng.gamma(0.9, 1, n), 500, seed=1)
+        p_holm = holm_correction([difference.p, 0.001, 0.6])[0]
         if p_holm >= 0.05:
             asked += 1
-            assert articles_needed(found, comparisons=3) > n
+            assert articles_needed(difference, comparisons=3) > n
     assert asked > 100
 
 

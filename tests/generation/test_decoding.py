@@ -47,7 +47,7 @@ def test_a_stream_is_what_a_batch_decodes(prompts: list[list[int]], guesses: int
         assert (
             list(stream_tokens(model, tokenizer, prompt, SETTINGS, device, guesses)) == batch[i].ids
         )
-    assert {found.finish_reason for found in batch.values()} == {"stop"}
+    assert {summary.finish_reason for summary in batch.values()} == {"stop"}
 
 
 def test_references_are_judged_from_the_same_reading(monkeypatch: pytest.MonkeyPatch) -> None:

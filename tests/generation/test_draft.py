@@ -57,12 +57,12 @@ def test_what_reached_the_limit_is_cut_after_its_last_whole_sentence(
 def test_the_smaller_number_of_sentences_wins() -> None:
     text = "Mr. Lee won 2.5 points. He left!\nThen it rained."
     one, two = "Mr. Lee won 2.5 points.", "Mr. Lee won 2.5 points. He left!"
-    for own, given, expected in (
+    for own, requested, expected in (
         (None, None, (text, "stop")), (1, None, (one, "sentences")), (None, 2, (two, "sentences")),
         (1, 2, (one, "sentences")), (3, 2, (two, "sentences")), (3, None, (text, "stop")),
         (3, 4, (text, "stop")),
     ):  # fmt: skip
-        settings = at_most(given, GenerateConfig(max_sentences=own))
+        settings = at_most(requested, GenerateConfig(max_sentences=own))
         assert cut_sentences(text, "stop", settings) == expected
     both = GenerateConfig(max_sentences=2, whole_sentences=True)
     assert cut_sentences("One. Two.", "stop", both) == ("One. Two.", "stop")

@@ -35,7 +35,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("rivals", "said"),
     [
         ({"bart": {}}, "rivals.bart: model is None and file None: set exactly one"),
         ({"bart": {"model": "x", "file": "y"}}, "set exactly one of them"),
@@ -48,16 +48,16 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
         ({"bart": {"modell": "x"}}, "'rivals.bart.modell' is not a setting"),
     ],
 )
-def test_settings_say_what_is_wrong(given: dict[str, Any], said: str) -> None:
+def test_settings_say_what_is_wrong(rivals: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
-        build_config({"rivals": given})
+        build_config({"rivals": rivals})
 
 
 def test_a_file_is_joined_by_id(tmp_path: Path) -> None:
     rows = [{"key": key, "text": f"About {key}."} for key in "xcb"] + [{"key": "a", "text": ""}]
     rival = RivalConfig(file=write(tmp_path / "s.jsonl", rows), id="Key", summary="text ")
-    found = external.read_summaries("other", rival, TEST)
-    texts = [(row["id"], row["text"]) for row in found]
+    summaries = external.read_summaries("other", rival, TEST)
+    texts = [(row["id"], row["text"]) for row in summaries]
     assert texts == [("a", ""), ("b", "About b."), ("c", "About c.")]
 
 
@@ -65,8 +65,8 @@ def test_marks_of_a_generator_are_cleaned_and_counted_once(tmp_path: Path, caplo
     rows = [{"id": key, "summary": f"It&#39;s {key}.<q>Yes.</s>"} for key in "ab"]
     rival = RivalConfig(file=write(tmp_path / "s.jsonl", [*rows, {"id": "c", "summary": "C < d."}]))
     with caplog.at_level("INFO", "nutgraf"):
-        found = [external.read_summaries("other", rival, TEST) for _ in range(2)]
-    assert [row["text"] for row in found[0]] == ["It's a.\nYes.", "It's b.\nYes.", "C < d."]
+        readings = [external.read_summaries("other", rival, TEST) for _ in range(2)]
+    assert [row["text"] for row in readings[0]] == ["It's a.\nYes.", "It's b.\nYes.", "C < d."]
     (line,) = caplog.messages
     assert line.endswith("marks of a generator cleaned in 2 (&#39; 2, <q> 2, </s> 2)")
 
@@ -144,8 +144,8 @@ def test_a_checkpoint_decodes_by_its_own_settings(
     model = external.load_rival(kind, rival, "cpu")
     first, *others = model.summaries(news)
     assert list(model.summaries(news, done=first)) == others
-    found = {index: row for batch in (first, *others) for index, row in batch.items()}
-    rows = [found[index] for index in range(len(news))]
+    row_by_index = {index: row for batch in (first, *others) for index, row in batch.items()}
+    rows = [row_by_index[index] for index in range(len(news))]
     assert [row["id"] for row in rows] == [a.id for a in news]
     assert rows[-1]["prompt_tokens"] == 64
     assert rows[-1]["trimmed_tokens"] > 100
@@ -190,7 +190,7 @@ def test_a_decoder_is_no_rival_checkpoint(tiny_base: Path, tmp_path: Path) -> No
 
 def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_path: Path) -> None:
     real = shared / "cnndm-test-a.parquet"
-    given = ("seq2seq", "pgn", "pgn_cov")
+    systems = ("seq2seq", "pgn", "pgn_cov")
     config = build_config(
         {
             "run": str(tmp_path / "run"),
@@ -201,17 +201,17 @@ def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_pa
             "train": {"eval_examples": 4},
             "search": {"rouge_examples": 4},
             "generate": {"max_new_tokens": 4},
-            "rivals": {name: {"file": str(real), "summary": name} for name in given},
+            "rivals": {name: {"file": str(real), "summary": name} for name in systems},
         }
     )  # fmt: skip
     folder = RunFolder(config.run)
     run_stage("prepare", config, folder)
     rows = pd.read_parquet(real).set_index("id")
-    for name in given:
-        made = folder.artefact(
+    for name in systems:
+        artefact = folder.artefact(
             f"summaries/{name}", outputs=[f"summaries/{name}.jsonl"], inputs=["data"]
         )
-        assert not made.is_current
+        assert not artefact.is_current
     for seed, name in enumerate(("baseline", "best")):
         with (
             folder.artefact(f"models/{name}").writing() as out,
@@ -219,11 +219,11 @@ def test_published_outputs_score_as_the_library_scores_them(shared: Path, tmp_pa
         ):
             model.save_pretrained(str(out / "models" / name))
     run_stage("generate", config, folder)
-    for name in given:
+    for name in systems:
         for row in read_records(folder.summaries(name)):
             assert row["text"] == rows.loc[row["id"], name].strip()
     run_stage("score", config, folder)
-    for name in given:
+    for name in systems:
         for row in read_records(folder.scores(name)):
             expected = rouge.score_rouge(
                 rows.loc[row["id"], "highlights"], rows.loc[row["id"], name]

@@ -34,8 +34,8 @@ def test_textrank_takes_what_other_sentences_are_about() -> None:
 
 
 def test_the_oracle_stops_where_a_sentence_adds_nothing() -> None:
-    found = oracle(ARTICLE, "A bridge that cost 40 million dollars crosses the river.")
-    assert found == "The bridge across the river cost 40 million dollars, the mayor said."
+    summary = oracle(ARTICLE, "A bridge that cost 40 million dollars crosses the river.")
+    assert summary == "The bridge across the river cost 40 million dollars, the mayor said."
     both = oracle(ARTICLE, "Ann Reed opened a bridge. Traffic will cross from Monday.")
     assert both.splitlines()[-1] == "Traffic will cross the bridge from Monday."
     assert len(both.splitlines()) == 2

@@ -105,9 +105,9 @@ class Nodes:
 
 
 def _free(host: str) -> int:
-    with socket.socket() as found:
-        found.bind((host, 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def slowly(row: int, seconds: float) -> tuple[int, str]:

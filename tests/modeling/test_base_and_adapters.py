@@ -176,15 +176,15 @@ def test_what_was_made_with_weights_that_have_changed_since_is_made_again(
     folder = RunFolder(config.run)
     with folder.artefact("data").writing() as out:
         (out / "data").write_text("")
-    (made,) = artifacts.search(config, folder)
-    with made.writing() as out:
+    (artefact,) = artifacts.search(config, folder)
+    with artefact.writing() as out:
         (out / "search").mkdir()
         (out / "search" / "best.yaml").write_text("{}")
-    assert made.is_current
+    assert artefact.is_current
     changed_weights(tiny_base, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.safetensors", base)
-    (made,) = artifacts.search(config, folder)
-    assert (made.outdated or "").startswith("base_weights was ")
+    (artefact,) = artifacts.search(config, folder)
+    assert (artefact.outdated or "").startswith("base_weights was ")
     fixed = ModelConfig(base="some/model", revision="0" * 40)
     asked = ("base_weights", "chat_template")
     assert base_fingerprint(fixed, *asked) == base_fingerprint(ModelConfig(), *asked) == {}

@@ -166,9 +166,9 @@ def test_a_base_that_cannot_be_trained_says_why(
     copy: Copy, model_type: str, more: dict[str, Any], reason: str
 ) -> None:
     config = copy()
-    made = AutoConfig.for_model(model_type).to_dict() if model_type != "llama" else {}
+    base_config = AutoConfig.for_model(model_type).to_dict() if model_type != "llama" else {}
     path = Path(config.base) / "config.json"
-    path.write_text(json.dumps({**(made or json.loads(path.read_text())), **more}))
+    path.write_text(json.dumps({**(base_config or json.loads(path.read_text())), **more}))
     for use in (load_base, load_tokenizer):
         with pytest.raises(UserError, match=reason):
             use(config)
@@ -284,8 +284,8 @@ def test_dimensions_are_read_whatever_an_architecture_calls_them(
     tiny_base: Path, tmp_path: Path, model_type: str, more: dict[str, Any], positions: int
 ) -> None:
     folder = shutil.copytree(tiny_base, tmp_path / "base")
-    made = AutoConfig.for_model(model_type, **more)
-    AutoModelForCausalLM.from_config(made).save_pretrained(folder)
+    base_config = AutoConfig.for_model(model_type, **more)
+    AutoModelForCausalLM.from_config(base_config).save_pretrained(folder)
     config = ModelConfig(base=str(folder), dtype="fp32", device="cpu")
     dims = shape.read_dims(config, LoraSettings(r=2))
     assert (dims.width, dims.heads, dims.query_width, dims.vocabulary) == (32, 2, 32, 384)
@@ -300,12 +300,12 @@ def test_dimensions_are_read_whatever_an_architecture_calls_them(
 
 def test_a_base_that_caps_its_attention_is_trained_so(tiny_base: Path) -> None:
     """Gemma 2 does; attention in blocks would leave it out."""
-    made = AutoConfig.for_model(
+    base_config = AutoConfig.for_model(
         "gemma2", vocab_size=384, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, head_dim=16, attn_logit_softcapping=0.01,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(made, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(base_config, attn_implementation="eager").eval()
     ids = torch.tensor([[1, 50, 60, 70, 90]])
     with torch.no_grad():
         expected = model(input_ids=ids).logits
@@ -314,11 +314,11 @@ def test_a_base_that_caps_its_attention_is_trained_so(tiny_base: Path) -> None:
 
 
 def test_experts_of_a_mixture_get_no_adapter_and_the_rest_does(tmp_path: Path) -> None:
-    made = AutoConfig.for_model(
+    base_config = AutoConfig.for_model(
         "mixtral", vocab_size=384, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, num_local_experts=2,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(made)
+    model = AutoModelForCausalLM.from_config(base_config)
     with (
         pytest.raises(UserError, match=r"experts of a mixture.*k_proj, o_proj, q_proj, v_proj"),
         adapters.fresh_adapter(model, LoraSettings(r=2), 0),

@@ -60,9 +60,9 @@ def test_a_gguf_file_is_the_model_that_it_was_made_of(
     assert dims == read_dims(config_of(tiny_base), config.lora)
     for small, measured in ((10**8, "the base itself"), (0, "2 layers of its shape")):
         monkeypatch.setattr(measuring, "SMALL", small)
-        with measuring.open_benchmark(config, dims, load.choose_device(config.model)) as made:
-            assert made.measured_on == measured
-            assert made.tokenizer(TEXT)["input_ids"] == ids
+        with measuring.open_benchmark(config, dims, load.choose_device(config.model)) as benchmark:
+            assert benchmark.measured_on == measured
+            assert benchmark.tokenizer(TEXT)["input_ids"] == ids
 
 
 def test_what_lies_beside_a_file_is_not_read(

@@ -71,10 +71,10 @@ def test_rows_that_no_block_fits_in_are_in_smaller_blocks() -> None:
 
 @NEEDED
 @pytest.mark.parametrize(
-    ("quantization", "most"), [("q4_k_m", Kind.Q4_K), ("q5_k_m", Kind.Q5_K), ("q6_k", Kind.Q6_K)]
+    ("quantization", "usual"), [("q4_k_m", Kind.Q4_K), ("q5_k_m", Kind.Q5_K), ("q6_k", Kind.Q6_K)]
 )
 def test_what_is_read_back_is_near_the_weights(
-    wide: dict[str, Any], tmp_path: Path, quantization: str, most: Kind
+    wide: dict[str, Any], tmp_path: Path, quantization: str, usual: Kind
 ) -> None:
     file = tmp_path / "a.gguf"
     gguf_write.write_gguf(ModelConfig(base=str(wide["base"])), file, quantization, {})
@@ -86,7 +86,7 @@ def test_what_is_read_back_is_near_the_weights(
         if weight.ndim == 1:
             assert np.array_equal(read, weight), name
             continue
-        assert tensor.tensor_type == (Kind.Q6_K if name in better else most), name
+        assert tensor.tensor_type == (Kind.Q6_K if name in better else usual), name
         error = np.sqrt(((read - weight) ** 2).mean() / (weight**2).mean())
         assert 0 < error < ERRORS[tensor.tensor_type], name
 

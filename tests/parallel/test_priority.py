@@ -33,25 +33,25 @@ def niceness(_: object) -> int:
 
 def observed(folder: str) -> dict[str, list[int]]:
     """The niceness of processes, of a command that checks, and of one that runs a stage."""
-    found: dict[str, list[int]] = {"check": [], "stage": [], "watch": []}
+    observations: dict[str, list[int]] = {"check": [], "stage": [], "watch": []}
 
     def look(command: str) -> Any:
-        return lambda *given, **named: found[command].append(os.nice(0))
+        return lambda *arguments, **named: observations[command].append(os.nice(0))
 
-    found["jobs"] = run_jobs(niceness, [0], processes=1)
-    found["pool"] = map_rows(niceness, [0, 1], rows_per_process=1, processes=2)
+    observations["jobs"] = run_jobs(niceness, [0], processes=1)
+    observations["pool"] = map_rows(niceness, [0, 1], rows_per_process=1, processes=2)
     setattr(check, "run", look("check"))  # noqa: B010
     setattr(runner, "run_study", look("stage"))  # noqa: B010
     main(["check"])
     main(["report", "--run", folder])
 
-    def refuse(*given: object) -> None:
+    def refuse(*arguments: object) -> None:
         look("watch")()
         raise UserError("no address")
 
     setattr(watch, "bound", refuse)  # noqa: B010
     main(["watch", "--run", folder])
-    return found
+    return observations
 
 
 def test_what_computes_for_long_has_low_priority(tmp_path: Path) -> None:

@@ -72,18 +72,18 @@ def test_trials_are_stopped_where_the_rule_stops_them(at_once: int, luck: int) -
     rule = Halving(settings.grace_evaluations, settings.reduction_factor, at_once)
     whole = {n: TrialProgress(tuple(row), EVALUATIONS, True) for n, row in enumerate(losses, 1)}
     expected = {n: verdict.stop for n, verdict in rule.judge(whole).items()}
-    found = simulated.search(study(at_once), DEVICE, luck)
-    assert found.stops == expected
+    outcome = simulated.search(study(at_once), DEVICE, luck)
+    assert outcome.stops == expected
     assert len(set(expected.values())) > 2
 
 
 @pytest.mark.parametrize("luck", range(3))
 def test_on_one_device_a_search_takes_the_sum_of_its_trials(luck: int) -> None:
     takes, _ = pieces_of(luck)
-    found = simulated.search(study(), DEVICE, luck)
-    stopped = sum(sum(takes[n - 1][:stop]) for n, stop in found.stops.items())
-    assert found.seconds == pytest.approx(found.busy) == pytest.approx(stopped)
-    assert (found.waiting, found.past) == (0, pytest.approx(0, abs=1e-6))
+    outcome = simulated.search(study(), DEVICE, luck)
+    stopped = sum(sum(takes[n - 1][:stop]) for n, stop in outcome.stops.items())
+    assert outcome.seconds == pytest.approx(outcome.busy) == pytest.approx(stopped)
+    assert (outcome.waiting, outcome.past) == (0, pytest.approx(0, abs=1e-6))
     never = simulated.search(study(grace_evaluations=EVALUATIONS), DEVICE, luck)
     assert never.seconds == pytest.approx(sum(map(sum, takes)))
     assert never.checkpoints == TRIALS * EVALUATIONS
@@ -132,13 +132,13 @@ def run_folder(tmp_path: Path) -> Path:
             for name, n in stages.items()
         ],
     }
-    made = {"search": 20.0, "models.baseline": 10.0, "models.best": 10.0}
-    made |= {f"summaries.{n}": 20 / 6 for n in range(6)}
+    durations = {"search": 20.0, "models.baseline": 10.0, "models.best": 10.0}
+    durations |= {f"summaries.{n}": 20 / 6 for n in range(6)}
     (tmp_path / "search").mkdir()
     (tmp_path / "manifests").mkdir()
     (tmp_path / "search" / "plan.json").write_text(json.dumps(planned))
     began = 1.0
-    for name, seconds in made.items():
+    for name, seconds in durations.items():
         manifest = {"created": began, "seconds": seconds, "carried_on": False, "machine": "x86"}
         (tmp_path / "manifests" / f"{name}.json").write_text(json.dumps(manifest))
         began += seconds
@@ -152,13 +152,13 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 def test_a_run_folder_s_device_is_as_much_slower_as_its_stages_were(run_folder: Path) -> None:
-    device, told = devices.of_run(run_folder, study(), row=100, summary=20)
+    device, description = devices.of_run(run_folder, study(), row=100, summary=20)
     shape = ModelDims(2, 8, 16, 2, 8, 8, 100, 512, 10_000, 2_000, 500)
     assert device.row == pytest.approx(2 * 2 * speeds.forward_operations(shape, 1, 100, 20) / 1e9)
     assert device.saving == pytest.approx(1.0)
     assert device.spread == pytest.approx(0.1538, abs=1e-3)  # 5, 6, 4 and 5 seconds, twice
-    assert "trainings took 2.00 times" in told
-    assert "of 8 pieces" in told
+    assert "trainings took 2.00 times" in description
+    assert "of 8 pieces" in description
 
 
 def test_device_hours_add_up_and_cost_what_the_reader_says(

@@ -67,8 +67,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple
             texts.append(row)
             score = 30 + i / 8 + gap(i)
             rouge = {"rouge1": score + gap(i), "rouge2": score - 10, "rougeL": score - 5}
-            found = dict.fromkeys(indicators.MEANINGS, 0) | {"unsupported_names": int(i >= 30)}
-            scores.append({"id": article.id, **rouge, "rougeLsum": score, **found})
+            counts = dict.fromkeys(indicators.MEANINGS, 0) | {"unsupported_names": int(i >= 30)}
+            scores.append({"id": article.id, **rouge, "rougeLsum": score, **counts})
         for kind, rows in (("summaries", texts), ("scores", scores)):
             name = f"{kind}/{system}"
             with folder.artefact(name, outputs=[f"{name}.jsonl"]).writing() as scratch:
@@ -109,11 +109,11 @@ def test_errors_tell_how_long_each_article_was_and_how_much_of_it_was_cut(
     compared: tuple[RunFolder, Config],
 ) -> None:
     folder, _ = compared
-    found = pd.read_csv(folder / "analysis" / "errors.csv")
-    assert list(found.columns[:4]) == ["id", "system", "article_words", "trimmed_tokens"]
-    assert (found["article_words"] == 5).all()
-    assert list(found["system"].unique()) == ["reference", *system_names(Config())]
-    cut = found[found["trimmed_tokens"] > 0]
+    errors = pd.read_csv(folder / "analysis" / "errors.csv")
+    assert list(errors.columns[:4]) == ["id", "system", "article_words", "trimmed_tokens"]
+    assert (errors["article_words"] == 5).all()
+    assert list(errors["system"].unique()) == ["reference", *system_names(Config())]
+    cut = errors[errors["trimmed_tokens"] > 0]
     assert set(cut["system"]) == {"best"}
     assert len(cut) == 10
 
@@ -154,12 +154,12 @@ def test_what_is_taken_away_has_all_that_it_needs_and_no_path_of_this_machine(
     assert (adapter["base_model_name_or_path"], adapter["r"]) == (config.model.base, 16)
     assert read_json(final / "generation_config.json")["max_new_tokens"] == 96
     read = ModelCard.load(final / "README.md").data
-    found = {result.metric_name: result for result in read.eval_results}
+    results = {result.metric_name: result for result in read.eval_results}
     table = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")
-    assert found["ROUGE-Lsum"].metric_value == table.loc["best", "rougeLsum"]
-    low, high = found["ROUGE-1"].metric_args["interval_95"]
+    assert results["ROUGE-Lsum"].metric_value == table.loc["best", "rougeLsum"]
+    low, high = results["ROUGE-1"].metric_args["interval_95"]
     assert low < table.loc["best", "rouge1"] < high
-    assert found["ROUGE-2"].dataset_args == {"n": 40, "seed": 42}
+    assert results["ROUGE-2"].dataset_args == {"n": 40, "seed": 42}
     assert "| has a name that the article lacks | 25 (" in (final / "README.md").read_text()
 
 
@@ -167,12 +167,12 @@ def test_the_terminal_tells_the_verdicts(compared: tuple[RunFolder, Config]) -> 
     folder, config = compared
     lines = render_table(folder / "model_comparison_results.csv", config).splitlines()
     assert "Holm-corrected over 12 comparisons" in "\n".join(lines)
-    told = {line.split()[0]: line for line in lines if "  p 0." in line or "  p 1." in line}
-    assert list(told) == ["lead3", "textrank", "zero_shot", "baseline"]
-    assert told["lead3"].endswith("  better")
-    assert "+4.97" in told["lead3"]
-    assert told["zero_shot"].endswith("  worse")
-    assert "no significant difference at n = 40" in told["baseline"]
+    verdicts = {line.split()[0]: line for line in lines if "  p 0." in line or "  p 1." in line}
+    assert list(verdicts) == ["lead3", "textrank", "zero_shot", "baseline"]
+    assert verdicts["lead3"].endswith("  better")
+    assert "+4.97" in verdicts["lead3"]
+    assert verdicts["zero_shot"].endswith("  worse")
+    assert "no significant difference at n = 40" in verdicts["baseline"]
 
 
 def test_a_round_that_is_worse_than_its_start_is_warned_of_and_compared_with_all(

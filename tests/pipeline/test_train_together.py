@@ -33,7 +33,7 @@ def study(tiny_base: Path, tmp_path: Path) -> Any:
         ]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
 
-    def made(name: str, best: dict[str, Any], **search: Any) -> tuple[Config, RunFolder]:
+    def prepared(name: str, best: dict[str, Any], **search: Any) -> tuple[Config, RunFolder]:
         settings = load.build_config(
             {
                 "data": {s: str(tmp_path / f"{s}.jsonl") for s in ("train", "validation", "test")}
@@ -59,7 +59,7 @@ def study(tiny_base: Path, tmp_path: Path) -> Any:
             write_json(scratch / "search" / "together.json", Choice(True, "measured", 2).record())
         return settings, folder
 
-    return made
+    return prepared
 
 
 BEST = {"lora.r": 2, "train.learning_rate": 1e-2, "train.gradient_accumulation_steps": 4}
@@ -95,9 +95,9 @@ def test_one_that_fails_takes_nothing_of_the_others(study: Any) -> None:
     settings, folder = study("a", wild, together="on")
     with pytest.raises(Failure, match=r"lower train\.learning_rate"):
         run_stage("train", settings, folder)
-    made = Path("models", "baseline", "adapter_model.safetensors")
-    before = (folder / ".making" / "models.baseline" / made).stat()
+    adapter_file = Path("models", "baseline", "adapter_model.safetensors")
+    before = (folder / ".making" / "models.baseline" / adapter_file).stat()
     settings, folder = study("a", BEST, together="on")
     assert run_stage("train", settings, folder)
-    assert (folder / made).stat().st_mtime_ns == before.st_mtime_ns
+    assert (folder / adapter_file).stat().st_mtime_ns == before.st_mtime_ns
     assert all((folder / "models" / name / "train.json").exists() for name in NAMES)

@@ -43,7 +43,7 @@ def test_a_search_that_ends_before_its_measurement_would_is_not_planned() -> Non
 
 
 def test_work_is_what_the_model_does():
-    tokens, told = 200, 17
+    tokens, outputs = 200, 17
     config = Config()
     base = load_base(config.model)
     usual = base.config._attn_implementation
@@ -53,9 +53,9 @@ def test_work_is_what_the_model_does():
         choose_device(config.model).autocast(),
         FlopCounterMode(display=False) as counter,
     ):
-        model(torch.zeros(3, tokens, dtype=torch.long), logits_to_keep=told)
+        model(torch.zeros(3, tokens, dtype=torch.long), logits_to_keep=outputs)
     base.set_attn_implementation(usual)
-    assert speeds.forward_operations(POCKET, 3, tokens, told) == pytest.approx(
+    assert speeds.forward_operations(POCKET, 3, tokens, outputs) == pytest.approx(
         counter.get_total_flops(), rel=0.01
     )
 
@@ -74,13 +74,13 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
     # Held in bf16, whatever the processor: autocast would keep a copy of each fp32 weight.
     config, rows, tokens = with_overrides(Config(), {"model.dtype": "bf16"}), 4, 128
     base = load_base(config.model)
-    kept: dict[int, int] = {}
+    storage_bytes: dict[int, int] = {}
     held = []
 
     def keep(value: torch.Tensor) -> torch.Tensor:
         storage = value.untyped_storage()
-        if storage.data_ptr() not in kept | weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in storage_bytes | weights:
+            storage_bytes[storage.data_ptr()] = storage.nbytes()
         held.append(value)  # or another value would get its place
         return value
 
@@ -104,8 +104,8 @@ def test_what_a_step_keeps_is_what_autograd_keeps(name):
     lengths = RowLengths(tokens, tokens, tokens, tokens, 1, 1)
     machine = Machine("cuda", True, 2, 0) if name == "sdpa" else CPU
     dims = dataclasses.replace(POCKET, fused=name == "fused")
-    told = memory.activation_bytes(config, dims, lengths, machine)
-    assert told == pytest.approx(sum(kept.values()), rel=0.1)
+    predicted = memory.activation_bytes(config, dims, lengths, machine)
+    assert predicted == pytest.approx(sum(storage_bytes.values()), rel=0.1)
 
 
 def test_a_search_without_stopping_is_whole_trainings():
@@ -238,7 +238,7 @@ def manifests(**spans: tuple[float, float]) -> dict[str, dict[str, float]]:
 
 def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_before():
     record = planned().record(time=100.0)
-    made = manifests(
+    stage_manifests = manifests(
         search=(95, 195),
         models__baseline=(200, 280),
         models__best=(205, 300),
@@ -247,7 +247,10 @@ def test_the_outcome_counts_what_overlaps_once_and_leaves_out_what_was_there_bef
         **{f"summaries__{name}": (301, 305) for name in ("lead3", "best")},  # not all six
         **{f"scores__{name}": (306, 308) for name in measured_systems(Config())},  # one carried on
     )
-    rows = {row["what"]: row for row in outcome.planned_vs_actual(record, made, 2_500_000_000)}
+    rows = {
+        row["what"]: row
+        for row in outcome.planned_vs_actual(record, stage_manifests, 2_500_000_000)
+    }
     assert set(rows) == {"search", "train", "memory of a training"}
     assert rows["search"]["measured"] == 100
     assert rows["train"]["measured"] == 100
@@ -259,13 +262,13 @@ def test_reading_sentences_is_among_what_scoring_took() -> None:
     config = with_overrides(Config(), {"facts.articles": 20})
     record = planned(config).record(time=100.0)
     scores = {f"scores__{name}": (331.0, 333.0) for name in measured_systems(config)}
-    made = manifests(facts=(300, 330), **scores)
-    made["scores/lead3"]["carried_on"] = False
-    (row,) = outcome.planned_vs_actual(record, made, 0)
+    stage_manifests = manifests(facts=(300, 330), **scores)
+    stage_manifests["scores/lead3"]["carried_on"] = False
+    (row,) = outcome.planned_vs_actual(record, stage_manifests, 0)
     assert (row["what"], row["measured"]) == ("score", 32)
     assert row["planned"] == record["stages"][4]["seconds"]
-    del made["facts"]  # not all that it makes
-    assert not [*outcome.planned_vs_actual(record, made, 0)]
+    del stage_manifests["facts"]  # not all that it makes
+    assert not [*outcome.planned_vs_actual(record, stage_manifests, 0)]
 
 
 @pytest.mark.parametrize(
@@ -286,8 +289,8 @@ def test_reading_sentences_is_among_what_scoring_took() -> None:
 def test_an_unusual_value_is_told_with_its_cost_and_a_usual_one_is_not(changes, line):
     config = with_overrides(Config(), changes)
     (setting, _, _) = line.partition(" ")
-    told = [*advice.settings_advice(config), *advice.cost_advice(config, planned(config))]
-    assert [here for here in told if here.startswith(line)]
+    notes = [*advice.settings_advice(config), *advice.cost_advice(config, planned(config))]
+    assert [here for here in notes if here.startswith(line)]
     usual = [*advice.settings_advice(Config()), *advice.cost_advice(Config(), planned())]
     assert not [here for here in usual if here.startswith(setting)]
 

@@ -106,14 +106,14 @@ def test_beside_other_programs_one_thread_is_measured(
     changes = {"model.base": str(tiny_base), "search.concurrent": concurrent, "search.trials": 4}
     config = with_overrides(Config(), changes)
     dims = read_dims(config.model, config.lora)
-    found = benchmark.measure_speeds(config, dims, [], [], choose_device(config.model))
+    measured_speeds = benchmark.measure_speeds(config, dims, [], [], choose_device(config.model))
     assert asked == [(*measured, measured[0])]
     gain = 4**benchmark.THREADS_GAIN if used > 0.25 else 1.0
     alone = gain if concurrent == 1 else 1.0  # four trainings at a time have a thread each
-    assert found.trial == speed
-    assert found.alone.training == pytest.approx(alone * speed.training)
-    assert found.reading == pytest.approx(4e9 * gain)
-    assert found.token == pytest.approx(0.05 / gain)
+    assert measured_speeds.trial == speed
+    assert measured_speeds.alone.training == pytest.approx(alone * speed.training)
+    assert measured_speeds.reading == pytest.approx(4e9 * gain)
+    assert measured_speeds.token == pytest.approx(0.05 / gain)
 
 
 def test_a_base_is_measured_with_few_of_its_layers_and_gets_them_back(tiny_base: Path) -> None:

@@ -64,7 +64,7 @@ def test_auto_takes_the_fastest(
     together: bool,
     max_packed: int | None,
 ) -> None:
-    monkeypatch.setattr(packing, "_rates", lambda *given: (4.0, rates))
+    monkeypatch.setattr(packing, "_rates", lambda *arguments: (4.0, rates))
     choice = packing.choose_packing(study(), [])
     assert (choice.together, choice.max_packed) == (together, max_packed)
 
@@ -72,7 +72,7 @@ def test_auto_takes_the_fastest(
 def test_auto_trains_alone_what_cannot_be_trained_together(
     study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*given: Any) -> Any:
+    def refused(*arguments: Any) -> Any:
         raise Failure("the base drops 0.1 of its own numbers")
 
     monkeypatch.setattr(packing, "_rates", refused)

@@ -94,9 +94,9 @@ def test_shipped_recipe_tells_how_it_was_made():
 
 def test_shipped_model_copies_and_finds_facts_that_it_never_saw():
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
-    found = probe(model, shipped_tokenizer(), "cpu")
-    assert found["names"] >= 0.95
-    assert found["facts"] >= 0.95
+    shares = probe(model, shipped_tokenizer(), "cpu")
+    assert shares["names"] >= 0.95
+    assert shares["facts"] >= 0.95
 
 
 def test_lesson_ends_and_is_weighted_like_its_spans():

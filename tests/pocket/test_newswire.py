@@ -38,14 +38,14 @@ def opening_of(name: str) -> str:
 
 
 def numbers(text: str) -> set[int]:
-    return {int(found.replace(",", "")) for found in NUMBER.findall(text) if found.strip(",")}
+    return {int(number.replace(",", "")) for number in NUMBER.findall(text) if number.strip(",")}
 
 
 def grams(text: str, size: int = 4) -> set[tuple[str, ...]]:
     """Word n-grams with at least three words that are neither facts nor fixed expressions."""
     words = re.findall(r"[\w']+", re.sub(r"\{[a-z_]+\}", "_", text).lower())
-    found = {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
-    return {gram for gram in found if sum(w != "_" and w not in COMMON for w in gram) >= 3}
+    windows = {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+    return {gram for gram in windows if sum(w != "_" and w not in COMMON for w in gram) >= 3}
 
 
 def readings(template: newswire.Template, n: int = 60) -> list[str]:
@@ -128,21 +128,21 @@ def drawn(kind: str, held_out: bool) -> set[str]:
     """Return every name that can be drawn, by trying all combinations of pieces."""
     pairs = itertools.product(newswire.OPENINGS, newswire.ENDINGS[kind])
     names = newswire.Names(Prepared(itertools.chain.from_iterable(pairs)), held_out)
-    found = set()
+    words = set()
     with contextlib.suppress(StopIteration):
         while True:
             names._used.clear()
-            found.add(names.word(kind))
-    return found
+            words.add(names.word(kind))
+    return words
 
 
 def test_no_name_that_can_be_made_holds_an_obscene_word():
     everything = set()
     for kind, endings in newswire.ENDINGS.items():
         able = drawn(kind, held_out=False) | drawn(kind, held_out=True)
-        made = {opening + ending for opening in newswire.OPENINGS for ending in endings}
-        assert able == {n for n in made if not any(stem in n.lower() for stem in STEMS)}
-        assert len(able) > 0.95 * len(made)
+        spellings = {opening + ending for opening in newswire.OPENINGS for ending in endings}
+        assert able == {n for n in spellings if not any(stem in n.lower() for stem in STEMS)}
+        assert len(able) > 0.95 * len(spellings)
         everything |= able
     # Those that a reader would see first, and one of each joint.
     assert not everything & {"Fuckett", "Cunton", "Dickson", "Cockdale", "Dildo", "Vulva"}
@@ -175,9 +175,9 @@ def test_held_out_names_and_numbers_never_meet_the_seen_ones():
 
 def test_pieces_of_held_out_names_are_all_seen():
     seen = " ".join(story.article for story in many("train"))
-    found = names_in(seen)
-    assert {name.removeprefix(opening_of(name)) for name in found} == set(ENDINGS)
-    assert {opening_of(name) for name in found} == set(newswire.OPENINGS)
+    names = names_in(seen)
+    assert {name.removeprefix(opening_of(name)) for name in names} == set(ENDINGS)
+    assert {opening_of(name) for name in names} == set(newswire.OPENINGS)
 
 
 def test_train_and_validation_share_no_story():

@@ -38,12 +38,12 @@ INLINE = re.compile(r"`((?:nutgraf|make|python|pip) [^`]+)`")
 
 def fences(path: Path) -> list[tuple[str, str, bool]]:
     """(language, text, whether it is to be checked) of every fenced block of a document."""
-    found = re.findall(
+    fenced = re.findall(
         r"(<!-- not checked: [^\n]+ -->\n+)?^```(\w*)\n(.*?)^```",
         path.read_text(),
         re.DOTALL | re.MULTILINE,
     )
-    return [(language, text, not excused) for excused, language, text in found]
+    return [(language, text, not excused) for excused, language, text in fenced]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -71,8 +71,8 @@ def inline_commands() -> list[tuple[str, str]]:
 def files(document: str) -> dict[str, str]:
     """The files that a document shows whole: blocks that begin with a comment with their name."""
     (path,) = (path for path in DOCUMENTS if path.name == document)
-    found = (re.match(r"# ([\w-]+\.(?:py|yaml))\n", text) for _, text, _ in fences(path))
-    return {name[1]: name.string for name in found if name}
+    matches = (re.match(r"# ([\w-]+\.(?:py|yaml))\n", text) for _, text, _ in fences(path))
+    return {name[1]: name.string for name in matches if name}
 
 
 def check_script(words: list[str], shown: dict[str, str]) -> None:
@@ -174,8 +174,8 @@ def test_the_guide_s_example_gives_three_splits_with_nothing_in_common(tmp_path,
     subprocess.run([sys.executable, "split.py"], check=True)
     data = config.load_config(Path("own.yaml")).data
     drawn = {split: load.load_articles(data, split).articles for split in sources.SPLITS}
-    assert [len(found) for found in drawn.values()] == [60, 20, 20]
-    assert len({article.id for found in drawn.values() for article in found}) == 100
+    assert [len(articles) for articles in drawn.values()] == [60, 20, 20]
+    assert len({article.id for articles in drawn.values() for article in articles}) == 100
 
 
 def test_the_commands_table_names_every_command():

@@ -59,5 +59,5 @@ def test_what_is_judged_was_not_learnt_from(ranks):
         fresh = ranks.held_out(x, noise, groups, fit)
         assert ranks.spearman(seen[:, None], noise[:, None])[0, 0] > 0.25
         assert abs(ranks.spearman(fresh[:, None], noise[:, None])[0, 0]) < 0.2
-        found = ranks.held_out(x, x[:, 3] + noise / 2, groups, fit)
-        assert ranks.spearman(found[:, None], x[:, 3:4])[0, 0] > 0.75
+        predictions = ranks.held_out(x, x[:, 3] + noise / 2, groups, fit)
+        assert ranks.spearman(predictions[:, None], x[:, 3:4])[0, 0] > 0.75

@@ -56,8 +56,8 @@ def printed(cell: nbformat.NotebookNode) -> str:
 
 
 def cell_with(notebook: nbformat.NotebookNode, source: str) -> nbformat.NotebookNode:
-    (found,) = (cell for cell in code_cells(notebook) if source in cell.source)
-    return found
+    (matching,) = (cell for cell in code_cells(notebook) if source in cell.source)
+    return matching
 
 
 def test_cells_are_under_ten_lines(notebook):

@@ -115,7 +115,7 @@ def test_scores_are_typed_and_without_articles_there_are_no_indicators() -> None
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         ((["a"], ["b", "c"]), "1 summaries, 2 references: give equally many, at least one"),
         (([], []), "0 summaries, 0 references: give equally many, at least one"),
@@ -128,9 +128,9 @@ def test_scores_are_typed_and_without_articles_there_are_no_indicators() -> None
         ((["a"], ["b"], [None]), "row 1: the article is missing: correct it or leave the row out"),
     ],
 )
-def test_what_cannot_be_scored_is_named(given: tuple[Any, ...], message: str) -> None:
+def test_what_cannot_be_scored_is_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(nutgraf.UserError) as error:
-        nutgraf.score(*given)
+        nutgraf.score(*arguments)
     assert str(error.value) == message
 
 

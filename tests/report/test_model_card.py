@@ -53,11 +53,11 @@ def test_the_hub_reads_the_scores(tinyllama: dict[str, Any], form: model_card.Fo
     read = ModelCard(model_card.model_card(tinyllama, form)).data
     assert read.base_model == "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
     assert read.pipeline_tag == "summarization"
-    found = {result.metric_name: result for result in read.eval_results}
-    assert {name: of.metric_value for name, of in found.items()} == {
+    results = {result.metric_name: result for result in read.eval_results}
+    assert {name: of.metric_value for name, of in results.items()} == {
         "ROUGE-1": 40.5, "ROUGE-2": 20.25, "ROUGE-L": 30.0, "ROUGE-Lsum": 35.125,
     }  # fmt: skip
-    one = found["ROUGE-Lsum"]
+    one = results["ROUGE-Lsum"]
     assert (one.task_type, one.metric_type) == ("summarization", "rouge")
     assert (one.dataset_type, one.dataset_config) == ("abisee/cnn_dailymail", "3.0.0")
     assert (one.dataset_split, one.dataset_revision) == ("test", "96df5e68")

@@ -52,11 +52,11 @@ def difference(other: str, low: float, high: float) -> dict:
 @pytest.fixture(scope="session")
 def svgs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("figures")
-    found = {}
+    drawings = {}
     for name, figure in zip(NAMES, every_figure(TABLE, TRIALS, HISTORY), strict=True):
         canvas.save(figure, folder / name)
-        found[name] = (folder / f"{name}.svg").read_text()
-    return found
+        drawings[name] = (folder / f"{name}.svg").read_text()
+    return drawings
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_the_verdict_leads_with_the_score_and_its_interval(study: Study) -> None
 
 
 def test_the_verdict_says_in_three_sentences_whether_best_is_better(study: Study) -> None:
-    told = (
+    undecided = (
         "no significant difference at n = 120; "
         "about 480 articles would show a difference of this size"
     )
@@ -175,7 +175,7 @@ def test_the_verdict_says_in_three_sentences_whether_best_is_better(study: Study
         difference("zero_shot", 2, 4),
         difference("bart", 3, 5),
         {**difference("pegasus", -4, -2), "verdict": "worse"},
-        {**difference("baseline", -1, 2), "p_holm": 0.51, "verdict": told},
+        {**difference("baseline", -1, 2), "p_holm": 0.51, "verdict": undecided},
     ]
     sentences = list(verdict(dataclasses.replace(study, differences=rows)))
     assert len(sentences) == 3
@@ -481,7 +481,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
     """A run folder as the stages before leave it, with made-up numbers."""
     folder = RunFolder(path)
 
-    def made(name: str, files: dict[str, object], outputs: list[str]) -> None:
+    def write_artefact(name: str, files: dict[str, object], outputs: list[str]) -> None:
         with folder.artefact(name, outputs=outputs).writing() as scratch:
             for file, content in files.items():
                 target = scratch / file
@@ -495,14 +495,16 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
 
     curve = CURVE.assign(learning_rate=1e-3, seconds=1.0)
     frame = ("Summarize:", "\n\nSummary:")
-    made("data", {"data/card.json": study.card, "data/frame.json": frame}, ["data"])
-    made("search", {"search/trials.csv": TRIALS, "search/history.csv": HISTORY}, ["search"])
+    write_artefact("data", {"data/card.json": study.card, "data/frame.json": frame}, ["data"])
+    write_artefact(
+        "search", {"search/trials.csv": TRIALS, "search/history.csv": HISTORY}, ["search"]
+    )
     for name in ("baseline", "best"):
         files = {
             f"models/{name}/train.json": study.models[name],
             f"models/{name}/history.csv": curve,
         }
-        made(f"models/{name}", files, [f"models/{name}"])
+        write_artefact(f"models/{name}", files, [f"models/{name}"])
     scores = {
         system: [
             {"id": f"test-{i}", "rouge1": 10 + 7.5 * (i % 2) * place, "rouge2": 5.0 + i,
@@ -512,7 +514,9 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
         for place, system in enumerate(SYSTEMS)
     }  # fmt: skip
     for system, rows in scores.items():
-        made(f"scores/{system}", {f"scores/{system}.jsonl": rows}, [f"scores/{system}.jsonl"])
+        write_artefact(
+            f"scores/{system}", {f"scores/{system}.jsonl": rows}, [f"scores/{system}.jsonl"]
+        )
     files = {
         "model_comparison_results.csv": TABLE,
         "analysis/errors.csv": study.errors,
@@ -526,7 +530,7 @@ def made_up_run(path: Path, study: Study) -> RunFolder:
         "analysis/examples.jsonl": list(study.examples),
         "analysis/error_examples.jsonl": list(study.error_examples),
     }
-    made("comparison", files, ["model_comparison_results.csv", "analysis"])
+    write_artefact("comparison", files, ["model_comparison_results.csv", "analysis"])
     return folder
 
 

@@ -46,11 +46,11 @@ def rows(config: Config) -> tuple[list[Any], list[Any]]:
 
     renderer = Renderer(load_tokenizer(config.model), config.prompt)
     story = "On day {0} town {0} spoke of {1}. "
-    found = [
+    examples = [
         renderer.example(story.format(n, "roads" * (1 + n % 4)), f"Town {n} talks.")
         for n in range(40)
     ]
-    return found[8:], found[:8]
+    return examples[8:], examples[:8]
 
 
 def main(base: str, folder: Path) -> None:
@@ -61,7 +61,7 @@ def main(base: str, folder: Path) -> None:
 
     show_log()
     init = ray.init  # two devices, which compute as the CPU does
-    ray.init = lambda **given: init(**{**given, "num_gpus": 2})
+    ray.init = lambda **options: init(**{**options, "num_gpus": 2})
     config = load.with_overrides(study(base), {"search.gpus_per_trial": 1})
     trials = ray_tune.run_search(config, *rows(config), folder / "trials", together=True)
     table = [[trial.values, trial.history, trial.status] for trial in trials]
@@ -74,13 +74,13 @@ class Asking(threading.Thread):
     def __init__(self, engine: Any, folder: Path, values: dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self.engine, self.folder, self.values = engine, folder, values
-        self.found: list[Any] = []
+        self.evaluations: list[Any] = []
         self.news: Any = None
 
     def ask(self) -> bool:
         """Whether there is more to hear."""
-        self.news = self.engine.advance(str(self.folder), self.values, len(self.found))
-        self.found += self.news.evaluations
+        self.news = self.engine.advance(str(self.folder), self.values, len(self.evaluations))
+        self.evaluations += self.news.evaluations
         return self.news.rows is None and self.news.error is None
 
     def run(self) -> None:
@@ -90,20 +90,20 @@ class Asking(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def given(tiny_base: Path) -> tuple[Config, list[Any], list[Any]]:
+def config_and_rows(tiny_base: Path) -> tuple[Config, list[Any], list[Any]]:
     config = study(str(tiny_base))
     return (config, *rows(config))
 
 
 @pytest.fixture(scope="module")
 def alone(
-    given: tuple[Config, list[Any], list[Any]], tmp_path_factory: pytest.TempPathFactory
+    config_and_rows: tuple[Config, list[Any], list[Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> list[list[float]]:
     """Losses of the trials trained as the search does it with `together` off."""
     from nutgraf.search.trial_worker import train_trial
 
-    config, train, validation = given
-    found: list[list[float]] = []
+    config, train, validation = config_and_rows
+    losses: list[list[float]] = []
     for number, values in enumerate(VALUES):
         seen: list[float] = []
         train_trial(
@@ -113,15 +113,18 @@ def alone(
             lambda examples: None,
             inputs=SearchInputs(config, train, validation),
         )
-        found.append(seen)
-    return found
+        losses.append(seen)
+    return losses
 
 
-def started(given: Any, tmp_path: Path) -> Any:
+def started(config_and_rows: Any, tmp_path: Path) -> Any:
     from nutgraf.search.packed_engine import Engine
 
     return Engine(
-        (SearchInputs(*given), None), str(tmp_path / ".engine-here.json"), threads=1, minutes=None
+        (SearchInputs(*config_and_rows), None),
+        str(tmp_path / ".engine-here.json"),
+        threads=1,
+        minutes=None,
     )
 
 
@@ -130,7 +133,7 @@ class Killed(Exception):
 
 
 def test_a_trial_leaves_its_best_weights_at_each_evaluation_interrupted_or_not(
-    given: Any, tmp_path: Path
+    config_and_rows: Any, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
 
@@ -138,14 +141,14 @@ def test_a_trial_leaves_its_best_weights_at_each_evaluation_interrupted_or_not(
     from nutgraf.modeling.load import load_base
     from nutgraf.search.trial_worker import train_trial
 
-    config, train, validation = given
+    config, train, validation = config_and_rows
 
     def trained(folder: Path, killed_at: int) -> list[int]:
         """The number of examples at each evaluation."""
         seen: list[int] = []
 
-        def evaluated(found: Any) -> None:
-            seen.append(found.examples)
+        def evaluated(evaluation: Any) -> None:
+            seen.append(evaluation.examples)
             if len(seen) == killed_at:
                 raise Killed
 
@@ -176,9 +179,9 @@ def test_a_trial_leaves_its_best_weights_at_each_evaluation_interrupted_or_not(
 
 
 def test_trials_hear_what_they_would_have_alone(
-    given: Any, alone: list[list[float]], tmp_path: Path
+    config_and_rows: Any, alone: list[list[float]], tmp_path: Path
 ) -> None:
-    engine = started(given, tmp_path)
+    engine = started(config_and_rows, tmp_path)
     asking = [Asking(engine, tmp_path / str(n), values) for n, values in enumerate(VALUES)]
     asking.append(Asking(engine, tmp_path / "wild", {"train.learning_rate": 1e30}))
     for trial in asking:
@@ -186,21 +189,23 @@ def test_trials_hear_what_they_would_have_alone(
     for trial in asking:
         trial.join(200)
     for trial, wanted in zip(asking, alone, strict=False):
-        for found in trial.found:
-            assert evaluated_weights(trial.folder, found.examples).is_file()
-        assert [found.loss for found in trial.found] == pytest.approx(wanted, abs=1e-4)
+        for evaluation in trial.evaluations:
+            assert evaluated_weights(trial.folder, evaluation.examples).is_file()
+        assert [evaluation.loss for evaluation in trial.evaluations] == pytest.approx(
+            wanted, abs=1e-4
+        )
         assert sum(row.tokens for row in trial.news.rows) > 0
         assert (trial.folder / "adapter" / "adapter_model.safetensors").exists()
     assert "lower train.learning_rate" in str(asking[-1].news.error)
 
 
 def test_a_trial_that_no_longer_asks_leaves(
-    given: Any, alone: list[list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_and_rows: Any, alone: list[list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that asks again hears all of it again."""
     monkeypatch.setattr("nutgraf.search.packed_engine.NEWS_TIMEOUT", 0.05)
     monkeypatch.setattr("nutgraf.search.packed_engine.CLIENT_TIMEOUT", 1.0)
-    engine = started(given, tmp_path)
+    engine = started(config_and_rows, tmp_path)
     dead = Asking(engine, tmp_path / "dead", {"train.max_examples": 20_000})
     dead.ask()
     other = Asking(engine, tmp_path / "other", VALUES[0])
@@ -213,7 +218,9 @@ def test_a_trial_that_no_longer_asks_leaves(
     again = Asking(engine, other.folder, other.values)
     again.run()
     for trial in (other, again):
-        assert [found.loss for found in trial.found] == pytest.approx(alone[0], abs=1e-4)
+        assert [evaluation.loss for evaluation in trial.evaluations] == pytest.approx(
+            alone[0], abs=1e-4
+        )
 
 
 def test_an_engine_that_died_takes_fewer_and_blames_one_alone(tmp_path: Path) -> None:
@@ -243,12 +250,12 @@ def test_an_engine_that_died_takes_fewer_and_blames_one_alone(tmp_path: Path) ->
 
 
 def of_session(session: int) -> list[psutil.Process]:
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
             if os.getsid(process.pid) == session:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def named(process: psutil.Process) -> str:
@@ -281,11 +288,11 @@ def stopped_at_work(session: int, trials: Path) -> list[psutil.Process]:
     raise AssertionError("no two engines at work in 200 s")
 
 
-def test_a_search_in_ray_whose_engine_is_killed(given: Any, tmp_path: Path) -> None:
+def test_a_search_in_ray_whose_engine_is_killed(config_and_rows: Any, tmp_path: Path) -> None:
     """Of two, one a device: the search finds what trials alone find, and trials load no torch."""
     from nutgraf.search.trial_worker import train_trial
 
-    config, train, validation = given
+    config, train, validation = config_and_rows
     program = subprocess.Popen(
         [sys.executable, __file__, config.model.base, str(tmp_path)],
         start_new_session=True,

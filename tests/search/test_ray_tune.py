@@ -137,7 +137,7 @@ def three_trials() -> Config:
     return load.build_config({"search": {"trials": 3}})
 
 
-def never(*given: Any) -> Sequence[Any]:
+def never(*arguments: Any) -> Sequence[Any]:
     raise AssertionError("no trial is started")
 
 
@@ -189,8 +189,8 @@ def test_a_finished_search_is_read_without_ray(
         history = [(224 * n, number + 1 / n) for n in range(1, 5)]
         whole = Trial(number, values.values, history=history, row_nll=[1.0], row_tokens=[1])
         whole.write(tmp_path / str(number))
-    found = ray_tune.run_trials(three_trials(), never, tmp_path)
-    assert [(trial.status, len(trial.history)) for trial in found] == [
+    trials = ray_tune.run_trials(three_trials(), never, tmp_path)
+    assert [(trial.status, len(trial.history)) for trial in trials] == [
         ("completed", 4),
         ("stopped", 1),
         ("stopped", 1),

@@ -177,8 +177,8 @@ def test_a_search_of_more_or_fewer_trials_is_as_if_it_had_begun_with_them(
 def test_a_trial_of_other_settings_is_not_taken_over(folder: Path) -> None:
     first = TrialScheduler(CONFIG, folder / "other")
     for number, values in ((1, {"lora.r": 1}), (2, {})):
-        kept = Trial(number, {**first.trials[number].values, **values}, history=[(16, 1.0)])
-        kept.write(folder / "other" / str(number))
+        trial = Trial(number, {**first.trials[number].values, **values}, history=[(16, 1.0)])
+        trial.write(folder / "other" / str(number))
     again = TrialScheduler(CONFIG, folder / "other")
     assert again.trials[1] == first.trials[1]
     assert again.trials[2].history == [(16, 1.0)]
@@ -206,14 +206,14 @@ def test_a_finished_search_keeps_records_adapters_and_tracebacks(
     scheduler = TrialScheduler(CONFIG, out)
     fail_all(scheduler)
     scheduler.remove_scratch()
-    kept = {
+    files_by_status = {
         "completed": {"adapter", "rouge.json"},
         "stopped": {"evaluated", "rouge.json"},
         "error": {"evaluated", "error.txt"},
     }
     for trial in undisturbed:
-        found = {path.name for path in (out / str(trial.number)).iterdir()}
-        assert found == {"trial.json"} | kept[trial.status]
+        files = {path.name for path in (out / str(trial.number)).iterdir()}
+        assert files == {"trial.json"} | files_by_status[trial.status]
 
 
 def test_errors_of_an_earlier_search_are_forgotten_if_no_trial_fails(

@@ -46,8 +46,8 @@ def work(scheduler: TrialScheduler, training: Any, backwards: bool, patient: boo
     for number in reversed(numbers) if backwards else numbers:
         trial, home = scheduler.trials[number], scheduler.out / str(number)
 
-        def evaluated(found: Any, trial: Any = trial, home: Path = home) -> None:
-            trial.history.append((found.examples, found.loss))
+        def evaluated(evaluation: Any, trial: Any = trial, home: Path = home) -> None:
+            trial.history.append((evaluation.examples, evaluation.loss))
             trial.write(home)
             if not patient and scheduler.update(trial.number).stop is not None:
                 raise Stopped

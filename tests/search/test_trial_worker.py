@@ -52,8 +52,8 @@ def test_a_trial_that_succeeds_at_last_leaves_no_error_of_before(
     assert reports == [{"error": "ValueError: no such layer"}]
     assert "no such layer" in (tmp_path / "3" / "error.txt").read_text()
     run_trial({"number": 3}, str(tmp_path), lambda *_: [RowLoss(2.0, 4)], None)
-    found = Trial.read(tmp_path / "3")
-    assert found is not None
-    assert found.completed
+    saved = Trial.read(tmp_path / "3")
+    assert saved is not None
+    assert saved.completed
     assert not (tmp_path / "3" / "error.txt").exists()
     assert len(reports) == 1

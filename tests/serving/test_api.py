@@ -43,10 +43,10 @@ def refusal(answer: httpx2.Response, status: int) -> str:
     """The one line of an answer that has to be a refusal with this status."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
-    told = answer.json()
-    assert list(told) == ["error"]
-    assert "\n" not in told["error"]
-    return told["error"]
+    body = answer.json()
+    assert list(body) == ["error"]
+    assert "\n" not in body["error"]
+    return body["error"]
 
 
 # Answers.
@@ -55,8 +55,8 @@ def refusal(answer: httpx2.Response, status: int) -> str:
 def test_articles_are_summarized_by_every_system_in_order(server):
     answer = server.ask("A b c.", "D e f.", systems=["lead3", "best", "lead3"])
     assert answer.status_code == 200
-    told = [(s["article"], s["system"], s["text"]) for s in answer.json()["summaries"]]
-    assert told == [
+    summaries = [(s["article"], s["system"], s["text"]) for s in answer.json()["summaries"]]
+    assert summaries == [
         (0, "lead3", "lead3: A b c.."),
         (0, "best", "best: A b c.."),
         (1, "lead3", "lead3: D e f.."),
@@ -84,12 +84,12 @@ def test_a_stream_tells_pieces_then_the_whole_then_its_end(server):
     ]
     assert events[-1] == ("done", {})
     for system in ("best", "lead3"):
-        own = [(name, told) for name, told in events if told.get("system") == system]
+        own = [(name, payload) for name, payload in events if payload.get("system") == system]
         *pieces, (last, whole) = own
         assert last == "summary"
         assert {name for name, _ in pieces} == {"piece"}
         assert len(pieces) > 2
-        assert "".join(told["text"] for _, told in pieces) == whole["text"]
+        assert "".join(payload["text"] for _, payload in pieces) == whole["text"]
 
 
 def test_models_health_examples_and_metrics(server):
@@ -104,11 +104,13 @@ def test_models_health_examples_and_metrics(server):
     assert len({e["kind"] for e in examples}) == len(examples) == 5
     assert all(len(e["article"].split()) > 100 for e in examples)
     server.client.get("/no/such/path")
-    told = server.client.get("/metrics").text
-    assert re.search(r'^nutgraf_summaries_total\{system="best"\} [1-9]', told, re.M)
-    assert re.search(r'^nutgraf_requests_total\{path="/summaries",status="200"\} [1-9]', told, re.M)
-    assert 'path="other",status="404"' in told
-    assert "/no/such" not in told
+    metrics = server.client.get("/metrics").text
+    assert re.search(r'^nutgraf_summaries_total\{system="best"\} [1-9]', metrics, re.M)
+    assert re.search(
+        r'^nutgraf_requests_total\{path="/summaries",status="200"\} [1-9]', metrics, re.M
+    )
+    assert 'path="other",status="404"' in metrics
+    assert "/no/such" not in metrics
 
 
 # Answers in OpenAI's form, to its own client.
@@ -271,7 +273,7 @@ def test_requests_in_both_forms_share_the_queue_its_batches_and_its_limits():
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reason"),
     [
         ({"articles": []}, "articles is a list of 0: list should have at least 1 item"),
         ({"articles": ["a"] * 17}, "articles is a list of 17: list should have at most 16 items"),
@@ -296,15 +298,15 @@ def test_requests_in_both_forms_share_the_queue_its_batches_and_its_limits():
         ([], "the body is a list of 0"),
     ],
 )
-def test_what_is_not_as_described_is_told_in_one_line(server, body, told):
+def test_what_is_not_as_described_is_told_in_one_line(server, body, reason):
     answer = server.client.post("/summaries", content=json.dumps(body), headers=JSON)
     line = refusal(answer, 422)
-    assert told in line
+    assert reason in line
     assert "Norwick" not in line
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "told"),
+    ("request_", "status", "reason"),
     [
         ({"content": b'{"articles": [', "headers": JSON}, 422, "the body is no JSON"),
         ({"content": b"\xff", "headers": JSON}, 422, "the body is no JSON"),
@@ -317,8 +319,8 @@ def test_what_is_not_as_described_is_told_in_one_line(server, body, told):
         ({"content": iter([b" " * 10**6] * 3), "headers": JSON}, 413, "--max-body"),
     ],
 )  # fmt: skip
-def test_bodies_that_cannot_be_read(server, request_, status, told):
-    assert told in refusal(server.client.post("/summaries", **request_), status)
+def test_bodies_that_cannot_be_read(server, request_, status, reason):
+    assert reason in refusal(server.client.post("/summaries", **request_), status)
 
 
 def test_paths_and_methods_that_are_not_there(server):
@@ -612,9 +614,9 @@ def test_a_body_that_does_not_come_is_not_waited_for():
         socket.create_connection(server.at) as caller,
     ):
         caller.sendall(part)
-        told = b"".join(iter(lambda: caller.recv(4096), b""))
-    assert told.startswith(b"HTTP/1.1 408 ")
-    assert b"did not arrive in 0.2 s" in told
+        response = b"".join(iter(lambda: caller.recv(4096), b""))
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive in 0.2 s" in response
 
 
 def test_too_many_requests_at_once_are_refused():
@@ -666,9 +668,9 @@ def test_at_the_end_a_body_that_does_not_come_is_refused(monkeypatch, capfd):
         caller.sendall(part)
         until(lambda: server._http.server_state.tasks)
         server.stop()
-        told = b"".join(iter(lambda: caller.recv(4096), b""))
-    assert told.startswith(b"HTTP/1.1 503 ")
-    assert b"the server is stopping" in told
+        response = b"".join(iter(lambda: caller.recv(4096), b""))
+    assert response.startswith(b"HTTP/1.1 503 ")
+    assert b"the server is stopping" in response
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -678,17 +680,17 @@ def test_an_error_is_answered_and_its_words_are_kept_from_the_log(capfd, stream)
     with serving(fake) as server:
         fake.error = ValueError("Norwick was in the article")
         answer = server.ask(ARTICLE, stream=stream)
-        told = answer.text if stream else refusal(answer, 500)
-        assert "no summary could be written (ValueError)" in told
+        message = answer.text if stream else refusal(answer, 500)
+        assert "no summary could be written (ValueError)" in message
         for error in (
             MemoryError(),
             DeviceMemoryError("no memory on the device for 1 rows of 9 tokens"),
         ):
             fake.error = error
             answer = server.ask(ARTICLE, stream=stream)
-            told = answer.text if stream else refusal(answer, 503)
-            assert "out of memory with 1 summaries at once" in told
-            assert "--batch-size (now 8)" in told
+            message = answer.text if stream else refusal(answer, 503)
+            assert "out of memory with 1 summaries at once" in message
+            assert "--batch-size (now 8)" in message
         fake.error = None
         assert server.ask(ARTICLE).is_success  # the worker has outlived it
     logged = capfd.readouterr().err

@@ -76,14 +76,14 @@ def alone(folder: Path) -> dict[str, list[str]]:
     prompts = [renderer.prompt(article).ids for article in ARTICLES]
 
     def texts(model: object) -> list[str]:
-        found = dict(generate(model, tokenizer, prompts, SETTINGS, device))  # type: ignore[arg-type]
-        return [renderer.text(found[i].written[0].ids) for i in range(len(prompts))]
+        candidates = dict(generate(model, tokenizer, prompts, SETTINGS, device))  # type: ignore[arg-type]
+        return [renderer.text(candidates[i].written[0].ids) for i in range(len(prompts))]
 
-    found = {"zero_shot": texts(base), "lead3": [lead3(article) for article in ARTICLES]}
+    texts_by_system = {"zero_shot": texts(base), "lead3": [lead3(article) for article in ARTICLES]}
     for name, place in (("best", "final_best_model"), ("baseline", "models/baseline")):
         with with_adapter(base, folder / place) as model:
-            found[name] = texts(model)
-    return found
+            texts_by_system[name] = texts(model)
+    return texts_by_system
 
 
 def write(
@@ -214,23 +214,23 @@ def test_a_baseline_of_another_base_is_refused(folder, tmp_path, capsys):
     (tmp_path / "models" / "baseline" / "train.json").write_text('{"base": {"base": "other"}}')
     (tmp_path / "final_best_model").symlink_to(folder / "final_best_model")
     assert main.main(["serve", "--model", str(tmp_path), "--port", "0"]) == 2
-    told = capsys.readouterr().err
-    assert "models/baseline was trained on base {'base': 'other'}" in told
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "models/baseline was trained on base {'base': 'other'}" in stderr
+    assert stderr.count("\n") == 1
     (tmp_path / "models" / "baseline" / "train.json").write_text('{"ba')
     assert main.main(["serve", "--model", str(tmp_path), "--port", "0"]) == 2
-    told = capsys.readouterr().err
-    assert "models/baseline is damaged (JSONDecodeError: " in told
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "models/baseline is damaged (JSONDecodeError: " in stderr
+    assert stderr.count("\n") == 1
 
 
 def test_an_address_in_use_is_told_in_one_line(folder, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main.main(["serve", "--model", str(folder), "--port", port]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"nutgraf: 127.0.0.1 port {port} cannot be had (")
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"nutgraf: 127.0.0.1 port {port} cannot be had (")
+    assert stderr.count("\n") == 1
     for words, said in (
         (["--port", "99999"], "--port is 99999: give a number from 0 to 65535"),
         (["--host", "192.0.2.1"], "give another with --host and --port"),

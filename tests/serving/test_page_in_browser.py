@@ -131,10 +131,10 @@ class Person:
     def heard(self, what: str) -> list[str]:
         """Complaints of the browser, or the addresses that it has asked."""
         if what == "complaints":
-            told = self.page.told(
+            events = self.page.told(
                 "Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"
             )
-            return [json.dumps(event)[:300] for event in told]
+            return [json.dumps(event)[:300] for event in events]
         return [e["request"]["url"] for e in self.page.told("Network.requestWillBeSent")]
 
 
@@ -195,11 +195,11 @@ def test_a_sentence_shows_its_passage_when_pointed_at(person: Person) -> None:
 def test_what_the_article_lacks_is_underlined(person: Person) -> None:
     person.opens()
     person.summarizes(ARTICLE)
-    told = person.page.run(
+    underlined = person.page.run(
         "[...document.querySelectorAll('u.unsupported')].filter(u => u.title)"
         ".map(u => [u.firstChild.data, u.title, getComputedStyle(u).textDecorationLine])"
     )
-    assert told == [
+    assert underlined == [
         ["55", "number not in the article", "underline"],
         ["Kolvane", "name not in the article", "underline"],
     ]
@@ -325,8 +325,8 @@ def test_markup_in_an_article_stays_text(person: Person) -> None:
     reading = person.page.run("document.getElementById('reading').textContent")
     assert reading.replace("\0", "").replace("\ufffd", "") == clean
     assert person.page.run("document.title") == "nutgraf"
-    found = "document.querySelectorAll('main img, main svg, main script, main style').length"
-    assert person.page.run(found) == 0
+    count_script = "document.querySelectorAll('main img, main svg, main script, main style').length"
+    assert person.page.run(count_script) == 0
     assert person.page.run("document.documentElement.scrollWidth") <= 1280
     # And if it did get in as markup, the browser would not take it.
     assert "TrustedHTML" in person.page.run(

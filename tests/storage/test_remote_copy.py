@@ -344,10 +344,10 @@ def test_a_file_damaged_or_gone_in_the_storage_is_told_and_its_artefact_not_take
     there = fetched(bucket, tmp_path / "there")
     assert version(there) is None
     assert not (there / ".making" / "search").exists()
-    told = capsys.readouterr().err
-    assert "two is not fetched from s3://" in told
-    assert "table.csv is not as it was made" in told
-    assert "rows.part is not as it was made" in told
+    stderr = capsys.readouterr().err
+    assert "two is not fetched from s3://" in stderr
+    assert "table.csv is not as it was made" in stderr
+    assert "rows.part is not as it was made" in stderr
     files.delete("table.csv")
     assert version(fetched(bucket, tmp_path / "there")) is None
     assert "table.csv is missing" in capsys.readouterr().err

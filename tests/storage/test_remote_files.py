@@ -104,9 +104,9 @@ def test_a_storage_that_does_not_answer_or_refuses_is_told_without_the_password(
     monkeypatch.setattr(files, "_system", Broken("NETWORK_CONNECTION: curlCode: 7"))
     with pytest.raises(
         Unreachable, match=r"storage s3://…@studies/x.* cannot be used .*7\)"
-    ) as told:
+    ) as error:
         files.read("x")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
     monkeypatch.setattr(files, "_system", Broken("ACCESS_DENIED during PutObject operation"))
     with pytest.raises(UserError, match=r"ACCESS_DENIED.*your rights .*AWS_SECRET_ACCESS_KEY"):
         files.write("x", b"")
@@ -149,9 +149,9 @@ def test_a_dead_holder_is_waited_for_and_then_taken_over_which_is_told(
         assert before == dead.token
         with pytest.raises(Failure, match="was taken over by process"):
             dead.check()
-    told = capsys.readouterr().err
-    assert "waiting 1 s for a sign of life" in told
-    assert "gives no sign of life: its work is carried on" in told
+    stderr = capsys.readouterr().err
+    assert "waiting 1 s for a sign of life" in stderr
+    assert "gives no sign of life: its work is carried on" in stderr
     dead._write()
     with Lease(files).acquired(dead.token):  # the same folder again: nobody else can be meant
         assert "waiting" not in capsys.readouterr().err

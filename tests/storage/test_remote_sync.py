@@ -33,8 +33,8 @@ class Prepare:
         return [folder.artefact("data", settings={"seed": config.data.seed})]
 
     def run(self, config: Config, folder: RunFolder, outdated: list[Artefact]) -> None:
-        (made,) = outdated
-        with made.writing() as scratch:
+        (artefact,) = outdated
+        with artefact.writing() as scratch:
             (scratch / "data").mkdir()
             (scratch / "data" / "train.txt").write_text("articles")
 
@@ -44,20 +44,20 @@ class Generate:
 
     def __init__(self, stop: dict[int, object] | None = None) -> None:
         self.stop = stop or {}
-        self.made: list[int] = []
+        self.added: list[int] = []
 
     def artefacts(self, config: Config, folder: RunFolder) -> list[Artefact]:
         return [folder.artefact("summaries", outputs=["summaries.jsonl"], inputs=["data"])]
 
     def run(self, config: Config, folder: RunFolder, outdated: list[Artefact]) -> None:
-        (made,) = outdated
-        with made.writing(resume=True) as scratch:
+        (artefact,) = outdated
+        with artefact.writing(resume=True) as scratch:
             journal = Journal(scratch / "rows.part")
             for number in range(len(journal.rows), ROWS):
                 if number in self.stop:
                     self.stop[number]()  # type: ignore[operator]
                 journal.add([{"row": number}])
-                self.made.append(number)
+                self.added.append(number)
             write_records(scratch / "summaries.jsonl", journal.rows)
 
 
@@ -81,10 +81,10 @@ def contents(folder: Path) -> dict[str, str]:
 def test_the_folder_gone_the_same_command_says_that_all_is_done(s3: str, tmp_path: Path) -> None:
     uri, folder = s3.format("whole"), tmp_path / "run"
     assert run(folder, uri, Generate())
-    made, log = contents(folder), (folder / "log.jsonl").read_text()
+    files, log = contents(folder), (folder / "log.jsonl").read_text()
     shutil.rmtree(folder)
     assert not run(folder, uri, Generate())
-    assert contents(folder) == made
+    assert contents(folder) == files
     assert (folder / "log.jsonl").read_text().startswith(log)  # it goes on, wherever it does
     assert "summaries.jsonl" in RemoteFiles(uri).names()
 
@@ -115,7 +115,7 @@ def test_stopped_in_a_stage_another_machine_carries_on_from_the_last_row(
     shutil.rmtree(tmp_path / "one")
     other = Generate()
     assert run(tmp_path / "other", uri, other)
-    assert other.made == [4, 5]
+    assert other.added == [4, 5]
     rows = (tmp_path / "other" / "summaries.jsonl").read_text().splitlines()
     assert [json.loads(row)["row"] for row in rows] == list(range(ROWS))
     assert not run(tmp_path / "one", uri, Generate())
@@ -163,7 +163,7 @@ def test_a_machine_that_dies_is_waited_for_and_its_work_carried_on(
     monkeypatch.setattr(remote_lease, "EXPIRY", 0.5)
     other = Generate()
     assert run(tmp_path / "other", storage, other)
-    assert other.made == [3, 4, 5]
+    assert other.added == [3, 4, 5]
     assert "gives no sign of life: its work is carried on" in capsys.readouterr().err
 
 
@@ -177,7 +177,7 @@ def test_two_machines_in_turn_and_what_one_kept_to_itself_gives_way(tmp_path: Pa
     Journal(part).add([{"row": "kept here"}])
     last = Generate()
     assert run(tmp_path / "one", storage, last)
-    assert last.made == [5]
+    assert last.added == [5]
     assert (tmp_path / "one" / "log.jsonl").read_text().count("begins: process ") == 3
 
 
@@ -189,7 +189,7 @@ def test_what_this_machine_had_not_put_there_yet_is_not_lost(tmp_path: Path) -> 
     Journal(part).add([{"row": 2}, {"row": 3}])
     last = Generate()
     assert run(tmp_path / "one", storage, last)
-    assert last.made == [4, 5]
+    assert last.added == [4, 5]
 
 
 def test_a_storage_that_goes_away_ends_the_stage_with_all_whole_here(
@@ -211,8 +211,8 @@ def test_a_storage_that_goes_away_ends_the_stage_with_all_whole_here(
         )
         with pytest.raises(Failure, match=message):
             run(folder, storage, Generate({5: cut}))
-    told = capsys.readouterr().err
-    assert told.count("the work goes on here, and the storage is tried again") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("the work goes on here, and the storage is tried again") == 1
     assert (
         RunFolder(folder)
         .artefact("summaries", outputs=["summaries.jsonl"], inputs=["data"])
@@ -231,11 +231,11 @@ def test_a_lease_lost_ends_the_run_which_is_told(
     def taken() -> None:
         remote_lease.Lease(RemoteFiles(storage))._write()
         deadline = time.monotonic() + 10
-        told = ""
-        while "nothing more goes into the storage" not in told and time.monotonic() < deadline:
+        stderr = ""
+        while "nothing more goes into the storage" not in stderr and time.monotonic() < deadline:
             time.sleep(0.05)
-            told += capsys.readouterr().err
-        assert "nothing more goes into the storage" in told
+            stderr += capsys.readouterr().err
+        assert "nothing more goes into the storage" in stderr
 
     with pytest.raises(Failure, match=r"was taken over by process .* the same command carries on"):
         run(tmp_path / "run", storage, Generate({3: taken}))
@@ -258,9 +258,9 @@ def test_the_settings_come_from_the_storage_where_the_folder_has_none(
 def test_a_storage_is_no_place_for_a_password(capsys: pytest.CaptureFixture[str]) -> None:
     for secret in ("s3://KEYKEYKEYKEYKEYKEY:sec/ret@b/x", "abfs://c/x?account_key=secret"):
         assert main.main(["prepare", "--storage", secret]) == 2
-        told = capsys.readouterr().err
-        assert "set the environment variable AWS_SECRET_ACCESS_KEY or its like" in told
-        assert "ret" not in told.replace("SECRET", "")
+        stderr = capsys.readouterr().err
+        assert "set the environment variable AWS_SECRET_ACCESS_KEY or its like" in stderr
+        assert "ret" not in stderr.replace("SECRET", "")
 
 
 def test_without_storage_no_library_of_file_systems_is_loaded() -> None:

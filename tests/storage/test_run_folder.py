@@ -216,7 +216,7 @@ def two(folder: RunFolder, text: str) -> Artefact:
     return folder.artefact("two", outputs=["both", "table.csv"], settings={"text": text})
 
 
-def found(folder: RunFolder) -> str | None:
+def version_there(folder: RunFolder) -> str | None:
     """Which version is there, by its manifest; that it is all of that version is checked."""
     if not folder.has("two"):
         return None
@@ -240,18 +240,18 @@ def test_killed_at_any_operation_on_files_it_is_old_or_new_or_not_made_and_never
         if over_an_old_version:
             make_two(folder, "old")
         survived = killer.survives(left, lambda folder=folder: make_two(folder, "new"))
-        states.append(found(folder))
+        states.append(version_there(folder))
         sealed = (folder / ".making" / "two" / "manifest.json").exists()
         whole += sealed
         # The next run is killed as well, in one case at every operation in turn until one is not.
         again = 0 if whole == 1 else 1000
         while not killer.survives(again, folder.recover):
-            assert found(folder) in (states[-1], None, "new")
+            assert version_there(folder) in (states[-1], None, "new")
             again += 1
-        if found(folder) != "new":
+        if version_there(folder) != "new":
             assert not sealed  # what was sealed has not to be made again
             make_two(folder, "new")
-        assert found(folder) == "new"
+        assert version_there(folder) == "new"
         assert not list((folder / ".making").iterdir())
         if survived:
             break
@@ -270,8 +270,8 @@ def test_what_a_stopped_run_left_is_carried_on_only_by_the_same(
     def stopped(resume: bool = True, **settings: object) -> list[str]:
         """What lies in the scratch at the start of an attempt that is stopped."""
         there: list[str] = []
-        made = folder.artefact("search", inputs=["data"], settings=settings)
-        with contextlib.suppress(KeyboardInterrupt), made.writing(resume=resume) as out:
+        artefact = folder.artefact("search", inputs=["data"], settings=settings)
+        with contextlib.suppress(KeyboardInterrupt), artefact.writing(resume=resume) as out:
             there = sorted(p.name for p in out.iterdir() if p.name != "claim.json")
             (out / f"{len(there)}.txt").write_text("half")
             raise KeyboardInterrupt
@@ -306,16 +306,16 @@ def test_work_goes_on_if_only_settings_have_changed_that_are_replayed(tmp_path: 
     def search(stop: bool, trials: int, rate: int = 1) -> list[str]:
         """What lies there at the start of an attempt."""
         settings = {"search.trials": trials, "rate": rate}
-        made = folder.artefact(
+        artefact = folder.artefact(
             "search", inputs=["data:a"], settings=settings, replayed=["search.trials"]
         )
-        with contextlib.suppress(KeyboardInterrupt), made.writing(resume=True) as out:
+        with contextlib.suppress(KeyboardInterrupt), artefact.writing(resume=True) as out:
             (out / "search").mkdir(exist_ok=True)
             there = sorted(path.name for path in (out / "search").iterdir())
             (out / "search" / f"{trials}-{rate}").touch()
             if stop:
                 raise KeyboardInterrupt
-        assert stop or made.is_current
+        assert stop or artefact.is_current
         return there
 
     assert search(True, 2) == []
@@ -367,8 +367,8 @@ def test_a_second_run_says_who_holds_the_folder_and_a_dead_one_holds_nothing(
     try:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
-        found = rf"in use by process {holder.pid} on {os.uname().nodename} since 20\d\d-"
-        with pytest.raises(UserError, match=found), run_lock(tmp_path):
+        message = rf"in use by process {holder.pid} on {os.uname().nodename} since 20\d\d-"
+        with pytest.raises(UserError, match=message), run_lock(tmp_path):
             pass
     finally:
         holder.kill()

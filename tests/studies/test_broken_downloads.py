@@ -36,8 +36,8 @@ class Hub:
         return hashlib.sha1(b"".join(self.files.values())).hexdigest()
 
     def answer(self, path: str) -> bytes | None:
-        if found := re.fullmatch(r"/someone/tiny/resolve/[^/]+/(.+)", path):
-            return self.files.get(found[1])
+        if match := re.fullmatch(r"/someone/tiny/resolve/[^/]+/(.+)", path):
+            return self.files.get(match[1])
         if re.fullmatch(r"/api/models/someone/tiny(/revision/.+)?", path):
             siblings = [{"rfilename": name} for name in self.files]
             about = {"id": "someone/tiny", "sha": self.head, "siblings": siblings}

@@ -56,7 +56,7 @@ def nodes(head: Nodes) -> Nodes:
 
 @pytest.fixture
 def config(nodes: Nodes, tiny_base: Path) -> Callable[..., Config]:
-    def made(**ray: Any) -> Config:
+    def build(**ray: Any) -> Config:
         return build_config(
             {
                 "model": {"base": str(tiny_base), "dtype": "fp32"},
@@ -72,7 +72,7 @@ def config(nodes: Nodes, tiny_base: Path) -> Callable[..., Config]:
             }
         )  # fmt: skip
 
-    return made
+    return build
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def test_pieces_of_a_node_that_dies_are_done_elsewhere(
         both = dict(cluster.run_tasks(slowly, range(6), 0.5))
         assert len({node for _, node in both.values()}) == 2
         timer = after(1.5, nodes.kill)
-        found = dict(cluster.run_tasks(slowly, range(8), 1.0))
+        results = dict(cluster.run_tasks(slowly, range(8), 1.0))
         timer.join()
-        assert {i: square for i, (square, _) in found.items()} == {i: i * i for i in range(8)}
+        assert {i: square for i, (square, _) in results.items()} == {i: i * i for i in range(8)}
         assert cluster.capacity(1, 0) == 1
 
 
@@ -130,19 +130,19 @@ def test_summaries_and_losses_are_the_same_on_one_and_on_two_workers_and_where_a
 ) -> None:
     prompts = [row.input_ids[: row.prompt_tokens] for row in rows]
 
-    def made(cluster: Cluster) -> tuple[dict[int, Any], dict[int, RowLoss]]:
+    def summaries_and_losses(cluster: Cluster) -> tuple[dict[int, Any], dict[int, RowLoss]]:
         with open_backend(config(), None, cluster) as there:
             summaries = {i: s for batch in there.summaries(prompts) for i, s in batch.items()}
             losses = {i: s for batch in there.losses(rows) for i, s in batch.items()}
         return summaries, losses
 
     with join_cluster(config().ray, tmp_path) as cluster:
-        by_one = made(Cluster(config(workers=1).ray))
+        by_one = summaries_and_losses(Cluster(config(workers=1).ray))
         assert sorted(by_one[0]) == sorted(by_one[1]) == list(range(len(rows)))
         assert len({tuple(s.ids) for s in by_one[0].values()}) > 3
-        assert made(cluster) == by_one
+        assert summaries_and_losses(cluster) == by_one
         timer = after(0.2, nodes.kill)
-        assert made(cluster) == by_one
+        assert summaries_and_losses(cluster) == by_one
         timer.join()
 
 
@@ -151,8 +151,8 @@ def alone(config: Config, rows: list[Example], out: Path) -> TrainingResult:
 
 
 def losses(done: TrainingResult) -> list[float]:
-    found = [(row.train_loss, row.validation_loss) for row in done.history.rows]
-    return [loss for both in found for loss in both if loss is not None]
+    pairs = [(row.train_loss, row.validation_loss) for row in done.history.rows]
+    return [loss for both in pairs for loss in both if loss is not None]
 
 
 @pytest.mark.usefixtures("quick_trainings")
@@ -238,12 +238,12 @@ def test_a_search_proposes_the_same_trials_and_goes_on_where_a_node_dies(
 
         timer = after(0, kill)
         out = tmp_path / f"cluster-{together}"
-        found = ray_tune.run_search(settings, rows[20:], rows[:20], out, together)
+        trials = ray_tune.run_search(settings, rows[20:], rows[:20], out, together)
         timer.join()
         assert SECOND not in nodes.processes
-        assert [t.values for t in found] == [t.values for t in local]
-        assert [t.status for t in found] == [t.status for t in local]
-        for there, these in zip(found, local, strict=True):
+        assert [t.values for t in trials] == [t.values for t in local]
+        assert [t.status for t in trials] == [t.status for t in local]
+        for there, these in zip(trials, local, strict=True):
             assert [loss for _, loss in there.history] == pytest.approx(
                 [loss for _, loss in these.history], abs=1e-4 if together else 1e-5
             )
@@ -283,10 +283,10 @@ def test_a_study_is_given_from_outside_and_fetched(head: Nodes, tmp_path: Path) 
         "ray": {"address": f"ray://{head.outside}"},
     }
     assert runner.run_study(build_config(raw), ("prepare",))
-    made = (tmp_path / "run" / "data" / "train.parquet").read_bytes()
+    content = (tmp_path / "run" / "data" / "train.parquet").read_bytes()
     shutil.rmtree(tmp_path / "run")
     assert not runner.run_study(build_config(raw), ("prepare",))
-    assert (tmp_path / "run" / "data" / "train.parquet").read_bytes() == made
+    assert (tmp_path / "run" / "data" / "train.parquet").read_bytes() == content
     with pytest.raises(UserError, match="storage null"):
         runner.run_study(build_config({**raw, "storage": None}), ("prepare",))
     with pytest.raises(UserError, match="absolute path"):

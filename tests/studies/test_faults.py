@@ -42,21 +42,21 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "message"),
     [
         (3, r"the loss is nan at step 4, learning rate 3\.00e-03: lower train\.learning_rate"),
         (4, r"the validation loss is nan after step 4, learning rate 3\.00e-03: lower train\."),
     ],
 )
 def test_a_loss_that_is_not_a_number_ends_it_with_the_last_good_checkpoint_kept(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, told: str
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, message: str
 ) -> None:
     poisoned(monkeypatch, step)
-    with pytest.raises(Failure, match=told):
+    with pytest.raises(Failure, match=message):
         little.train(tiny_base, tmp_path / "a")
-    (kept,) = (tmp_path / ".a.checkpoints").glob("checkpoint-*")
-    assert kept.name == "checkpoint-2"
-    weights = torch.load(kept / "optimizer.pt", weights_only=True)["state"]
+    (checkpoint,) = (tmp_path / ".a.checkpoints").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-2"
+    weights = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
     assert all(torch.isfinite(state["exp_avg"]).all() for state in weights.values())
 
 
@@ -104,17 +104,17 @@ def test_in_the_middle_it_goes_on_from_the_checkpoint_and_a_stop_does_not_forget
 ) -> None:  # fmt: skip
     seen: list[Evaluation] = []
 
-    def stop_after_four(found: Evaluation) -> None:
-        seen.append(found)
-        if found.step == 4:
+    def stop_after_four(evaluation: Evaluation) -> None:
+        seen.append(evaluation)
+        if evaluation.step == 4:
             raise KeyboardInterrupt
 
     tried = without_memory(monkeypatch, rows=1, after=3)
     with pytest.raises(KeyboardInterrupt):
         little.train(tiny_base, tmp_path / "a", on_eval=stop_after_four)
-    assert [found.step for found in seen] == [2, 4]  # none of them twice
-    told = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[2][:40] for line in told] == [
+    assert [evaluation.step for evaluation in seen] == [2, 4]  # none of them twice
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[2][:40] for line in lines] == [
         " no memory on the device for 4 articles ",
         " carries on from checkpoint-2",
         " no memory on the device for 2 articles ",
@@ -130,11 +130,11 @@ def test_where_one_article_does_not_fit_the_knobs_are_told(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_memory(monkeypatch, rows=0)
-    told = (
+    message = (
         r"a: no memory on the device for one article of up to \d+ tokens \(CUDA out of memory.*\): "
         r"lower prompt\.max_tokens, or set train\.activation_checkpointing"
     )
-    with pytest.raises(Failure, match=told):
+    with pytest.raises(Failure, match=message):
         little.train(tiny_base, tmp_path / "a")
 
 
@@ -142,13 +142,13 @@ def test_where_one_article_does_not_fit_the_knobs_are_told(
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [("fails", "the loss is nan"), ("killed", "ended with status -9")],
 )
 def test_where_one_job_goes_wrong_the_other_comes_to_its_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str, message: str
 ) -> None:
-    with pytest.raises(Failure, match=told):
+    with pytest.raises(Failure, match=message):
         run_jobs(jobs.fails_or_takes_longer, [tmp_path / bad, tmp_path / "good"], processes=2)
     assert (tmp_path / "good").read_text() == "done"
     assert "failed, what else is under way goes on: " in capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_jobs_end_with_what_started_them(tmp_path: Path, number: int) -> None:
     until(lambda: all(map(pid, "ab")))
     pids = [pid(job) for job in "ab"]
     process.send_signal(number)
-    told, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     until(lambda: not any(map(alive, pids)))
     saved = [(tmp_path / f"{job}.saved").exists() for job in "ab"]
     if number == signal.SIGKILL:
@@ -203,5 +203,5 @@ def test_jobs_end_with_what_started_them(tmp_path: Path, number: int) -> None:
         assert saved == [False, False]
     else:
         assert process.returncode == 128 + number
-        assert told == f"stopped by {signal.Signals(number).name}\n"
+        assert output == f"stopped by {signal.Signals(number).name}\n"
         assert saved == [True, True]

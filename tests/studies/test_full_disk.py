@@ -54,13 +54,13 @@ def test_full_in_any_stage(disk: Path, tiny_base: Path, capsys: pytest.CaptureFi
         fill(disk, room * 1024)
         capsys.readouterr()
         status = main.main([stage, "--run", str(folder.path), *words])
-        told = capsys.readouterr().err.splitlines()
-        assert status == 1, told
-        assert sum(line.startswith("nutgraf: ") for line in told) == 1
-        assert told[-1].startswith("nutgraf: ")
-        assert "No space left on device" in told[-1]
-        assert str(disk) in told[-1]
-        assert told[-1].endswith("free space there; the same command carries on from here")
+        lines = capsys.readouterr().err.splitlines()
+        assert status == 1, lines
+        assert sum(line.startswith("nutgraf: ") for line in lines) == 1
+        assert lines[-1].startswith("nutgraf: ")
+        assert "No space left on device" in lines[-1]
+        assert str(disk) in lines[-1]
+        assert lines[-1].endswith("free space there; the same command carries on from here")
         (disk / "filler").unlink()
         if stage != "report":  # whose figures take their time
             assert main.main([stage, "--run", str(folder.path), *words]) == 0

@@ -94,35 +94,35 @@ def broken(raw: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
     @st.composite
     def change(draw: st.DrawFn) -> bytes:
-        found = bytearray(draw(raw))
+        content = bytearray(draw(raw))
         how = draw(st.sampled_from(["whole", "cut", "changed"]))
         if how == "cut":
-            return bytes(found[: draw(st.integers(0, len(found)))])
-        if how == "changed" and found:
+            return bytes(content[: draw(st.integers(0, len(content)))])
+        if how == "changed" and content:
             for _ in range(draw(st.integers(1, 4))):
-                found[draw(st.integers(0, len(found) - 1))] = draw(st.integers(0, 255))
-        return bytes(found)
+                content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+        return bytes(content)
 
     return change()
 
 
-def drawn_from(path: Path, **given: Any) -> None:
+def drawn_from(path: Path, **options: Any) -> None:
     """All that `prepare` does with a file before any model is asked."""
-    data = DataConfig(train=str(path), validation=str(path), test=str(path), **given)
+    data = DataConfig(train=str(path), validation=str(path), test=str(path), **options)
     with one_line_at_most():
-        found: dict[str, load.Split] = {}
+        splits: dict[str, load.Split] = {}
         for name in ("test", "validation", "train"):
-            found[name] = load.load_articles(data, name, others=found)
-        for split in found.values():
+            splits[name] = load.load_articles(data, name, others=splits)
+        for split in splits.values():
             left_out = len(split.rejected) + len(split.removed)
             assert len(split.articles) == min(split.requested or 10**9, split.rows_read - left_out)
             for article in split.articles:
                 assert article.article == usable_text(article.article)
                 assert article.reference == usable_text(article.reference)
             json.dumps([str(reject) for reject in split.rejected]).encode()
-        data_card.build_card(found)
-        article_store.write_split(found["train"].articles, path.with_suffix(".out"))
-        assert article_store.read_split(path.with_suffix(".out")) == found["train"].articles
+        data_card.build_card(splits)
+        article_store.write_split(splits["train"].articles, path.with_suffix(".out"))
+        assert article_store.read_split(path.with_suffix(".out")) == splits["train"].articles
     with one_line_at_most():
         columns = {"reference": ["highlights"], "summary": ["highlights"], "article": ["article"]}
         list(score_file._of_table(path, columns))
@@ -135,13 +135,15 @@ ALLOWED = st.fixed_dictionaries(
 
 
 @fuzz(300)
-@given(lines=st.lists(broken(ROW.map(as_json)) | st.binary(max_size=30), max_size=6), given=ALLOWED)
-@example(lines=[b"[" * 100_000], given={})
-@example(lines=[b"\xff\xfe{"], given={})
-def test_jsonl(folder: Path, lines: list[bytes], given: dict[str, Any]) -> None:
+@given(
+    lines=st.lists(broken(ROW.map(as_json)) | st.binary(max_size=30), max_size=6), options=ALLOWED
+)
+@example(lines=[b"[" * 100_000], options={})
+@example(lines=[b"\xff\xfe{"], options={})
+def test_jsonl(folder: Path, lines: list[bytes], options: dict[str, Any]) -> None:
     path = folder / "a.jsonl"
     path.write_bytes(b"\n".join(lines))
-    drawn_from(path, **given)
+    drawn_from(path, **options)
 
 
 @st.composite
@@ -154,11 +156,11 @@ def tables(draw: st.DrawFn) -> bytes:
 
 
 @fuzz(300)
-@given(raw=broken(tables()) | st.binary(max_size=60), given=ALLOWED)
-def test_csv(folder: Path, raw: bytes, given: dict[str, Any]) -> None:
+@given(raw=broken(tables()) | st.binary(max_size=60), options=ALLOWED)
+def test_csv(folder: Path, raw: bytes, options: dict[str, Any]) -> None:
     path = folder / "a.csv"
     path.write_bytes(raw)
-    drawn_from(path, **given)
+    drawn_from(path, **options)
 
 
 @st.composite
@@ -178,11 +180,11 @@ def parquets(draw: st.DrawFn) -> bytes:
 
 
 @fuzz(200)
-@given(raw=broken(parquets()), given=ALLOWED)
-def test_parquet(folder: Path, raw: bytes, given: dict[str, Any]) -> None:
+@given(raw=broken(parquets()), options=ALLOWED)
+def test_parquet(folder: Path, raw: bytes, options: dict[str, Any]) -> None:
     path = folder / "a.parquet"
     path.write_bytes(raw)
-    drawn_from(path, **given)
+    drawn_from(path, **options)
 
 
 # The configuration.
@@ -246,14 +248,14 @@ def load_again(config: Config) -> Config:
 
 @fuzz(300)
 @given(
-    given=st.dictionaries(
+    overrides=st.dictionaries(
         st.sampled_from(NAMES).map(lambda name: name.replace("NAME", "x")) | TEXT,
         TEXT | VALUE.map(json.dumps), max_size=3,
     )
 )  # fmt: skip
-def test_overrides(given: dict[str, str]) -> None:
+def test_overrides(overrides: dict[str, str]) -> None:
     with one_line_at_most():
-        assert isinstance(load_config(None, given), Config)
+        assert isinstance(load_config(None, overrides), Config)
 
 
 WORDS = TEXT | st.sampled_from(
@@ -277,11 +279,11 @@ def test_command_lines(words: list[str]) -> None:
         patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"News.")))
         status = main.main(words)
     assert status in (0, 1, 2)
-    told = err.getvalue()
+    stderr = err.getvalue()
     if status:
-        assert told.startswith("nutgraf: ")
-        assert told.endswith("\n")
-        assert told[:-1].isprintable()
+        assert stderr.startswith("nutgraf: ")
+        assert stderr.endswith("\n")
+        assert stderr[:-1].isprintable()
 
 
 # Texts.
@@ -318,10 +320,11 @@ def test_a_message_stays_one_line(text: str, repeat: int) -> None:
 def renderers() -> dict[tuple[str, int], Renderer]:
     tokenizer = load_tokenizer(ModelConfig())
     return {
-        (template, most): Renderer(
-            tokenizer, PromptConfig(template=template, max_tokens=most, max_article_tokens=most - 9)
+        (template, limit): Renderer(
+            tokenizer,
+            PromptConfig(template=template, max_tokens=limit, max_article_tokens=limit - 9),
         )
-        for template, most in itertools.product(("plain", "chat"), (60, 200))
+        for template, limit in itertools.product(("plain", "chat"), (60, 200))
     }
 
 
@@ -330,15 +333,15 @@ def renderers() -> dict[tuple[str, int], Renderer]:
     article=st.lists(TEXT, max_size=6).map(" ".join),
     summary=TEXT,
     template=st.sampled_from(["plain", "chat"]),
-    most=st.sampled_from([60, 200]),
+    limit=st.sampled_from([60, 200]),
 )
-def test_renderer(renderers, article: str, summary: str, template: str, most: int) -> None:
-    renderer = renderers[template, most]
+def test_renderer(renderers, article: str, summary: str, template: str, limit: int) -> None:
+    renderer = renderers[template, limit]
     with one_line_at_most():
         prompt = renderer.prompt(article)
-        assert len(prompt.ids) <= most
+        assert len(prompt.ids) <= limit
         row = renderer.example(article, summary)
-        assert len(row.input_ids) == len(row.labels) <= most
+        assert len(row.input_ids) == len(row.labels) <= limit
         assert renderer.text(row.labels[row.prompt_tokens :]) == usable_text(summary)
         assert row.labels.count(row.labels[-1]) == 1  # the end of sequence, and no other
 

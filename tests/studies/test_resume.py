@@ -158,8 +158,8 @@ def test_stopped_again_and_again_and_by_on_eval(
     out = tmp_path / "a"
 
     def stopped_when_told_of(step: int) -> None:
-        def stop(found: Evaluation) -> None:
-            if found.step == step:
+        def stop(evaluation: Evaluation) -> None:
+            if evaluation.step == step:
                 raise Stop
 
         with pytest.raises(Stop):
@@ -172,8 +172,8 @@ def test_stopped_again_and_again_and_by_on_eval(
     stopped_when_told_of(4)  # again
     stopped_when_told_of(6)  # after the last step
     assert train(tiny_base, out) == whole
-    told = capsys.readouterr().err.splitlines()
-    assert told == [f"a: carries on from checkpoint-{n}" for n in (2, 4, 4, 6)]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"a: carries on from checkpoint-{n}" for n in (2, 4, 4, 6)]
     assert train(tiny_base, out) == whole  # finished: nothing is trained again
     assert capsys.readouterr().err == "a: trained before, with the same settings and rows\n"
 
@@ -228,13 +228,13 @@ def test_asked_to_stop_it_writes_a_checkpoint_first(
 # Checkpoints that are not whole.
 
 
-def written(kept: Checkpoints, *steps: int) -> None:
+def written(store: Checkpoints, *steps: int) -> None:
     for step in steps:
-        folder = kept.half_written / f"checkpoint-{step}"
+        folder = store.half_written / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         for name in ("adapter.safetensors", "optimizer.pt"):
             (folder / name).write_text(f"{name} of step {step}")
-        kept.commit(step)
+        store.commit(step)
 
 
 def cut(path: Path) -> None:
@@ -242,7 +242,7 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda last: None, "carries on from checkpoint-6"),
         (
@@ -269,21 +269,21 @@ def cut(path: Path) -> None:
 )
 def test_of_two_checkpoints_the_newest_whole_one_is_taken_which_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    damage: Callable[[Path], object], told: str,
+    damage: Callable[[Path], object], message: str,
 ) -> None:  # fmt: skip
-    kept = Checkpoints(tmp_path / "a", {"n": 1}, "a")
-    kept.open()
-    assert kept.newest() is None
+    store = Checkpoints(tmp_path / "a", {"n": 1}, "a")
+    store.open()
+    assert store.newest() is None
     assert capsys.readouterr().err == ""
-    written(kept, 2, 4, 6)
+    written(store, 2, 4, 6)
     assert checkpoints(tmp_path / "a") == ["checkpoint-4", "checkpoint-6"]
-    (kept.half_written / "checkpoint-8").mkdir(parents=True)  # and is never taken for one
-    damage(kept.folder / "checkpoint-6")
-    newest = kept.newest()
-    assert capsys.readouterr().err == f"a: {told}\n"
-    assert (newest.name if newest else "over") in told
-    assert not kept.half_written.exists()
-    written(kept, 7)  # what is not whole does not take a place from what is
+    (store.half_written / "checkpoint-8").mkdir(parents=True)  # and is never taken for one
+    damage(store.folder / "checkpoint-6")
+    newest = store.newest()
+    assert capsys.readouterr().err == f"a: {message}\n"
+    assert (newest.name if newest else "over") in message
+    assert not store.half_written.exists()
+    written(store, 7)  # what is not whole does not take a place from what is
     assert checkpoints(tmp_path / "a")[-1:] == ["checkpoint-7"]
     assert len(checkpoints(tmp_path / "a")) == (2 if newest else 1)
 
@@ -292,21 +292,21 @@ def test_killed_while_it_writes_a_checkpoint_it_has_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killer = Killer(tmp_path, monkeypatch)
-    found = []
+    names = []
     for left in range(100):
-        kept = Checkpoints(tmp_path / str(left) / "a", {"n": 1}, "a")
-        kept.open()
-        written(kept, 2, 4)
-        survived = killer.survives(left, lambda kept=kept: written(kept, 6))
-        newest = kept.newest()
+        store = Checkpoints(tmp_path / str(left) / "a", {"n": 1}, "a")
+        store.open()
+        written(store, 2, 4)
+        survived = killer.survives(left, lambda store=store: written(store, 6))
+        newest = store.newest()
         assert newest
         for file in ("adapter.safetensors", "optimizer.pt"):
             step = newest.name.removeprefix("checkpoint-")
             assert (newest / file).read_text() == f"{file} of step {step}"
-        found.append(newest.name)
+        names.append(newest.name)
         if survived:
             break
-    assert list(dict.fromkeys(found)) == ["checkpoint-4", "checkpoint-6"]
+    assert list(dict.fromkeys(names)) == ["checkpoint-4", "checkpoint-6"]
 
 
 def test_without_a_whole_checkpoint_a_training_starts_over(
@@ -480,9 +480,9 @@ class Stage:
         return [folder.artefact(self.name, inputs=self.inputs, settings=settings)]
 
     def run(self, config: Config, folder: RunFolder, outdated: list[Artefact]) -> None:
-        (made,) = outdated
-        with made.writing(resume=True) as out:
-            (out / self.name).write_text(str(made.settings))
+        (artefact,) = outdated
+        with artefact.writing(resume=True) as out:
+            (out / self.name).write_text(str(artefact.settings))
             if self.stops:
                 raise KeyboardInterrupt
 
@@ -499,7 +499,7 @@ def test_what_is_made_again_and_why_is_told_before_anything_is(
     makes = {name: stage.artefacts for name, stage in stages.items()}
     monkeypatch.setattr(artifacts, "BY_STAGE", makes)
 
-    def told(**changes: Any) -> list[str]:
+    def announced(**changes: Any) -> list[str]:
         config = Config.model_validate({"run": str(tmp_path), **changes})
         with contextlib.suppress(KeyboardInterrupt):
             runner.run_study(config, tuple(stages))
@@ -507,19 +507,19 @@ def test_what_is_made_again_and_why_is_told_before_anything_is(
         begun = next(i for i, line in enumerate(lines) if line.startswith("[1/7]"))
         return lines[:begun]
 
-    assert told() == []
-    assert told() == []
+    assert announced() == []
+    assert announced() == []
     stages["train"].stops = True
-    assert told(search={"trials": 6}) == [
+    assert announced(search={"trials": 6}) == [
         "search is made again: search.trials was 4, is now 6",
         "models is made again if search changes",
     ]
-    assert told(search={"trials": 6}) == ["models is made again: changed: search"]
-    assert told(search={"trials": 6}, train={"eval_every": 64}) == [
+    assert announced(search={"trials": 6}) == ["models is made again: changed: search"]
+    assert announced(search={"trials": 6}, train={"eval_every": 64}) == [
         "models is made again: changed: search",
         "models, half made, is thrown away: settings.train.eval_every was 224, is now 64",
     ]
-    assert told(search={"trials": 7}, train={"eval_every": 64}) == [
+    assert announced(search={"trials": 7}, train={"eval_every": 64}) == [
         "search is made again: search.trials was 6, is now 7",
         "models is made again: changed: search",
         "models, half made, is thrown away if search changes",

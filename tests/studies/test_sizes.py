@@ -33,12 +33,12 @@ def test_an_article_of_10_mb_in_a_csv_is_cut_and_counted(tmp_path, tokenizer):
     (tmp_path / "a.csv").write_text(f'id,article,highlights\n1,"{ten}",Bridges.\n')
     started = time.process_time()
     data = Config(data=dict.fromkeys(SPLITS, str(tmp_path / "a.csv"))).data
-    (found,) = load.load_articles(data, "train").articles
-    prompt = Renderer(tokenizer, PromptConfig()).prompt(found.article)
+    (article,) = load.load_articles(data, "train").articles
+    prompt = Renderer(tokenizer, PromptConfig()).prompt(article.article)
     each = Renderer(tokenizer, PromptConfig()).prompt(STORY + STORY)
     one = Renderer(tokenizer, PromptConfig()).prompt(STORY)
     a_story = each.article_tokens - one.article_tokens
-    assert len(found.article) > 10_000_000 - 1
+    assert len(article.article) > 10_000_000 - 1
     assert prompt.article_tokens == PromptConfig().max_article_tokens
     whole = one.article_tokens + a_story * (len(ten) // len(STORY) - 1)
     assert prompt.article_tokens + prompt.trimmed_tokens == whole
@@ -90,8 +90,8 @@ SHAPES = {
 def test_no_shape_of_text_takes_the_square_of_its_length(shape):
     text = SHAPES[shape]
     started = time.process_time()
-    found = indicators.indicators(text, "A short one. 12 men.", "A short one. 12 men met Ab.")
-    assert found["words"] == 7
+    figures = indicators.indicators(text, "A short one. 12 men.", "A short one. 12 men met Ab.")
+    assert figures["words"] == 7
     indicators.indicators("A short one.", "One. Two.", text)
     rouge.score_rouge("Short one " + text, "short")
     for system in ("lead3", "textrank", "oracle"):

@@ -143,8 +143,8 @@ def test_search_and_trainings_have_curves_for_tensorboard(
 ) -> None:
     folder, *_ = first
     trials = pd.read_csv(folder / "search" / "trials.csv")
-    found = {path.name for path in (folder / "tensorboard").iterdir()}
-    assert found == {
+    curves = {path.name for path in (folder / "tensorboard").iterdir()}
+    assert curves == {
         "baseline",
         "best",
         "best_round1",

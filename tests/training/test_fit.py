@@ -167,8 +167,10 @@ def test_the_loss_is_on_the_summary_alone(
 ) -> None:
     """summary_losses, in padded batches, equals the plain definition row by row."""
     base, device = load_base(config), choose_device(config)
-    found = summary_losses(base, rows, load_tokenizer(config).pad_token_id, device, batch_size=7)
-    for row, loss in zip(rows[:10], found, strict=False):
+    row_losses = summary_losses(
+        base, rows, load_tokenizer(config).pad_token_id, device, batch_size=7
+    )
+    for row, loss in zip(rows[:10], row_losses, strict=False):
         with torch.no_grad():
             logits = base(input_ids=torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
         wanted = -sum(
@@ -197,8 +199,8 @@ def test_evaluations_what_a_callback_may_do_and_how_it_goes_on(
 ) -> None:
     seen: list[Evaluation] = []
 
-    def stop_after_two(found: Evaluation) -> None:
-        seen.append(found)
+    def stop_after_two(evaluation: Evaluation) -> None:
+        seen.append(evaluation)
         if len(seen) == 2:
             raise KeyboardInterrupt
 
@@ -293,14 +295,15 @@ def test_the_rows_of_a_search_are_enough_for_each_of_its_trials(budget: dict[str
         "train.micro_batch_size": Choices(choices=(1, 7, 3)),
         "train.gradient_accumulation_steps": Range(low=1, high=12),
     }
-    most = draw_examples(1_000, max_examples_seen(TrainConfig(**budget), space), seed=4)
+    drawn = draw_examples(1_000, max_examples_seen(TrainConfig(**budget), space), seed=4)
     for micro in (1, 3, 7):
         for accumulated in range(1, 13):
             trial = TrainConfig(
                 **budget, micro_batch_size=micro, gradient_accumulation_steps=accumulated
             )
             assert (
-                draw_examples(1_000, total_examples(trial), seed=4) == most[: total_examples(trial)]
+                draw_examples(1_000, total_examples(trial), seed=4)
+                == drawn[: total_examples(trial)]
             )
 
 

@@ -115,8 +115,10 @@ def four(bench: Bench, out: Path, steps: int = 50, **changes: Any) -> list[Train
 def curve(done: TrainingResult | Exception) -> list[float]:
     """Training and validation losses, in their order."""
     assert isinstance(done, TrainingResult), done
-    found = [r.validation_loss if r.train_loss is None else r.train_loss for r in done.history.rows]
-    return cast(list[float], found)
+    losses = [
+        r.validation_loss if r.train_loss is None else r.train_loss for r in done.history.rows
+    ]
+    return cast(list[float], losses)
 
 
 def weights(job: TrainingJob) -> dict[str, torch.Tensor]:
@@ -151,15 +153,15 @@ def test_losses_rows_and_files_are_those_of_fit(
     bench: Bench, alone: list[tuple[TrainingJob, TrainingResult]], tmp_path: Path
 ) -> None:
     job, wanted = four(bench, tmp_path)[0], alone[0][1]
-    told: list[int] = []
-    (done,) = bench.together([replace(job, on_eval=lambda found: told.append(found.step))])
+    steps: list[int] = []
+    (done,) = bench.together(
+        [replace(job, on_eval=lambda evaluation: steps.append(evaluation.step))]
+    )
     assert isinstance(done, TrainingResult)
-    assert told == [
-        found.step for found in wanted.history.rows if found.validation_loss is not None
-    ]
-    for found, row in zip(done.best.rows, wanted.best.rows, strict=True):
-        assert found.nll == pytest.approx(row.nll, abs=1e-3)
-        assert found.tokens == row.tokens
+    assert steps == [row.step for row in wanted.history.rows if row.validation_loss is not None]
+    for loss, row in zip(done.best.rows, wanted.best.rows, strict=True):
+        assert loss.nll == pytest.approx(row.nll, abs=1e-3)
+        assert loss.tokens == row.tokens
     assert done.model_copy(update={"history": wanted.history}) == wanted
     there, before = (sorted(p.name for p in j.out.iterdir()) for j in (job, alone[0][0]))
     assert there == before
@@ -190,10 +192,10 @@ def test_a_run_does_not_depend_on_who_else_is_present(bench: Bench, tmp_path: Pa
     """Nor on how many go through in one pass."""
     lone = four(bench, tmp_path / "lone", 4)
     by_itself = [bench.together([job])[0] for job in lone]
-    for name, most in (("all", None), ("two", 2)):
+    for name, limit in (("all", None), ("two", 2)):
         jobs = four(bench, tmp_path / name, 4)
-        found = bench.together(jobs, most)
-        for job, done, other, wanted in zip(jobs, found, lone, by_itself, strict=True):
+        results = bench.together(jobs, limit)
+        for job, done, other, wanted in zip(jobs, results, lone, by_itself, strict=True):
             assert curve(done) == pytest.approx(curve(wanted), abs=1e-4)
             assert_close(job, other)
 
@@ -248,7 +250,7 @@ def test_an_interrupted_one_ends_as_one_that_was_not(bench: Bench, tmp_path: Pat
 def test_what_happens_to_one_ends_that_one_alone(bench: Bench, tmp_path: Path) -> None:
     """A loss that is no number, and a caller that wants no more."""
 
-    def no_more(found: Evaluation) -> None:
+    def no_more(evaluation: Evaluation) -> None:
         raise ValueError("no more")
 
     wanted, jobs = four(bench, tmp_path / "wanted", 4), four(bench, tmp_path / "a", 4)
@@ -256,12 +258,12 @@ def test_what_happens_to_one_ends_that_one_alone(bench: Bench, tmp_path: Path) -
     wild = {"train.learning_rate": 1e30, "train.warmup_steps": 0}
     jobs[1] = replace(jobs[1], config=load.with_overrides(jobs[1].config, wild))
     jobs[2] = replace(jobs[2], on_eval=no_more)
-    found = bench.together(jobs)
-    assert isinstance(found[1], Failure)
-    assert "lower train.learning_rate" in str(found[1])
-    assert isinstance(found[2], ValueError)
+    results = bench.together(jobs)
+    assert isinstance(results[1], Failure)
+    assert "lower train.learning_rate" in str(results[1])
+    assert isinstance(results[2], ValueError)
     for n in (0, 3):
-        assert curve(found[n]) == pytest.approx(curve(undisturbed[n]), abs=1e-4)
+        assert curve(results[n]) == pytest.approx(curve(undisturbed[n]), abs=1e-4)
         assert_close(jobs[n], wanted[n])
 
 
@@ -290,11 +292,11 @@ def test_fewer_at_a_time_where_memory_is_short(
     plenty = bench.together(wanted)
     monkeypatch.setattr(PackedTrainer, "_logits", small)
     jobs = four(bench, tmp_path / "a", 5)
-    found = bench.together(jobs)
+    results = bench.together(jobs)
     for n in (1, 3):  # without dropout, whose masks belong to micro-batches
-        assert curve(found[n]) == pytest.approx(curve(plenty[n]), abs=1e-4)
+        assert curve(results[n]) == pytest.approx(curve(plenty[n]), abs=1e-4)
         assert_close(jobs[n], wanted[n])
-    sizes = [done.micro_batch_size for done in found if isinstance(done, TrainingResult)]
+    sizes = [done.micro_batch_size for done in results if isinstance(done, TrainingResult)]
     assert sizes == [2, 2, 1, 2]
 
 

@@ -39,7 +39,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     """Values by name and step in TensorBoard's files, whose records are parsed by tensorboardX."""
     from tensorboardX.proto.event_pb2 import Event
 
-    found: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {}
     for file in folder.iterdir():
         data, at = file.read_bytes(), 0
         while at < len(data):  # length, its checksum, the event, its checksum
@@ -48,8 +48,8 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
             at += size + 16
             for value in event.summary.value:
                 if value.HasField("simple_value"):
-                    found.setdefault(value.tag, {})[event.step] = value.simple_value
-    return found
+                    curves.setdefault(value.tag, {})[event.step] = value.simple_value
+    return curves
 
 
 def losses(tracker: str, folder: Path, name: str) -> dict[int, float]:
@@ -67,10 +67,10 @@ def losses(tracker: str, folder: Path, name: str) -> dict[int, float]:
 
 def test_tensorboard_gets_every_curve_over_articles_seen(tmp_path: Path) -> None:
     followed(["tensorboard"], tmp_path)
-    found = scalars(tmp_path / "tensorboard" / "best")
-    assert found["validation/loss"] == LOSS
-    assert found["train/loss"] == {8: 3.5, 24: 2.0}
-    assert found["train/learning_rate"] == pytest.approx({8: 2e-3, 24: 1e-3})
+    curves = scalars(tmp_path / "tensorboard" / "best")
+    assert curves["validation/loss"] == LOSS
+    assert curves["train/loss"] == {8: 3.5, 24: 2.0}
+    assert curves["train/learning_rate"] == pytest.approx({8: 2e-3, 24: 1e-3})
 
 
 def test_a_training_that_is_made_again_replaces_its_curves(tmp_path: Path) -> None:
@@ -195,17 +195,17 @@ def test_wandb_gets_every_curve(alone: Path, capsys: pytest.CaptureFixture[str])
     wandb.teardown()  # what else happens at the end of a process: all is written
     assert "goes on without it" not in capsys.readouterr().err
     (file,) = alone.glob("wandb/offline-run-*/run-*.wandb")
-    kept = file.read_bytes()
+    content = file.read_bytes()
     for part in (b"validation/loss", b"train/loss", b"train/learning_rate", b"pocket-best"):
-        assert part in kept
+        assert part in content
 
 
 def test_trackio_gets_every_curve(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("trackio")
     followed(["trackio"], alone / "pocket")
     assert "goes on without it" not in capsys.readouterr().err
-    with contextlib.closing(sqlite3.connect(alone / "trackio" / "nutgraf.db")) as kept:
-        rows = kept.execute("select run_name, step, metrics from metrics").fetchall()
+    with contextlib.closing(sqlite3.connect(alone / "trackio" / "nutgraf.db")) as database:
+        rows = database.execute("select run_name, step, metrics from metrics").fetchall()
     losses = {step: json.loads(values).get("validation/loss") for _, step, values in rows}
     assert losses == {**LOSS, 8: None, 24: None}
     assert {name for name, *_ in rows} == {"pocket-best"}
