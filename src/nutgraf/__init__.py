@@ -24,7 +24,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # On a CPU oneDNN keeps so many compiled products instead of 1,024, of about a megabyte each
 # (docs/log.md).
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+COMPILED_PRODUCTS = "256"
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", COMPILED_PRODUCTS)
 # bitsandbytes tries to fetch an optional CPU kernel when imported and logs that it could not.
 logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)

@@ -89,6 +89,25 @@ def test_a_configuration_and_a_run_folder_are_read_as_for_run(capsys, tmp_path, 
     assert "data.test_examples 20: the 95% interval of a mean ROUGE-1 is about ±5.4 points" in text
 
 
+def test_a_storage_brings_its_configuration_and_nothing_is_written(capsys, tmp_path, quick):
+    storage = tmp_path / "kept"
+    storage.mkdir()
+    (storage / "config.yaml").write_text("lora: {r: 128}\n")
+    folder = tmp_path / "run"
+    text = printed(capsys, 0, "--run", str(folder), "--storage", str(storage))
+    assert "r 128*" in text
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "config.yaml"]
+
+
+def test_a_damaged_configuration_is_told_with_the_storage_that_has_it(capsys, tmp_path):
+    storage = tmp_path / "kept"
+    storage.mkdir()
+    (storage / "config.yaml").write_text("lora: [\n")
+    words = ["check", "--run", str(tmp_path / "run"), "--storage", str(storage)]
+    assert main.main(words) == 2
+    assert f"nutgraf: {storage}/config.yaml cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "change"),
     [

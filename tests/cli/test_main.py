@@ -6,13 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import nutgraf.cli
-from nutgraf.cli import main
+from nutgraf.cli import check_facts, main
 from nutgraf.config import Config
 from nutgraf.config.load import load_config, setting_fields
 from nutgraf.core.errors import Failure
@@ -171,6 +172,51 @@ def test_the_kinds_of_trouble_have_their_own_status(capsys, monkeypatch):
         "nutgraf: stopped by SIGTERM (RuntimeError: No module named 'version'); "
         "the same command carries on from here\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("summarize", "summarize --model m"),
+        ("export", "export --model m --to out --format merged"),
+        ("check", "check"),
+        ("score_file", "score a.jsonl --reference r --summary s"),
+        ("score_file", "score a.txt b.txt"),
+    ],
+)
+def test_what_is_no_study_does_not_promise_to_carry_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, module: str, words: str
+) -> None:
+    full = OSError(28, "No space left on device", "out")
+    for error, status, line in (
+        (KeyboardInterrupt(), 130, "stopped by SIGINT"),
+        (full, 1, "No space left on device: out: free space there"),
+    ):
+        app = SimpleNamespace(run=_raising(error))
+        monkeypatch.setattr(nutgraf.cli, module, app, raising=False)
+        assert complaint(capsys, status, *words.split()) == f"nutgraf: {line}\n"
+
+
+def test_check_facts_does_not_promise_to_carry_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_facts, "_run", _raising(KeyboardInterrupt()))
+    assert complaint(capsys, 130, "check-facts", "a.jsonl") == "nutgraf: stopped by SIGINT\n"
+
+
+@pytest.mark.parametrize("stage", runner.STAGES)
+def test_each_stage_promises_to_carry_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(runner, "run_study", _raising(KeyboardInterrupt()))
+    assert complaint(capsys, 130, stage).endswith("; the same command carries on from here\n")
+
+
+def _raising(error: BaseException) -> Callable[..., None]:
+    def run(*_: object, **__: object) -> None:
+        raise error
+
+    return run
 
 
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["run", "--frob"], ["summarize", "a.txt"]])

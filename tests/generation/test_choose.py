@@ -47,3 +47,12 @@ def test_support_comes_before_agreement_and_the_first_of_equals_is_taken() -> No
     assert choose(rated, "consensus") == 1
     assert choose(rated, "support") == 3
     assert choose([rated[1], rated[1]], "consensus") == 0
+
+
+def test_an_empty_candidate_is_chosen_only_if_all_are_empty() -> None:
+    article = "Ann Lee met the council of Garehouse. It voted for 2,500 new homes on Monday."
+    rated = rate(article, ["", "The council voted for 5,200 homes.", ""])
+    assert rated[0].unsupported < rated[1].unsupported
+    assert rated[0].agreement <= rated[1].agreement
+    assert (choose(rated, "support"), choose(rated, "consensus")) == (1, 1)
+    assert choose(rated[::2], "support") == 0

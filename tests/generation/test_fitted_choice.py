@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.core.errors import UserError
 from nutgraf.generation.candidate_features import FEATURES, agreement, features
 from nutgraf.generation.choose import choose, rate
-from nutgraf.generation.fitted_choice import Candidates, expected_gain, fit, held_out_gains
-from nutgraf.generation.summarizer import load_summarizer
+from nutgraf.generation.fitted_choice import Measured, expected_gain, fit, held_out_gains
+from nutgraf.generation.summarizer import Engine, Summarizer
 from nutgraf.modeling.saved_model import SavedModel
 
 WORTH = {"agreement": 0.4, "lead": 0.1, "words": 0.2, "words_squared": -0.1, "unsupported": -3.0}
@@ -22,13 +24,13 @@ ARTICLE = (
 )
 
 
-def articles(n: int, noise: float, seed: int = 0) -> list[Candidates]:
+def articles(n: int, noise: float, seed: int = 0) -> list[Measured]:
     """Return n articles of 8 candidates whose scores are what WORTH says, and noise."""
     draw = np.random.default_rng(seed)
     rows = []
     for level in draw.normal(30, 10, n):  # articles differ more than their candidates
         x = draw.normal(0, [10, 10, 8, 8, 0.5], (8, 5)) + level
-        rows.append(Candidates(x, level + x @ list(WORTH.values()) + draw.normal(0, noise, 8)))
+        rows.append(Measured(x, level + x @ list(WORTH.values()) + draw.normal(0, noise, 8)))
     return rows
 
 
@@ -61,7 +63,7 @@ def test_what_a_fit_finds_in_noise_is_no_gain_on_other_articles() -> None:
     own, gains = [], []
     for seed in range(60):
         draw = np.random.default_rng(seed)
-        rows = [Candidates(r.features, draw.normal(0, 5, 8)) for r in articles(20, 0.0, seed)]
+        rows = [Measured(r.features, draw.normal(0, 5, 8)) for r in articles(20, 0.0, seed)]
         weights = fit(rows)
         own += [r.scores[expected_gain(r.features, weights).argmax()] - r.scores[0] for r in rows]
         gains += held_out_gains(rows)["greedy"]
@@ -107,4 +109,4 @@ def test_a_choice_by_features_of_another_version_is_refused_in_a_line(tmp_path: 
     own = (None, None, (), {"agreement": 0.3, "mood": 1.0})
     saved = SavedModel(tmp_path, None, model, PromptConfig(), settings, {}, *own)
     with pytest.raises(UserError, match=r"by agreement, mood, and this version .*nutgraf run"):
-        load_summarizer(saved).__enter__()
+        Summarizer(cast(Engine, None), cast(PreTrainedTokenizerBase, None), saved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +14,15 @@ from nutgraf.config.load import build_config, with_overrides
 from nutgraf.config.systems import measured_systems
 from nutgraf.modeling import attention
 from nutgraf.modeling.adapters import fresh_adapter
+from nutgraf.modeling.dims import LOGIT_POSITIONS, ModelDims
 from nutgraf.modeling.fused.model import FusedModel
 from nutgraf.modeling.load import Device, choose_device, load_base
 from nutgraf.modeling.shape import read_dims
+from nutgraf.pipeline.artifacts import BY_STAGE
 from nutgraf.planning import advice, benchmark, duration, memory, outcome, simulation, speeds
 from nutgraf.planning.memory import Machine, RowLengths
 from nutgraf.planning.speeds import Speed, Speeds
+from nutgraf.storage.run_folder import RunFolder
 
 ROWS = RowLengths(366, 428, 312, 367, 53, 64)
 CPU = Machine("cpu", True, 2, 20_000_000_000)
@@ -154,6 +158,27 @@ def test_further_seeds_and_rivals_are_counted():
     assert (one["score"].artefacts, two["score"].artefacts) == (6, 9)
 
 
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_processes_of_trainings_are_planned_as_the_stage_starts_them(
+    monkeypatch: pytest.MonkeyPatch, seeds: list[int]
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+    def starting(**search: object) -> float:
+        plan = planned(build_config({"train": {"seeds": seeds}, "search": search}))
+        return next(stage.starting for stage in plan.stages if stage.name == "train")
+
+    assert starting(concurrent=2) == duration.IMPORT_SECONDS
+    assert starting(concurrent=1) == 0
+    assert starting(concurrent=2, cpus_per_trial=2) == 0  # one at a time has all cores
+    assert starting(concurrent=2, together="on") == 0  # packed in the process of the stage
+
+
+def test_rounds_are_no_trainings_that_run_beside_others() -> None:
+    train = {"seeds": [1, 2, 3], "rounds": 2}
+    assert memory.first_trainings(build_config({"train": train})) == 6
+
+
 def test_reading_sentences_is_counted() -> None:
     def scoring(articles: int) -> duration.Stage:
         config = with_overrides(Config(), {"facts.articles": articles})
@@ -181,6 +206,44 @@ def test_checkpointing_and_four_bits_take_less_memory():
         assert memory.training_bytes(with_overrides(large, change), POCKET, ROWS, CPU) < held
     nf4 = with_overrides(Config(), {"model.quantization": "nf4"})
     assert memory.base_bytes(nf4, POCKET, CPU) < memory.base_bytes(Config(), POCKET, CPU)
+
+
+SMOLLM2 = ModelDims(
+    layers=30, width=576, inner=1536, heads=9, query_width=576, key_width=192, vocabulary=49_152,
+    positions=8192, linear=106_168_320, other=28_346_688, adapter=4_884_480, fused=True,
+)  # fmt: skip
+
+
+def test_the_memory_of_writing_is_as_measured() -> None:
+    """2.44 GB: the peak of a process that returns freed memory after each batch."""
+    config = with_overrides(Config(), {"generate.batch_size": 40, "generate.max_new_tokens": 120})
+    lengths = RowLengths(540, 560, 440, 560, 100, 120)
+    size = memory.generation_bytes(config, SMOLLM2, lengths, CPU)
+    assert size == pytest.approx(2_440e6, rel=0.15)
+
+
+@pytest.mark.parametrize(("device", "beams"), [("cpu", 1), ("cpu", 2), ("cuda", 1)])
+def test_writing_needs_more_memory_for_a_larger_vocabulary(device: str, beams: int) -> None:
+    machine, several = Machine(device, True, 2, 0), 1 if beams > 1 else 8
+    config = with_overrides(Config(), {"generate.num_beams": beams, "generate.candidates": several})
+
+    def held(words: int) -> float:
+        dims = dataclasses.replace(POCKET, vocabulary=words)  # with as many weights
+        return memory.generation_bytes(config, dims, ROWS, machine)
+
+    # Scores of each row in fp32 at least; a CPU without beams also holds logits of references.
+    least = config.generate.batch_size * beams * several * 4
+    if (device, beams) == ("cpu", 1):
+        least += LOGIT_POSITIONS * 2
+    assert held(300_000) - held(200_000) > 100_000 * least
+
+
+def test_what_a_processor_compiles_is_planned_for_writing_too() -> None:
+    whole, half = (dataclasses.replace(CPU, half=half) for half in (False, True))
+    smallest = dataclasses.replace(POCKET, linear=0, other=0, vocabulary=0, key_width=0)
+    lengths = RowLengths(1, 1, 1, 1, 1, 1)
+    more, less = (memory.generation_bytes(Config(), smallest, lengths, m) for m in (half, whole))
+    assert more - less == pytest.approx(memory.COMPILED_BYTES, rel=0.01)
 
 
 def test_what_fits_needs_no_change_and_what_never_fits_has_none():
@@ -269,6 +332,35 @@ def test_reading_sentences_is_among_what_scoring_took() -> None:
     assert row["planned"] == record["stages"][4]["seconds"]
     del stage_manifests["facts"]  # not all that it makes
     assert not [*outcome.planned_vs_actual(record, stage_manifests, 0)]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"train": {"seeds": [1, 2], "rounds": 1}, "facts": {"articles": 20}},
+        {"generate": {"candidates": 4, "choose": "fitted"}},
+    ],
+)
+def test_the_artefacts_of_a_stage_are_those_that_the_pipeline_makes(
+    tmp_path: Path, sections: dict[str, dict[str, object]]
+) -> None:
+    config, folder = build_config(sections), RunFolder(tmp_path)
+    by_stage = {stage: [a.name for a in of(config, folder)] for stage, of in BY_STAGE.items()}
+    counts = {stage.name: stage.artefacts for stage in planned(config).stages}
+    assert counts == {stage: len(names) for stage, names in by_stage.items()}
+    every = [name for names in by_stage.values() for name in names]
+    for stage, beginnings in outcome.ARTEFACTS.items():
+        assert [name for name in every if name.startswith(beginnings)] == by_stage[stage]
+
+
+def test_a_fitted_choice_is_among_what_writing_took() -> None:
+    config = build_config({"generate": {"candidates": 4, "choose": "fitted"}})
+    record = planned(config).record(time=100.0)
+    summaries = {f"summaries__{name}": (331.0, 333.0) for name in measured_systems(config)}
+    stage_manifests = manifests(choice=(300, 330), **summaries)
+    (row,) = outcome.planned_vs_actual(record, stage_manifests, 0)
+    assert (row["what"], row["measured"]) == ("generate", 32)
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,7 @@ def test_a_round_trains_best_on_pairs_of_its_own_and_its_model_is_the_one_to_tak
     assert weights[0] != weights[1] == weights[2]
     card = (folder / "final_best_model" / "README.md").read_text()
     assert f"Round 1: trained on with {len(pairs)} pairs of its own summaries" in card
+    assert "This model, `best_round1`: ROUGE-1" in card
     table = pd.read_csv(folder / "model_comparison_results.csv").set_index("system")
     assert f"{table.loc['best_round1', 'rougeLsum']:.2f}" in card
     differences = pd.read_csv(folder / "analysis" / "differences.csv")

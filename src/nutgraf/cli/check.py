@@ -142,7 +142,7 @@ def _value(value: object, default: object) -> str:
 
 def _read(config: Config, changes: list[str]) -> _Sample:
     started = time.perf_counter()
-    newswire = sources.is_newswire(config.data)
+    newswire = config.data.is_newswire
     if not (newswire or sources.on_the_hub(config.data)):
         drawn: dict[str, load.Split] = {}
         try:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from nutgraf.cli.model_commands import TOLERANCE
 from nutgraf.core import hub
 from nutgraf.core.errors import Failure, UserError, library_errors
 from nutgraf.core.files import move, read_json, sync_all, write_json
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 Format = Literal["merged", "adapter", "gguf"]
 SAMPLE = 16  # articles that are scored before and after
-TOLERANCE = 0.05  # nats a token
 
 
 @dataclass(frozen=True)

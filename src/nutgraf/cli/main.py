@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, get_args
@@ -19,14 +20,13 @@ from nutgraf.config.systems import JUDGED
 from nutgraf.core.console import show_log
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import NutgrafError, UserError, is_full, one_line, os_error_message
-from nutgraf.core.files import write_text
 from nutgraf.core.paths import expand, shown
 from nutgraf.core.priority import lower_priority
 from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline import runner
 
 _FOR_FILE = ("reference", "summary", "article", "tokenizer", "out", "json", "check_facts", "base")
-CARRIES_ON = "the same command carries on from here"
+CARRIES_ON = "; the same command carries on from here"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     show_log()
     ignore_launchers()
+    promise = ""
     try:
         words, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
         args, behind = _parser().parse_known_args(words)
@@ -45,18 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.references += map(Path, behind)
         if overrides and not hasattr(args, "stages"):
             raise UserError(f"--{next(iter(overrides))} is a setting of a study: not taken here")
+        promise = CARRIES_ON * _runs_stages(args)
         status: int | None = args.call(args, overrides)
         return status or 0
     except NutgrafError as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
         message = os_error_message(error)
-        return _complain(message + f": free space there; {CARRIES_ON}" * is_full(error), 1)
+        return _complain(message + f": free space there{promise}" * is_full(error), 1)
     except KeyboardInterrupt as interrupt:
         stop = as_stopped(interrupt)
         cause = stop.__cause__  # what failed after the signal
         why = f" ({type(cause).__name__}: {cause})" if cause else ""
-        return _complain(f"{stop}{why}; {CARRIES_ON}", stop.exit_code)
+        return _complain(f"{stop}{why}{promise}", stop.exit_code)
 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -241,15 +243,28 @@ def _judge(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     judge.run(args.run, args.systems, args.host, args.port, args.allow_origin)
 
 
+def _runs_stages(args: argparse.Namespace) -> bool:
+    """Return whether the command runs stages of a study, which carry on where they stopped."""
+    return args.call is _run or (args.call is _score and not _takes_file(args))
+
+
+def _takes_file(score: argparse.Namespace) -> bool:
+    """Return whether `score` is given a file of summaries, or options for one."""
+    from nutgraf.data.tables import is_table
+
+    path: Path | None = score.config
+    is_file = path is not None and (is_table(path) or path.suffix == ".txt")
+    return is_file or bool(score.references or any(vars(score)[name] for name in _FOR_FILE))
+
+
 def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Run the stage of that name, or score a file of summaries."""
-    from nutgraf.data.tables import SUFFIXES, is_table
+    from nutgraf.data.tables import SUFFIXES
 
+    if not _takes_file(args):
+        return _run(args, overrides)
     options = vars(args)
     for_file = [name for name in _FOR_FILE if options[name]]
-    is_file = args.config and (is_table(args.config) or args.config.suffix == ".txt")
-    if not (for_file or args.references or is_file):
-        return _run(args, overrides)
     if args.config is None:
         name = for_file[0].replace("_", "-")
         raise UserError(f"--{name} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
@@ -279,16 +294,20 @@ def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    options = {name: vars(args)[name] for name in ("run", "storage")}
-    texts = {name: text for name, text in options.items() if text is not None}
-    if args.run and args.storage and args.config is None:
-        saved = expand(args.run) / "config.yaml"
-        if not saved.exists():  # the study may have begun on another machine
-            from nutgraf.storage.remote_files import RemoteFiles
+    texts = {name: vars(args)[name] for name in ("run", "storage") if vars(args)[name] is not None}
+    path = find_config(args.config, args.run)
+    if args.run and args.storage and path is None:  # it may have begun on another machine
+        from nutgraf.storage.remote_files import RemoteFiles
 
-            if (content := RemoteFiles(args.storage).read(saved.name)) is not None:
-                write_text(saved, content.decode())
-    return load_config(find_config(args.config, args.run), overrides, **texts)
+        name = "config.yaml"
+        if (content := RemoteFiles(args.storage).read(name)) is not None:
+            with tempfile.TemporaryDirectory() as scratch:
+                (Path(scratch) / name).write_bytes(content)
+                try:
+                    return load_config(Path(scratch) / name, overrides, **texts)
+                except UserError as error:
+                    raise UserError(str(error).replace(scratch, args.storage)) from None
+    return load_config(path, overrides, **texts)
 
 
 def _print_table(config: Config, changed: bool) -> None:

@@ -14,6 +14,8 @@ from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.paths import expand
 from nutgraf.serving.limits import Limits, parse_limits
 
+TOLERANCE = 0.05  # nats a token that an export may change the loss by
+
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
@@ -99,8 +101,8 @@ def _add_export(commands: Commands) -> None:
         "installed also q6_k, q5_k_m, q4_k_m [q8_0]"
     )
     add("--quantize", metavar="FORMAT", type=str.lower, default="", help=numbers)
-    tolerance = "the most that merging and rounding may change the loss of a token [0.05]"
-    add("--tolerance", metavar="NATS", type=_tolerance, default=0.05, help=tolerance)
+    tolerance = f"the most that merging and rounding may change the loss of a token [{TOLERANCE}]"
+    add("--tolerance", metavar="NATS", type=_tolerance, default=TOLERANCE, help=tolerance)
     add("--author", metavar="NAME", help="the author that the file names")
     llama_cpp = "a copy of llama.cpp, whose converter makes the file, of bases that are no Llamas"
     add("--llama-cpp", metavar="DIR", type=expand, help=llama_cpp)

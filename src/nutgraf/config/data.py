@@ -56,6 +56,11 @@ class DataConfig(Section):
     )
     seed: Seed = Field(42, description="Seed of the draws.")
 
+    @property
+    def is_newswire(self) -> bool:
+        """Return whether the articles are those of the embedded newswire."""
+        return self.source == "newswire" and not self.train
+
     @model_validator(mode="after")
     def _three_files(self) -> DataConfig:
         splits = ("train", "validation", "test")

@@ -205,12 +205,11 @@ def idle(config: Config) -> Iterator[str]:
         preferred = [n for n in preferred if "choice" not in DECIDES[f"preference.{n}"]]
     files = ["name", "revision", "split_column"]
     columns = ["id_column", "article_column", "summary_column", "allow_overlap"]
-    newswire = data.source == "newswire" and not data.train
     local_base = model.base == "pocket" or os.path.isabs(model.base)
     no_revision = "model.base is not on the Hub" if local_base else "smollm2 has its own"
     rules: list[tuple[object, str, list[str], str]] = [
         (data.train, "data", ["source", *files], "data.train is given"),
-        (newswire, "data", [*files, *columns], "data.source is newswire"),
+        (data.is_newswire, "data", [*files, *columns], "data.source is newswire"),
         (os.path.isabs(data.source), "data", ["revision"], "data.source is not on the Hub"),
         (local_base or model.base == "smollm2", "model", ["revision"], no_revision),
         (model.quantization == "none", "model", ["double_quantization"], "nothing is in 4 bits"),

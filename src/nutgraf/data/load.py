@@ -21,7 +21,7 @@ from nutgraf.config import DataConfig
 from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.data.article_store import Spool, StoredArticles
 from nutgraf.data.rows import Article, Reader, Reject
-from nutgraf.data.sources import is_newswire, rows_of_split
+from nutgraf.data.sources import rows_of_split
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def load_articles(
     """
     requested = getattr(data, f"{split}_examples")
     limit = _with_spare(requested, data.max_rejected)
-    if is_newswire(data):
+    if data.is_newswire:
         limit = limit or requested
         stories = enumerate(_newswire(split, limit, data.seed), 1)
         spool = _spooled(((number, number, article) for number, article in stories), limit, folder)

@@ -23,13 +23,8 @@ SPLITS = ("train", "validation", "test")
 def on_the_hub(data: DataConfig) -> bool:
     """Return whether the articles are neither embedded nor in local files or folders."""
     source = Path(data.source)
-    local = data.train or is_newswire(data) or source.exists() or source.is_absolute()
+    local = data.train or data.is_newswire or source.exists() or source.is_absolute()
     return not local and not tables.is_table(source)
-
-
-def is_newswire(data: DataConfig) -> bool:
-    """Return whether the articles are those of the embedded newswire."""
-    return data.source == "newswire" and not data.train
 
 
 def rows_of_split(

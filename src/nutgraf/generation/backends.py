@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nutgraf.config import Config, GenerateConfig, ModelConfig
+from nutgraf.core.memory import release_memory
 from nutgraf.data.examples import Encoded, Example
 from nutgraf.generation.decoding import (
     Candidates,
@@ -42,7 +43,9 @@ class _LoadedModel:
     device: Device
 
     def summaries(self, prompts: Sequence[Sequence[int]]) -> list[Generated]:
-        return generate_batch(self.model, self.tokenizer, prompts, self.settings, self.device)
+        written = generate_batch(self.model, self.tokenizer, prompts, self.settings, self.device)
+        release_memory()  # else a CPU holds several times as much after some batches
+        return written
 
     def summaries_and_losses(self, rows: Sequence[Encoded]) -> list[Candidates]:
         """Return summaries, and losses of references if their rows have no own prompt."""
@@ -51,6 +54,7 @@ class _LoadedModel:
         candidates = generate_candidates(
             self.model, self.tokenizer, prompts, self.settings, self.device, None, references
         )
+        release_memory()
         return [
             new if row.prompt_ids is None else replace(new, reference_loss=None)
             for row, new in zip(rows, candidates, strict=True)
@@ -71,20 +75,19 @@ class Backend:
     settings: GenerateConfig
     run: _Run
 
-    def summaries(
-        self, prompts: Sequence[Sequence[int]], done: Container[int] = ()
-    ) -> Iterator[dict[int, Generated]]:
-        """Yield {index of the prompt: summary} of each batch; skip batches that are all `done`."""
+    def summaries(self, prompts: Sequence[Sequence[int]]) -> Iterator[dict[int, Generated]]:
+        """Yield {index of the prompt: summary} of each batch."""
         lengths = [len(ids) for ids in prompts]
-        batches = list(length_batches(lengths, self.settings.batch_size, done))
+        batches = list(length_batches(lengths, self.settings.batch_size))
         return self._compute("summaries", prompts, batches)
 
     def summaries_and_losses(
         self, rows: Sequence[Encoded], done: Container[int] = ()
     ) -> Iterator[dict[int, Candidates]]:
-        """Yield {index of the row: its summaries} as `summaries` does, most with a loss.
+        """Yield {index of the row: its summaries} of each batch, most with a loss.
 
-        It lacks if the prompts would have to be read once more for it: `losses` computes it.
+        Batches that are all `done` are skipped. The loss lacks if the prompts would have to be read
+        once more for it: `losses` computes it.
         """
         lengths = [len(row.prompt.ids) for row in rows]
         batches = list(length_batches(lengths, self.settings.batch_size, done))
@@ -93,7 +96,7 @@ class Backend:
     def losses(
         self, rows: Sequence[Example], done: Container[int] = ()
     ) -> Iterator[dict[int, RowLoss]]:
-        """Yield {index of the row: loss of its reference} as `summaries` does."""
+        """Yield {index of the row: loss of its reference} as `summaries_and_losses` does."""
         batches = list(length_batches([len(row.ids) for row in rows], EVAL_BATCH_SIZE, done))
         return self._compute("losses", rows, batches)
 

@@ -57,13 +57,14 @@ def rate(
 def choose(rated: Sequence[Rated], by: Choice) -> int:
     """Return the index of the best candidate; of equal ones the first.
 
-    Raises ValueError if candidates that were rated without weights are chosen by `fitted`.
+    An empty one is chosen only if all are. Raises ValueError if candidates that were rated without
+    weights are chosen by `fitted`.
     """
     if by == "fitted" and any(row.expected is None for row in rated):
         raise ValueError("candidates that were rated without weights cannot be chosen by them")
     keys = {
         "consensus": lambda row: row.agreement,
         "support": lambda row: (-row.unsupported, row.agreement),
-        "fitted": lambda row: (bool(row.text), row.expected),  # an empty one is no candidate
+        "fitted": lambda row: row.expected,
     }
-    return max(range(len(rated)), key=lambda i: (keys[by](rated[i]), -i))
+    return max(range(len(rated)), key=lambda i: (bool(rated[i].text), keys[by](rated[i]), -i))

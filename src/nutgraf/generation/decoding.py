@@ -158,6 +158,8 @@ def generate_candidates(
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     ends, copies = ends_of(model), settings.candidates
     knob = f"lower generate.batch_size (now {settings.batch_size})"
+    if copies > 1:
+        knob += f" or generate.candidates (now {copies})"
     losses: Sequence[RowLoss | None] = [None] * len(prompts)
     with (
         device.autocast(),

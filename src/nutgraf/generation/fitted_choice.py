@@ -23,18 +23,18 @@ _AGREEMENT = FEATURES.index("agreement")
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The candidates of one article, the greedy one first.
+class Measured:
+    """The candidates of one article, the greedy one first, with what they score.
 
-    `features` is [candidates, features] as `candidate_features` has them; `scores` are what is to
-    be expected of them, [candidates], points of ROUGE.
+    `features` is [candidates, features] as `candidate_features` has them; `scores` are of each
+    against the reference, [candidates], points of ROUGE.
     """
 
     features: NDArray[np.float64]
     scores: NDArray[np.float64]
 
 
-def fit(articles: Sequence[Candidates]) -> dict[str, float]:
+def fit(articles: Sequence[Measured]) -> dict[str, float]:
     """Return the points of ROUGE that one more of each feature is worth, by its name.
 
     Features and scores are centred in each article, since only differences between its candidates
@@ -60,7 +60,7 @@ def expected_gain(
     return np.asarray(values - values.mean())
 
 
-def held_out_gains(articles: Sequence[Candidates]) -> dict[str, list[float]]:
+def held_out_gains(articles: Sequence[Measured]) -> dict[str, list[float]]:
     """Return what the choice gains on each article, in points of ROUGE, by weights of others.
 
     Against the `greedy` candidate, and against the one that `consensus` takes. Ten times the

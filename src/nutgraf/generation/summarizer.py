@@ -38,14 +38,9 @@ def load_summarizer(
 ) -> Iterator[Summarizer]:
     """Yield the summarizer of a saved model, loaded until the end of the block.
 
-    llama.cpp has room for so many `articles` at once, ROWS at most. Raises UserError if its choice
-    goes by other features than this version measures, and as `uses_llama_cpp` and `LlamaCpp`.
+    llama.cpp has room for so many `articles` at once, ROWS at most. Raises as `uses_llama_cpp`,
+    `LlamaCpp` and `Summarizer`.
     """
-    if saved.choice is not None and saved.choice.keys() != set(FEATURES):
-        raise UserError(
-            f"{saved.folder} chooses among candidates by {', '.join(saved.choice)}, and this "
-            f"version measures {', '.join(FEATURES)}: run its study again with `nutgraf run`"
-        )
     tokenizer = load_tokenizer(saved.model, saved.tokenizer)
     if uses_llama_cpp(saved, engine):
         yield Summarizer(LlamaCpp(saved, tokenizer, articles), tokenizer, saved)
@@ -58,11 +53,19 @@ def load_summarizer(
 
 
 class Summarizer:
-    """Summarizes articles: texts that `text.usable_text` accepts."""
+    """Summarizes articles: texts that `text.usable_text` accepts.
+
+    Raises UserError if the model's choice goes by other features than this version measures.
+    """
 
     def __init__(
         self, engine: Engine, tokenizer: PreTrainedTokenizerBase, saved: SavedModel
     ) -> None:
+        if saved.choice is not None and saved.choice.keys() != set(FEATURES):
+            raise UserError(
+                f"{saved.folder} chooses among candidates by {', '.join(saved.choice)}, and this "
+                f"version measures {', '.join(FEATURES)}: run its study again with `nutgraf run`"
+            )
         self._engine, self._settings, self._weights = engine, saved.generate, saved.choice
         self._renderer = Renderer(tokenizer, saved.prompt, saved.frame)
 

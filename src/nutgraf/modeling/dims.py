@@ -8,6 +8,7 @@ ATTENTION_SCORE_LIMIT = 2**30  # bytes; above it a CPU trains with torch's fused
 ATTENTION_BLOCK = 128  # queries of fused attention (modeling.fused), which end at their own keys
 LENGTH_MULTIPLE = 16  # tokens of a row in fused training (docs/log.md)
 EVAL_BATCH_SIZE = 16  # rows in a batch of losses
+LOGIT_POSITIONS = 1024  # tokens of references whose logits are in memory together
 # Of sentences that are read behind passages: the rest of a longer text is not read.
 READ_ROWS, PASSAGE_TOKENS, SENTENCE_TOKENS = 8, 320, 128
 

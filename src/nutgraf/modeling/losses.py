@@ -14,11 +14,9 @@ from transformers import Cache, PreTrainedModel
 from nutgraf.core.errors import Failure
 from nutgraf.data.examples import IGNORED, Example
 from nutgraf.modeling.batching import length_batches
-from nutgraf.modeling.dims import EVAL_BATCH_SIZE
+from nutgraf.modeling.dims import EVAL_BATCH_SIZE, LOGIT_POSITIONS
 from nutgraf.modeling.inference import fast_inference
 from nutgraf.modeling.load import Device
-
-LOGIT_POSITIONS = 1024  # positions whose logits are in memory together
 
 
 class DeviceMemoryError(Failure):

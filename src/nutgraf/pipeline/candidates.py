@@ -33,7 +33,7 @@ def write_candidates(
 ) -> tuple[list[Article], list[Row]]:
     """Return training articles with the candidates that a model writes of each, a row an article.
 
-    They are drawn from the articles that the model was trained on, those of each round other ones.
+    They are drawn from the training articles, those of each round other ones while there are any.
     A row has the article's `id` and its `candidates`. What is done is left in `scratch`, to go on
     after a stop.
 

@@ -20,7 +20,7 @@ from nutgraf.evaluation.bootstrap import bootstrap
 from nutgraf.evaluation.rouge import score_rouge
 from nutgraf.generation.backends import open_backend
 from nutgraf.generation.candidate_features import features
-from nutgraf.generation.fitted_choice import MIN_ARTICLES, Candidates, fit, held_out_gains
+from nutgraf.generation.fitted_choice import MIN_ARTICLES, Measured, fit, held_out_gains
 from nutgraf.modeling.load import load_tokenizer
 from nutgraf.parallel.process_pool import map_rows
 from nutgraf.pipeline.artifacts import training_configs
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _ARTICLES_PER_PROCESS = 100  # take about as long as starting a process
 _SCORED = ("rouge1", "rouge2", "rougeLsum")  # their mean is what is expected of a candidate
+_RESAMPLES = 10_000  # not score.resamples: with another number no candidate is written anew
 
 
 def fit_choice(
@@ -60,7 +61,7 @@ def fit_choice(
             "preference.articles or preference.temperature, or choose by consensus"
         )
     gains = {
-        against: asdict(bootstrap(values, config.score.resamples, config.score.seed))
+        against: asdict(bootstrap(values, _RESAMPLES, config.generate.seed))
         for against, values in held_out_gains(fitted).items()
     }
     gain = gains["greedy"]
@@ -87,11 +88,17 @@ def _candidates(
         return write_candidates(own, folder, start, model, tokenizer, scratch)
 
 
-def _measured(work: tuple[Article, Sequence[str]], config: Config) -> Candidates | None:
-    """Return the candidates of an article; None if they are equally good."""
+def _measured(work: tuple[Article, Sequence[str]], config: Config) -> Measured | None:
+    """Return the candidates of an article; None if they are equally good.
+
+    Empty ones are left out, since none is chosen; without a greedy one nothing can be gained on it.
+    """
     article, texts = work
+    if not texts[0]:
+        return None
+    texts = [text for text in texts if text]
     scores = [score_rouge(article.reference, text, config.score.tokenizer) for text in texts]
     means = np.array([np.mean([row[kind] for kind in _SCORED]) for row in scores])
     if len(set(means.tolist())) < 2:
         return None
-    return Candidates(features(article.article, texts), means)
+    return Measured(features(article.article, texts), means)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,20 +53,17 @@ def load_pair(folder: RunFolder, systems: Sequence[str]) -> Pair:
         for name, source in _sources(system):
             folder.check_made_from(name, source)
     articles = read_split(folder.data("test"))
-    ids = Counter(article.id for article in articles)
     texts = [[row["text"] for row in read_records(folder.summaries(name))] for name in systems]
     scores = [read_records(folder.scores(name)) for name in systems]
     items = (
         Item(
-            article.id if ids[article.id] == 1 else f"{article.id} (row {row})",
+            article.id,
             article.article,
             article.reference,
             (one, other),
             tuple(float(first[name]) - float(second[name]) for name in FEATURES),
         )
-        for row, (article, one, other, first, second) in enumerate(
-            zip(articles, *texts, *scores, strict=True), 1
-        )
+        for article, one, other, first, second in zip(articles, *texts, *scores, strict=True)
     )
     return Pair(systems, folder.digest("data:test"), items)
 

@@ -19,12 +19,17 @@ from nutgraf.config.systems import (
     compared_pairs,
     fits_choice,
     measured_systems,
-    start_of_round,
     trained_models,
 )
 from nutgraf.core.units import duration, memory
 from nutgraf.modeling.dims import ModelDims
-from nutgraf.planning.memory import Machine, RowLengths, bytes_by_stage, training_bytes
+from nutgraf.planning.memory import (
+    Machine,
+    RowLengths,
+    bytes_by_stage,
+    first_trainings,
+    training_bytes,
+)
 from nutgraf.planning.simulation import simulate_searches
 from nutgraf.planning.speeds import (
     ROUGE_RATE,
@@ -132,9 +137,9 @@ def plan_study(
     """
     peaks = bytes_by_stage(config, dims, rows, machine)
     trained, n = trained_models(config), articles["test"]
-    rounds = sum(start_of_round(name) is not None for name in trained)
-    # The best model with the first seed is a trial of the search.
-    trainings, systems = len(trained) - rounds - 1, len(measured_systems(config))
+    first, systems = first_trainings(config), len(measured_systems(config))
+    rounds = len(trained) - first
+    trainings = first - 1  # the best model with the first seed is a trial of the search
     models = 1 + len(trained)
     load = 2 * (dims.linear + dims.other) / LOAD_RATE
     trials, parallel = config.search.trials, config.search.parallel_trials
@@ -149,6 +154,8 @@ def plan_study(
     search, *luck = (around + length * trial for length in simulate_searches(config))
 
     at_a_time = min(parallel, trainings)
+    # Even one training has a process of its own then; `auto` may still choose to pack them.
+    in_processes = parallel > 1 and config.search.together != "on"
     training = training_seconds(config.train, dims, rows, speeds.alone) + TRAINING_SECONDS
     training += samples
     generated = generation_seconds(config, dims, rows, n, speeds) * (models - 1 + MERGED_SHARE)
@@ -172,7 +179,7 @@ def plan_study(
             load
             + math.ceil(trainings / at_a_time) * training
             + rounds * round_seconds(config, dims, rows, speeds, articles["train"]),
-            IMPORT_SECONDS if at_a_time > 1 else 0.0,
+            IMPORT_SECONDS if in_processes else 0.0,
             peaks["train"],
             len(trained),
         ),

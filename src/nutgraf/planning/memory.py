@@ -12,10 +12,11 @@ from typing import Any
 
 from nutgraf.config import Config
 from nutgraf.config.load import with_overrides
-from nutgraf.config.systems import fits_choice, trained_models
+from nutgraf.config.systems import fits_choice, start_of_round, trained_models
 from nutgraf.modeling.dims import (
     ATTENTION_SCORE_LIMIT,
     EVAL_BATCH_SIZE,
+    LOGIT_POSITIONS,
     PASSAGE_TOKENS,
     READ_ROWS,
     SENTENCE_TOKENS,
@@ -68,6 +69,7 @@ ACTIVATION_BYTES = {"width": 18.0, "query_width": 6.0, "key_width": 3.9, "inner"
 FP32_ACTIVATIONS = 1.36  # times as much if products are computed in 4 bytes (measured)
 DROPOUT_BYTES = 3.65  # for each number that goes into an adapter (measured)
 LOGIT_BYTES = 14  # of a logit in training: 2 + 4 in fp32 + its gradient and its softmax
+SCORE_BYTES = 12  # of a word's score in writing: in fp32, divided by the temperature, exponential
 ADAPTER_BYTES = 16  # of an adapter's weight: itself, gradient, AdamW's two moments, all fp32
 NF4_BITS = {True: 4.13, False: 4.5}  # of a weight, with and without double quantization (QLoRA)
 CHECKPOINT_BYTES = 12  # of an adapter's weight on disk, with AdamW's two moments
@@ -105,30 +107,52 @@ def training_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: M
     resident = base_bytes(config, dims, machine) + ADAPTER_BYTES * dims.adapter
     step = activation_bytes(config, dims, rows, machine)
     step += train.micro_batch_size * rows.longest_summary * dims.vocabulary * LOGIT_BYTES
-    evaluation = _forward_bytes(EVAL_BATCH_SIZE, rows.longest_row, dims, machine)
-    evaluation += EVAL_BATCH_SIZE * rows.longest_summary * dims.vocabulary * 6
+    evaluation = _evaluation_bytes(dims, rows, machine)
     if machine.device == "cuda":
         return (resident + max(step, evaluation)) * CUDA_FRAGMENTATION
     if _block_attention(train.micro_batch_size, dims, rows, machine):
         evaluation += attention_score_bytes(1, dims.heads, EVAL_BATCH_SIZE, rows.longest_row, 4)
-    compiled = COMPILED_BYTES if machine.half else 0
     # An evaluation finds little room in the blocks that a step has left.
-    return PROCESS_BYTES + resident + step + evaluation + compiled
+    return PROCESS_BYTES + resident + step + evaluation + _compiled_bytes(machine)
 
 
 def generation_bytes(config: Config, dims: ModelDims, rows: RowLengths, machine: Machine) -> float:
-    """Return the peak bytes of generating summaries, without CUDA's own."""
-    generate = config.generate
+    """Return the peak bytes of generating summaries, and of losses of references, without CUDA's.
+
+    A CPU without beams computes these from the same reading, others apart.
+    """
+    generate, number = config.generate, machine.number_bytes
     sequences = generate.batch_size * generate.num_beams
     tokens = rows.longest_prompt + generate.max_new_tokens
-    layer_cache = sequences * tokens * dims.key_width * 2 * machine.number_bytes
-    size = base_bytes(config, dims, machine) + 4 * dims.adapter + layer_cache * dims.layers
-    size += max(_forward_bytes(sequences, rows.longest_prompt, dims, machine), layer_cache)
+    layer_cache = sequences * tokens * dims.key_width * 2 * number
+    loaded = base_bytes(config, dims, machine) + 4 * dims.adapter
+    writing: float = layer_cache * dims.layers
+    writing += max(_forward_bytes(sequences, rows.longest_prompt, dims, machine), layer_cache)
     # A CPU keeps the keys and values of a prompt once for all candidates, a GPU for each of them.
     own = generate.max_new_tokens if machine.device == "cpu" else tokens
     more = (generate.candidates - 1) * sequences * own
-    size += more * dims.key_width * 2 * machine.number_bytes * dims.layers
-    return size * CUDA_FRAGMENTATION if machine.device == "cuda" else PROCESS_BYTES + size
+    writing += more * dims.key_width * 2 * number * dims.layers
+    writing += sequences * generate.candidates * dims.vocabulary * (number + SCORE_BYTES)
+    if machine.device == "cpu" and generate.num_beams == 1:
+        positions = min(LOGIT_POSITIONS, generate.batch_size * rows.longest_summary)
+        # Those of two steps, and twice those of a row in fp32. They find little room in the blocks
+        # that reading has left.
+        logits = positions * dims.vocabulary * (2 * number + 8 / generate.batch_size)
+        return PROCESS_BYTES + loaded + writing + logits + _compiled_bytes(machine)
+    size = loaded + max(writing, _evaluation_bytes(dims, rows, machine))
+    if machine.device == "cuda":
+        return size * CUDA_FRAGMENTATION
+    return PROCESS_BYTES + size + _compiled_bytes(machine)
+
+
+def _evaluation_bytes(dims: ModelDims, rows: RowLengths, machine: Machine) -> float:
+    """Return the bytes of a batch of losses of given summaries."""
+    logits = EVAL_BATCH_SIZE * rows.longest_summary * dims.vocabulary * 6
+    return _forward_bytes(EVAL_BATCH_SIZE, rows.longest_row, dims, machine) + logits
+
+
+def _compiled_bytes(machine: Machine) -> int:
+    return COMPILED_BYTES if machine.device == "cpu" and machine.half else 0
 
 
 def facts_bytes(config: Config, dims: ModelDims, machine: Machine) -> float:
@@ -137,6 +161,11 @@ def facts_bytes(config: Config, dims: ModelDims, machine: Machine) -> float:
     size += _forward_bytes(READ_ROWS, PASSAGE_TOKENS + SENTENCE_TOKENS, dims, machine)
     size += READ_ROWS * SENTENCE_TOKENS * dims.vocabulary * 6  # logits, and those of a row in fp32
     return size * CUDA_FRAGMENTATION if machine.device == "cuda" else PROCESS_BYTES + size
+
+
+def first_trainings(config: Config) -> int:
+    """Return how many trainings come before the rounds: of baselines and best models, all seeds."""
+    return sum(start_of_round(name) is None for name in trained_models(config))
 
 
 def disk_bytes(config: Config, dims: ModelDims, articles: int) -> float:
@@ -153,7 +182,7 @@ def bytes_by_stage(
     """Return the peak bytes on the device, CUDA's own included, of the stages that load a model."""
     context = CUDA_CONTEXT_BYTES if machine.device == "cuda" else 0
     trials = config.search.parallel_trials
-    trainings = min(trials, 2 * len(config.train.seeds))
+    trainings = min(trials, first_trainings(config))
     parent = context or (PROCESS_BYTES if trainings > 1 else 0)
     one = training_bytes(config, dims, rows, machine) + context
     train = trainings * one + parent

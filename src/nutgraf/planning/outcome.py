@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-# The beginnings of the names of a stage's artefacts.
+# The beginnings of the names of a stage's artefacts, which `pipeline.artifacts` lists: that room is
+# above this one, so a test compares the two.
 ARTEFACTS = {
     "search": ("search",),
     "train": ("models/",),
-    "generate": ("summaries/",),
+    "generate": ("summaries/", "choice"),
     "score": ("scores/", "facts"),
     "compare": ("comparison", "final_best_model"),
 }

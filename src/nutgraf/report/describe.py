@@ -26,7 +26,7 @@ def describe_data(config: Config) -> str:
     """
     if config.data.test:
         return f"local files ({Path(config.data.test).name})"
-    if is_synthetic(config):
+    if config.data.is_newswire:
         return "the embedded synthetic newswire"
     if Path(config.data.source).is_absolute():
         return f"local files ({Path(config.data.source).name})"
@@ -87,8 +87,3 @@ def describe_cuts(generate: GenerateConfig) -> str:
         "Cuts at sentences can raise the scores of a base that seldom ends a summary by itself "
         "more than those of trained models, so training seems to bring less."
     )
-
-
-def is_synthetic(config: Config) -> bool:
-    """Return whether the scores are of the embedded newswire."""
-    return config.data.source == "newswire" and not config.data.test

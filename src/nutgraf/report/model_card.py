@@ -19,7 +19,6 @@ from nutgraf.report.describe import (
     describe_candidates,
     describe_data,
     describe_decoding,
-    is_synthetic,
 )
 from nutgraf.report.formatting import ROUGE_NAMES, load_template
 
@@ -47,9 +46,10 @@ def study_record(
     measured = [row for row in table if row["source"] == "measured"]
     best = {**next(row for row in measured if row["system"] == intervals["system"]), **intervals}
     return {
+        "system": best["system"],
         "data": {
             "described": describe_data(config),
-            "synthetic": is_synthetic(config),
+            "synthetic": config.data.is_newswire,
             "source": config.data.source if not config.data.test else "local files",
             "name": config.data.name,
             "revision": config.data.revision,

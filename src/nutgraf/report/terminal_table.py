@@ -11,7 +11,7 @@ import pandas as pd
 from nutgraf.config import Config
 from nutgraf.evaluation.bootstrap import MIN_VALUES
 from nutgraf.evaluation.published import TEST_ARTICLES
-from nutgraf.report.describe import SYNTHETIC, is_synthetic
+from nutgraf.report.describe import SYNTHETIC
 
 
 def render_table(path: Path, config: Config) -> str:
@@ -64,7 +64,7 @@ def render_table(path: Path, config: Config) -> str:
         lines.append(
             f"{row.system:<{width}}{row.rouge1:7.2f}{row.rouge2:7.2f}{'':7}{row.rougeLsum:8.2f}"
         )
-    return "\n".join([*lines, SYNTHETIC] if is_synthetic(config) else lines)
+    return "\n".join([*lines, SYNTHETIC] if config.data.is_newswire else lines)
 
 
 def _interval(low: Any, high: Any, form: str) -> str:

@@ -6,8 +6,6 @@ they are decoded together. A job that nobody wants any more ends at the next tok
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
 import threading
 import time
@@ -15,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nutgraf.config.systems import EXTRACTIVE_SYSTEMS
+from nutgraf.core.memory import release_memory
 from nutgraf.generation.result import SummaryResult
 from nutgraf.modeling.losses import DeviceMemoryError
 from nutgraf.serving.errors import RequestError, stopping_error
@@ -164,7 +163,7 @@ class Worker:
         while self._next_jobs():
             self._started = time.monotonic()
             whole = self._write(self._running)
-            _release_memory()
+            release_memory()
             if whole and (units := _units(self._running)):
                 unit = (time.monotonic() - self._started) / units
                 weight = _SMOOTHING if self._unit_seconds else 1.0
@@ -283,9 +282,3 @@ def _weight(job: Job) -> int:
 def _busy(line: str, seconds: float) -> RequestError:
     wait = min(_MAX_RETRY_AFTER, max(1, math.ceil(seconds)))
     return RequestError(429, f"{line}: ask again in {wait} s", retry_after=wait)
-
-
-def _release_memory() -> None:
-    """Return freed memory to the system, which glibc keeps in ever more fragments (docs/log.md)."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

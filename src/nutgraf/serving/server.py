@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
 
+from nutgraf import COMPILED_PRODUCTS
 from nutgraf.config.systems import EngineName
 from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
@@ -87,9 +88,10 @@ def run(
     Raises:
         UserError: An address cannot be used, or `models.loaded` raises it.
     """
-    # Before torch is loaded, in place of the 256 of other commands: articles have many lengths, and
+    # Before torch is loaded, in place of what other commands have: articles have many lengths, and
     # a server runs for days (docs/log.md).
-    os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
+    if os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == COMPILED_PRODUCTS:
+        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
     with fast_imports():
         from nutgraf.serving.api import create_app
         from nutgraf.serving.batching import Worker

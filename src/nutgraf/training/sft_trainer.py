@@ -23,6 +23,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from nutgraf.core.files import written_by_others
+from nutgraf.core.memory import release_memory
 from nutgraf.core.signals import Stopped
 from nutgraf.data.examples import IGNORED, Example
 from nutgraf.modeling import adapters, batching
@@ -183,6 +184,7 @@ class AdapterTrainer(SFTTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, exact over tokens whatever the batches; keep the adapter if it is the best."""
         self.model.eval()
+        release_memory()  # an evaluation finds little room in the blocks that a step has left
         rows = self._validation_losses()
         if self.history.add_evaluation(self.state.global_step, rows):
             self.best = adapters.adapter_weights(self.model)
@@ -190,6 +192,7 @@ class AdapterTrainer(SFTTrainer):
         if self.group.is_first and not self.group.sharded:
             add_samples(self.model, self.tokenizer, self.job, self.device, self.history)
         self.model.train()
+        release_memory()
         self.control.should_evaluate = False
         return {}
 

@@ -16,6 +16,7 @@ from typing import Any
 from nutgraf.pipeline.run_log import BEGINS
 
 _LINES = 300  # the last ones of a log
+_CURRENT = ": done before"  # follows the name of an artefact that a stage does not make again
 
 
 class Files:
@@ -50,7 +51,9 @@ class LogTail:
         self._inode, self._place = inode, 0
         self.lines: deque[dict[str, Any]] = deque(maxlen=_LINES)
         self.problems: deque[dict[str, Any]] = deque(maxlen=_LINES)
-        self.began: dict[str, float] = {}  # when each stage did, in the latest session
+        # Of the latest session: when each stage began, and the artefacts that stay as they are.
+        self.began: dict[str, float] = {}
+        self.current: set[str] = set()
         self.total = 0
 
     def update(self) -> None:
@@ -78,8 +81,11 @@ class LogTail:
         self.lines.append(row)
         if row["text"].startswith(BEGINS):
             self.began.clear()
+            self.current.clear()
             self.problems.clear()
         if row["stage"]:
             self.began.setdefault(row["stage"], row["time"])
+        if row["text"].endswith(_CURRENT):
+            self.current.add(row["text"].removesuffix(_CURRENT))
         if row["level"] != "info":
             self.problems.append(row)

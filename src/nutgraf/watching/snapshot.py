@@ -9,7 +9,7 @@ import csv
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from nutgraf.training.curves import curves_path, samples_path
 from nutgraf.watching.curves import thinned
 from nutgraf.watching.files import Files, LogTail
 from nutgraf.watching.machine import holder, machine
-from nutgraf.watching.stages import stages, written
+from nutgraf.watching.stages import is_being_made, is_made, search_folder, stages, written
 from nutgraf.watching.trials import Search, Trials
 
 EVERY = 1.0  # seconds between two snapshots at least
@@ -97,7 +97,7 @@ class Watcher:
     def _trial_folder(self, name: str) -> Path | None:
         """Return the folder of a trial, None for a model. Raises UserError if there is neither."""
         if name in self._latest.get("trials", {}):
-            return self._search_folder() / "trials" / name
+            return search_folder(self.folder) / "trials" / name
         if name not in self._latest.get("trainings", {}):
             raise UserError(f"there is no training {name[:80]!r} in {self.folder}")
         return None
@@ -121,14 +121,13 @@ class Watcher:
             ended = self._end() if unreadable else "empty"
             return {**common, "state": "running" if held else ended, "stages": [], "trials": {},
                     "trainings": {}, "search": None}  # fmt: skip
-        search = self._search_folder()
+        search = search_folder(folder)
         trials = self._search.trials(search, running=bool(held))
         trainings = {name: self._training(name, config) for name in trained_models(config)}
-        shares = [t["seen"] / t["of"] for t in trainings.values() if t["of"]]
         progress = {
             "search": _searched(trials, config.search.trials),
-            "train": sum(shares) / len(trainings) if shares else None,
-            "generate": written(folder, config, self._files),
+            "train": self._trained(trainings),
+            "generate": written(folder, config, self._files, self._log),
         }
         began = self._log.began if held else {}
         of_stages = stages(folder, config, self._files, bool(held), began, progress)
@@ -174,10 +173,6 @@ class Watcher:
             self._text, self._search = text, Search(self._config, self._files)
         return self._config, []
 
-    def _search_folder(self) -> Path:
-        making = self.folder / UNFINISHED / "search" / "search"
-        return making if making.exists() else self.folder / "search"
-
     def _training(self, name: str, config: Config) -> dict[str, Any]:
         rows = self._training_rows(name)
         losses = [(r["examples"], r["validation_loss"]) for r in rows if r["validation_loss"]]
@@ -185,25 +180,42 @@ class Watcher:
         own = round_config(config, config.preference.articles) if pairs else config
         seen = rows[-1]["examples"] if rows else 0
         # A round has fewer rows than planned if candidates of an article are equally good.
-        finished = (self.folder / "models" / name / "train.json").exists()
         return {
             "points": thinned(losses, _POINTS),
             "seen": seen,
-            "of": seen if finished else total_examples(own.train) if rows else 0,
+            "of": total_examples(own.train) if rows and self._is_being_made(name) else seen,
             "pairs": pairs,
             "written": len(self._model_samples(name).get("evaluations", ())),
         }
 
     def _training_rows(self, name: str) -> list[dict[str, Any]]:
-        making = curves_path(self._unfinished(name))
-        rows = self._files.read(making) if making.exists() else None
-        if rows is None:
-            rows = self._files.read(self.folder / "models" / name / "history.csv", _history)
-        return rows or []
+        if self._is_being_made(name):
+            return self._files.read(curves_path(self._unfinished(name))) or []
+        return self._files.read(self.folder / "models" / name / "history.csv", _history) or []
 
     def _model_samples(self, name: str) -> dict[str, Any]:
-        saved = self._files.read(self.folder / "models" / name / "samples.json")
-        return self._files.read(samples_path(self._unfinished(name))) or saved or {}
+        if self._is_being_made(name):
+            return self._files.read(samples_path(self._unfinished(name))) or {}
+        return self._files.read(self.folder / "models" / name / "samples.json") or {}
+
+    def _is_being_made(self, name: str) -> bool:
+        return is_being_made(self.folder, f"models/{name}")
+
+    def _trained(self, trainings: Mapping[str, Mapping[str, Any]]) -> float | None:
+        """Return the share of the trainings that is done, None if nothing is.
+
+        A model of before that is to be trained anew counts from the start of its training on.
+        """
+        shares = [
+            training["seen"] / training["of"]
+            for name, training in trainings.items()
+            if training["of"]
+            and (
+                self._is_being_made(name)
+                or is_made(self.folder, "train", f"models/{name}", self._files, self._log)
+            )
+        ]
+        return sum(shares) / len(trainings) if shares else None
 
     def _unfinished(self, name: str) -> Path:
         """Return where a model is saved that is being made."""

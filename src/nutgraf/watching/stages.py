@@ -12,7 +12,7 @@ from nutgraf.pipeline.runner import STAGES
 from nutgraf.planning.outcome import elapsed_seconds
 from nutgraf.storage.artefact import UNFINISHED
 from nutgraf.storage.run_folder import MANIFESTS
-from nutgraf.watching.files import Files
+from nutgraf.watching.files import Files, LogTail
 
 _WRITTEN = ("candidates.part", "summaries.part")  # journals of what a model writes, a line a row
 
@@ -29,6 +29,28 @@ def artefacts(config: Config) -> dict[str, list[str]]:
         "compare": ["comparison", "final_best_model"],
         "report": ["report"],
     }
+
+
+def search_folder(folder: Path) -> Path:
+    """Return the folder of the search that is being made, else of the finished one."""
+    making = folder / UNFINISHED / "search" / "search"
+    return making if making.exists() else folder / "search"
+
+
+def is_being_made(folder: Path, artefact: str) -> bool:
+    """Return whether an artefact is half made, even if a finished one of before is there."""
+    return (folder / UNFINISHED / _file(artefact)).exists()
+
+
+def is_made(folder: Path, stage: str, artefact: str, files: Files, log: LogTail) -> bool:
+    """Return whether an artefact is finished, and its stage is not about to make it anew.
+
+    That is known once the stage has begun, from the log of the latest session.
+    """
+    manifest = files.read(_manifest(folder, artefact))
+    if not manifest or is_being_made(folder, artefact):
+        return False
+    return artefact in log.current or manifest["created"] >= log.began.get(stage, 0.0)
 
 
 def stages(
@@ -52,15 +74,13 @@ def stages(
         began: When that process began each stage.
         progress: The share of a stage that is done, from 0 to 1, if it is known.
     """
-    plan = files.read(folder / "search" / "plan.json") or files.read(
-        folder / UNFINISHED / "search" / "search" / "plan.json"
-    )
+    plan = files.read(search_folder(folder) / "plan.json")
     planned = {stage["name"]: stage for stage in (plan or {}).get("stages", [])}
     records, remade = [], False
     for name, names in artefacts(config).items():
-        manifests = [files.read(folder / MANIFESTS / f"{_file(n)}.json") for n in names]
+        manifests = [files.read(_manifest(folder, n)) for n in names]
         there = [m for m in manifests if m]
-        making = any((folder / UNFINISHED / _file(n)).exists() for n in names)
+        making = any(is_being_made(folder, n) for n in names)
         whole = len(there) == len(names) and not making
         latest = next(reversed(began), None)
         on = running and not whole and (name == latest if latest else making)
@@ -94,17 +114,25 @@ def stages(
     return records
 
 
-def written(folder: Path, config: Config, files: Files) -> float | None:
-    """Return the share of the test summaries that are written, systems without a model too."""
+def written(folder: Path, config: Config, files: Files, log: LogTail) -> float | None:
+    """Return the share of the test summaries that are written, systems without a model too.
+
+    A choice that is fitted counts as one system more. Its candidates are of training articles:
+    `preference.articles` of them, or all if there are fewer.
+    """
     card = files.read(folder / "data" / "card.json")
     names = artefacts(config)["generate"]
     if not card:
         return None
-    total, share = card["splits"]["test"]["sampled"], 0.0
+    articles = {split: counts["sampled"] for split, counts in card["splits"].items()}
+    share = 0.0
     for name in names:
-        if (folder / MANIFESTS / f"{_file(name)}.json").exists():
+        if is_made(folder, "generate", name, files, log):
             share += 1
             continue
+        total = articles["test"]
+        if name == "choice":
+            total = min(config.preference.articles, articles["train"])
         journals = [folder / UNFINISHED / _file(name) / journal for journal in _WRITTEN]
         rows = max(files.read(journal, _lines) or 0 for journal in journals)
         share += min(1.0, rows / max(1, total))
@@ -113,6 +141,10 @@ def written(folder: Path, config: Config, files: Files) -> float | None:
 
 def _lines(text: str) -> int:
     return text.count("\n")
+
+
+def _manifest(folder: Path, artefact: str) -> Path:
+    return folder / MANIFESTS / f"{_file(artefact)}.json"
 
 
 def _file(artefact: str) -> str:

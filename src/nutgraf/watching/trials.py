@@ -81,7 +81,7 @@ class Search:
                 "chosen": row.get("chosen") == "True",
                 "why": row.get("error")
                 or _steered(steering.of(number, record["values"]), state, len(history))
-                or self._why(number, home, state, history),
+                or self._why(search, number, state, history),
             }
             before = self._last.get(str(number), trial)
             trials[str(number)] = before if before == trial else trial
@@ -142,16 +142,17 @@ class Search:
         rows = self._files.read(home / CURVES) if state in ("running", "interrupted") else None
         return max(evaluated, rows[-1]["examples"]) if rows else evaluated
 
-    def _why(self, number: int, home: Path, state: str, history: list[Point]) -> str:
+    def _why(self, search: Path, number: int, state: str, history: list[Point]) -> str:
         if state == "error":
-            return self._files.read(home / "error.txt", _last_line) or ""
+            error = search / "trials" / str(number) / "error.txt"
+            return self._files.read(error, _last_line) or ""
         if state != "stopped" or not history:
             return ""
-        settings, (examples, loss) = self._config.search, history[-1]
-        others = max(number, min(settings.concurrent, settings.trials))
+        rule, (examples, loss) = self._halving(search), history[-1]
+        others = max(number, rule.parallel)
         return (
             f"after {examples:,} articles its loss {loss:.3f} was not among the best "
-            f"1/{settings.reduction_factor} of trials 1 to {others} there"
+            f"1/{rule.factor} of trials 1 to {others} there"
         )
 
 

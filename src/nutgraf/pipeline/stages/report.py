@@ -34,7 +34,6 @@ from nutgraf.report.describe import (
     describe_data,
     describe_decoding,
     describe_timing,
-    is_synthetic,
 )
 from nutgraf.report.figures import canvas, scores, search
 from nutgraf.report.formatting import table_records
@@ -113,7 +112,7 @@ def _study(config: Config, folder: RunFolder, figures: Mapping[str, str]) -> ren
         seconds=seconds,
         timing=timing,
         cuts=describe_cuts(config.generate),
-        caution=SYNTHETIC if is_synthetic(config) else "",
+        caution=SYNTHETIC if config.data.is_newswire else "",
         table=_rows(folder / artifacts.TABLE),
         seeds=seed_spread(pd.read_csv(folder / "analysis" / "seeds.csv")),
         systems=BUILT_IN_SYSTEMS | rivals,

@@ -41,6 +41,7 @@ from nutgraf.training.tracking import track_training
 
 logger = logging.getLogger(__name__)
 
+_AT_THE_END = ("trials.csv", "history.csv", "best.yaml")  # all that is written then
 _ROUGE_DECIDED_BY = [
     *(name for name in effects.DECIDES if name.startswith("generate.")),
     *("search.rouge_examples", "score.tokenizer"),
@@ -52,11 +53,14 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
     """Make search/: trials.csv, history.csv, best.yaml, and a folder for each trial.
 
     An interrupted search goes on from what the trials' folders hold, ROUGE included; so does a
-    finished one, if settings of the search itself have changed.
+    finished one, if settings of the search itself have changed. Then it is planned anew.
     """
     study, config = config, artifacts.with_first_seed(config)
     with outdated[0].writing(resume=True) as scratch:
         out = scratch / "search"
+        # Those of a finished search that goes on would be shown until it ends.
+        for name in _AT_THE_END:
+            (out / name).unlink(missing_ok=True)
         stored = TokenFile(folder.tokens("train"))
         max_seen = max_examples_seen(config.train, config.search.space)
         train = stored.rows(draw_examples(len(stored), max_seen, config.train.seed))
@@ -65,13 +69,15 @@ def run(config: Config, folder: RunFolder, outdated: Sequence[Artefact]) -> None
         validation = TokenFile(folder.tokens("validation")).first(needed)
         prompts = [encoded.prompt.ids for encoded in validation]
         examples = [*train.loaded.values()]
-        plan = out / "plan.json"
+        plan, settings = out / "plan.json", digest(outdated[0].settings)
+        if plan.exists() and read_json(plan).get("settings") != settings:
+            plan.unlink()
         # What this machine would take says nothing of a cluster.
         if not plan.exists() and config.ray.address is None and benchmark.worth_planning(config):
             splits = read_json(folder / "data" / "card.json")["splits"]
             sampled = {split: counts["sampled"] for split, counts in splits.items()}
             planned = benchmark.forecast(study, examples, prompts, sampled)
-            write_json(plan, planned.record(time.time()))
+            write_json(plan, planned.record(time.time()) | {"settings": settings})
             logger.info(str(planned))
             if planned.busy:
                 logger.warning(planned.busy)

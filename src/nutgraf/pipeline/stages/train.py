@@ -21,6 +21,7 @@ from nutgraf.core.progress import Progress
 from nutgraf.data.examples import Example, Rows
 from nutgraf.data.token_store import TokenFile
 from nutgraf.modeling.base_identity import base_identity
+from nutgraf.modeling.threads import using_threads
 from nutgraf.parallel.background_jobs import run_jobs
 from nutgraf.parallel.executor import open_executor
 from nutgraf.pipeline import artifacts, candidates
@@ -113,9 +114,8 @@ def _train_first(config: Config, folder: RunFolder, trainings: Sequence[_Trainin
 
 
 def _train(training: _Training) -> None:
-    if training.threads:
-        torch.set_num_threads(training.threads)
     with (
+        using_threads(training.threads or torch.get_num_threads()),
         _open_job(training, _rows([training])) as (job, curves),
         open_executor(training.config, training.artefact.folder.path) as cluster,
     ):
@@ -134,9 +134,9 @@ def _train_round(training: _Training) -> None:
     """Train a model on pairs of its own candidates, with all that the search's trials may use."""
     config, folder, name = training.config, training.artefact.folder, training.name
     assert training.start
-    torch.set_num_threads(_all_threads(config.search))
     validation = _validation(folder, config.train.eval_examples)
     with (
+        using_threads(_all_threads(config.search)),
         training.artefact.writing(resume=True) as scratch,
         open_executor(config, folder.path) as cluster,
     ):
@@ -165,11 +165,11 @@ def _train_packed(trainings: Sequence[_Training], max_packed: int | None) -> Non
 
     If one fails the others end as usual, and are sealed by the next run.
     """
-    torch.set_num_threads(_all_threads(trainings[0].config.search))
     rows = _rows(trainings)
     names = ", ".join(training.name for training in trainings)
     logger.info(f"{names}: trained together (search.together)")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(using_threads(_all_threads(trainings[0].config.search)))
         jobs = [stack.enter_context(_open_job(training, rows)) for training in trainings]
         results = fit_packed([job for job, _ in jobs], max_packed)
         fits = [result for result in results if isinstance(result, TrainingResult)]
