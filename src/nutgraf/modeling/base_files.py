@@ -91,6 +91,11 @@ def public_name(config: ModelConfig) -> tuple[str, str | None]:
     return SMOLLM2 if config.base == "smollm2" else (config.base, config.revision)
 
 
+def is_hub_name(name: str) -> bool:
+    """Return whether a name is an owner's and a model's of the Hub, as no path is."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def is_local(config: ModelConfig) -> bool:
     """Return whether the base is in files of the user's, or in SmolLM2's wheel."""
     return config.base != "pocket" and Path(named_source(config)).exists()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from nutgraf.modeling.base_files import SMOLLM2
+from nutgraf.modeling.base_files import SMOLLM2, is_hub_name
 
 
 def describe_model(about: Mapping[str, Any], author: str | None) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def describe_model(about: Mapping[str, Any], author: str | None) -> dict[str, An
     source, commit = base["base"], base["revision"]
     if source == "smollm2":
         source, commit = SMOLLM2  # the file in its wheel was made of it
-    on_hub = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    on_hub = is_hub_name(source)
     name = PurePath(source).stem if source.endswith(".gguf") else PurePath(source).name
     n = next(row["n"] for row in study["systems"] if row["system"] == "best")
     lsum = study["rouge"]["rougeLsum"]

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from nutgraf.config import Config, GenerateConfig
 from nutgraf.data.data_card import all_english
-from nutgraf.modeling.base_files import SMOLLM2
+from nutgraf.modeling.base_files import SMOLLM2, is_hub_name
 from nutgraf.report.describe import (
     SYNTHETIC,
     describe_candidates,
@@ -115,8 +115,7 @@ def _with_decoding(about: Mapping[str, Any]) -> dict[str, Any]:
 def _metadata(about: Mapping[str, Any], form: Form) -> ModelCardData:
     base, study, data = about["base"]["base"], about["study"], about["study"]["data"]
     base = SMOLLM2[0] if base == "smollm2" else base  # the file in its wheel was made of it
-    # The pocket model and folders have no name on the Hub.
-    on_hub = base.count("/") == 1 and not base.startswith((".", "/", "~"))
+    on_hub = is_hub_name(base)
     relation = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}[form]
     n = next(row["n"] for row in study["systems"] if row["system"] == "best")
     return ModelCardData(
