@@ -18,6 +18,7 @@ from nutgraf.core.signals import as_stopped
 NAME = "log.jsonl"
 # How the first line of a session begins, and the last one of a process that was not killed.
 BEGINS, ENDS = "begins: process ", ("ends: ", "stopped by ")
+DONE_BEFORE = ": done before"  # behind the name of an artefact that a stage leaves as it is
 _LOGGER = logging.getLogger("nutgraf")
 
 

@@ -18,7 +18,7 @@ from nutgraf.core.errors import UserError
 from nutgraf.core.fast_import import fast_imports
 from nutgraf.core.files import write_text
 from nutgraf.pipeline import artifacts, preflight
-from nutgraf.pipeline.run_log import logged
+from nutgraf.pipeline.run_log import DONE_BEFORE, logged
 from nutgraf.storage.artefact import Artefact
 from nutgraf.storage.run_folder import RunFolder
 from nutgraf.storage.run_lock import run_lock
@@ -102,7 +102,7 @@ def run_stage(
         if name in WITH_MODELS:
             check()
         for artefact in current:
-            logger.info(f"{artefact.name}: done before")
+            logger.info(artefact.name + DONE_BEFORE)
         _stage(name).run(config, folder, outdated)
     return bool(outdated)
 

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nutgraf.pipeline.run_log import BEGINS
+from nutgraf.pipeline.run_log import BEGINS, DONE_BEFORE
 
 _LINES = 300  # the last ones of a log
-_CURRENT = ": done before"  # follows the name of an artefact that a stage does not make again
 
 
 class Files:
@@ -85,7 +84,7 @@ class LogTail:
             self.problems.clear()
         if row["stage"]:
             self.began.setdefault(row["stage"], row["time"])
-        if row["text"].endswith(_CURRENT):
-            self.current.add(row["text"].removesuffix(_CURRENT))
+        if row["text"].endswith(DONE_BEFORE):
+            self.current.add(row["text"].removesuffix(DONE_BEFORE))
         if row["level"] != "info":
             self.problems.append(row)
