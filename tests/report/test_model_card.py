@@ -6,7 +6,9 @@ import copy
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,6 +212,33 @@ def test_vllm_takes_the_next_rank_up_or_the_merged_model(
     assert f"max_lora_rank={taken}," in text if taken else "export it merged" in text
     assert ("from vllm" in text) is (taken is not None)
     assert "from vllm" in model_card.model_card(about, "merged")
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_a_process_that_vllm_starts_imports_its_code_and_loads_nothing(
+    about: dict[str, Any], form: str, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU vLLM starts its engine by spawn, which runs the file of the code once more."""
+    about = {**about, "generate": {**about["generate"], "num_beams": beams}}
+    (code,) = (c for c in blocks(model_card.model_card(about, form), "python") if "vllm" in c)
+    loaded: list[Any] = []
+
+    def load(*_: Any, **__: Any) -> Any:
+        loaded.append(1)
+        raise StopIteration
+
+    sampling = SimpleNamespace(BeamSearchParams=dict)
+    vllm = SimpleNamespace(LLM=load, SamplingParams=dict, sampling_params=sampling)
+    request = SimpleNamespace(LoRARequest=tuple)
+    for name, module in {"vllm": vllm, "vllm.sampling_params": sampling}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", request)
+    exec(code, {"__name__": "__mp_main__"})
+    assert not loaded
+    with pytest.raises(StopIteration):
+        exec(code, {"__name__": "__main__"})
+    assert loaded
 
 
 def test_an_adapter_of_a_base_in_4_bits_is_loaded_on_it(tinyllama: dict[str, Any]) -> None:

@@ -9,23 +9,21 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 from nutgraf import __version__
-from nutgraf.cli import check_facts, model_commands, trial
+from nutgraf.cli import check_facts, model_commands, score_options, trial
 from nutgraf.config import Config
-from nutgraf.config.evaluation import RougeTokenizer
 from nutgraf.config.load import find_config, load_config, setting_fields, shipped_configs
 from nutgraf.config.systems import JUDGED
 from nutgraf.core.console import show_log
 from nutgraf.core.environment import ignore_launchers
 from nutgraf.core.errors import NutgrafError, UserError, is_full, one_line, os_error_message
-from nutgraf.core.paths import expand, shown
+from nutgraf.core.paths import shown
 from nutgraf.core.priority import lower_priority
 from nutgraf.core.signals import as_stopped, stop_on_signals
 from nutgraf.pipeline import runner
 
-_FOR_FILE = ("reference", "summary", "article", "tokenizer", "out", "json", "check_facts", "base")
 CARRIES_ON = "; the same command carries on from here"
 
 
@@ -110,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         any_file = "; or those of any FILE of summaries" if name == "score" else ""
         stage = _add_study_command(parsers, name, f"one stage of it: {what}{any_file}", (name,))
         if name == "score":
-            _also_any_file(stage)
+            score_options.add(stage)
+            stage.set_defaults(call=_score)
     fits = "before a study: does it fit, how long will it take, what is trained on"
     _add_study_command(parsers, "check", fits, ()).set_defaults(call=_check)
     model_commands.add(parsers)
@@ -142,41 +141,6 @@ def _add_study_command(
         command.add_argument("--force", action="store_true", help="repeat finished work")
     command.set_defaults(call=_run, stages=stages)
     return command
-
-
-def _also_any_file(score: argparse.ArgumentParser) -> None:
-    score.usage = (
-        "nutgraf score [CONFIG.yaml] [--run DIR] [--force] [--section.field VALUE ...]\n"
-        "       nutgraf score FILE --reference COL --summary COL [--article COL] [options]\n"
-        "       nutgraf score SUMMARIES.txt REFERENCES.txt ... [--article ARTICLES.txt] [options]"
-    )
-    score.description = (
-        "One stage of a study; or, given a FILE of summaries from anywhere (.jsonl, .csv, .parquet)"
-        "\nwith the names of its columns, or text files with a text a line, ROUGE with 95%"
-        "\nintervals, and indicators."
-    )
-    file = score.add_argument_group("for a FILE in place of CONFIG.yaml")
-    several = (
-        "the column of references; if a row has several: a list, COL_1, COL_2 ..., or given again"
-    )
-    lines = "text files with a reference a line, for a text file with a summary a line"
-    file.add_argument("references", nargs="*", type=expand, metavar="REFERENCES", help=lines)
-    file.add_argument("--reference", metavar="COL", action="append", help=several)
-    file.add_argument("--summary", metavar="COL", help="the column of summaries")
-    file.add_argument("--article", metavar="COL", help="that of articles: adds indicators")
-    file.add_argument(
-        "--tokenizer",
-        choices=get_args(RougeTokenizer),
-        help="rouge-score counts a-z and 0-9 and stems (the default); unicode counts every script",
-    )
-    file.add_argument(
-        "--out", metavar="FILE", type=expand, help="scores and flagged spans of each row"
-    )
-    file.add_argument("--json", action="store_true", help="one JSON object, not a table")
-    checks = "let a model read the summaries too, and count the sentences that it doubts"
-    file.add_argument("--check-facts", action="store_true", help=checks)
-    file.add_argument("--base", metavar="NAME", help="the model that reads then [smollm2]")
-    score.set_defaults(call=_score)
 
 
 def _add_watch(parsers: argparse._SubParsersAction[_Parser]) -> None:
@@ -245,52 +209,15 @@ def _judge(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 def _runs_stages(args: argparse.Namespace) -> bool:
     """Return whether the command runs stages of a study, which carry on where they stopped."""
-    return args.call is _run or (args.call is _score and not _takes_file(args))
-
-
-def _takes_file(score: argparse.Namespace) -> bool:
-    """Return whether `score` is given a file of summaries, or options for one."""
-    from nutgraf.data.tables import is_table
-
-    path: Path | None = score.config
-    is_file = path is not None and (is_table(path) or path.suffix == ".txt")
-    return is_file or bool(score.references or any(vars(score)[name] for name in _FOR_FILE))
+    return args.call is _run or (args.call is _score and not score_options.takes_file(args))
 
 
 def _score(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Run the stage of that name, or score a file of summaries."""
-    from nutgraf.data.tables import SUFFIXES
-
-    if not _takes_file(args):
-        return _run(args, overrides)
-    options = vars(args)
-    for_file = [name for name in _FOR_FILE if options[name]]
-    if args.config is None:
-        name = for_file[0].replace("_", "-")
-        raise UserError(f"--{name} goes with a FILE of summaries ({', '.join(SUFFIXES)})")
-    if for_study := [*overrides, *(name for name in ("run", "storage", "force") if options[name])]:
-        raise UserError(f"--{for_study[0]} is of a study: not taken with a file of summaries")
-    if not (args.references or (args.reference and args.summary)):
-        raise UserError(
-            f"{args.config}: name its columns with --reference COL and --summary COL, or "
-            "give the file with its references behind it"
-        )
-    if args.check_facts and not args.article:
-        raise UserError("--check-facts reads articles too: name theirs with --article")
-    if args.base and not args.check_facts:
-        raise UserError("--base is the model that reads: give --check-facts too, or leave it out")
-    from nutgraf.cli import score_file
-
-    columns = {"reference": args.reference, "summary": args.summary, "article": args.article}
-    score_file.run(
-        args.config,
-        {kind: [name] if isinstance(name, str) else name for kind, name in columns.items() if name},
-        args.references,
-        args.tokenizer or "rouge-score",
-        args.out,
-        args.json,
-        (args.base or "smollm2") if args.check_facts else None,
-    )
+    if score_options.takes_file(args):
+        score_options.score(args, overrides)
+    else:
+        _run(args, overrides)
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
