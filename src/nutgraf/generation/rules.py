@@ -43,14 +43,13 @@ def word_starts(
     tokenizer: PreTrainedTokenizerBase, vocabulary: int, device: torch.device
 ) -> WordStarts:
     """Return where words begin in a model's vocabulary, which can have more ids than names."""
-    flags = torch.zeros(3, vocabulary, dtype=torch.bool)
+    flags = [(False, False, False)] * vocabulary
     for token, i in tokenizer.get_vocab().items():
         if i < vocabulary:
             text = str(tokenizer.convert_tokens_to_string([token]))
-            flags[0, i] = token.startswith(SPACES)
-            flags[1, i] = text.endswith("\n")
-            flags[2, i] = text.strip()[:1].isalpha()
-    return WordStarts(*flags.to(device))
+            begins, has_letter = token.startswith(SPACES), text.strip()[:1].isalpha()
+            flags[i] = (begins, text.endswith("\n"), has_letter)
+    return WordStarts(*torch.tensor(flags, device=device).T.contiguous())
 
 
 class NoRepeatedNgram(LogitsProcessor):
