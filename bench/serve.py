@@ -13,7 +13,7 @@ left after a second, with its own metrics. It ends with status 1 if streams take
 long as whole summaries, if an answer is neither whole nor 429, or if who left is written for longer
 than two seconds.
 
-    python bench/serve.py [--model runs/pocket] [--clients 64] [--seconds 60]
+    python bench/serve.py [--model runs/pocket] [--clients 64] [--seconds 60] [--engine llama.cpp]
     python bench/serve.py --bursts [--model runs/pocket]
 """
 
@@ -31,11 +31,12 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from nutgraf.data.new_articles import read_sources
 from nutgraf.pocket import newswire
 
 TIMES = 3  # to reach, over one client
@@ -48,10 +49,9 @@ ARTICLES = 400
 class Load:
     """Clients that ask without a pause; what came back and how long each answer took."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, articles: Sequence[str]) -> None:
         self._address = urlsplit(address).netloc
-        stories = newswire.stories("test", ARTICLES, seed=7)
-        self._bodies = itertools.cycle([json.dumps({"articles": [s.article]}) for s in stories])
+        self._bodies = itertools.cycle([json.dumps({"articles": [each]}) for each in articles])
         self._lock = threading.Lock()
         self.statuses: Counter[int] = Counter()
         self.seconds: list[float] = []
@@ -69,7 +69,7 @@ class Load:
         return len(self.seconds) / (time.perf_counter() - started)
 
     def _ask(self, until: float) -> None:
-        connection = http.client.HTTPConnection(self._address, timeout=120)
+        connection = http.client.HTTPConnection(self._address, timeout=600)
         while time.perf_counter() < until:
             with self._lock:
                 body = next(self._bodies)
@@ -159,11 +159,11 @@ def gone(address: str, clients: int, stream: bool) -> float:
     return time.perf_counter() - started
 
 
-def bursts(model: Path) -> int:
+def bursts(command: Sequence[str], articles: Sequence[str]) -> int:
     """Print the figures of `--bursts`; the exit status."""
     result: dict[str, Any] = {}
-    for address, _ in served(model):
-        Load(address).run(4, 3)  # so that nothing is done for the first time
+    for address, _ in served(command):
+        Load(address, articles).run(4, 3)  # so that nothing is done for the first time
         alone = Burst(address, 1, stream=False).seconds
         for clients in (1, 16, 100):
             both = {stream: Burst(address, clients, stream) for stream in (False, True)}
@@ -212,9 +212,8 @@ class Memory:
             self.seen.append(int(line.split()[1]) / 1024)
 
 
-def served(model: Path) -> Iterator[tuple[str, int]]:
+def served(command: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Address and process of a server, which ends with the loop."""
-    command = [sys.executable, "-m", "nutgraf", "serve", "--model", str(model), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:
@@ -249,14 +248,22 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--bursts", action="store_true")
+    parser.add_argument("--articles", help="a file that summarize reads; the newswire without it")
+    parser.add_argument("--engine", default="auto", help="of `nutgraf serve`")
     options = parser.parse_args()
+    model = ["--model", str(options.model), "--engine", options.engine]
+    command = [sys.executable, "-m", "nutgraf", "serve", *model, "--port", "0"]
+    articles = [story.article for story in newswire.stories("test", ARTICLES, seed=7)]
+    if options.articles:
+        rows = itertools.islice(read_sources([options.articles]), ARTICLES)
+        articles = [row.text for row in rows]
     if options.bursts:
-        return bursts(options.model)
-    for address, pid in served(options.model):
-        Load(address).run(4, 3)  # so that nothing is done for the first time
-        load = Load(address)
+        return bursts(command, articles)
+    for address, pid in served(command):
+        Load(address, articles).run(4, 3)  # so that nothing is done for the first time
+        load = Load(address, articles)
         one = figures(load, load.run(1, options.seconds / 3))
-        load = Load(address)
+        load = Load(address, articles)
         with Memory(pid) as memory:
             many = figures(load, load.run(options.clients, options.seconds))
     settled = memory.seen[len(memory.seen) // 4 :]
