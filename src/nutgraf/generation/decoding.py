@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +20,13 @@ from transformers import (
 
 from nutgraf.config import GenerateConfig, PromptConfig
 from nutgraf.data.prompts import Frame, Renderer
+from nutgraf.generation import lookup
 from nutgraf.generation.decode_loop import OnToken, Sampling, decode_rows
 from nutgraf.generation.rules import repetition_rule, rules_for
 from nutgraf.modeling.batching import length_batches
-from nutgraf.modeling.inference import FastInference, fast_inference
+from nutgraf.modeling.inference import FastInference
 from nutgraf.modeling.load import Device
 from nutgraf.modeling.losses import RowLoss, guard_memory, losses_after, pad_left
-
-PROMPT_LOOKUP_TOKENS = 8  # tokens checked at once in the stream of one summary (docs/benchmarks.md)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def generate_candidates(
     Raises:
         DeviceMemoryError: if the device has no memory for the batch.
     """
-    started = time.perf_counter()
+    started, fast = time.perf_counter(), FastInference(model, device)
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     ends, copies = ends_of(model), settings.candidates
     knob = f"lower generate.batch_size (now {settings.batch_size})"
@@ -164,8 +164,9 @@ def generate_candidates(
     with (
         device.autocast(),
         guard_memory(len(prompts) * copies, ids.shape[1], knob),
-        fast_inference(model, device) as cache,
+        fast.used(),
     ):
+        cache = fast.cache()
         if references and cache is not None and settings.num_beams == 1:
             losses = losses_after(model, (ids, mask), references, cache)
         if cache is None and copies > 1:
@@ -173,7 +174,11 @@ def generate_candidates(
         if cache is not None and settings.num_beams == 1:
             rules, limit = rules_for(settings, tokenizer, ends, device), settings.max_new_tokens
             sampling = Sampling.seeded(prompts, settings) if copies > 1 else None
-            new = decode_rows(model, (ids, mask), cache, limit, rules, ends, on_token, sampling)
+            if copies == 1 and len(prompts) <= lookup.ROWS and fast.is_fused:
+                decode = lookup.decode_few_rows
+            else:
+                decode = functools.partial(decode_rows, sampling=sampling)
+            new = decode(model, (ids, mask), cache, limit, rules, ends, on_token)
         else:
             watch = [_Watch(len(prompts), ends, on_token)] if on_token else []
             out = cast(Any, model).generate(
@@ -217,14 +222,12 @@ def stream_tokens(
     prompt: Sequence[int],
     settings: GenerateConfig,
     device: Device,
-    guesses: int = PROMPT_LOOKUP_TOKENS,
+    guesses: int = lookup.TOKENS,
 ) -> Iterator[int]:
     """Decode one prompt greedily; yield its new tokens, without the end of sequence.
 
-    If the last two tokens stand earlier in the text, up to `guesses` tokens that followed them
-    there are guessed to follow again, and one forward pass checks all of them: prompt lookup
-    (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding). Only tokens that plain greedy
-    decoding would choose are accepted. Raise DeviceMemoryError if there is no memory for them.
+    Up to `guesses` tokens are guessed and checked at once, by prompt lookup. Raise
+    DeviceMemoryError if there is no memory for them.
     """
     text, guess = list(prompt), list[int]()
     ends = ends_of(model)
@@ -260,15 +263,7 @@ def stream_tokens(
             if guess[i : i + 1] != [token]:
                 break
         cache.crop(len(text) - 1 - cache.get_seq_length())  # without the guesses that failed
-        guess = _repetition(text, guesses)
-
-
-def _repetition(text: list[int], limit: int) -> list[int]:
-    """Return up to `limit` tokens that followed the latest earlier place of the last two."""
-    for start in range(len(text) - 3, -1, -1):
-        if text[start] == text[-2] and text[start + 1] == text[-1]:
-            return text[start + 2 : start + 2 + limit]
-    return []
+        guess = lookup.guess(text, guesses)
 
 
 def ends_of(model: PreTrainedModel) -> list[int]:

@@ -30,6 +30,11 @@ class FastInference:
         self._model, self._is_used = model, usual and not kinds - {"full_attention"}
         self._fused = FusedInference.of(model, device) if self._is_used else None
 
+    @property
+    def is_fused(self) -> bool:
+        """Return whether the layers are those of the Llama family, which are computed fused."""
+        return self._fused is not None
+
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
         """Compute the model's forward passes fast in the context."""
