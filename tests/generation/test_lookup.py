@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from nutgraf.config import ModelConfig, PromptConfig
+from nutgraf.config import GenerateConfig, ModelConfig, PromptConfig
 from nutgraf.data.prompts import Renderer
 from nutgraf.generation.decode_loop import decode_rows
+from nutgraf.generation.decoding import generate
+from nutgraf.generation.engine import Transformers
 from nutgraf.generation.lookup import decode_few_rows, guess
 from nutgraf.generation.rules import NoRepeatedNgram
 from nutgraf.modeling.inference import FastInference
@@ -66,6 +68,24 @@ def test_rules_hold_for_guesses_too(limit: int) -> None:
     assert expected != decode(decode_rows, config, prompts, limit=limit)[0] or limit < LIMIT
     assert {len(row) for row in new} == {limit}
     assert passes < steps or limit < LIMIT
+
+
+def test_a_server_writes_one_article_by_lookup_and_a_study_does_not() -> None:
+    """A study's texts are those of its batches, and its plan counts passes."""
+    config, settings = ModelConfig(device="cpu"), GenerateConfig(max_new_tokens=LIMIT)
+    model, tokenizer, device = load_base(config), load_tokenizer(config), choose_device(config)
+    renderer, passes = Renderer(tokenizer, PromptConfig()), list[int]()
+    prompts = [renderer.prompt(s.article).ids for s in newswire.stories("test", 1, seed=3)]
+    hook = model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        ((_, row),) = generate(model, tokenizer, prompts, settings, device)
+        steps = len(passes)
+        Transformers(model, tokenizer, device).generate(prompts, settings)
+    finally:
+        hook.remove()
+    (written,) = row.written
+    assert steps == len(written.ids) + (written.finish_reason == "stop")
+    assert len(passes) - steps < steps
 
 
 def test_a_guess_follows_the_latest_place_of_the_last_two_tokens() -> None:

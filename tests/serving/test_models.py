@@ -157,7 +157,7 @@ def test_characters_of_several_tokens_come_whole(models, monkeypatch):
     text = "A “Čačak” — 😀 sign"
     ids = load_tokenizer(CONFIG)(text, add_special_tokens=False)["input_ids"]
 
-    def decoded(*args: Any) -> None:
+    def decoded(*args: Any, **_: Any) -> None:
         for token in [*ids, None]:
             args[-1](0, token)
 

@@ -135,6 +135,7 @@ def generate_candidates(
     device: Device,
     on_token: OnToken | None = None,
     references: Sequence[Sequence[int]] | None = None,
+    by_lookup: bool = False,
 ) -> list[Candidates]:
     """Decode `settings.candidates` summaries of each prompt of a batch from one reading.
 
@@ -144,12 +145,14 @@ def generate_candidates(
         prompts: Token ids of each prompt.
         settings: Candidates or beams, the limits of new tokens, and what may not be repeated.
         device: Where to compute and in which number format.
-        on_token: Called at each step for each candidate that goes on, those of the first prompt
-            first. A beam search calls it with the tokens of a beam that may be dropped later, and
-            not at the end.
+        on_token: Called for each token of each candidate in order; one may get several before
+            another gets its next. A beam search calls it with the tokens of a beam that may be
+            dropped later, and not at the end.
         references: Token ids of a reference for each prompt, whose losses are wanted too. They cost
             little on a CPU without beams, which reads the prompts once for both. Otherwise they are
             left to `batch_losses`.
+        by_lookup: Write a few prompts by prompt lookup, if the model's layers are fused. In bf16
+            near ties can fall otherwise, so a study does without.
 
     Raises:
         DeviceMemoryError: if the device has no memory for the batch.
@@ -174,7 +177,7 @@ def generate_candidates(
         if cache is not None and settings.num_beams == 1:
             rules, limit = rules_for(settings, tokenizer, ends, device), settings.max_new_tokens
             sampling = Sampling.seeded(prompts, settings) if copies > 1 else None
-            if copies == 1 and len(prompts) <= lookup.ROWS and fast.is_fused:
+            if by_lookup and copies == 1 and len(prompts) <= lookup.ROWS and fast.is_fused:
                 decode = lookup.decode_few_rows
             else:
                 decode = functools.partial(decode_rows, sampling=sampling)

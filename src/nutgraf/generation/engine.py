@@ -53,7 +53,7 @@ class Transformers:
     ) -> list[Candidates]:
         """Return what is written for each prompt, as `generate_candidates` does."""
         return generate_candidates(
-            self._model, self._tokenizer, prompts, settings, self._device, on_token
+            self._model, self._tokenizer, prompts, settings, self._device, on_token, by_lookup=True
         )
 
     def stream(self, prompt: Sequence[int], settings: GenerateConfig) -> Iterator[int]:

@@ -19,7 +19,7 @@ from transformers import Cache, LogitsProcessorList, PreTrainedModel
 from nutgraf.generation.decode_loop import OnToken
 
 TOKENS = 8  # guessed at most (docs/benchmarks.md)
-ROWS = 8  # of more rows together each guess costs as much as a step (docs/benchmarks.md)
+ROWS = 8  # written so together: 1.2 times as fast with 8, twice with one (docs/benchmarks.md)
 
 
 def guess(text: Sequence[int], limit: int) -> list[int]:
@@ -51,36 +51,37 @@ def decode_few_rows(
 ) -> list[list[int]]:
     """Return the new tokens of each row, as `decode_rows` does greedily, with fewer passes.
 
-    Arguments are those of `decode_rows`. The model is of the Llama family. What was guessed wrong
-    stays in the cache, masked, if another row guessed as far rightly.
+    Arguments are those of `decode_rows`; `on_token` may get several tokens of a row in turn. The
+    model is of the Llama family. What was guessed wrong stays in the cache, masked, if another row
+    guessed as far rightly.
     """
     ids, mask = prompts
     rows = [_Row(i, ids[i][mask[i].bool()].tolist(), [], []) for i in range(len(ids))]
     texts = [row.new for row in rows]
     unread = ids[:, cache.get_seq_length() :]
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -unread.shape[1] :]
-    is_valid, added = mask.bool(), mask  # columns of the cache; what the next pass may attend to
+    is_valid, attention_mask = mask.bool(), mask  # is_valid: [rows, columns of the cache]
     while True:
         width = max(len(row.guessed) for row in rows) + 1
         logits = model(
             input_ids=unread,
-            attention_mask=added,
+            attention_mask=attention_mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=width,
         ).logits
-        right = [
+        n_right = [
             _accept(row, scores, limit, rules, ends, on_token)
             for row, scores in zip(rows, logits, strict=True)
         ]
-        places = [place for place, n in enumerate(right) if n]
+        places = [place for place, n in enumerate(n_right) if n]
         if not places:
             return texts
-        if added.dim() == 4:  # guesses were checked: what is right of them stays
-            longest = max(right)
+        if is_valid.shape[1] < cache.get_seq_length():  # the prompts are read, and guesses checked
+            longest = max(n_right)
             cache.crop(longest - width)
-            counts = torch.tensor(right)[:, None]
+            counts = torch.tensor(n_right)[:, None]
             is_valid = torch.cat([is_valid, torch.arange(longest) < counts], 1)
         if len(places) < len(rows):
             packed = ids.new_tensor(places)
@@ -88,7 +89,7 @@ def decode_few_rows(
             rows, is_valid = [rows[place] for place in places], is_valid[packed]
         for row in rows:
             row.guessed = guess(row.prompt + row.new, min(TOKENS, limit - len(row.new) - 1))
-        unread, positions, added = _next_pass(rows, is_valid, logits.dtype)
+        unread, positions, attention_mask = _next_pass(rows, is_valid, logits.dtype)
 
 
 def _accept(

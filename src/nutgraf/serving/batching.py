@@ -21,9 +21,9 @@ from nutgraf.serving.limits import Limits
 from nutgraf.serving.metrics import Metrics, log_place
 from nutgraf.serving.models import Models
 
-# A batch of n summaries takes about as long as 3 + n units (docs/log.md). How long a unit is, the
+# A batch of n summaries takes about as long as 1 + n units (docs/log.md). How long a unit is, the
 # batches show; the last one has this weight.
-_FIXED_UNITS, _SMOOTHING = 3, 0.3
+_FIXED_UNITS, _SMOOTHING = 1, 0.3
 _CANDIDATES_OF_UNIT = 4  # they share the reading of their article
 _SHARE = 0.8  # of the time limit that work may be estimated to take
 _MAX_RETRY_AFTER = 60  # seconds
