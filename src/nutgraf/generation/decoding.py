@@ -157,7 +157,7 @@ def generate_candidates(
     Raises:
         DeviceMemoryError: if the device has no memory for the batch.
     """
-    started, fast = time.perf_counter(), FastInference(model, device)
+    started = time.perf_counter()
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, device)
     ends, copies = ends_of(model), settings.candidates
     knob = f"lower generate.batch_size (now {settings.batch_size})"
@@ -167,7 +167,7 @@ def generate_candidates(
     with (
         device.autocast(),
         guard_memory(len(prompts) * copies, ids.shape[1], knob),
-        fast.used(),
+        (fast := FastInference(model, device)).used(),
     ):
         cache = fast.cache()
         if references and cache is not None and settings.num_beams == 1:

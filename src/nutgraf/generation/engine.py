@@ -51,7 +51,7 @@ class Transformers:
         settings: GenerateConfig,
         on_token: OnToken | None = None,
     ) -> list[Candidates]:
-        """Return what is written for each prompt, as `generate_candidates` does."""
+        """Return what is written for each prompt, of a few by prompt lookup."""
         return generate_candidates(
             self._model, self._tokenizer, prompts, settings, self._device, on_token, by_lookup=True
         )

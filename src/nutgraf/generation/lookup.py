@@ -18,7 +18,7 @@ from transformers import Cache, LogitsProcessorList, PreTrainedModel
 
 from nutgraf.generation.decode_loop import OnToken
 
-TOKENS = 8  # guessed at most (docs/benchmarks.md)
+TOKENS = 8  # guessed and checked at once (docs/benchmarks.md)
 ROWS = 8  # written so together: 1.2 times as fast with 8, twice with one (docs/benchmarks.md)
 
 
